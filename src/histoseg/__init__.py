@@ -1,0 +1,3 @@
+"""From a histology competition's folder to a scored submission."""
+
+__version__ = "0.1.0"

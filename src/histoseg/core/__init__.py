@@ -1,0 +1,1 @@
+"""Arithmetic without files and without torch: run-length codes, tiles, metrics."""

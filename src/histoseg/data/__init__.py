@@ -1,0 +1,1 @@
+"""Folds and tiles: what stands between the raw folder and training."""

@@ -1,0 +1,1 @@
+"""Slides read header first and by lazy regions, and resampled to a pixel size."""

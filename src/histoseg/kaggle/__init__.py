@@ -1,0 +1,1 @@
+"""What Kaggle wants: the bundled kernel, packaged weights, their metadata."""

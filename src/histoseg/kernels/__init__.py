@@ -1,0 +1,1 @@
+"""Entries of the inference kernels; the bundler makes each one file."""

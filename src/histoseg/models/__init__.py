@@ -1,0 +1,1 @@
+"""Network builders behind lazy imports."""

@@ -1,0 +1,1 @@
+"""One prediction engine for validation, out-of-fold scores and kernels."""

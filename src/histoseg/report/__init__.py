@@ -1,0 +1,1 @@
+"""Pictures and one static HTML page."""

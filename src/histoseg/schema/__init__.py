@@ -1,0 +1,1 @@
+"""Frozen, typed descriptions of samples, experiments and weights, with strict parsing."""

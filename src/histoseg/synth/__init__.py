@@ -1,0 +1,1 @@
+"""Synthetic competitions for demos and tests."""

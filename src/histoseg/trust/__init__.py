@@ -1,0 +1,1 @@
+"""Scores that mean what they say: out-of-fold, nested thresholds, intervals."""
