@@ -1,0 +1,41 @@
+# Two commands: `make demo` shows the whole chain, `make test` proves it. Each makes .venv by itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Without it pytest-xdist's two processes would each start as many threads as there are cores.
+TEST_ENVIRONMENT := OMP_NUM_THREADS=1
+
+.PHONY: demo test quick lint bench kernel clean
+
+$(STAMP): requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/histoseg demo --out demo
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+quick: $(STAMP)
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+test: lint
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2
+
+bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/bench_rle.py
+	$(BIN)/python benchmarks/bench_tiled.py
+	$(BIN)/python benchmarks/bench_slide.py
+
+kernel: $(STAMP)
+	$(BIN)/histoseg kernel hubmap_2022
+
+clean:
+	rm -rf $(VENV) demo

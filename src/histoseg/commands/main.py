@@ -1,0 +1,78 @@
+"""The command line: `histoseg VERB ...`, one module a verb, loaded only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+
+VERBS = {
+    "build": "folds, tiles and index of a competition folder (also: python build_dataset.py)",
+    "train": "train the folds of an experiment",
+    "evaluate": "out-of-fold score, thresholds and report of a run",
+    "package": "weights, manifest and wheel, ready to upload",
+    "kernel": "write the self-contained inference kernel of a competition",
+    "predict": "predict a folder and write the submission",
+    "check": "list every fault of a dataset, weights, a submission or a kernel",
+    "demo": "the whole chain, on synthetic slides or on a folder",
+}
+MODULES = {"build": "build_dataset"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a verb.
+
+    Returns:
+        0 done, 2 the input is at fault (told in words), 1 our own fault (with a traceback).
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("histoseg").setLevel(logging.INFO)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from histoseg import __version__
+
+        print(__version__)
+        return 0
+    if arguments[0] not in VERBS:
+        print(f"histoseg: unknown verb {arguments[0]!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    return run_verb(arguments[0], arguments[1:])
+
+
+def usage() -> str:
+    """All verbs, a line each."""
+    lines = [f"  {verb:<10}{text}" for verb, text in VERBS.items()]
+    return "usage: histoseg VERB [--help] ...\n\n" + "\n".join(lines)
+
+
+def run_verb(verb: str, arguments: list[str]) -> int:
+    """Load a verb's module and run it, turning faults of the input into words."""
+    from histoseg.core.faults import InputError
+
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    try:
+        module = importlib.import_module(f"histoseg.commands.{MODULES.get(verb, verb)}")
+        return module.run(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        count = len(error.faults) or 1
+        print(f"histoseg {verb}: {count} fault{'s' * (count > 1)} in the input", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"histoseg {verb}: interrupted; run it again to go on", file=sys.stderr)
+        return 130
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else (0 if stop.code is None else 2)
+    except Exception:
+        traceback.print_exc()
+        print(f"histoseg {verb}: our own fault; please report the lines above", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""HuBMAP + HPA - Hacking the Human Body (2022): functional tissue units of five organs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from histoseg.competitions.base import (
+    Score,
+    Split,
+    faultless,
+    find_image,
+    mean_dice_score,
+    parse_pixel_size,
+    read_table,
+)
+from histoseg.core.faults import Fault, InputError
+from histoseg.core.rle import Runs, parse_rle, runs_to_text
+from histoseg.schema.sample import Sample
+
+HUBMAP_2022_ORGANS = ("kidney", "largeintestine", "lung", "prostate", "spleen")
+HUBMAP_2022_COLUMNS = ("id", "organ", "data_source", "img_height", "img_width", "pixel_size", "rle")
+# Clusters of near-identical training images: found by participants by comparing the images. A cluster shares a fold.
+HUBMAP_2022_NEAR_DUPLICATES = (
+    ("6730", "32741"),
+    ("30294", "1229"),
+    ("26982", "30414"),
+    ("10666", "16659"),
+    ("24097", "9470"),
+    ("351", "26780"),
+    ("10488", "20563", "14388"),
+    ("1878", "11629"),
+)
+
+
+class Hubmap2022:
+    """Adapter of hubmap-organ-segmentation."""
+
+    name = "hubmap_2022"
+    slug = "hubmap-organ-segmentation"
+    classes = ("ftu",)
+    columns = ("id", "rle")
+    fallback_row = "1 1"
+    never_empty = True
+
+    def __init__(self) -> None:
+        self._targets: dict[str, Runs] = {}
+
+    def inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
+        """Samples of train.csv, or of sample_submission.csv joined with test.csv, and every fault of the tables.
+
+        For the test split only a missing or unusable sample_submission.csv is a fault: test.csv may lack rows or
+        columns, or be absent.
+        """
+        if not root.is_dir():
+            return [], [Fault(root.name, str(root), "no such folder", "give the competition's folder")]
+        try:
+            return self._train_samples(root) if split == "train" else (self._test_samples(root), [])
+        except InputError as error:
+            return [], error.faults
+
+    def samples(self, root: Path, split: Split) -> list[Sample]:
+        """As `inspect`.
+
+        Raises:
+            InputError: With every fault of the tables.
+        """
+        return faultless(self.inspect(root, split))
+
+    def _train_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
+        path = root / "train.csv"
+        faults: list[Fault] = []
+        table = read_table(path, HUBMAP_2022_COLUMNS)
+        groups = self.groups(table)
+        if table.empty:
+            faults.append(Fault("train", str(path), "no rows", "download it again"))
+        if not (root / "train_images").is_dir():
+            remedy = "unpack the images into train_images"
+            faults.append(Fault("train_images", str(root / "train_images"), "no such folder", remedy))
+        samples = []
+        for row, group in zip(table.to_dict("records"), groups, strict=True):
+            shape_hw = self._checked_shape(row, path, faults)
+            pixel_size_um = parse_pixel_size(row["pixel_size"])
+            if pixel_size_um is None:
+                rule = f"pixel_size {row['pixel_size']!r} is not a positive number of um"
+                faults.append(Fault(row["id"], str(path), rule, "write the slide's pixel size"))
+            if row["organ"] not in HUBMAP_2022_ORGANS:
+                remedy = f"write one of {', '.join(HUBMAP_2022_ORGANS)}"
+                faults.append(Fault(row["id"], str(path), f"organ {row['organ']!r} is not known", remedy))
+            if shape_hw is not None:
+                self._read_target(row, shape_hw, path, faults)
+            samples.append(
+                Sample(
+                    id=row["id"],
+                    image_path=find_image(root / "train_images", row["id"]),
+                    organ=row["organ"],
+                    source=row["data_source"],
+                    group=group,
+                    pixel_size_um=pixel_size_um,
+                    shape_hw=shape_hw,
+                )
+            )
+        return samples, faults
+
+    @staticmethod
+    def _checked_shape(row: Mapping[str, str], path: Path, faults: list[Fault]) -> tuple[int, int] | None:
+        try:
+            height, width = int(row["img_height"]), int(row["img_width"])
+        except ValueError:
+            height = width = 0
+        if min(height, width) < 1:
+            rule = f"img_height {row['img_height']!r} and img_width {row['img_width']!r} are not positive numbers"
+            faults.append(Fault(row["id"], str(path), rule, "write the image's size in pixels"))
+            return None
+        return height, width
+
+    def _read_target(self, row: Mapping[str, str], shape_hw: tuple[int, int], path: Path, faults: list[Fault]) -> None:
+        if row["rle"].strip().lower() in ("", "nan"):
+            rule = "no rle: every training image has at least one unit"
+            faults.append(Fault(row["id"], str(path), rule, "drop the row or give its rle"))
+            return
+        try:
+            self._targets[row["id"]] = parse_rle(row["rle"], shape_hw)
+        except ValueError as error:
+            remedy = f"mend the rle (1-based, column-major, within {shape_hw[0]} x {shape_hw[1]} pixels)"
+            faults.append(Fault(row["id"], str(path), f"malformed rle: {error}", remedy))
+
+    @staticmethod
+    def groups(table: pd.DataFrame) -> list[str]:
+        """What folds must not split: the patient column where there is one, else clusters of near-duplicates."""
+        clusters = {key: f"near-{cluster[0]}" for cluster in HUBMAP_2022_NEAR_DUPLICATES for key in cluster}
+        patients = table["patient"] if "patient" in table.columns else [""] * len(table)
+        return [patient.strip() or clusters.get(key, key) for key, patient in zip(table["id"], patients, strict=True)]
+
+    def _test_samples(self, root: Path) -> list[Sample]:
+        ids = read_table(root / "sample_submission.csv", self.columns)["id"].tolist()
+        try:
+            table = read_table(root / "test.csv", ("id",))
+            rows = {row["id"]: row for row in table.to_dict("records")}
+        except InputError:
+            rows = {}
+        return [self._test_sample(root, key, rows.get(key, {})) for key in ids]
+
+    def _test_sample(self, root: Path, key: str, row: Mapping[str, str]) -> Sample:
+        shape_hw = self._checked_shape({"id": key, "img_height": "", "img_width": "", **row}, root, [])
+        return Sample(
+            id=key,
+            image_path=find_image(root / "test_images", key),
+            organ=row.get("organ", ""),
+            source=row.get("data_source", ""),
+            group=key,
+            pixel_size_um=parse_pixel_size(row.get("pixel_size", "")),
+            shape_hw=shape_hw,
+        )
+
+    def target(self, sample: Sample) -> Runs:
+        """The truth of a training sample, as train.csv gives it; `samples` must have been called."""
+        return self._targets[sample.id]
+
+    def score(self, predictions: Mapping[str, Runs], targets: Mapping[str, Runs]) -> Score:
+        """Mean over images of Dice."""
+        return mean_dice_score(predictions, targets)
+
+    def row(self, runs: Runs) -> str:
+        """Runs as 1-based column-major `start length` pairs."""
+        return runs_to_text(runs)

@@ -1,0 +1,55 @@
+"""The adapters by name, and the detection of a folder's competition."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+from histoseg.competitions.base import Competition
+from histoseg.competitions.folder import Folder
+from histoseg.competitions.hubmap_2022 import Hubmap2022
+from histoseg.core.faults import Fault, InputError
+
+ADAPTERS: dict[str, Callable[[], Competition]] = {"hubmap_2022": Hubmap2022, "folder": Folder}
+
+
+def get_competition(name: str) -> Competition:
+    """A new adapter.
+
+    Raises:
+        InputError: If the name is unknown, listing the known ones.
+    """
+    if name not in ADAPTERS:
+        known = ", ".join(ADAPTERS)
+        raise InputError([Fault(name, "competition", "unknown competition", f"known ones: {known}")])
+    return ADAPTERS[name]()
+
+
+def detect_competition(root: Path) -> Competition:
+    """Find out a folder's competition by its files and the headers of its tables.
+
+    Raises:
+        InputError: If the folder is missing or fits none.
+    """
+    if not root.is_dir():
+        raise InputError([Fault(root.name, str(root), "no such folder", "check the path")])
+    header = set(_csv_header(root / "train.csv"))
+    looks_like_2022 = {"organ", "rle"} <= header or (
+        {"id", "organ"} <= set(_csv_header(root / "test.csv")) and not header
+    )
+    if looks_like_2022 or ((root / "train_images").is_dir() and "id" in header):
+        return Hubmap2022()
+    if (root / "images").is_dir():
+        return Folder()
+    if {"id", "rle"} <= set(_csv_header(root / "sample_submission.csv")):
+        return Hubmap2022()
+    remedy = "hubmap_2022 wants train.csv (id, organ, ..., rle) and train_images/; folder wants images/"
+    raise InputError([Fault(root.name, str(root), "no known competition's layout", remedy)])
+
+
+def _csv_header(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="replace") as stream:
+        return next(csv.reader([stream.readline()]), [])

@@ -1,0 +1,153 @@
+"""Tiling as algebra: every tile has a read, a write and a crop region, and the write regions partition the image.
+
+The one-dimensional rule stands once, in `axis_spans`; two dimensions are its product. A tile is used without any offset
+arithmetic at the call::
+
+    for tile in grid:
+        canvas[tile.write] = predict(read_tile(image, tile))[tile.crop]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+
+
+@dataclass(frozen=True)
+class AxisSpan:
+    """One tile along one axis, in pixels.
+
+    Attributes:
+        read: What is read of the image: `size` pixels, or all of an image that is shorter than a tile.
+        write: What this tile is responsible for; the writes of one axis partition [0, length).
+        crop: The part of the tile that belongs to `write`.
+        inner: The part of the tile that holds image pixels (all of it, unless the image is shorter than a tile).
+        pad: Pixels to reflect before and after the image where it is shorter than a tile.
+    """
+
+    read: slice
+    write: slice
+    crop: slice
+    inner: slice
+    pad: tuple[int, int]
+
+
+def axis_spans(length: int, size: int, stride: int, halo: int) -> list[AxisSpan]:
+    """Spans of one axis: origins `stride` apart, the last one shifted inside, cuts in the middle of each overlap.
+
+    Neighbours overlap by at least `size - stride >= 2 * halo`, so a cut in the middle of an overlap leaves each written
+    pixel at least `halo` pixels of context on every side that is not the image's own border.
+
+    Args:
+        length: Extent of the image along the axis, in pixels, at least 1.
+        size: Extent of a tile.
+        stride: Distance of tile origins, in [1, size - 2 * halo].
+        halo: Pixels that are read but not written.
+    """
+    if length <= size:
+        before = (size - length) // 2
+        inside = slice(before, before + length)
+        return [AxisSpan(slice(0, length), slice(0, length), inside, inside, (before, size - length - before))]
+    origins = [*range(0, length - size, stride), length - size]
+    cuts = [(origin + size + following) // 2 for origin, following in pairwise(origins)]
+    edges = [0, *cuts, length]
+    return [
+        AxisSpan(
+            read=slice(origin, origin + size),
+            write=slice(start, stop),
+            crop=slice(start - origin, stop - origin),
+            inner=slice(0, size),
+            pad=(0, 0),
+        )
+        for origin, (start, stop) in zip(origins, pairwise(edges), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile of a grid; every region is a pair of slices (y, x).
+
+    Attributes:
+        index: Place in the grid, (row, column).
+        read: Region of the image that is read.
+        write: Region of the image that the tile answers for.
+        crop: The same region within the tile.
+        inner: Region of the tile that holds image pixels.
+        pad: ((top, bottom), (left, right)) pixels of reflection for images smaller than a tile.
+    """
+
+    index: tuple[int, int]
+    read: tuple[slice, slice]
+    write: tuple[slice, slice]
+    crop: tuple[slice, slice]
+    inner: tuple[slice, slice]
+    pad: tuple[tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """The tiles of an image, row by row.
+
+    Raises:
+        ValueError: If the sizes do not fit together; the message names the remedy.
+    """
+
+    shape_hw: tuple[int, int]
+    """Image height and width in pixels."""
+    size: int
+    """Tile side in pixels."""
+    stride: int = 0
+    """Distance of tile origins in pixels; 0 means the largest that the halo allows."""
+    halo: int = 0
+    """Pixels on each side that are read but not written."""
+    row_spans: list[AxisSpan] = field(init=False, repr=False, compare=False)
+    column_spans: list[AxisSpan] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if min(self.shape_hw) < 1:
+            raise ValueError(f"image of {self.shape_hw} pixels: both sides must be at least 1")
+        if self.halo < 0 or self.size <= 2 * self.halo:
+            raise ValueError(
+                f"tile={self.size} px must exceed twice the halo ({self.halo} px): raise tile or lower halo"
+            )
+        largest = self.size - 2 * self.halo
+        if not 0 <= self.stride <= largest:
+            raise ValueError(
+                f"stride={self.stride} px must lie in [1, {largest}] (tile {self.size} px less twice the halo "
+                f"{self.halo} px), or be 0 for the largest: lower the stride or the halo"
+            )
+        stride = self.stride or largest
+        height, width = self.shape_hw
+        object.__setattr__(self, "row_spans", axis_spans(height, self.size, stride, self.halo))
+        object.__setattr__(self, "column_spans", axis_spans(width, self.size, stride, self.halo))
+
+    def __len__(self) -> int:
+        """Number of tiles."""
+        return len(self.row_spans) * len(self.column_spans)
+
+    def __iter__(self) -> Iterator[Tile]:
+        """Tiles in reading order: a whole row from left to right, then the next row."""
+        for row in range(len(self.row_spans)):
+            yield from self.row(row)
+
+    def row(self, row: int) -> list[Tile]:
+        """The tiles of one row, from left to right."""
+        y = self.row_spans[row]
+        return [
+            Tile(
+                index=(row, column),
+                read=(y.read, x.read),
+                write=(y.write, x.write),
+                crop=(y.crop, x.crop),
+                inner=(y.inner, x.inner),
+                pad=(y.pad, x.pad),
+            )
+            for column, x in enumerate(self.column_spans)
+        ]
+
+    @cached_property
+    def pixels_forwarded(self) -> float:
+        """Pixels that go through the network for each pixel of the image."""
+        return len(self) * self.size**2 / (self.shape_hw[0] * self.shape_hw[1])

@@ -1,0 +1,82 @@
+"""A built dataset on disk: dataset.json, folds.csv, index.csv and the tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import pandas as pd
+
+from histoseg.core.faults import Fault, InputError
+from histoseg.data.tiles import INDEX_COLUMNS
+from histoseg.schema.experiment import Experiment, TilesConfig
+from histoseg.schema.parse import load_json
+from histoseg.schema.preprocessing import Preprocessing
+
+SCALE_FIELDS = tuple(
+    field.name for field in fields(Preprocessing) if field.name not in ("normalise", "mean", "std", "stain")
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What build_dataset.py records of what it did."""
+
+    competition: str
+    """Name of the adapter."""
+    root: str
+    """The competition folder."""
+    preprocessing: Preprocessing
+    """The spec that the tiles were cut with."""
+    tiles: TilesConfig
+    """How tiles were cut."""
+    mean: tuple[float, float, float]
+    """Mean of the tiles' channels, in 0 to 1."""
+    std: tuple[float, float, float]
+    """Standard deviation of the tiles' channels, in 0 to 1."""
+
+
+def load_dataset(folder: Path) -> tuple[DatasetInfo, pd.DataFrame, pd.DataFrame]:
+    """Read a built dataset.
+
+    Returns:
+        (info, index, folds): `index` as index.csv with numbers as numbers, `folds` as folds.csv with int folds.
+
+    Raises:
+        InputError: If it is missing or incomplete, with the command that makes it.
+    """
+    if not (folder / "dataset.json").is_file():
+        remedy = "run `python build_dataset.py --data DIR` first, or set data.dataset"
+        raise InputError([Fault("dataset", str(folder), "no built dataset here", remedy)])
+    info = load_json(DatasetInfo, folder / "dataset.json")
+    text = {"tile_id": str, "id": str, "bin": str, "organ": str, "source": str}
+    index = pd.read_csv(folder / "index.csv", dtype=text, keep_default_na=False)
+    missing = [column for column in INDEX_COLUMNS if column not in index.columns]
+    if missing:
+        raise InputError([Fault(c, str(folder / "index.csv"), "missing column", "build it anew") for c in missing])
+    folds = pd.read_csv(folder / "folds.csv", dtype={"id": str, "group": str, "stratum": str}, keep_default_na=False)
+    return info, index, folds
+
+
+def agreed_preprocessing(experiment: Experiment, info: DatasetInfo, folder: Path) -> Preprocessing:
+    """The experiment's preprocessing, completed by the dataset's moments; refuses tiles of another scale.
+
+    Raises:
+        InputError: With one fault for each setting in which experiment and tiles differ.
+    """
+    wanted, built = experiment.preprocessing, info.preprocessing
+    faults = [
+        Fault(
+            f"preprocessing.{name}",
+            str(folder / "dataset.json"),
+            f"tiles were cut with {getattr(built, name)!r} and the experiment says {getattr(wanted, name)!r}",
+            "build the dataset anew with --experiment, or change the experiment",
+        )
+        for name in SCALE_FIELDS
+        if getattr(wanted, name) != getattr(built, name)
+    ]
+    if faults:
+        raise InputError(faults)
+    if wanted.normalise == "dataset":
+        return replace(wanted, mean=info.mean, std=info.std)
+    return wanted

@@ -1,0 +1,214 @@
+"""From weights and samples to a submission, whatever happens to single images: `histoseg predict` and every kernel."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from histoseg.competitions.base import Competition
+from histoseg.core.log import logger
+from histoseg.core.rle import Runs
+from histoseg.imaging.slide import ImageError, open_slide
+from histoseg.predict.budget import Budget
+from histoseg.predict.ensemble import Ensemble, best_device, load_ensemble
+from histoseg.predict.image import clean_runs, predict_image
+from histoseg.predict.journal import SubmissionJournal
+from histoseg.schema.manifest import Manifest, manifest_json
+from histoseg.schema.preprocessing import has_pixel_size
+from histoseg.schema.sample import Sample
+
+UNKNOWN_MEGAPIXELS = 9.0  # forecast of an image whose header cannot be read: 3000 x 3000, the usual size
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What became of the images.
+
+    Attributes:
+        done: Rows that the network made.
+        failed: For each image that kept its fallback row, the reason.
+        taken_over: Rows that an earlier, interrupted run had made.
+        seconds: Wall time.
+    """
+
+    done: int
+    failed: dict[str, str]
+    taken_over: int
+    seconds: float
+
+
+def run_submission(
+    competition: Competition,
+    samples: Sequence[Sample],
+    packages: Sequence[tuple[Path, Manifest]],
+    out: Path,
+    limit_s: float | None = None,
+) -> RunSummary:
+    """Predict samples and write the submission.
+
+    A csv of fallback rows stands before anything is loaded; finished rows are journalled; SIGTERM writes what there is.
+
+    Args:
+        competition: The adapter.
+        samples: What to predict, in the order of the rows.
+        packages: Weight folders with their checked manifests; several join as one ensemble.
+        out: The submission.
+        limit_s: Seconds that the run may take; None means no limit.
+    """
+    started = time.monotonic()
+    fallbacks = {sample.id: competition.fallback_row for sample in samples}
+    journal = SubmissionJournal(out, competition.columns, fallbacks, _journal_key(packages, fallbacks))
+    failed: dict[str, str] = {}
+    late: dict[str, str] = {}
+    with journal, _flush_on_sigterm(journal):
+        taken_over = len(journal.done)
+        waiting = [sample for sample in samples if sample.id not in journal.done]
+        predictor = _Predictor(competition, packages, Budget(limit_s)) if waiting else None
+        megapixels = [_megapixels(sample) for sample in waiting]
+        for place, sample in enumerate(tqdm(waiting, desc="predict", unit="image", dynamic_ncols=True)):
+            assert predictor is not None
+            try:
+                journal.add(sample.id, predictor.row(sample, sum(megapixels[place:])))
+            except _OutOfTimeError:
+                late = {left.id: "the clock ran out" for left in waiting[place:]}
+                logger.error("the clock ran out: %d images keep their fallback row", len(late))
+                break
+            except Exception as error:  # one image must never cost the other rows
+                failed[sample.id] = f"{type(error).__name__}: {error}"
+                logger.warning("image %s keeps its fallback row: %s", sample.id, failed[sample.id])
+                journal.give_up(sample.id)
+    done = len(waiting) - len(failed) - len(late)
+    return RunSummary(done, failed | late, taken_over, time.monotonic() - started)
+
+
+def _journal_key(packages: Sequence[tuple[Path, Manifest]], fallbacks: dict[str, str]) -> str:
+    text = json.dumps([[manifest_json(manifest) for _, manifest in packages], list(fallbacks)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def _flush_on_sigterm(journal: SubmissionJournal) -> Iterator[None]:
+    """On SIGTERM write the csv, then leave with the usual status 143. Only the main thread may install handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        journal.flush()
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _megapixels(sample: Sample) -> float:
+    """Size of an image for the forecast, from its header where that can be read."""
+    try:
+        with open_slide(sample.image_path) as slide:
+            return slide.shape_hw[0] * slide.shape_hw[1] / 1e6
+    except (ImageError, OSError):
+        return UNKNOWN_MEGAPIXELS
+
+
+class _OutOfTimeError(Exception):
+    """The budget allows no further image."""
+
+
+class _Predictor:
+    """The ensemble with its budget and its ladder for memory that does not suffice."""
+
+    def __init__(self, competition: Competition, packages: Sequence[tuple[Path, Manifest]], budget: Budget) -> None:
+        self._competition = competition
+        self._manifest = packages[0][1]
+        self._ensemble = load_ensemble(packages, best_device())
+        self._thresholds = _joined_thresholds([manifest for _, manifest in packages])
+        self._budget = budget
+
+    def row(self, sample: Sample, megapixels_left: float) -> str:
+        """The row of one image; raises whatever makes it impossible."""
+        views = len(self._manifest.views)
+        count, affordable_views = self._budget.affordable(megapixels_left, len(self._ensemble.models), views)
+        if count == 0:
+            raise _OutOfTimeError
+        ensemble = self._ensemble.first_members(count).with_views(self._manifest.views[:affordable_views])
+        started = time.monotonic()
+        runs = self._runs(ensemble, sample)
+        megapixels = runs.shape_hw[0] * runs.shape_hw[1] / 1e6
+        self._budget.record(time.monotonic() - started, megapixels, count * affordable_views)
+        return self._competition.row(runs)
+
+    def _runs(self, ensemble: Ensemble, sample: Sample) -> Runs:
+        """Predict one image, with smaller batches, smaller tiles, then the CPU, as memory asks for it."""
+        threshold = self._thresholds.threshold_of(sample.organ, sample.source)
+        for manifest, device in _memory_ladder(self._manifest, ensemble.device):
+            on_device = ensemble if device == ensemble.device else ensemble.on(device)
+            try:
+                return self._runs_once(on_device, manifest, sample, threshold)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                logger.warning(
+                    "image %s: out of memory with batch %d, tile %d on %s",
+                    sample.id,
+                    manifest.batch,
+                    manifest.tile,
+                    device,
+                )
+                last = str(error)
+            finally:
+                if on_device is not ensemble:
+                    ensemble.on(ensemble.device)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        raise MemoryError(f"out of memory even with the smallest tile: {last}")
+
+    def _runs_once(self, ensemble: Ensemble, manifest: Manifest, sample: Sample, threshold: float) -> Runs:
+        with open_slide(sample.image_path) as slide:
+            if sample.shape_hw not in (None, slide.shape_hw):
+                logger.warning(
+                    "image %s is %s pixels and its table says %s: the file counts",
+                    sample.id,
+                    slide.shape_hw,
+                    sample.shape_hw,
+                )
+            if not has_pixel_size(sample.pixel_size_um) and manifest.preprocessing.scale_mode == "physical":
+                logger.warning("image %s has no pixel size: predicted at the whole-image scale", sample.id)
+            prediction = predict_image(ensemble, slide, sample.pixel_size_um, manifest, [threshold])
+        return clean_runs(prediction, threshold, manifest.min_area_um2, self._competition.never_empty)
+
+
+def _memory_ladder(manifest: Manifest, device: torch.device) -> Iterator[tuple[Manifest, torch.device]]:
+    """Halve the batch down to 1, then the tile (not below 256 or four halos), then take the CPU."""
+    yield manifest, device
+    while manifest.batch > 1:
+        manifest = replace(manifest, batch=manifest.batch // 2)
+        yield manifest, device
+    while manifest.preprocessing.scale_mode == "physical" and manifest.tile // 2 >= max(256, 4 * manifest.halo):
+        manifest = replace(manifest, tile=manifest.tile // 64 * 32, stride=0)
+        yield manifest, device
+    if device.type != "cpu":
+        yield manifest, torch.device("cpu")
+
+
+def _joined_thresholds(manifests: Sequence[Manifest]) -> Manifest:
+    """Thresholds of an ensemble of several packages: the mean of each key, looked up as in each of them."""
+    keys = sorted({key for manifest in manifests for key in manifest.thresholds})
+    means = {}
+    for key in keys:
+        organ, _, source = key.partition("/")
+        values = [m.thresholds.get(key, m.threshold_of(organ, source)) for m in manifests]
+        means[key] = sum(values) / len(values)
+    return replace(manifests[0], thresholds=means)

@@ -1,0 +1,144 @@
+"""The manifest: all that a kernel needs to know about a set of weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from histoseg.core.faults import Fault, InputError
+from histoseg.schema.parse import load_json, plain
+from histoseg.schema.preprocessing import Preprocessing
+
+MANIFEST_FORMAT = "histoseg/1"
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One checkpoint of an ensemble."""
+
+    file: str
+    """Name of the safetensors file beside the manifest."""
+    sha256: str
+    """SHA-256 of that file, in hexadecimal."""
+    architecture: str
+    """Network family, as `build_model` knows it."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """What the network is built with."""
+    fold: int = 0
+    """The fold that this member was not trained on."""
+    oof_score: float | None = None
+    """Its out-of-fold score, for people to read."""
+    weight: float = 1.0
+    """Its share in the ensemble's average."""
+    preprocessing: Preprocessing | None = None
+    """Its own preprocessing; None means the manifest's."""
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"weight={self.weight} of {self.file} must be positive; leave the member out instead")
+        if Path(self.file).name != self.file:
+            raise ValueError(f"file={self.file!r} must be a plain name: weights lie flat beside the manifest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Weights, and how an image becomes a mask with them."""
+
+    format: str = MANIFEST_FORMAT
+    """Version of this description."""
+    competition: str
+    """Name of the adapter that reads the images and writes the rows."""
+    preprocessing: Preprocessing
+    """From a slide's pixels to the network's input."""
+    classes: tuple[str, ...] = ("ftu",)
+    """Names of the mask classes."""
+    members: tuple[Member, ...] = ()
+    """The ensemble."""
+    thresholds: dict[str, float] = field(default_factory=lambda: {"default": 0.5})
+    """Probability thresholds: `default`, then by organ, then by organ/source."""
+    min_area_um2: float = 0.0
+    """Smaller components are dropped."""
+    tile: int = 512
+    """Tile side in network pixels."""
+    halo: int = 32
+    """Network pixels that are read but not written."""
+    blend: bool = False
+    """Blend overlapping tiles instead of cutting them."""
+    stride: int = 0
+    """Distance of tile origins; 0 means tile less twice the halo, or half a tile when blending."""
+    views: tuple[str, ...] = ("identity",)
+    """Symmetries that are averaged."""
+    batch: int = 4
+    """Tiles of a forward pass."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of the packages that made the weights."""
+
+    def __post_init__(self) -> None:
+        if self.format != MANIFEST_FORMAT:
+            raise ValueError(f"format={self.format!r} is not {MANIFEST_FORMAT!r}: package the weights anew")
+        if "default" not in self.thresholds:
+            raise ValueError("thresholds lack the mandatory key 'default': add it")
+        if not all(0 < value < 1 for value in self.thresholds.values()):
+            raise ValueError(f"thresholds={self.thresholds} must lie between 0 and 1")
+        if self.batch < 1 or self.tile < 32 or self.tile % 32 or not 0 <= 2 * self.halo < self.tile:
+            raise ValueError(
+                f"batch={self.batch}, tile={self.tile}, halo={self.halo}: batch must be at least 1, tile a multiple "
+                "of 32, and twice the halo less than the tile"
+            )
+        if not self.views or not self.classes:
+            raise ValueError("views and classes must not be empty")
+
+    def threshold_of(self, organ: str, source: str) -> float:
+        """The threshold of an image: organ/source, else organ, else default."""
+        for key in (f"{organ}/{source}", organ):
+            if key in self.thresholds:
+                return self.thresholds[key]
+        return self.thresholds["default"]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read FOLDER/manifest.json and check every member's file and SHA-256.
+
+    Raises:
+        InputError: With all faults: unknown keys, missing files, files that are not what the manifest says, members
+            with the same bytes (an "ensemble" of one checkpoint).
+    """
+    path = folder / MANIFEST_NAME
+    manifest = load_json(Manifest, path)
+    faults = []
+    seen: dict[str, str] = {}
+    for member in manifest.members:
+        file = folder / member.file
+        if not file.is_file():
+            faults.append(Fault(member.file, str(path), "no such file beside the manifest", "package the weights anew"))
+            continue
+        if file_sha256(file) != member.sha256:
+            rule = "its SHA-256 is not the manifest's: the file was changed or cut short"
+            faults.append(Fault(member.file, str(path), rule, "upload it again"))
+        if member.sha256 in seen:
+            rule = f"same bytes as {seen[member.sha256]}: the ensemble would count one checkpoint twice"
+            faults.append(Fault(member.file, str(path), rule, "package distinct folds"))
+        seen.setdefault(member.sha256, member.file)
+    if not manifest.members:
+        faults.append(Fault("members", str(path), "no members", "package at least one trained fold"))
+    if faults:
+        raise InputError(faults)
+    return manifest
+
+
+def manifest_json(manifest: Manifest) -> str:
+    """The manifest as the text of manifest.json."""
+    return json.dumps(plain(manifest), indent=2) + "\n"

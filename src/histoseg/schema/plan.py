@@ -1,0 +1,58 @@
+"""From an experiment to the manifest that its weights will carry."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from histoseg.schema.experiment import Experiment, ModelConfig
+from histoseg.schema.manifest import Manifest
+from histoseg.schema.preprocessing import Preprocessing
+
+RECORDED_PACKAGES = (
+    *("histoseg", "torch", "segmentation-models-pytorch", "timm", "numpy", "opencv-python-headless", "pillow"),
+)
+
+
+def manifest_of(
+    experiment: Experiment, preprocessing: Preprocessing, competition: str, classes: tuple[str, ...]
+) -> Manifest:
+    """The manifest of an experiment before it has members: how validation and the kernel predict.
+
+    Args:
+        experiment: The experiment.
+        preprocessing: Its preprocessing, completed by the dataset's moments.
+        competition: Name of the adapter.
+        classes: Names of the mask classes.
+    """
+    whole = preprocessing.scale_mode == "whole"
+    predict = experiment.predict
+    return Manifest(
+        competition=competition,
+        preprocessing=preprocessing,
+        classes=classes,
+        min_area_um2=predict.min_area_um2,
+        tile=preprocessing.whole_size if whole else predict.tile,
+        halo=0 if whole else predict.halo,
+        blend=predict.blend and not whole,
+        stride=0 if whole else predict.stride,
+        views=predict.views,
+        batch=predict.batch,
+        versions=installed_versions(),
+    )
+
+
+def model_arguments(model: ModelConfig) -> dict[str, Any]:
+    """What the network is built with, as a manifest's member records it."""
+    return {"encoder": model.encoder, "decoder_channels": list(model.decoder_channels), "classes": model.classes}
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that decide a prediction."""
+    versions = {}
+    for name in RECORDED_PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,59 @@
+"""States of a run on disk: whole or not at all, the last two kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from histoseg.core.faults import Fault, InputError
+from histoseg.core.log import logger
+
+
+def state_paths(folder: Path) -> list[Path]:
+    """The states of a fold, oldest first."""
+    return sorted(folder.glob("state_*.pt"))
+
+
+def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write a state atomically and drop all but the last two."""
+    path = folder / f"state_{step:07d}.pt"
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as stream:
+        torch.save(state, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+    for old in state_paths(folder)[:-2]:
+        old.unlink()
+    return path
+
+
+def load_state(folder: Path, digest: str) -> dict[str, Any] | None:
+    """The newest state that can be read, None where there is none.
+
+    Raises:
+        InputError: If it belongs to another experiment or dataset: resuming would mix two runs.
+    """
+    for path in reversed(state_paths(folder)):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            logger.warning("%s cannot be read (%s): taking the state before it", path, error)
+            continue
+        if state["digest"] != digest:
+            rule = "the state was made with other settings or another dataset"
+            raise InputError([Fault(folder.name, str(path), rule, "undo the change, or train under another name")])
+        return state
+    return None
+
+
+def save_weights(model: torch.nn.Module, path: Path) -> None:
+    """Write a network's weights as safetensors, atomically, in plain memory order."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,306 @@
+"""The training loop of one fold.
+
+It counts optimisation steps, not seconds, and every draw, augmentation and rate is a function of the step, so that the
+same seed gives the same weights, interrupted or not.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from timm.utils import ModelEmaV3
+from tqdm import tqdm
+
+from histoseg.competitions.base import runs_dice
+from histoseg.core.faults import Fault, InputError
+from histoseg.core.log import logger
+from histoseg.imaging.slide import open_slide
+from histoseg.models.build import build_model
+from histoseg.models.weights import load_encoder_weights
+from histoseg.predict.ensemble import Ensemble, best_device, best_precision, normalise_tiles
+from histoseg.predict.image import clean_runs, predict_image
+from histoseg.schema.atomic import write_atomically
+from histoseg.schema.parse import plain, to_toml
+from histoseg.schema.plan import model_arguments
+from histoseg.schema.sample import Sample
+from histoseg.train.augment import Augmenter
+from histoseg.train.checkpoint import load_state, save_state, save_weights, state_paths
+from histoseg.train.dataset import BalancedSampler, TileDataset, make_loader
+from histoseg.train.losses import segmentation_loss
+from histoseg.train.optim import learning_rate, make_optimizer
+from histoseg.train.setup import FoldSetup
+
+LOG_COLUMNS = (
+    *("step", "epoch", "lr", "loss", "loss_bce", "loss_dice", "val_loss", "val_dice", "val_dice_raw"),
+    *("images_per_s", "seconds"),
+)
+LOG_EVERY = 10
+PRECISION_NAMES = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Run:
+    """Everything that changes while a fold trains, and so everything that a state holds."""
+
+    model: torch.nn.Module
+    ema: ModelEmaV3 | None
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    step: int = 0
+    seconds: float = 0.0
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def averaged(self) -> torch.nn.Module:
+        """The weights that are reported and packaged: the averaged ones where there are any."""
+        return self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.model)
+
+    def state(self, digest: str, limit: int | None) -> dict[str, Any]:
+        """All of it as plain data and tensors."""
+        scaler = self.accelerator.scaler
+        return {
+            "digest": digest,
+            "limit": limit,
+            "step": self.step,
+            "seconds": self.seconds,
+            "rows": self.rows,
+            "model": self.accelerator.unwrap_model(self.model).state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema is not None else {},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
+        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+
+
+def train_fold(setup: FoldSetup, resume: bool) -> float:
+    """Train one fold to its end and return the mean Dice of the averaged weights on the held-out slides.
+
+    Raises:
+        InputError: If the folder holds another run and `resume` is not asked for.
+    """
+    config = setup.experiment.train
+    if (setup.folder / "model.safetensors").is_file() and resume and _finished(setup):
+        logger.info("fold %d is finished already", setup.fold)
+        return float(json.loads((setup.folder / "run.json").read_text(encoding="utf-8"))["dice"])
+    _make_room(setup, resume)
+    run = _start(setup, resume)
+    sampler = BalancedSampler(
+        setup.index["bin"],
+        config.seed,
+        config.balanced,
+        config.batch,
+        run.step,
+        run.accelerator.process_index,
+        run.accelerator.num_processes,
+    )
+    augmenter = Augmenter(setup.experiment.augment, int(setup.index["size"].iloc[0]))
+    dataset = TileDataset(setup.dataset, setup.index, augmenter, config.seed)
+    batches = iter(make_loader(dataset, sampler, config.batch, config.workers))
+    bar = tqdm(
+        total=config.steps,
+        initial=run.step,
+        desc=f"fold {setup.fold}",
+        unit="step",
+        dynamic_ncols=True,
+        disable=not run.accelerator.is_main_process,
+    )
+    while run.step < config.steps:
+        started = time.monotonic()
+        losses = _train_step(run, setup, next(batches))
+        run.step += 1
+        run.seconds += time.monotonic() - started
+        bar.update()
+        if run.step % LOG_EVERY == 0 or run.step == config.steps:
+            _log_step(run, setup, losses, started)
+            bar.set_postfix(loss=f"{run.rows[-1]['loss']:.3f}")
+        if run.step % config.validate_every == 0 and run.step < config.steps:
+            _validate(run, setup, config.validate_images)
+        if run.step % config.save_every == 0 or run.step == config.steps:
+            _save(run, setup)
+    bar.close()
+    return _finish(run, setup)
+
+
+def _make_room(setup: FoldSetup, resume: bool) -> None:
+    """Refuse to overwrite a real run; an overfitting check gives way to anything."""
+    setup.folder.mkdir(parents=True, exist_ok=True)
+    states = state_paths(setup.folder)
+    if not states or resume:
+        return
+    newest = torch.load(states[-1], map_location="cpu", weights_only=True)
+    if newest["limit"] is None:
+        rule = f"holds a run at step {newest['step']}"
+        remedy = "add --resume to go on with it, or move it away"
+        raise InputError([Fault(f"fold {setup.fold}", str(setup.folder), rule, remedy)])
+    for path in [*states, setup.folder / "model.safetensors", setup.folder / "run.json"]:
+        path.unlink(missing_ok=True)
+
+
+def _finished(setup: FoldSetup) -> bool:
+    """Whether this very run has come to its end."""
+    path = setup.folder / "run.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["digest"] == setup.digest
+
+
+def _start(setup: FoldSetup, resume: bool) -> Run:
+    """Build network, averaged weights and optimiser, and go back to the newest state where one is wanted."""
+    experiment = setup.experiment
+    device = best_device()
+    wanted = experiment.train.precision
+    precision = best_precision(device) if wanted == "auto" else PRECISIONS[wanted]
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=PRECISION_NAMES[precision])
+    set_seed(experiment.train.seed)
+    arguments = model_arguments(experiment.model)
+    model = build_model(experiment.model.architecture, arguments)
+    load_encoder_weights(model, experiment.model)
+    model = model.to(accelerator.device).to(memory_format=torch.channels_last)
+    ema = ModelEmaV3(model, decay=experiment.optim.ema, use_warmup=True) if experiment.optim.ema else None
+    optimizer = make_optimizer(model, experiment.optim)
+    # The loader is not prepared: the sampler deals the draws out to the processes itself, by global step.
+    model, optimizer = accelerator.prepare(model, optimizer)
+    run = Run(model, ema, optimizer, accelerator)
+    state = load_state(setup.folder, setup.digest) if resume else None
+    if state is not None:
+        run.restore(state)
+        logger.info("fold %d goes on at step %d", setup.fold, run.step)
+    if accelerator.is_main_process:
+        write_atomically(setup.folder / "experiment.toml", to_toml(experiment))
+    return run
+
+
+def _train_step(run: Run, setup: FoldSetup, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """One optimisation step; gives the losses, still on the device, so that the step does not wait for them."""
+    optim = setup.experiment.optim
+    rate = learning_rate(run.step, setup.experiment.train.steps, optim)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    device = run.accelerator.device
+    images_NHWC, masks_NHW = (part.to(device, non_blocking=True) for part in batch)
+    images_NCHW = normalise_tiles(images_NHWC.permute(0, 3, 1, 2), setup.manifest.preprocessing)
+    run.model.train()
+    with run.accelerator.autocast():
+        logits_NKHW = run.model(images_NCHW)
+    losses = segmentation_loss(logits_NKHW, masks_NHW[:, None].float(), setup.experiment.loss)
+    run.accelerator.backward(losses["loss"])
+    if optim.clip:
+        run.accelerator.clip_grad_norm_(run.model.parameters(), optim.clip)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    if run.ema is not None:
+        run.ema.update(run.accelerator.unwrap_model(run.model), step=run.step)
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def _log_step(run: Run, setup: FoldSetup, losses: dict[str, torch.Tensor], started: float) -> None:
+    config = setup.experiment.train
+    images = config.batch * run.accelerator.num_processes
+    values = {name: float(value) for name, value in losses.items()}
+    if not np.isfinite(values["loss"]):
+        rule = f"the loss is {values['loss']} at step {run.step}"
+        raise InputError([Fault(f"fold {setup.fold}", str(setup.folder), rule, "lower optim.lr, or train in fp32")])
+    run.rows.append(
+        {
+            "step": run.step,
+            "epoch": run.step * images / len(setup.index),
+            "lr": run.optimizer.param_groups[0]["lr"],
+            **values,
+            "images_per_s": images / (time.monotonic() - started),
+            "seconds": run.seconds,
+        }
+    )
+
+
+def _validate(run: Run, setup: FoldSetup, most: int | None) -> dict[str, float]:
+    """Dice of held-out slides with the averaged weights, noted in the log; the slides are spread evenly."""
+    if not run.accelerator.is_main_process:
+        return {}
+    samples = setup.validation
+    if most is not None and len(samples) > most:
+        samples = [samples[i] for i in np.linspace(0, len(samples) - 1, most).round().astype(int)]
+    by_id = validate_slides(run.averaged(), setup, samples)
+    if not run.rows or run.rows[-1]["step"] != run.step:
+        run.rows.append({"step": run.step})
+    run.rows[-1]["val_dice"] = float(np.mean(list(by_id.values())))
+    return by_id
+
+
+def validate_slides(model: torch.nn.Module, setup: FoldSetup, samples: list[Sample]) -> dict[str, float]:
+    """Dice of whole slides through the predict layer, at the threshold 0.5."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    precision = best_precision(device)
+    preprocessing = setup.manifest.preprocessing
+    ensemble = Ensemble([model.eval()], [1.0], preprocessing, setup.manifest.views, device, precision)
+    by_id = {}
+    for sample in tqdm(samples, desc="validate", unit="slide", leave=False, dynamic_ncols=True):
+        with open_slide(sample.image_path) as slide:
+            prediction = predict_image(ensemble, slide, sample.pixel_size_um, setup.manifest, [0.5])
+        runs = clean_runs(prediction, 0.5, setup.manifest.min_area_um2, setup.competition.never_empty)
+        by_id[sample.id] = runs_dice(runs, setup.competition.target(sample))
+    model.train(was_training)
+    return by_id
+
+
+def _save(run: Run, setup: FoldSetup) -> None:
+    if run.accelerator.is_main_process:
+        save_state(setup.folder, run.step, run.state(setup.digest, setup.limit))
+        write_log(run.rows, setup.folder / "log.csv")
+    run.accelerator.wait_for_everyone()
+
+
+def write_log(rows: list[dict[str, float]], path: Path) -> None:
+    """Write log.csv; what was not measured at a step is left blank."""
+    table = pd.DataFrame(rows, columns=list(LOG_COLUMNS))
+    table["step"] = table["step"].astype(int)
+    write_atomically(path, table.to_csv(index=False, float_format="%.6g"))
+
+
+def _finish(run: Run, setup: FoldSetup) -> float:
+    """Validate on all held-out slides, then write weights, log and run.json, which makes the run finished."""
+    by_id = _validate(run, setup, None)
+    if not run.accelerator.is_main_process:
+        return float("nan")
+    dice = float(np.mean(list(by_id.values())))
+    seen = [(row["val_dice"], row["step"]) for row in run.rows if "val_dice" in row]
+    write_log(run.rows, setup.folder / "log.csv")
+    save_weights(run.averaged(), setup.folder / "model.safetensors")
+    record = {
+        "digest": setup.digest,
+        "fold": setup.fold,
+        "limit": setup.limit,
+        "competition": setup.competition.name,
+        "steps": run.step,
+        "seconds": round(run.seconds, 1),
+        "dice": dice,
+        "best_dice_optimistic": max(seen)[0],
+        "best_step": int(max(seen)[1]),
+        "dice_by_id": by_id,
+        "manifest": plain(setup.manifest),
+        "architecture": setup.experiment.model.architecture,
+        "arguments": model_arguments(setup.experiment.model),
+    }
+    write_atomically(setup.folder / "run.json", json.dumps(record, indent=2) + "\n")
+    return dice

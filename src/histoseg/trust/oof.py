@@ -1,0 +1,184 @@
+"""Out-of-fold scores through the kernel's own predict code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from histoseg.competitions.base import Competition, runs_dice
+from histoseg.core.faults import Fault, InputError
+from histoseg.core.log import logger
+from histoseg.core.rle import Runs
+from histoseg.data.store import load_dataset
+from histoseg.imaging.slide import open_slide
+from histoseg.models.build import build_model
+from histoseg.predict.ensemble import Ensemble, best_device, best_precision
+from histoseg.predict.image import clean_runs, predict_image
+from histoseg.schema.experiment import Experiment
+from histoseg.schema.manifest import Manifest, file_sha256
+from histoseg.schema.parse import load_toml, parse_dataclass, plain
+from histoseg.schema.sample import Sample
+
+THRESHOLD_GRID = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
+OOF_COLUMNS = ("id", "fold", "organ", "source", "dice")
+
+
+@dataclass(frozen=True)
+class FoldRun:
+    """A finished fold of a run."""
+
+    fold: int
+    folder: Path
+    manifest: Manifest
+    record: dict[str, Any]
+
+    def ensemble(self) -> Ensemble:
+        """Its averaged weights as an ensemble of one."""
+        device = best_device()
+        model = build_model(self.record["architecture"], self.record["arguments"])
+        model.load_state_dict(load_file(self.folder / "model.safetensors"))
+        model = model.eval().to(device).to(memory_format=torch.channels_last)
+        precision = best_precision(device)
+        return Ensemble([model], [1.0], self.manifest.preprocessing, self.manifest.views, device, precision)
+
+
+def finished_folds(run: Path) -> list[FoldRun]:
+    """The finished folds of runs/E.
+
+    Raises:
+        InputError: If there is none, or a fold was an overfitting check.
+    """
+    folders = sorted(run.glob("fold*/run.json"))
+    if not folders:
+        raise InputError([Fault(run.name, str(run), "no finished fold here", "run `histoseg train` first")])
+    folds, faults = [], []
+    for path in folders:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["limit"] is not None:
+            rule = f"an overfitting check on {record['limit']} images: its score would mean nothing"
+            faults.append(Fault(path.parent.name, str(path), rule, "train the fold without --limit"))
+            continue
+        manifest = parse_dataclass(Manifest, record["manifest"], str(path))
+        folds.append(FoldRun(record["fold"], path.parent, manifest, record))
+    if faults:
+        raise InputError(faults)
+    return sorted(folds, key=lambda fold: fold.fold)
+
+
+def run_experiment(run: Path) -> Experiment:
+    """The experiment of a run, as its first fold recorded it."""
+    return load_toml(Experiment, sorted(run.glob("fold*/experiment.toml"))[0])
+
+
+def score_folds(
+    run: Path, folds: Sequence[FoldRun], competition: Competition, samples: dict[str, Sample]
+) -> pd.DataFrame:
+    """Dice of every held-out slide at every threshold of the grid.
+
+    Scores are kept in runs/E/oof_scores.jsonl as they come, so that an interrupted evaluation goes on.
+
+    Returns:
+        Table of id, fold, organ, source, group and one column for each threshold (float column names).
+    """
+    experiment = run_experiment(run)
+    table = load_dataset(Path(experiment.data.dataset))[2]
+    journal = _ScoreJournal(run / "oof_scores.jsonl")
+    rows = []
+    for fold in folds:
+        key = _fold_key(fold)
+        ids = table.loc[table["fold"] == fold.fold, "id"].tolist()
+        ensemble = None
+        for sample_id in tqdm(ids, desc=f"out-of-fold {fold.fold}", unit="slide", dynamic_ncols=True):
+            sample = samples[sample_id]
+            scores = journal.get(key, sample_id)
+            if scores is None:
+                ensemble = ensemble or fold.ensemble()
+                scores = score_slide(ensemble, fold.manifest, competition, sample)
+                journal.add(key, sample_id, scores)
+            row = {"id": sample.id, "fold": fold.fold, "organ": sample.organ, "source": sample.source}
+            rows.append({**row, "group": sample.group, **dict(zip(THRESHOLD_GRID, scores, strict=True))})
+    return pd.DataFrame(rows)
+
+
+def _fold_key(fold: FoldRun) -> str:
+    """Identifies weights and prediction settings: scores of another key are not reused."""
+    return file_sha256(fold.folder / "model.safetensors")[:16] + json.dumps(plain(fold.manifest), sort_keys=True)
+
+
+class _ScoreJournal:
+    """Scores of finished slides, appended line by line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[tuple[str, str], list[float]] = {}
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue  # a line that was cut short by a kill: that slide is predicted again
+                self._known[entry["key"], entry["id"]] = entry["scores"]
+
+    def get(self, key: str, sample_id: str) -> list[float] | None:
+        return self._known.get((key, sample_id))
+
+    def add(self, key: str, sample_id: str, scores: list[float]) -> None:
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"key": key, "id": sample_id, "scores": scores}) + "\n")
+
+
+def score_slide(ensemble: Ensemble, manifest: Manifest, competition: Competition, sample: Sample) -> list[float]:
+    """Dice of one slide at each threshold of the grid."""
+    truth = competition.target(sample)
+    with open_slide(sample.image_path) as slide:
+        prediction = predict_image(ensemble, slide, sample.pixel_size_um, manifest, THRESHOLD_GRID)
+    cleaned = (clean_runs(prediction, t, manifest.min_area_um2, competition.never_empty) for t in THRESHOLD_GRID)
+    return [runs_dice(runs, truth) for runs in cleaned]
+
+
+def predict_slide(fold: FoldRun, competition: Competition, sample: Sample, threshold: float) -> Runs:
+    """The cleaned mask of one slide, for pictures."""
+    with open_slide(sample.image_path) as slide:
+        prediction = predict_image(fold.ensemble(), slide, sample.pixel_size_um, fold.manifest, [threshold])
+    return clean_runs(prediction, threshold, fold.manifest.min_area_um2, competition.never_empty)
+
+
+def warn_unfinished(folds: Sequence[FoldRun], expected: Sequence[int]) -> list[str]:
+    """Words about folds that are not finished: the score then speaks of fewer images."""
+    missing = sorted(set(expected) - {fold.fold for fold in folds})
+    if not missing:
+        return []
+    note = f"folds {', '.join(map(str, missing))} are not finished: the score speaks of the other folds alone"
+    logger.warning(note)
+    return [note]
+
+
+def grouped_interval(
+    scores: np.ndarray, groups: Sequence[str], draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """95% interval of the mean score by the bootstrap over groups (Efron and Tibshirani 1993, chapter 13).
+
+    Groups are drawn and not images, since images of one patient are not independent.
+
+    Args:
+        scores: Score of each image, float (N,).
+        groups: Group of each image.
+        draws: Bootstrap draws.
+        seed: Seed of the draws.
+    """
+    codes = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)[1]
+    sums = np.bincount(codes, scores)
+    counts = np.bincount(codes)
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,68 @@
+"""Thresholds chosen on other folds than the one they are scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+FEWEST_IMAGES = 8
+TIE = 1e-3
+
+
+def choose_threshold(scores: np.ndarray, grid: Sequence[float]) -> float:
+    """The threshold of the best mean score; of those within `TIE` of it, the one nearest to 0.5.
+
+    Args:
+        scores: Score of each image at each threshold, float (N, T).
+        grid: The thresholds, (T,).
+    """
+    means = scores.mean(axis=0)
+    good = [t for t, mean in zip(grid, means, strict=True) if mean >= means.max() - TIE]
+    return min(good, key=lambda t: (abs(t - 0.5), t))
+
+
+def choose_thresholds(table: pd.DataFrame, grid: Sequence[float]) -> dict[str, float]:
+    """`default`, and one for each organ and each organ/source with at least `FEWEST_IMAGES` images.
+
+    Args:
+        table: Columns organ, source, and one of scores for each threshold.
+        grid: The thresholds.
+    """
+    columns = list(grid)
+    chosen = {"default": choose_threshold(table[columns].to_numpy(), grid)}
+    keys = {"organ": table["organ"], "organ/source": table["organ"] + "/" + table["source"]}
+    for names in keys.values():
+        for name, part in table.groupby(names):
+            if name.strip("/") and len(part) >= FEWEST_IMAGES:
+                chosen[str(name)] = choose_threshold(part[columns].to_numpy(), grid)
+    return chosen
+
+
+def apply_thresholds(table: pd.DataFrame, thresholds: dict[str, float]) -> np.ndarray:
+    """Score of each image at its threshold: organ/source, else organ, else default."""
+    scores = []
+    for row in table.to_dict("records"):
+        keys = (f"{row['organ']}/{row['source']}", row["organ"], "default")
+        scores.append(row[next(thresholds[key] for key in keys if key in thresholds)])
+    return np.array(scores)
+
+
+def nested_scores(table: pd.DataFrame, grid: Sequence[float]) -> tuple[np.ndarray, dict[str, float]]:
+    """Honest scores and the thresholds to ship.
+
+    Each fold is scored at thresholds that the other folds chose; the thresholds that ship are chosen on all folds.
+    With a single fold there is nothing to choose on, so it is scored, and ships, at 0.5.
+
+    Returns:
+        (scores, thresholds): score of each image in the table's order, and the thresholds to ship.
+    """
+    folds = table["fold"].unique()
+    if len(folds) < 2:
+        return table[0.5].to_numpy(), {"default": 0.5}
+    scores = np.empty(len(table))
+    for fold in folds:
+        inside = (table["fold"] == fold).to_numpy()
+        scores[inside] = apply_thresholds(table[inside], choose_thresholds(table[~inside], grid))
+    return scores, choose_thresholds(table, grid)
