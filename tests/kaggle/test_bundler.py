@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import histoseg
 from histoseg.core.faults import Fault, InputError
 from histoseg.kaggle.bundler import FORBIDDEN, BundleError, bundle, closure, source_digest, to_notebook
 
@@ -112,15 +113,18 @@ class PeerSurgery(ast.NodeTransformer):
         return [ast.dump(self.visit(statement)) for statement in plain]
 
 
-@pytest.mark.parametrize("module", [path.stem for path in sorted(NASTY.glob("*.py")) if path.stem != "__init__"])
-def test_each_module_keeps_its_syntax_tree(module: str, nasty_bundle: str) -> None:
-    banner = re.search(rf"^# =+ nasty\.{module} =+$", nasty_bundle, re.MULTILINE)
-    assert banner is not None
-    rest = nasty_bundle[banner.end() :]
-    # The one banner in a string is not followed by a line of code at the left margin.
-    part = re.split(r"\n\n\n# =+ nasty\.\w+ =+\n", rest)[0]
-    expected = PeerSurgery("nasty").top(ast.parse((NASTY / f"{module}.py").read_text(encoding="utf-8")))
-    assert [ast.dump(statement) for statement in ast.parse(part).body] == expected
+@pytest.mark.parametrize(
+    ("entry", "root", "package"),
+    [("nasty.entry", NASTY, "nasty"), ("histoseg.kernels.hubmap_2022", Path(histoseg.__file__).parent, "histoseg")],
+)
+def test_every_module_keeps_its_syntax_tree(entry: str, root: Path, package: str) -> None:
+    # A banner in a string has no blank lines above it, unlike those of the bundler.
+    parts = re.split(r"\n\n\n# =+ ([\w.]+) =+\n", bundle(entry, root, package))
+    modules = closure(entry, root, package)
+    assert parts[1::2] == [module.name for module in modules]
+    for module, part in zip(modules, parts[2::2], strict=True):
+        expected = PeerSurgery(package).top(ast.parse(module.source))
+        assert [ast.dump(statement) for statement in ast.parse(part).body] == expected, module.name
 
 
 def test_every_comment_line_and_string_survives_verbatim(nasty_bundle: str) -> None:
@@ -210,7 +214,8 @@ GOOD = {
         "a.py": "def area():\n    return 1\n",
         "entry.py": (
             "from bad.a import area\n\nclass B:\n    area = 2\n\n    def get(self):\n        from bad.a import area\n"
-            "        return area() + self.area\n\ndef other(area=3):\n    return area\n\nprint(area(), other(), B().get())\n"
+            "        return area() + self.area\n\ndef other(area=3):\n    return area\n\n"
+            "print(area(), other(), B().get())\n"
         ),
     },
     "no newline at the end, tabs, form feed": {
@@ -230,7 +235,7 @@ GOOD = {
         "entry.py": '"""Bell \\a, return \\r, surrogate \\ud800.\\n\\nimport os\\x0cimport sys"""\nprint(1)\n',
     },
     "every name of a try": {
-        "a.py": "try:\n    import nobody_has_this as fast\nexcept ImportError as error:\n    fast = None\nFAST = fast\n",
+        "a.py": "try:\n    import nobody_has_it as fast\nexcept ImportError as error:\n    fast = None\nFAST = fast\n",
         "entry.py": "from bad.a import FAST, fast\nprint(FAST, fast)\n",
     },
     "a package in a package": {
@@ -503,7 +508,9 @@ def test_all_violations_come_at_once_in_the_order_of_their_places(tmp_path: Path
     files = {
         "a.py": A,
         "b.py": "import sklearn\nfrom bad.a import area as a\nSCALE = 1\nNAME = __name__\n",
-        "entry.py": "import bad.a\nfrom bad.b import NAME\nfrom bad.a import volume\ndef f(area):\n    from bad.a import area\n",
+        "entry.py": (
+            "import bad.a\nfrom bad.b import NAME\nfrom bad.a import volume\ndef f(area):\n    from bad.a import area\n"
+        ),
     }
     with pytest.raises(BundleError) as caught:
         bundle("bad.entry", write_package(tmp_path, files), "bad")

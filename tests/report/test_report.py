@@ -19,7 +19,6 @@ from histoseg.report.page import (
     Section,
     Table,
     Text,
-    pick_examples,
     write_dataset_report,
     write_oof_report,
     write_page,
@@ -326,19 +325,3 @@ def test_dataset_report_without_tiles(tmp_path) -> None:
     document = dataset_report(tmp_path / "d.html", index.iloc[:0], folds, overlays=[], notices=[])
     assert ["0", "4", "2", "0", "0", "–", "–"] in document.rows
     assert document.named("img") == []
-
-
-@pytest.mark.parametrize("images", [0, 1, 2, 3, 4, 7, 40])
-def test_examples_are_distinct_and_ordered(images: int) -> None:
-    oof = oof_table(images)
-    if images > 3:
-        oof.loc[0, "dice"] = np.nan
-    picked = pick_examples(oof, each=2)
-    ids = [sample_id for _, sample_id in picked]
-    assert len(set(ids)) == len(ids) <= 6
-    dice = oof.set_index("id")["dice"].loc[ids]
-    assert dice.is_monotonic_decreasing
-    if images:
-        assert ids[0] == oof.loc[oof["dice"].idxmax(), "id"]
-        assert ids[-1] == oof.loc[oof["dice"].idxmin(), "id"]
-        assert {rank for rank, _ in picked} == set(("best", "worst", "median")[: min(images, 3)])

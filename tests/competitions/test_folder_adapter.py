@@ -1,0 +1,114 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from histoseg.competitions.folder import Folder, coco_counts
+from histoseg.core.faults import InputError
+from histoseg.core.rle import encode_rle
+
+
+@pytest.fixture
+def masks():
+    """Three masks, H != W, corners set, one empty."""
+    rng = np.random.default_rng(0)
+    made = {name: rng.random((21, 34)) < 0.3 for name in ("a", "b", "empty")}
+    made["a"][0, 0] = made["a"][-1, -1] = True
+    made["empty"][:] = False
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path, masks):
+    (tmp_path / "images").mkdir()
+    for name in masks:
+        cv2.imwrite(str(tmp_path / "images" / f"{name}.png"), np.full((21, 34, 3), 200, np.uint8))
+    return tmp_path
+
+
+def assert_targets(folder, masks):
+    competition = Folder()
+    samples = competition.samples(folder, "train")
+    assert [s.id for s in samples] == sorted(masks)
+    for sample in samples:
+        np.testing.assert_array_equal(competition.target(sample).to_mask(), masks[sample.id])
+
+
+@pytest.mark.parametrize("values", [np.uint8(255), np.uint8(1), np.uint16(700)])
+def test_mask_images_of_any_value(folder, masks, values):
+    (folder / "masks").mkdir()
+    for name, mask in masks.items():
+        cv2.imwrite(str(folder / "masks" / f"{name}.png"), mask.astype(values.dtype) * values)
+    assert_targets(folder, masks)
+
+
+def test_rle_table(folder, masks):
+    rows = "".join(f"{name},{encode_rle(mask)}\n" for name, mask in masks.items())
+    (folder / "rles.csv").write_text("id,rle\n" + rows)
+    assert_targets(folder, masks)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_coco_rle(folder, masks, compressed):
+    coco = pytest.importorskip("pycocotools.mask")
+    annotations = []
+    for number, mask in enumerate(masks.values()):
+        packed = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+        counts = packed if compressed else coco_counts(packed)
+        annotations.append({"image_id": number, "segmentation": {"size": [21, 34], "counts": counts}})
+    images = [{"id": i, "file_name": f"{n}.png", "height": 21, "width": 34} for i, n in enumerate(masks)]
+    (folder / "annotations.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    assert_targets(folder, masks)
+
+
+def test_coco_polygons_cover_their_pixels(folder, masks):
+    square = [2, 3, 10, 3, 10, 8, 2, 8]
+    images = [{"id": i, "file_name": f"{n}.png", "height": 21, "width": 34} for i, n in enumerate(masks)]
+    data = {"images": images, "annotations": [{"image_id": 0, "segmentation": [square, [20, 0, 25, 0, 25, 4, 20, 4]]}]}
+    (folder / "annotations.json").write_text(json.dumps(data))
+    competition = Folder()
+    mask = competition.target(competition.samples(folder, "train")[0]).to_mask()
+    assert mask[3:9, 2:11].all()
+    assert mask[0:5, 20:26].all()
+    assert mask.sum() == 6 * 9 + 5 * 6
+
+
+def test_metadata_of_images(folder, masks):
+    (folder / "masks").mkdir()
+    for name, mask in masks.items():
+        cv2.imwrite(str(folder / "masks" / f"{name}.png"), mask.astype(np.uint8))
+    (folder / "images.csv").write_text("id,organ,patient,pixel_size\na,colon,p1,0.5\nb,colon,p1,\n")
+    a, b, empty = Folder().samples(folder, "train")
+    assert (a.organ, a.group, a.pixel_size_um) == ("colon", "p1", 0.5)
+    assert (b.group, b.pixel_size_um) == ("p1", None)
+    assert (empty.organ, empty.group) == ("", "empty")
+
+
+def test_faults_all_at_once(folder, masks):
+    with pytest.raises(InputError, match="no truth"):
+        Folder().samples(folder, "train")
+    (folder / "masks").mkdir()
+    with pytest.raises(InputError) as caught:
+        Folder().samples(folder, "train")
+    assert {fault.id for fault in caught.value.faults} == set(masks)
+    for name in masks:
+        cv2.imwrite(str(folder / "masks" / f"{name}.png"), np.zeros((34, 21), np.uint8))
+    competition = Folder()
+    with pytest.raises(InputError, match="mask is"):
+        competition.target(competition.samples(folder, "train")[0])
+
+
+def test_without_images(tmp_path):
+    (tmp_path / "images").mkdir()
+    with pytest.raises(InputError, match="no images"):
+        Folder().samples(tmp_path, "test")
+
+
+def test_test_split_follows_its_own_folder_and_list(folder):
+    assert [s.id for s in Folder().samples(folder, "test")] == ["a", "b", "empty"]
+    (folder / "test_images").mkdir()
+    cv2.imwrite(str(folder / "test_images" / "t.png"), np.zeros((5, 6, 3), np.uint8))
+    assert [s.id for s in Folder().samples(folder, "test")] == ["t"]
+    (folder / "sample_submission.csv").write_text("id,rle\nzz,\nt,\n")
+    assert [s.id for s in Folder().samples(folder, "test")] == ["zz", "t"]

@@ -1,0 +1,54 @@
+"""Fixtures that many tests share: small folders and small weights, made on the spot."""
+
+from pathlib import Path
+
+import pytest
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def project_root():
+    """The project's own folder."""
+    return PROJECT_ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The real slides beside the project; skips where they are absent."""
+    folder = PROJECT_ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real slides are not beside the project")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_package(tmp_path_factory):
+    """A folder of weights as `histoseg package` makes it: two small random networks, whole chain of files."""
+    import torch
+    from safetensors.torch import save_file
+
+    from histoseg.models.build import build_model
+    from histoseg.schema.manifest import Manifest, Member, file_sha256, manifest_json
+    from histoseg.schema.preprocessing import Preprocessing
+
+    folder = tmp_path_factory.mktemp("weights")
+    arguments = {"encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8], "classes": 1}
+    members = []
+    for fold in range(2):
+        torch.manual_seed(fold)
+        path = folder / f"small_fold{fold}.safetensors"
+        save_file(build_model("unet", arguments).state_dict(), path)
+        members.append(Member(file=path.name, sha256=file_sha256(path), architecture="unet", arguments=arguments))
+    manifest = Manifest(
+        competition="hubmap_2022",
+        preprocessing=Preprocessing(target_pixel_size_um=1.6, whole_size=128),
+        members=tuple(members),
+        thresholds={"default": 0.5, "kidney": 0.45},
+        tile=128,
+        halo=16,
+        views=("identity", "hflip"),
+        batch=3,
+    )
+    (folder / "manifest.json").write_text(manifest_json(manifest))
+    return folder

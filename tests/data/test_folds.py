@@ -1,0 +1,115 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from histoseg.competitions.hubmap_2022 import HUBMAP_2022_NEAR_DUPLICATES
+from histoseg.core.faults import InputError
+from histoseg.data.folds import imbalance, make_folds, read_folds, stratum_names
+from histoseg.schema.sample import Sample
+
+
+def made_samples(count, groups, seed=0):
+    rng = np.random.default_rng(seed)
+    organs = rng.choice(["kidney", "lung", "spleen"], count, p=[0.6, 0.3, 0.1])
+    names = [f"g{g}" for g in rng.integers(groups, size=count)]
+    samples = [
+        Sample(id=str(i), image_path=f"{i}.tiff", organ=organ, group=group)
+        for i, (organ, group) in enumerate(zip(organs, names, strict=True))
+    ]
+    return samples, {s.id: float(f) for s, f in zip(samples, rng.random(count), strict=True)}
+
+
+@pytest.mark.parametrize(("count", "groups", "folds"), [(60, 20, 5), (17, 4, 3), (40, 40, 2), (5, 5, 5)])
+def test_folds_split_groups_never_and_cover_everything(count, groups, folds):
+    samples, fractions = made_samples(count, groups)
+    table = make_folds(samples, fractions, folds, seed=0)
+    assert table["id"].tolist() == [s.id for s in samples]
+    assert (table.groupby("group")["fold"].nunique() == 1).all()
+    assert set(table["fold"]) == set(range(folds))
+
+
+def test_folds_are_reproducible_and_seeded():
+    samples, fractions = made_samples(60, 30)
+    first = make_folds(samples, fractions, 4, seed=1)
+    pd.testing.assert_frame_equal(first, make_folds(samples, fractions, 4, seed=1))
+    assert (first["fold"] != make_folds(samples, fractions, 4, seed=2)["fold"]).any()
+
+
+def test_folds_are_balanced_where_groups_allow_it():
+    samples, fractions = made_samples(100, 100)
+    table = make_folds(samples, fractions, 5, seed=0)
+    sizes = table["fold"].value_counts()
+    assert sizes.max() - sizes.min() <= 2
+    for _, part in table.groupby("stratum"):
+        counts = part["fold"].value_counts().reindex(range(5), fill_value=0)
+        assert counts.max() - counts.min() <= 2
+
+
+def test_strata_are_terciles_within_an_organ():
+    samples = [Sample(id=str(i), image_path="x", organ="lung") for i in range(6)]
+    samples += [Sample(id="k", image_path="x", organ="kidney"), Sample(id="none", image_path="x")]
+    fractions = {str(i): i / 10 for i in range(6)} | {"k": 0.5, "none": 0.1}
+    names = stratum_names(samples, fractions)
+    assert names[:6] == ["lung-low"] * 2 + ["lung-middle"] * 2 + ["lung-high"] * 2
+    assert names[6:] == ["kidney-high", "any-high"]
+
+
+def test_too_few_groups_are_refused():
+    samples, fractions = made_samples(10, 2)
+    with pytest.raises(InputError, match="2 groups cannot fill 3 folds"):
+        make_folds(samples, fractions, 3, seed=0)
+
+
+def test_imbalance_is_zero_for_equal_folds():
+    assert imbalance(np.array([0, 1, 0, 1]), ["a", "a", "b", "b"], 2) == 0
+    assert imbalance(np.array([0, 0, 1, 1]), ["a", "a", "b", "b"], 2) > 0
+
+
+def test_a_folds_file_is_held_against_the_samples(tmp_path):
+    samples, fractions = made_samples(12, 6)
+    path = tmp_path / "folds.csv"
+    table = make_folds(samples, fractions, 3, seed=0)
+    table.to_csv(path, index=False)
+    pd.testing.assert_frame_equal(read_folds(path, samples), table, check_dtype=False)
+    broken = table.astype({"fold": str})
+    broken.loc[0, "fold"] = "one"
+    broken.drop(index=[5]).to_csv(path, index=False)
+    with pytest.raises(InputError) as caught:
+        read_folds(path, samples)
+    rules = "\n".join(str(fault) for fault in caught.value.faults)
+    assert "'one' is not a number" in rules
+    assert "image without a fold" in rules
+
+
+def test_a_folds_file_that_splits_a_group_leaks(tmp_path):
+    samples = [Sample(id=str(i), image_path="x", group="p") for i in range(2)]
+    path = tmp_path / "folds.csv"
+    path.write_text("id,group,stratum,fold\n0,p,s,0\n1,p,s,1\n")
+    with pytest.raises(InputError, match="leaks"):
+        read_folds(path, samples)
+    # The file may call the images groups of their own; our table knows better.
+    path.write_text("id,group,stratum,fold\n0,0,s,0\n1,1,s,1\n")
+    with pytest.raises(InputError, match="leaks"):
+        read_folds(path, samples)
+
+
+def test_the_committed_folds_of_the_main_competition(project_root):
+    table = pd.read_csv(project_root / "folds.csv", dtype=str)
+    assert list(table.columns) == ["id", "group", "stratum", "fold"]
+    assert len(table) == table["id"].nunique() == 351
+    assert (table.groupby("group")["fold"].nunique() == 1).all()
+    organs = table["stratum"].str.split("-").str[0]
+    assert organs.value_counts().to_dict() == {
+        "kidney": 99,
+        "prostate": 93,
+        "largeintestine": 58,
+        "spleen": 53,
+        "lung": 48,
+    }
+    fold_of = table.set_index("id")["fold"]
+    for cluster in HUBMAP_2022_NEAR_DUPLICATES:
+        assert fold_of[list(cluster)].nunique() == 1
+    sizes = table["fold"].value_counts()
+    assert sizes.max() - sizes.min() <= 5
+    by_organ = pd.crosstab(organs, table["fold"])
+    assert (by_organ.max(axis=1) - by_organ.min(axis=1)).max() <= 4

@@ -1,0 +1,85 @@
+import dataclasses
+import json
+
+import pytest
+
+from histoseg.core.faults import InputError
+from histoseg.schema.manifest import Manifest, Member, file_sha256, load_manifest, manifest_json
+from histoseg.schema.preprocessing import Preprocessing
+
+
+@pytest.fixture
+def package(tmp_path):
+    members = []
+    for fold in range(2):
+        path = tmp_path / f"fold{fold}.safetensors"
+        path.write_bytes(bytes([fold]) * 100)
+        members.append(Member(file=path.name, sha256=file_sha256(path), architecture="unet", fold=fold))
+    manifest = Manifest(competition="hubmap_2022", preprocessing=Preprocessing(), members=tuple(members))
+    (tmp_path / "manifest.json").write_text(manifest_json(manifest))
+    return tmp_path, manifest
+
+
+def test_round_trip(package):
+    folder, manifest = package
+    assert load_manifest(folder) == manifest
+
+
+def test_a_flipped_byte_is_found(package):
+    folder, _ = package
+    path = folder / "fold1.safetensors"
+    data = bytearray(path.read_bytes())
+    data[50] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"fold1.*SHA-256"):
+        load_manifest(folder)
+
+
+def test_all_faults_of_files_at_once(package):
+    folder, _ = package
+    (folder / "fold0.safetensors").unlink()
+    (folder / "fold1.safetensors").write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        load_manifest(folder)
+    assert len(caught.value.faults) == 2
+
+
+def test_the_same_checkpoint_twice_is_no_ensemble(package):
+    folder, manifest = package
+    twice = dataclasses.replace(manifest, members=(manifest.members[0], manifest.members[0]))
+    (folder / "manifest.json").write_text(manifest_json(twice))
+    with pytest.raises(InputError, match="twice"):
+        load_manifest(folder)
+
+
+def test_thresholds_fall_back_from_source_to_organ_to_default():
+    manifest = Manifest(
+        competition="hubmap_2022",
+        preprocessing=Preprocessing(),
+        thresholds={"default": 0.5, "lung": 0.3, "lung/HPA": 0.2},
+    )
+    assert manifest.threshold_of("lung", "HPA") == 0.2
+    assert manifest.threshold_of("lung", "Hubmap") == 0.3
+    assert manifest.threshold_of("heart", "HPA") == 0.5
+    assert manifest.threshold_of("", "") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"thresholds": {"kidney": 0.5}}, "default"),
+        ({"thresholds": {"default": 1.5}}, "between 0 and 1"),
+        ({"format": "other/1"}, "format"),
+        ({"tile": 100}, "multiple of 32"),
+        ({"views": []}, "not be empty"),
+        ({"surprise": 1}, "unknown key"),
+        ({"members": []}, "no members"),
+        ({"members": [{"file": "../up", "sha256": "", "architecture": "unet"}]}, "plain name"),
+    ],
+)
+def test_bad_manifests_are_refused(package, change, words):
+    folder, _ = package
+    data = json.loads((folder / "manifest.json").read_text()) | change
+    (folder / "manifest.json").write_text(json.dumps(data))
+    with pytest.raises(InputError, match=words):
+        load_manifest(folder)

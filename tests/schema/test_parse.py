@@ -1,0 +1,98 @@
+import dataclasses
+
+import pytest
+
+from histoseg.core.faults import InputError
+from histoseg.schema.experiment import Experiment
+from histoseg.schema.manifest import Manifest, Member
+from histoseg.schema.parse import load_toml, parse_dataclass, plain, to_toml
+from histoseg.schema.preprocessing import Preprocessing
+
+
+def test_toml_round_trip_of_an_experiment(tmp_path):
+    experiment = Experiment()
+    changed = dataclasses.replace(
+        experiment,
+        optim=dataclasses.replace(experiment.optim, lr=3.3e-4),
+        predict=dataclasses.replace(experiment.predict, views=("identity", "rot90"), blend=True),
+        model=dataclasses.replace(experiment.model, encoder='odd "name" \\ ü'),
+    )
+    for value in (experiment, changed):
+        path = tmp_path / "experiment.toml"
+        path.write_text(to_toml(value), encoding="utf-8")
+        assert load_toml(Experiment, path) == value
+
+
+def test_plain_round_trip_of_a_manifest():
+    member = Member(file="a.safetensors", sha256="0" * 64, architecture="unet", arguments={"classes": 1, "x": [1, 2]})
+    manifest = Manifest(
+        competition="hubmap_2022",
+        preprocessing=Preprocessing(),
+        members=(member, dataclasses.replace(member, preprocessing=Preprocessing(scale_mode="whole"))),
+        thresholds={"default": 0.4, "kidney/HPA": 0.5},
+    )
+    assert parse_dataclass(Manifest, plain(manifest), "manifest.json") == manifest
+
+
+def test_all_faults_at_once_with_the_known_keys(tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text('[optim]\nlearning_rate = 1\nlr = "fast"\n[tiles]\nsize = 500\n[train]\nprecision = "fp8"\n[extra]\n')
+    with pytest.raises(InputError) as caught:
+        load_toml(Experiment, path)
+    text = str(caught.value)
+    assert len(caught.value.faults) == 5
+    assert "optim.learning_rate" in text
+    assert "known keys here: clip, ema, final_lr, lr, warmup, weight_decay" in text
+    assert "'fast' is str; write float" in text
+    assert "multiple of 32" in text
+    assert "'fp32', 'bf16', 'fp16'" in text
+    assert "extra" in text
+    assert str(path) in text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[optim]\nlr = nan", "nan is float"),
+        ("[train]\nsteps = true", "True is bool"),
+        ("[train]\nsteps = 1.5", "1.5 is float"),
+        ("[train]\nbalanced = 1", "1 is int"),
+        ("[tiles]\narea_bins = [0.1, 0.2]", "2 values; write 3"),
+        ("[tiles]\narea_bins = [0.3, 0.2, 0.1]", "must rise"),
+        ("optim = 3", "expected a table"),
+        ("[optim\nlr = 1", "not a TOML file"),
+        ("[predict]\nviews = []", "not empty"),
+        ("[augment]\nflip = 1.5", "probability"),
+        ("[optim]\nlr = 0", "lr must be positive"),
+    ],
+)
+def test_wrong_values_are_refused_in_words(tmp_path, text, words):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words):
+        load_toml(Experiment, path)
+
+
+def test_ints_serve_as_floats(tmp_path):
+    path = tmp_path / "e.toml"
+    path.write_text("[optim]\nlr = 1\n")
+    lr = load_toml(Experiment, path).optim.lr
+    assert lr == 1.0
+    assert isinstance(lr, float)
+
+
+def test_missing_file_is_told():
+    with pytest.raises(InputError, match="no such file"):
+        load_toml(Experiment, __import__("pathlib").Path("nowhere.toml"))
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Experiment().optim.lr = 1.0
+
+
+def test_committed_experiments_parse(project_root):
+    paths = sorted((project_root / "experiments").glob("*.toml"))
+    assert paths
+    for path in paths:
+        assert isinstance(load_toml(Experiment, path), Experiment)

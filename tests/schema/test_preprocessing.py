@@ -1,0 +1,57 @@
+import math
+
+import pytest
+
+from histoseg.schema.preprocessing import Preprocessing
+
+
+def test_physical_scale_gives_the_same_size_in_um():
+    spec = Preprocessing(target_pixel_size_um=1.6)
+    for shape, pixel in [((3000, 2000), 0.4), ((523, 1999), 0.4945), ((160, 200), 6.263)]:
+        scaled = spec.scaled_hw(shape, pixel)
+        for side, after in zip(shape, scaled, strict=True):
+            assert after * 1.6 == pytest.approx(side * pixel, abs=1.6)
+
+
+def test_zoom_is_clamped():
+    spec = Preprocessing(target_pixel_size_um=1.0, min_zoom=0.5, max_zoom=2.0)
+    assert spec.scaled_hw((100, 50), 0.01) == (50, 25)
+    assert spec.scaled_hw((100, 50), 100.0) == (200, 100)
+
+
+def test_pixels_are_capped():
+    spec = Preprocessing(target_pixel_size_um=1.0, max_megapixels=0.01)
+    height, width = spec.scaled_hw((4000, 1000), 1.0)
+    assert height * width == pytest.approx(10_000, rel=0.02)
+    assert height / width == pytest.approx(4, rel=0.02)
+
+
+@pytest.mark.parametrize("pixel", [None, math.nan, 0.0, -1.0, math.inf])
+def test_unknown_pixel_size_falls_back_on_the_whole_image(pixel):
+    assert Preprocessing(whole_size=768).scaled_hw((3000, 1500), pixel) == (768, 384)
+
+
+def test_whole_mode():
+    assert Preprocessing(scale_mode="whole", whole_size=512).scaled_hw((100, 200), 0.4) == (256, 512)
+    stretch = Preprocessing(scale_mode="whole", whole_size=512, whole_fit="stretch")
+    assert stretch.scaled_hw((100, 200), 0.4) == (512, 512)
+
+
+def test_never_smaller_than_a_pixel():
+    assert Preprocessing(scale_mode="whole", whole_size=32).scaled_hw((1, 5000), None) == (1, 32)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_pixel_size_um": 0.0},
+        {"min_zoom": 0.0},
+        {"min_zoom": 3.0, "max_zoom": 2.0},
+        {"whole_size": 500},
+        {"max_megapixels": 0.0},
+        {"std": (1.0, 0.0, 1.0)},
+    ],
+)
+def test_impossible_specs_are_refused(settings):
+    with pytest.raises(ValueError, match="must|positive"):
+        Preprocessing(**settings)

@@ -1,0 +1,160 @@
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histoseg.schema.experiment import AugmentConfig
+from histoseg.train.augment import Augmenter, jitter_stains
+from histoseg.train.dataset import BalancedSampler, TileDataset, make_loader
+
+BINS = pd.Series(["none"] * 40 + ["very_small"] * 3 + ["small"] * 10 + ["large"] * 27)
+
+
+def draws(count, start=0, rank=0, ranks=1, batch=4, balanced=True, seed=0):
+    sampler = BalancedSampler(BINS, seed, balanced, batch, start, rank, ranks)
+    return list(islice(iter(sampler), count))
+
+
+def test_bins_are_drawn_equally():
+    drawn = BINS.to_numpy()[[tile for tile, _, _ in draws(80 * 30)]]
+    shares = pd.Series(drawn).value_counts(normalize=True)
+    assert shares["none"] == pytest.approx(0.5, abs=0.02)
+    for name in ("very_small", "small", "large"):
+        assert shares[name] == pytest.approx(0.5 / 3, abs=0.02)
+
+
+def test_within_a_bin_no_tile_comes_much_more_often_than_another():
+    tiles = np.array([tile for tile, _, _ in draws(80)])
+    for name in BINS.unique():
+        members = np.flatnonzero(BINS.to_numpy() == name)
+        counts = np.bincount(tiles, minlength=80)[members]
+        assert counts.max() - counts.min() <= 1
+
+
+def test_unbalanced_order_is_a_permutation():
+    assert sorted(tile for tile, _, _ in draws(80, balanced=False)) == list(range(80))
+
+
+def test_starting_late_is_the_rest_of_the_same_order():
+    everything = draws(200)
+    for start in (1, 7, 30):
+        assert draws(200 - start * 4, start=start) == everything[start * 4 :]
+
+
+def test_processes_share_the_order_of_one():
+    whole = draws(160, batch=8)
+    parts = [draws(80, rank=rank, ranks=2, batch=4) for rank in range(2)]
+    for step in range(20):
+        both = parts[0][step * 4 : step * 4 + 4] + parts[1][step * 4 : step * 4 + 4]
+        assert both == whole[step * 8 : step * 8 + 8]
+
+
+def test_only_masked_or_only_unmasked_tiles():
+    for name in ("none", "some"):
+        sampler = BalancedSampler(pd.Series([name] * 5), 0, True, 2, 0)
+        assert sorted(tile for tile, _, _ in islice(iter(sampler), 5)) == list(range(5))
+
+
+def tile_pair(seed=0, side=64):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (side, side, 3), np.uint8)
+    return image, (rng.random((side, side)) < 0.3).astype(np.uint8)
+
+
+def test_the_same_key_gives_the_same_example_and_others_differ():
+    augmenter = Augmenter(AugmentConfig(crop=32), 64)
+    image, mask = tile_pair()
+    first = augmenter(image, mask, (0, 1, 2))
+    augmenter(image, mask, (9, 9, 9))
+    again = Augmenter(AugmentConfig(crop=32), 64)(image, mask, (0, 1, 2))
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    for other in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
+        assert (augmenter(image, mask, other)[0] != first[0]).any()
+
+
+def test_examples_have_their_types_and_masks_stay_binary():
+    augmenter = Augmenter(AugmentConfig(crop=32, affine=1.0, colour=1.0, hed=1.0, sharpness=1.0), 64)
+    for position in range(30):
+        image, mask = augmenter(*tile_pair(position), (0, 0, position))
+        assert image.shape == (32, 32, 3)
+        assert mask.shape == (32, 32)
+        assert image.dtype == mask.dtype == np.uint8
+        assert set(np.unique(mask)) <= {0, 1}
+
+
+def test_image_and_mask_move_together():
+    mask = tile_pair()[1]
+    image = np.repeat(mask[:, :, None] * 255, 3, axis=2)
+    geometric = AugmentConfig(affine=0, sharpness=0, colour=0, hed=0, crop=32)
+    for position in range(20):
+        moved, moved_mask = Augmenter(geometric, 64)(image, mask, (0, 0, position))
+        np.testing.assert_array_equal(moved[:, :, 0] > 0, moved_mask > 0)
+
+
+def test_everything_off_is_the_identity():
+    off = AugmentConfig(flip=0, rotate90=0, affine=0, sharpness=0, colour=0, hed=0)
+    image, mask = tile_pair()
+    same_image, same_mask = Augmenter(off, 64)(image, mask, (0, 0, 0))
+    np.testing.assert_array_equal(same_image, image)
+    np.testing.assert_array_equal(same_mask, mask)
+
+
+def test_stain_jitter_of_strength_zero_is_the_identity_and_white_survives():
+    image = tile_pair()[0]
+    np.testing.assert_array_equal(jitter_stains(image, 0.0, np.random.default_rng(0)), image)
+    white = np.full((8, 8, 3), 255, np.uint8)
+    assert jitter_stains(white, 0.1, np.random.default_rng(1)).min() > 150
+
+
+def test_stain_jitter_follows_scikit_image():
+    from skimage.color import hed_from_rgb
+
+    from histoseg.core.stain import stain_jitter_map
+
+    # scikit-image normalises no row; the map must be the same for any scaling of rows where only factors jitter.
+    rgb_from_hed = np.linalg.inv(hed_from_rgb)
+    scales = np.array([1.2, 0.9, 1.05])
+    matrix, offset = stain_jitter_map(scales, np.zeros(3))
+    np.testing.assert_allclose(matrix, hed_from_rgb @ np.diag(scales) @ rgb_from_hed, atol=1e-9)
+    np.testing.assert_allclose(offset, 0)
+
+
+@pytest.fixture
+def tile_folder(tmp_path):
+    import cv2
+
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(6):
+        image, mask = tile_pair(number)
+        cv2.imwrite(str(tmp_path / "images" / f"t{number}.png"), image)
+        cv2.imwrite(str(tmp_path / "masks" / f"t{number}.png"), mask * 255)
+    index = pd.DataFrame({"tile_id": [f"t{n}" for n in range(6)], "bin": ["none", "small"] * 3})
+    return tmp_path, index
+
+
+def test_batches_do_not_depend_on_workers(tile_folder):
+    folder, index = tile_folder
+
+    def batches(workers):
+        dataset = TileDataset(folder, index, Augmenter(AugmentConfig(crop=32), 64), seed=3)
+        sampler = BalancedSampler(index["bin"], 3, True, 2, 0)
+        return [[part.clone() for part in batch] for batch in islice(make_loader(dataset, sampler, 2, workers), 5)]
+
+    for alone, shared in zip(batches(0), batches(2), strict=True):
+        assert (alone[0] == shared[0]).all()
+        assert (alone[1] == shared[1]).all()
+        assert alone[0].dtype == alone[1].dtype
+        assert tuple(alone[0].shape) == (2, 32, 32, 3)
+
+
+def test_colours_are_read_as_rgb(tile_folder):
+    import cv2
+
+    folder, index = tile_folder
+    cv2.imwrite(str(folder / "images" / "t0.png"), np.full((64, 64, 3), (0, 0, 200), np.uint8))  # red in OpenCV's BGR
+    off = AugmentConfig(flip=0, rotate90=0, affine=0, sharpness=0, colour=0, hed=0)
+    image, _ = TileDataset(folder, index, Augmenter(off, 64), 0)[(0, 0, 0)]
+    assert image[0, 0].tolist() == [200, 0, 0]
