@@ -11,7 +11,7 @@ from histoseg.schema.sample import Sample
 def made_samples(count, groups, seed=0):
     rng = np.random.default_rng(seed)
     organs = rng.choice(["kidney", "lung", "spleen"], count, p=[0.6, 0.3, 0.1])
-    names = [f"g{g}" for g in rng.integers(groups, size=count)]
+    names = [f"g{g}" for g in rng.permutation(np.arange(count) % groups)]
     samples = [
         Sample(id=str(i), image_path=f"{i}.tiff", organ=organ, group=group)
         for i, (organ, group) in enumerate(zip(organs, names, strict=True))

@@ -16,7 +16,6 @@ from histoseg.kaggle.metadata import (
     MACHINE_SHAPES,
     PLACEHOLDER_OWNER,
     RETIRED_SHAPES,
-    SOURCE_LIMIT_BYTES,
     check_dataset_metadata,
     check_kernel_metadata,
     dataset_metadata,
@@ -121,10 +120,6 @@ def test_builders_refuse_what_the_checks_would() -> None:
     with pytest.raises(InputError) as caught:
         dataset_metadata("short", "t" * 51, "MIT")
     assert [fault.id for fault in caught.value.faults] == ["id", "title", "licenses"]
-
-
-def test_the_limit_is_the_bundlers() -> None:
-    assert SOURCE_LIMIT_BYTES == LIMIT_BYTES
 
 
 # --- one rule after the other -----------------------------------------------------------------------------------------
@@ -253,7 +248,7 @@ def test_what_is_no_object_is_refused(data: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("kernel.py", b"#" * (SOURCE_LIMIT_BYTES + 1), "more than the 1000000"),
+        ("kernel.py", b"#" * (LIMIT_BYTES + 1), "more than the 1000000"),
         ("kernel.py", b"\xff", "no readable script"),
         ("kernel.ipynb", b"print(1)", "no readable notebook"),
         ("kernel.ipynb", b"[]", "no readable notebook"),
@@ -268,7 +263,7 @@ def test_code_that_kaggle_would_not_take(name: str, content: bytes, words: str, 
 
 
 def test_code_of_just_the_limit_passes(tmp_path: Path) -> None:
-    (tmp_path / "kernel.py").write_bytes(b"#" * SOURCE_LIMIT_BYTES)
+    (tmp_path / "kernel.py").write_bytes(b"#" * LIMIT_BYTES)
     assert check_kernel_metadata(kernel_metadata("c", "kernel-name", "kernel.py", []), tmp_path)[0] == []
 
 

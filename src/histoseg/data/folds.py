@@ -56,9 +56,11 @@ def make_folds(samples: Sequence[Sample], mask_fractions: Mapping[str, float], f
     for candidate in range(CANDIDATES):
         assignment = _one_split(strata, groups, folds, seed * CANDIDATES + candidate)
         cost = imbalance(assignment, strata, folds)
-        if best is None or cost < best[0]:
+        if len(set(assignment)) == folds and (best is None or cost < best[0]):
             best = cost, assignment
-    assert best is not None
+    if best is None:
+        rule = f"every shuffle left one of {folds} folds empty: a few groups hold most images"
+        raise InputError([Fault("folds", "folds.csv", rule, "lower the number of folds, or write folds.csv by hand")])
     return pd.DataFrame({"id": [s.id for s in samples], "group": groups, "stratum": strata, "fold": best[1]})
 
 

@@ -1,8 +1,8 @@
 """PNG and JPEG: header checked first, decoded once as a whole when first read, then cut.
 
-Pillow decodes them, because it raises on truncated data where OpenCV returns wrong pixels in silence. The one exception
-is PNG with 16-bit colour, which Pillow would cut to its high byte: OpenCV reads it, after every chunk's checksum was verified.
-Pillow's plugin classes are used directly: its global guard against large images would warn, and ours has already spoken.
+Pillow decodes them, because it raises on truncated data where OpenCV returns wrong pixels in silence. The exception is
+PNG with 16-bit colour, which Pillow would cut to its high byte: OpenCV reads it after every checksum was verified.
+Pillow's plugin classes are used directly: its global guard against large images would warn after ours has spoken.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class RasterReader:
             if self._mode == _RASTER_DEEP_COLOUR:
                 self._deep_HWC = _decode_deep_png(self._path)
             else:
-                image = _open_raster_file(self._path)
-                image.load()
+                with _open_raster_file(self._path) as image:  # closes the file; the pixels stay
+                    image.load()
                 image.info.pop("transparency", None)  # else Pillow warns when a palette is looked up
                 self._image = image
         except Exception as error:  # a broken file makes Pillow raise OSError, SyntaxError, struct.error and more

@@ -112,15 +112,31 @@ class SegmentCache:
 
 def segment_decoder(page: tifffile.TiffPage, layout: SegmentLayout) -> SegmentDecoder:
     """The decoder of a page's segments; it raises ValueError, OSError or a codec's own error on broken data."""
-    by_tifffile = _tifffile_decoder(page) if _has_imagecodecs() else None
+    tables = page.jpegtables
+    theirs = _tifffile_segment_decoder(page) if _has_imagecodecs() else None
+
+    def decode_jpeg(data: bytes, number: int) -> np.ndarray:
+        _check_jpeg_segment(data, layout)
+        return theirs(data, number) if theirs else _pillow_jpeg_segment(data, tables, layout)
+
+    def decode_packed(data: bytes, number: int) -> np.ndarray:
+        return _packed_segment(data, number, layout)
+
+    def decode_deflate(data: bytes, number: int) -> np.ndarray:
+        try:
+            return theirs(data, number) if theirs else decode_packed(data, number)
+        except Exception:  # libdeflate refuses a last strip that was padded to full height; zlib tells it from damage
+            return decode_packed(data, number)
+
     if layout.compression == TIFF_JPEG:
-        return _jpeg_segment_decoder(layout, page.jpegtables, by_tifffile)
+        return decode_jpeg
     if layout.compression in (TIFF_DEFLATE, TIFF_OLD_DEFLATE):
-        return _deflate_segment_decoder(layout, by_tifffile)
-    return by_tifffile or _own_segment_decoder(layout)
+        return decode_deflate
+    return theirs or decode_packed
 
 
 def _has_imagecodecs() -> bool:
+    """Whether imagecodecs is installed, with all codecs that are wanted of it."""
     try:
         import imagecodecs
     except ImportError:
@@ -128,7 +144,7 @@ def _has_imagecodecs() -> bool:
     return bool(imagecodecs.LZW.available and imagecodecs.JPEG8.available and imagecodecs.DEFLATE.available)
 
 
-def _tifffile_decoder(page: tifffile.TiffPage) -> SegmentDecoder:
+def _tifffile_segment_decoder(page: tifffile.TiffPage) -> SegmentDecoder:
     """tifffile's decoder of a page, resolved once; it needs the open file no more."""
     decode, tables = page.decode, page.jpegtables
 
@@ -138,8 +154,85 @@ def _tifffile_decoder(page: tifffile.TiffPage) -> SegmentDecoder:
     return decode_segment
 
 
-def _own_segment_decoder(layout: SegmentLayout) -> SegmentDecoder:
-    """Stored bytes unpacked by libtiff or zlib, shaped and un-predicted here."""
-    unpack = {TIFF_NONE: lambda data, size: data, TIFF_DEFLATE: None, TIFF_OLD_DEFLATE: None}.get(layout.compression)
-    del unpack
-    raise NotImplementedError
+def _packed_segment(data: bytes, number: int, layout: SegmentLayout) -> np.ndarray:
+    """A losslessly packed segment as samples (h, w, S): unpacked by zlib or libtiff, un-predicted here."""
+    rows = layout.rows_of(number)
+    size = rows * layout.row_bytes
+    if layout.compression in (TIFF_DEFLATE, TIFF_OLD_DEFLATE):
+        data = inflate_bounded(data, layout.size_hw[0] * layout.row_bytes)
+    elif layout.compression != TIFF_NONE:
+        data = _libtiff_bytes(data, layout.compression, layout.row_bytes, rows)
+    if len(data) < size:
+        raise ValueError(f"its data end after {len(data)} of {size} bytes")
+    stored = np.frombuffer(data, layout.dtype, size // layout.dtype.itemsize)
+    samples_HWS = stored.reshape(rows, layout.size_hw[1], layout.samples).astype(layout.dtype.newbyteorder("="))
+    # Differences wrap around, as the type's own sum does.
+    return np.cumsum(samples_HWS, axis=1, dtype=samples_HWS.dtype) if layout.predictor == 2 else samples_HWS
+
+
+def inflate_bounded(data: bytes, limit: int) -> bytes:
+    """Decompress a zlib stream of at most `limit` bytes, its checksum verified.
+
+    Raises:
+        ValueError: If the stream is damaged, cut short, or longer than the limit.
+    """
+    stream = zlib.decompressobj()
+    try:
+        inflated = stream.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise ValueError(f"its deflate stream is damaged ({error})") from error
+    if len(inflated) > limit:
+        raise ValueError(f"its deflate stream is longer than the {limit} bytes of a segment")
+    if not stream.eof:
+        raise ValueError("its deflate stream is cut short")
+    return inflated
+
+
+def _libtiff_bytes(data: bytes, compression: int, row_bytes: int, rows: int) -> bytes:
+    """Unpack LZW or PackBits with Pillow's libtiff, by wrapping the data as a grey image of one strip."""
+    tags = {256: row_bytes, 257: rows, 258: 8, 259: compression, 262: 1, 273: 0, 277: 1, 278: rows, 279: len(data)}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4  # the strip follows the header, the directory and its end
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + directory + bytes(4)
+    with TiffImageFile(io.BytesIO(header + data)) as image:
+        return image.tobytes()
+
+
+def _check_jpeg_segment(data: bytes, layout: SegmentLayout) -> None:
+    """Refuse what libjpeg would fill with grey (no end) or would allocate for (a frame larger than the segment)."""
+    height, width, components = jpeg_frame(data)
+    if height > layout.size_hw[0] or width > layout.size_hw[1] or components != layout.samples:
+        stored = (*layout.size_hw, layout.samples)
+        raise ValueError(f"its JPEG frame is {(height, width, components)} where the TIFF header says {stored}")
+    if data.rfind(b"\xff\xd9") < data.find(b"\xff\xda"):
+        raise ValueError("its JPEG data are cut short")
+
+
+def jpeg_frame(data: bytes) -> tuple[int, int, int]:
+    """Height, width and components that the frame header of a JPEG states.
+
+    Raises:
+        ValueError: If there is no frame header before the image data.
+    """
+    position = 2 if data[:2] == b"\xff\xd8" else len(data)
+    while position + 10 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return struct.unpack(">HHB", data[position + 5 : position + 10])
+        elif marker in (0xD9, 0xDA):
+            break
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    raise ValueError("its JPEG data have no frame header")
+
+
+def _pillow_jpeg_segment(data: bytes, tables: bytes | None, layout: SegmentLayout) -> np.ndarray:
+    """A JPEG segment decoded by Pillow, its shared tables and its colour space spliced in front."""
+    adobe = struct.pack(">2sH5sHHHB", b"\xff\xee", 14, b"Adobe", 100, 0, 0, int(layout.is_ycbcr))
+    shared = tables[2:-2] if tables else b""
+    stream = data[:2] + (adobe if layout.samples == 3 else b"") + shared + data[2:]
+    with JpegImageFile(io.BytesIO(stream)) as image:
+        samples = np.asarray(image)
+    return samples[:, :, np.newaxis] if samples.ndim == 2 else samples

@@ -21,8 +21,7 @@ FALSE_RGB = (255, 72, 0)
 _CASING_RGB = (24, 24, 32)
 
 _ERROR_OPACITY = 0.38
-_LINE_PX_PER_SIDE = 1 / 400
-_ROOMY_SIDE_PX = 300
+_LINE_PX_PER_SIDE = 1 / 360
 _SHIFT_BITS = 4
 _INK_RGB = (40, 44, 52)
 _PAPER = 255
@@ -201,15 +200,13 @@ def _tint(picture_HWC: np.ndarray, error_HW: np.ndarray, colour: tuple[int, int,
 
 def _draw_contours(picture_HWC: np.ndarray, truth_HW: np.ndarray | None, prediction_HW: np.ndarray | None) -> None:
     """Draw the contours in place: truth broad, prediction narrow above it, so that both show where they agree."""
-    side = max(picture_HWC.shape[:2])
-    line_px = max(1, round(side * _LINE_PX_PER_SIDE))
-    roomy = side >= _ROOMY_SIDE_PX
+    line_px = max(1, round(max(picture_HWC.shape[:2]) * _LINE_PX_PER_SIDE))
     truth = _contours(truth_HW, picture_HWC.shape)
     prediction = _contours(prediction_HW, picture_HWC.shape)
-    truth_px = 2 * line_px + 1 if roomy else line_px
+    truth_px = line_px + 2 if line_px > 1 else line_px
     prediction_px = line_px if truth else truth_px
-    # A dark casing keeps bright lines visible on blank glass; small pictures leave no room for it.
-    if roomy:
+    # A dark casing keeps bright lines visible on blank glass; lines of one pixel would drown in it.
+    if line_px > 1:
         _stroke(picture_HWC, truth, _CASING_RGB, truth_px + 2)
         _stroke(picture_HWC, prediction, _CASING_RGB, prediction_px + 2)
     _stroke(picture_HWC, truth, TRUTH_RGB, truth_px)

@@ -266,36 +266,6 @@ def _label(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def pick_examples(oof: pd.DataFrame, each: int = 2) -> list[tuple[str, str]]:
-    """Choose images to show: the best, those in the middle and the worst, none twice.
-
-    Args:
-        oof: Columns id and dice; rows without a Dice are left out.
-        each: Images of each kind, at most; fewer where there are fewer than three times as many.
-
-    Returns:
-        (rank, id) pairs, rank being "best", "median" or "worst", in this order.
-    """
-    ranked = oof[oof["dice"].notna()].sort_values("dice", ascending=False, kind="stable")["id"].astype(str).tolist()
-    each = min(each, max(1, len(ranked) // 3))
-    middle = max(0, (len(ranked) - each) // 2)
-    wanted = {
-        "best": ranked[:each],
-        "worst": ranked[::-1][:each],
-        "median": ranked[middle : middle + each],
-    }
-    kinds: dict[str, str] = {}
-    for rank, ids in wanted.items():
-        for sample_id in ids:
-            kinds.setdefault(sample_id, rank)
-    return [
-        (rank, sample_id)
-        for rank in ("best", "median", "worst")
-        for sample_id in ranked
-        if kinds.get(sample_id) == rank
-    ]
-
-
 def write_oof_report(
     path: Path | str,
     *,
@@ -313,7 +283,7 @@ def write_oof_report(
         oof: Columns id, fold, organ, source, dice; one row an image.
         summary: Headline label to number, text or (low, high); empty = computed from `oof`.
         curves: PNG files of the learning curves.
-        overlays: (title, RGB uint8 image) pairs, see `pick_examples`.
+        overlays: (title, RGB uint8 image) pairs as `draw_overlay` makes them; titles say rank, id and Dice.
         thresholds: Key (default, organ, organ/source) to threshold, or to a mapping of such values.
         notes: What a reader must know to trust the numbers.
     """
@@ -321,7 +291,7 @@ def write_oof_report(
     facts = summary or {"out-of-fold Dice": float(scored.mean()), "median": float(scored.median()), "images": len(oof)}
     worst_first = oof.sort_values("dice", kind="stable", na_position="first")
     columns = [name for name in ("id", "dice", "organ", "source", "fold") if name in oof]
-    by_organ = [
+    by_organ: list[Block] = [
         Figure(plot_dice_by_group(oof), "Each dot is one image; bars span the middle half, strokes mark the median."),
         _dice_table(oof, "organ"),
         _dice_table(oof, "fold"),

@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -26,10 +27,10 @@ _BIN_COLOURS = ("#D9DCE1", "#BFDCEB", "#7DB8DA", "#3288BD", "#0B4F7D")
 _INK, _MUTED, _GRID = "#22262E", "#6B7280", "#E5E7EB"
 _WIDTH_IN, _DPI = 8.0, 160
 _SMOOTHING_SHARE = 1 / 40
-_DASHED = {"lw": 1.3, "ls": (0, (4, 2)), "marker": "o", "ms": 2.5}
-_LABEL = {"fontsize": 9, "color": _INK}
+_DASHED: dict[str, Any] = {"lw": 1.3, "ls": (0, (4, 2)), "marker": "o", "ms": 2.5}
+_LABEL: dict[str, Any] = {"fontsize": 9, "color": _INK}
 
-Log = pd.DataFrame | Sequence[tuple[str, pd.DataFrame]]
+Log: TypeAlias = pd.DataFrame | Sequence[tuple[str, pd.DataFrame]]
 
 
 def plot_curves(log: Log, path: Path | str | None = None) -> bytes:
@@ -127,7 +128,7 @@ def plot_threshold_curve(
     axes.vlines(chosen, min(mean_dice), reached, color=_MUTED, lw=0.8, ls=(0, (3, 3)), zorder=1)
     axes.plot([chosen], [reached], "o", color=_COLOURS[0], ms=7, clip_on=False)
     side = "center" if 0.2 < chosen < 0.8 else "left" if chosen <= 0.2 else "right"
-    place = {"xytext": (0, -14), "textcoords": "offset points", "ha": side, "va": "top"}
+    place: dict[str, Any] = {"xytext": (0, -14), "textcoords": "offset points", "ha": side, "va": "top"}
     label = axes.annotate(f"chosen {chosen:.2f}, Dice {reached:.4f}", (chosen, reached), **place, **_LABEL)
     label.set_bbox({"fc": "white", "ec": "none", "pad": 2})
     axes.set_xlabel("probability threshold")
@@ -173,7 +174,7 @@ def _finish(figure: Figure, path: Path | str | None) -> bytes:
     return buffer.getvalue()
 
 
-def _style(axes: Axes, title: str, grid: str = "y") -> None:
+def _style(axes: Axes, title: str, grid: Literal["x", "y"] = "y") -> None:
     """Title at the left, one faint grid, no frame."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK, pad=8)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -187,8 +188,8 @@ def _style(axes: Axes, title: str, grid: str = "y") -> None:
 
 def _legend(axes: Axes, handles: list[Line2D], place: str | None = None) -> None:
     """A frameless legend: inside at a place, or in one row above the right end."""
-    above = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": len(handles)}
-    where = {"loc": place} if place else above
+    above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": len(handles)}
+    where: dict[str, Any] = {"loc": place} if place else above
     axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=_INK, handlelength=1.6, **where)
 
 

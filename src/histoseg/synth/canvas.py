@@ -14,6 +14,9 @@ import numpy as np
 # Outlines are handed to OpenCV as integers with this many fractional bits, so that small objects keep their shape.
 _SUBPIXEL_BITS = 4
 
+# The pixels that a stamp touches: offsets (y, x) from its centre, (M, 2) intp, and values in 0 to 1, (M,) float32.
+Template = tuple[np.ndarray, np.ndarray]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
@@ -220,7 +223,7 @@ def voronoi_cells(rng: np.random.Generator, scene: Scene, spacing_um: float) -> 
 
 def ellipse_templates(
     rng: np.random.Generator, diameter_px: float, stretch: float, angle: float | None, count: int = 12
-):
+) -> list[Template]:
     """Small soft ellipses to stamp.
 
     Args:
@@ -231,7 +234,7 @@ def ellipse_templates(
         count: How many.
 
     Returns:
-        A list of (offsets (M, 2) intp, values (M,) float32 in 0 to 1): the pixels that each one touches.
+        The templates.
     """
     templates = []
     for _ in range(count):
@@ -249,7 +252,7 @@ def ellipse_templates(
     return templates
 
 
-def stamp(map_HW: np.ndarray, points_N2: np.ndarray, templates: list, strengths_N: np.ndarray) -> None:
+def stamp(map_HW: np.ndarray, points_N2: np.ndarray, templates: list[Template], strengths_N: np.ndarray) -> None:
     """Stamp templates at points, in place; the larger value stays where they meet.
 
     Args:

@@ -39,7 +39,7 @@ def tiff_bytes(image_HWC: np.ndarray, layout: str) -> bytes:
         layout: A key of `TIFF_LAYOUTS`; "tiled jpeg" loses a little.
     """
     stream = io.BytesIO()
-    tifffile.imwrite(stream, image_HWC, photometric="rgb", metadata=None, software=None, **TIFF_LAYOUTS[layout])
+    tifffile.imwrite(stream, image_HWC, photometric="rgb", metadata=None, software=False, **TIFF_LAYOUTS[layout])
     return stream.getvalue()
 
 

@@ -68,6 +68,7 @@ class _Slide:
     organ: str
     source: str
     donor: int
+    male: bool
     pixel_size_um: float
     thickness_um: float
 
@@ -171,8 +172,9 @@ def _plan_slides(seed: int, num_train: int, num_test: int) -> tuple[list[_Slide]
 
 def _plan_split(ids: np.ndarray, split: int) -> Iterator[_Slide]:
     donors = np.concatenate([np.full(size, donor) for donor, size in enumerate(_donor_sizes(len(ids)))])
-    for index, number in enumerate(ids):
-        organ = SYNTH_ORGANS[index % len(SYNTH_ORGANS)]
+    organs = [SYNTH_ORGANS[index % len(SYNTH_ORGANS)] for index in range(len(ids))]
+    with_prostate = {int(donor) for donor, organ in zip(donors, organs, strict=True) if organ == "prostate"}
+    for index, (number, organ) in enumerate(zip(ids, organs, strict=True)):
         hubmap = split == _TEST and index % 2 == 0
         yield _Slide(
             id=str(number),
@@ -181,6 +183,7 @@ def _plan_split(ids: np.ndarray, split: int) -> Iterator[_Slide]:
             organ=organ,
             source="Hubmap" if hubmap else "HPA",
             donor=int(donors[index]),
+            male=int(donors[index]) in with_prostate,
             pixel_size_um=_HUBMAP_PIXEL_UM[organ] if hubmap else _HPA_PIXEL_UM,
             thickness_um=_HUBMAP_THICKNESS_UM[organ] if hubmap else _HPA_THICKNESS_UM,
         )
@@ -199,10 +202,7 @@ def _donor_sizes(count: int) -> list[int]:
 
 
 def _donor_stain(seed: int, slide: _Slide) -> Stain:
-    if slide.source == "HPA":
-        second = "dab"
-    else:
-        second = "pas" if slide.organ == "kidney" else "eosin"
+    second = "dab" if slide.source == "HPA" else "pas" if slide.organ == "kidney" else "eosin"
     return draw_stain(_stream(seed, _DONORS, slide.split, slide.donor), second)
 
 
@@ -212,7 +212,7 @@ def _draw_shape(rng: np.random.Generator, slide: _Slide, max_side: int) -> tuple
     short_px = long_px * rng.uniform(0.72, 0.96)
     factor = max(_HPA_PIXEL_UM / slide.pixel_size_um, _LEAST_SIDE_PX / short_px)
     factor = min(factor, max_side / long_px)
-    sides = int(short_px * factor), int(long_px * factor)
+    sides = round(short_px * factor), round(long_px * factor)
     return sides if rng.random() < 0.5 else sides[::-1]
 
 
@@ -231,9 +231,9 @@ def _make_slide(root: Path, slide: _Slide, seed: int, max_side: int) -> dict[str
     )
     layout = tuple(TIFF_LAYOUTS)[slide.index % len(TIFF_LAYOUTS)]
     folder = "train_images" if slide.split == _TRAIN else "test_images"
-    write_bytes(root / folder / f"{slide.id}.tiff", tiff_bytes(picture.image_HWC, layout))
+    write_bytes(root / folder / f"{slide.id}.tiff", tiff_bytes(picture.image, layout))
     if slide.split == _TRAIN:
-        polygons = json.dumps(mask_polygons(picture.ftu_HW), separators=(",", ":"))
+        polygons = json.dumps(mask_polygons(picture.mask), separators=(",", ":"))
         write_bytes(root / "train_annotations" / f"{slide.id}.json", polygons.encode())
     return {
         "id": slide.id,
@@ -243,13 +243,13 @@ def _make_slide(root: Path, slide: _Slide, seed: int, max_side: int) -> dict[str
         "img_width": str(shape_hw[1]),
         "pixel_size": f"{slide.pixel_size_um:.4g}",
         "tissue_thickness": f"{slide.thickness_um:.0f}",
-        "rle": encode_rle(picture.ftu_HW),
+        "rle": encode_rle(picture.mask),
     } | _donor_facts(seed, slide)
 
 
 def _donor_facts(seed: int, slide: _Slide) -> dict[str, str]:
     rng = _stream(seed, _DONORS, slide.split, slide.donor, 1)
-    age, female = rng.integers(20, 85), rng.random() < 0.5
+    age, female = rng.integers(20, 85), rng.random() < 0.5 and not slide.male
     return {"age": f"{age:.1f}", "sex": "Female" if female else "Male", "patient": slide.donor_name}
 
 

@@ -6,8 +6,7 @@ at least one FTU in the image, whatever the image's size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -25,45 +24,16 @@ from histoseg.synth.canvas import (
     stroke,
     voronoi_cells,
 )
-
-Outline = np.ndarray
-
-
-@dataclass(kw_only=True)
-class Layers:
-    """Maps of one image, each (H, W) float32; 0 to 1 unless said otherwise.
-
-    Attributes:
-        depth: Distance from the tissue's edge in pixels, positive inside, about.
-        ftu: 1 where a functional tissue unit is, else 0.
-        cyto: Amount of cytoplasm or fibre; 0 in lumens.
-        nuclei: Share of the places for a nucleus that hold one.
-        epithelium: 1 where cells line a lumen: round nuclei, the target of some antibodies.
-        mucin: Mucin and basement membranes: what PAS stains.
-        fibre_angle: Direction of the long nuclei outside epithelium in radians, or None for any.
-    """
-
-    depth: np.ndarray
-    ftu: np.ndarray
-    cyto: np.ndarray
-    nuclei: np.ndarray
-    epithelium: np.ndarray
-    mucin: np.ndarray
-    fibre_angle: float | None = None
-
-
-def blank_layers(depth_HW: np.ndarray, cyto: float, nuclei: float) -> Layers:
-    """Layers of even tissue without any structure."""
-    shape = depth_HW.shape
-    empty = [np.zeros(shape, dtype=np.float32) for _ in range(3)]
-    return Layers(
-        depth=depth_HW,
-        ftu=empty[0],
-        cyto=np.full(shape, cyto, dtype=np.float32),
-        nuclei=np.full(shape, nuclei, dtype=np.float32),
-        epithelium=empty[1],
-        mucin=empty[2],
-    )
+from histoseg.synth.layers import (
+    Layers,
+    add_distractors,
+    add_lymphoid,
+    add_vessel,
+    blank_layers,
+    free_outlines,
+    lattice_spots,
+    row_spots,
+)
 
 
 def plan_organ(rng: np.random.Generator, scene: Scene, organ: str, depth_HW: np.ndarray) -> Layers:
@@ -85,7 +55,7 @@ def plan_organ(rng: np.random.Generator, scene: Scene, organ: str, depth_HW: np.
         raise ValueError(f"organ {organ!r} is not one of {', '.join(ORGAN_PLANS)}")
     layers = ORGAN_PLANS[organ](rng, scene, depth_HW)
     layers.ftu *= depth_HW > 0
-    _add_distractors(rng, scene, layers)
+    add_distractors(rng, scene, layers)
     return layers
 
 
@@ -103,7 +73,7 @@ def _plan_kidney(rng: np.random.Generator, scene: Scene, depth_HW: np.ndarray) -
     layers.cyto[lumen], layers.nuclei[lumen] = 0.08, 0.0
     layers.epithelium[wall & ~lumen] = 1.0
     layers.mucin[np.abs(border_px - scene.px(4)) < scene.px(2)] = 0.6
-    for centre in _spots(rng, scene, layers, spacing_um=330, radius_um=90, keep=0.75):
+    for centre in lattice_spots(rng, scene, layers, spacing_um=330, radius_um=90, keep=0.75):
         _add_glomerulus(rng, scene, layers, centre)
     return layers
 
@@ -137,7 +107,7 @@ def _plan_largeintestine(rng: np.random.Generator, scene: Scene, depth_HW: np.nd
     layers.fibre_angle = angle
     along = rng.random() < 0.6
     row_um, column_um = (300, 105) if along else (120, 110)
-    for centre in _rows(rng, scene, layers, angle, (row_um, column_um), radius_um=50):
+    for centre in row_spots(rng, scene, layers, angle, (row_um, column_um), radius_um=50):
         stretch = rng.uniform(2.3, 3.1) if along else rng.uniform(1.0, 1.3)
         radius_px = scene.px(rng.uniform(37, 46))
         tilt = angle + np.pi / 2 + rng.normal(0, 0.06)
@@ -147,7 +117,7 @@ def _plan_largeintestine(rng: np.random.Generator, scene: Scene, depth_HW: np.nd
     return layers
 
 
-def _add_crypt(rng: np.random.Generator, scene: Scene, layers: Layers, outer: Outline) -> None:
+def _add_crypt(rng: np.random.Generator, scene: Scene, layers: Layers, outer: np.ndarray) -> None:
     lumen = inset(outer, scene.px(rng.uniform(27, 33)))
     rim = inset(outer, scene.px(11))
     stroke(layers.mucin, outer, 0.5, scene.px(4))
@@ -199,14 +169,20 @@ def _plan_lung(rng: np.random.Generator, scene: Scene, depth_HW: np.ndarray) -> 
     alveolus = airy & (border_px > wall_px)
     septum = airy & ~alveolus
     layers.cyto[septum], layers.nuclei[septum] = 0.62, 0.5
-    layers.cyto[alveolus], layers.nuclei[alveolus] = 0.03, 0.012
+    # A trace of protein: not quite the white of bare glass.
+    layers.cyto[alveolus], layers.nuclei[alveolus] = 0.09, 0.012
     # Some are full of fluid: pink, not pale, and yet alveoli.
     wet = alveolus & (rng.random(count) < 0.16)[cell_HW]
     layers.cyto[wet] = 0.33
     layers.epithelium[septum] = 1.0
     layers.ftu[airy & (border_px > 0.4 * wall_px)] = 1
-    for centre in _free_spots(rng, scene, layers, radius_um=120, wanted=max(1, round(scene.area_mm2 * 4))):
-        _add_airway(rng, scene, layers, centre)
+
+    def draw_airway(centre_yx: tuple[float, float]) -> np.ndarray:
+        radius_px, stretch, angle = scene.px(rng.uniform(55, 105)), rng.uniform(1, 1.5), rng.uniform(0, np.pi)
+        return blob_outline(rng, centre_yx, radius_px, wobble=0.09, stretch=stretch, angle=angle)
+
+    for outline in free_outlines(rng, scene, layers, draw_airway, max(1, round(scene.area_mm2 * 4))):
+        _add_airway(rng, scene, layers, outline)
     return layers
 
 
@@ -225,10 +201,8 @@ def _airy_cells(rng: np.random.Generator, scene: Scene, layers: Layers, cell_HW:
     return (whole & (level >= limit))[cell_HW]
 
 
-def _add_airway(rng: np.random.Generator, scene: Scene, layers: Layers, centre: tuple[float, float]) -> None:
+def _add_airway(rng: np.random.Generator, scene: Scene, layers: Layers, outer: np.ndarray) -> None:
     """A bronchiole: a pale lumen as wide as an alveolus, but with a thick cellular wall. Or a tear: no wall at all."""
-    radius_px = scene.px(rng.uniform(60, 105))
-    outer = blob_outline(rng, centre, radius_px, wobble=0.09, stretch=rng.uniform(1, 1.5), angle=rng.uniform(0, np.pi))
     if rng.random() < 0.35:
         paint(layers.cyto, outer, 0.03)
         paint(layers.nuclei, outer, 0.0)
@@ -250,7 +224,7 @@ def _plan_spleen(rng: np.random.Generator, scene: Scene, depth_HW: np.ndarray) -
     sinus = fractal_noise(rng, scene.shape_hw, scene.px(60), octaves=3) > 0.9
     layers.cyto[sinus], layers.nuclei[sinus] = 0.12, 0.05
     _add_trabeculae(rng, scene, layers)
-    for centre in _spots(rng, scene, layers, spacing_um=480, radius_um=140, keep=0.75):
+    for centre in lattice_spots(rng, scene, layers, spacing_um=480, radius_um=140, keep=0.75):
         outline = blob_outline(
             rng,
             centre,
@@ -259,14 +233,14 @@ def _plan_spleen(rng: np.random.Generator, scene: Scene, depth_HW: np.ndarray) -
             stretch=rng.uniform(1, 1.5),
             angle=rng.uniform(0, np.pi),
         )
-        _add_lymphoid(layers, outline)
+        add_lymphoid(layers, outline)
         paint(layers.ftu, outline, 1)
         if rng.random() < 0.5:
             centre_HW = inset(outline, scene.px(60), least=0.3)
             paint(layers.nuclei, centre_HW, 0.6)
-            paint(layers.cyto, centre_HW, 0.42)
+            paint(layers.cyto, centre_HW, 0.36)
         off_centre = outline.mean(axis=0) + rng.normal(0, scene.px(30), 2)
-        _add_vessel(rng, scene, layers, off_centre, radius_um=rng.uniform(14, 22))
+        add_vessel(rng, layers, blob_outline(rng, off_centre, scene.px(rng.uniform(14, 22))))
     return layers
 
 
@@ -284,19 +258,12 @@ def _add_trabeculae(rng: np.random.Generator, scene: Scene, layers: Layers) -> N
         stroke(layers.mucin, line, 0.3, width_px, closed=False)
 
 
-def _add_lymphoid(layers: Layers, outline: Outline) -> None:
-    paint(layers.nuclei, outline, 0.95)
-    paint(layers.cyto, outline, 0.4)
-    paint(layers.epithelium, outline, 0)
-    paint(layers.mucin, outline, 0)
-
-
 def _plan_prostate(rng: np.random.Generator, scene: Scene, depth_HW: np.ndarray) -> Layers:
     """Fibromuscular stroma with large irregular glands, their walls folded into the lumen."""
     layers = blank_layers(depth_HW, cyto=0.6, nuclei=0.13)
     layers.fibre_angle = rng.uniform(0, np.pi)
     layers.cyto += 0.16 * fibres(rng, scene, 18, layers.fibre_angle)
-    for centre in _spots(rng, scene, layers, spacing_um=290, radius_um=90, keep=0.8):
+    for centre in lattice_spots(rng, scene, layers, spacing_um=290, radius_um=90, keep=0.8):
         _add_gland(rng, scene, layers, centre)
     return layers
 
@@ -311,7 +278,7 @@ def _add_gland(rng: np.random.Generator, scene: Scene, layers: Layers, centre: t
     lumen = inset(outer, scene.px(10) + scene.px(19) * fold, least=0.3)
     for map_HW, edge, body, hollow in (
         (layers.ftu, 1, 1, 1),
-        (layers.cyto, 0.55, 0.5, 0.05),
+        (layers.cyto, 0.55, 0.5, 0.09),
         (layers.nuclei, 0.75, 0.22, 0.0),
         (layers.epithelium, 1, 1, 0),
         (layers.mucin, 0.15, 0.15, 0.0),
@@ -322,98 +289,6 @@ def _add_gland(rng: np.random.Generator, scene: Scene, layers: Layers, centre: t
     if rng.random() < 0.25:
         stone = blob_outline(rng, tuple(lumen.mean(axis=0)), scene.px(rng.uniform(9, 20)), wobble=0.04)
         paint(layers.cyto, stone, 0.85)
-
-
-def _spots(
-    rng: np.random.Generator, scene: Scene, layers: Layers, *, spacing_um: float, radius_um: float, keep: float
-) -> list[tuple[float, float]]:
-    """Centres for FTUs on a jittered lattice inside the tissue; at least one, and that one inside the image."""
-    points = jittered_points(rng, scene.shape_hw, max(scene.px(spacing_um), 4.0), jitter=0.12)
-    at = points.astype(np.intp)
-    fits = (layers.depth[at[:, 0], at[:, 1]] > scene.px(radius_um) * 0.6) & (rng.random(len(points)) < keep)
-    chosen = points[fits]
-    return [tuple(point) for point in chosen] if len(chosen) else [_deepest_point(layers)]
-
-
-def _deepest_point(layers: Layers) -> tuple[float, float]:
-    """The point farthest from the tissue's and the image's edge, about."""
-    height, width = layers.depth.shape
-    to_side_y = np.minimum(np.arange(height), np.arange(height)[::-1])[:, None]
-    to_side_x = np.minimum(np.arange(width), np.arange(width)[::-1])[None, :]
-    room = np.minimum(layers.depth, np.minimum(to_side_y, to_side_x))
-    y, x = np.unravel_index(int(np.argmax(room)), room.shape)
-    return float(y), float(x)
-
-
-def _rows(
-    rng: np.random.Generator,
-    scene: Scene,
-    layers: Layers,
-    angle: float,
-    spacing_um: tuple[float, float],
-    radius_um: float,
-) -> list[tuple[float, float]]:
-    """Centres in rows along `angle`; some neighbouring rows on one side of the image are left out."""
-    height, width = scene.shape_hw
-    row_px, column_px = max(scene.px(spacing_um[0]), 4.0), max(scene.px(spacing_um[1]), 4.0)
-    half = np.hypot(height, width) / 2
-    rows, columns = np.arange(-half, half, row_px), np.arange(-half, half, column_px)
-    across, along = np.meshgrid(rows + rng.uniform(0, row_px), columns + rng.uniform(0, column_px), indexing="ij")
-    along = along + rng.uniform(-0.5, 0.5, (len(rows), 1)) * column_px
-    across = across + rng.normal(0, 0.05, across.shape) * row_px
-    bare = across > rng.uniform(0.15, 0.35) * min(height, width)
-    along = along + rng.normal(0, 0.05, along.shape) * column_px
-    y = height / 2 + along * np.sin(angle) + across * np.cos(angle)
-    x = width / 2 + along * np.cos(angle) - across * np.sin(angle)
-    points = np.stack([y, x], axis=-1)[~bare & (rng.random(bare.shape) < 0.93)]
-    points = points[((points >= 0) & (points < [height, width])).all(axis=1)]
-    at = points.astype(np.intp)
-    points = points[layers.depth[at[:, 0], at[:, 1]] > scene.px(radius_um) * 0.6]
-    return [tuple(point) for point in points] if len(points) else [_deepest_point(layers)]
-
-
-def _add_distractors(rng: np.random.Generator, scene: Scene, layers: Layers) -> None:
-    """What is no FTU though it has an FTU's colours: vessels with a pale lumen, small clusters of nuclei."""
-    vessels = max(2, round(scene.area_mm2 * rng.uniform(4, 8)))
-    for centre in _free_spots(rng, scene, layers, radius_um=45, wanted=vessels):
-        _add_vessel(rng, scene, layers, centre, radius_um=rng.uniform(24, 48))
-    clusters = max(2, round(scene.area_mm2 * rng.uniform(4, 9)))
-    for centre in _free_spots(rng, scene, layers, radius_um=45, wanted=clusters):
-        radius_px = scene.px(rng.uniform(25, 45))
-        _add_lymphoid(layers, blob_outline(rng, centre, radius_px, wobble=0.15, stretch=rng.uniform(1, 1.6)))
-
-
-def _free_spots(
-    rng: np.random.Generator, scene: Scene, layers: Layers, *, radius_um: float, wanted: int
-) -> Iterator[tuple[float, float]]:
-    """Up to `wanted` centres in the tissue, so far from every FTU that an object of the radius does not touch it."""
-    height, width = scene.shape_hw
-    reach = round(scene.px(radius_um) * 1.2) + 1
-    for _ in range(wanted):
-        for y, x in rng.uniform(0, 1, (12, 2)) * (height - 1, width - 1):
-            near = np.s_[max(int(y) - reach, 0) : int(y) + reach, max(int(x) - reach, 0) : int(x) + reach]
-            if layers.depth[int(y), int(x)] > reach and not layers.ftu[near].any():
-                yield y, x
-                break
-
-
-def _add_vessel(
-    rng: np.random.Generator, scene: Scene, layers: Layers, centre: tuple[float, float], radius_um: float
-) -> None:
-    """A smooth wall of muscle round a lumen that is empty or full of red cells."""
-    outer = blob_outline(
-        rng, centre, scene.px(radius_um), wobble=0.06, stretch=rng.uniform(1, 1.5), angle=rng.uniform(0, np.pi)
-    )
-    lumen = inset(outer, scene.px(radius_um) * rng.uniform(0.25, 0.5))
-    filling = 0.03 if rng.random() < 0.6 else 0.8
-    for map_HW, wall, hollow in (
-        (layers.cyto, 0.8, filling),
-        (layers.nuclei, 0.16, 0.0),
-        (layers.epithelium, 0, 0),
-        (layers.mucin, 0.3, 0.0),
-    ):
-        paint(map_HW, outer, wall)
-        paint(map_HW, lumen, hollow)
 
 
 ORGAN_PLANS: dict[str, Callable[[np.random.Generator, Scene, np.ndarray], Layers]] = {

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from histoseg.synth.canvas import Scene, ellipse_templates, fractal_noise, jittered_points, stamp
-from histoseg.synth.organs import Layers, plan_organ
+from histoseg.synth.layers import Layers
+from histoseg.synth.organs import plan_organ
 
 _HAEMATOXYLIN = (0.650, 0.704, 0.286)
 _SECOND_STAIN = {"dab": (0.268, 0.570, 0.776), "eosin": (0.12, 0.93, 0.34), "pas": (0.175, 0.95, 0.26)}
@@ -50,12 +51,12 @@ class Picture:
     """One synthetic image.
 
     Attributes:
-        image_HWC: (H, W, 3) uint8 RGB.
-        ftu_HW: (H, W) bool, True on functional tissue units.
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool, True on functional tissue units.
     """
 
-    image_HWC: np.ndarray
-    ftu_HW: np.ndarray
+    image: np.ndarray
+    mask: np.ndarray
 
 
 def draw_stain(rng: np.random.Generator, second: str) -> Stain:
@@ -120,7 +121,7 @@ def draw_picture(
     if finer > 1:
         image_HWC = cv2.resize(image_HWC, shape_hw[::-1], interpolation=cv2.INTER_AREA)
         ftu_HW = cv2.resize(ftu_HW, shape_hw[::-1], interpolation=cv2.INTER_AREA)
-    return Picture(image_HWC=_read_out(rng, image_HWC, stain.noise), ftu_HW=_without_slivers(ftu_HW, scene, finer))
+    return Picture(image=_read_out(rng, image_HWC, stain.noise), mask=_without_slivers(ftu_HW, scene, finer))
 
 
 def _tissue_depth(rng: np.random.Generator, scene: Scene, core: bool) -> np.ndarray:
@@ -160,10 +161,10 @@ def _stain_amounts(rng: np.random.Generator, scene: Scene, layers: Layers, stain
         second = 0.01 + 0.06 * cyto + _bound_antibody(rng, scene, stain, cyto, nuclei, epithelium)
     elif stain.second == "eosin":
         haematoxylin = 0.01 + 0.05 * cyto + 0.12 * epithelium * cyto + 0.62 * nuclei
-        second = 0.01 + 0.38 * cyto * (1 - 0.45 * nuclei)
+        second = 0.01 + 0.33 * cyto * (1 - 0.45 * nuclei)
     else:
         haematoxylin = 0.01 + 0.06 * cyto + 0.50 * nuclei
-        second = 0.01 + 0.22 * cyto * (1 - 0.5 * nuclei) + 0.26 * cv2.GaussianBlur(layers.mucin, (0, 0), soft_px)
+        second = 0.01 + 0.17 * cyto * (1 - 0.5 * nuclei) + 0.24 * cv2.GaussianBlur(layers.mucin, (0, 0), soft_px)
     tissue = np.clip(layers.depth / max(scene.px(4), 1.0) + 0.5, 0, 1) * drift
     return cv2.merge([haematoxylin * tissue, second * tissue])
 
@@ -230,6 +231,7 @@ def _read_out(rng: np.random.Generator, light_HWC: np.ndarray, noise: float) -> 
 
 def _without_slivers(ftu_HW: np.ndarray, scene: Scene, finer: int) -> np.ndarray:
     """Truth without crumbs cut off by an edge, (H, W) bool; the largest piece stays whatever its size."""
+    # Half of the maximum, not 0.5: an object smaller than a coarse pixel covers no pixel by half.
     mask = (ftu_HW > 0.5 * float(ftu_HW.max())).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     area = stats[:, cv2.CC_STAT_AREA]

@@ -1,0 +1,190 @@
+"""The chain on a tiny synthetic competition: build, train, resume after SIGKILL, evaluate, package, predict."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from histoseg.commands.main import main
+from histoseg.core.rle import parse_rle
+from histoseg.schema.experiment import (
+    AugmentConfig,
+    DataConfig,
+    Experiment,
+    ModelConfig,
+    PredictConfig,
+    TilesConfig,
+    TrainConfig,
+)
+from histoseg.schema.manifest import load_manifest
+from histoseg.schema.parse import to_toml
+from histoseg.schema.preprocessing import Preprocessing
+from histoseg.synth.folder import make_hubmap_2022
+
+pytestmark = pytest.mark.slow
+
+
+def tiny_experiment(dataset):
+    return Experiment(
+        data=DataConfig(dataset=str(dataset)),
+        preprocessing=Preprocessing(target_pixel_size_um=4.0),
+        tiles=TilesConfig(size=96, stride=64, folds=2),
+        augment=AugmentConfig(crop=64),
+        model=ModelConfig(encoder="resnet18", decoder_channels=(16, 16, 8, 8, 8)),
+        train=TrainConfig(steps=12, batch=2, validate_every=6, validate_images=2, save_every=3, workers=1),
+        predict=PredictConfig(tile=128, halo=16, views=("identity", "hflip")),
+    )
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A synthetic competition, its dataset and an experiment file."""
+    folder = tmp_path_factory.mktemp("chain")
+    make_hubmap_2022(folder / "raw", num_train=8, num_test=2, seed=1, truth_path=folder / "truth.csv")
+    experiment = tiny_experiment(folder / "dataset")
+    (folder / "tiny.toml").write_text(to_toml(experiment))
+    arguments = ["--data", str(folder / "raw"), "--out", str(folder / "dataset")]
+    assert main(["build", *arguments, "--experiment", str(folder / "tiny.toml"), "--workers", "1"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(workplace):
+    assert main(["train", str(workplace / "tiny.toml"), "--runs", str(workplace / "runs")]) == 0
+    return workplace
+
+
+def test_dataset_files(workplace):
+    dataset = workplace / "dataset"
+    index = pd.read_csv(dataset / "index.csv", dtype={"id": str})
+    assert list(index.columns[:10]) == [
+        *("tile_id", "id", "fold", "y", "x", "size", "scale", "mask_fraction", "tissue_fraction", "bin")
+    ]
+    assert (dataset / "dataset_report.html").stat().st_size > 10_000
+    folds = pd.read_csv(dataset / "folds.csv", dtype=str)
+    assert (folds.groupby("group")["fold"].nunique() == 1).all()
+    fold_of = folds.set_index("id")["fold"].astype(int)
+    assert (index["id"].map(fold_of) == index["fold"]).all()
+    for tile_id in index["tile_id"]:
+        assert (dataset / "images" / f"{tile_id}.png").is_file()
+        assert (dataset / "masks" / f"{tile_id}.png").is_file()
+    assert ((index["mask_fraction"] == 0) == (index["bin"] == "none")).all()
+
+
+def test_building_again_keeps_the_folds_and_the_bytes(workplace, tmp_path):
+    dataset = workplace / "dataset"
+    before = {p.name: p.read_bytes() for p in dataset.glob("*.csv")}
+    arguments = ["--data", str(workplace / "raw"), "--out", str(dataset), "--workers", "1"]
+    assert main(["build", *arguments, "--experiment", str(workplace / "tiny.toml")]) == 0
+    assert {p.name: p.read_bytes() for p in dataset.glob("*.csv")} == before
+    kept = ["--folds", str(dataset / "folds.csv"), "--out", str(tmp_path / "other"), "--data", str(workplace / "raw")]
+    assert main(["build", *kept, "--experiment", str(workplace / "tiny.toml"), "--workers", "2"]) == 0
+    assert {p.name: p.read_bytes() for p in (tmp_path / "other").glob("*.csv")} == before
+
+
+def test_files_of_a_trained_fold(trained):
+    for fold in (0, 1):
+        folder = trained / "runs" / "tiny" / f"fold{fold}"
+        names = {p.name for p in folder.iterdir()}
+        assert names == {
+            *("state_0000009.pt", "state_0000012.pt", "model.safetensors", "log.csv", "curves.png"),
+            *("experiment.toml", "run.json"),
+        }
+        log = pd.read_csv(folder / "log.csv")
+        assert log["step"].iloc[-1] == 12
+        assert log["val_dice"].notna().sum() == 2
+
+
+def test_training_again_needs_a_word(trained, capsys):
+    arguments = ["train", str(trained / "tiny.toml"), "--runs", str(trained / "runs"), "--fold", "0"]
+    assert main(arguments) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 0
+    assert main([*arguments, "--resume", "--optim.lr", "0.5"]) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_resume_after_sigkill_is_bit_identical(trained, tmp_path, seed):
+    """Killed at a moment that the seed picks, resumed, and held against the run that was never interrupted."""
+    command = [sys.executable, "-m", "histoseg.commands.main", "train", str(trained / "tiny.toml")]
+    command += ["--runs", str(tmp_path), "--fold", "0", "--resume"]
+    folder = tmp_path / "tiny" / "fold0"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wanted = f"state_{3 * (seed + 1):07d}.pt"
+    deadline = time.monotonic() + 240
+    while process.poll() is None and not (folder / wanted).is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    whole = load_file(trained / "runs" / "tiny" / "fold0" / "model.safetensors")
+    resumed = load_file(folder / "model.safetensors")
+    assert whole.keys() == resumed.keys()
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+def test_evaluate_package_and_predict(trained, tmp_path, capsys):
+    run = trained / "runs" / "tiny"
+    assert main(["evaluate", str(run)]) == 0
+    printed = capsys.readouterr().out
+    oof = pd.read_csv(run / "oof.csv", dtype={"id": str})
+    assert list(oof.columns) == ["id", "fold", "organ", "source", "dice"]
+    assert len(oof) == 8
+    assert f"out-of-fold Dice {oof['dice'].mean():.4f}" in printed
+    assert "default" in json.loads((run / "thresholds.json").read_text())
+    assert (run / "report.html").stat().st_size > 10_000
+    before = (run / "oof_scores.jsonl").stat().st_size
+    assert main(["evaluate", str(run)]) == 0
+    assert (run / "oof_scores.jsonl").stat().st_size == before, "finished slides are not predicted again"
+
+    weights = tmp_path / "weights"
+    assert main(["package", str(run), "--out", str(weights)]) == 0
+    manifest = load_manifest(weights)
+    assert [member.fold for member in manifest.members] == [0, 1]
+    for member in manifest.members:
+        assert member.oof_score == pytest.approx(oof.loc[oof["fold"] == member.fold, "dice"].mean(), abs=1e-5)
+    assert all(path.is_file() for path in weights.iterdir()), "the dataset is flat"
+    assert main(["check", "weights", str(weights)]) == 0
+
+    out = tmp_path / "submission.csv"
+    assert main(["predict", "--weights", str(weights), "--data", str(trained / "raw"), "--out", str(out)]) == 0
+    with out.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    sample = pd.read_csv(trained / "raw" / "sample_submission.csv", dtype=str)
+    assert [row["id"] for row in rows] == sample["id"].tolist()
+    truth = pd.read_csv(trained / "truth.csv", dtype=str).set_index("id")
+    for row in rows:
+        shape = int(truth.at[row["id"], "img_height"]), int(truth.at[row["id"], "img_width"])
+        assert parse_rle(row["rle"], shape).area > 0
+    assert main(["check", "submission", str(out), "--data", str(trained / "raw")]) == 0
+    first = out.read_bytes()
+    assert main(["predict", "--weights", str(weights), "--data", str(trained / "raw"), "--out", str(out)]) == 0
+    assert out.read_bytes() == first
+
+
+def test_limit_overfits_a_few_and_is_never_scored(trained, tmp_path, capsys):
+    arguments = ["train", str(trained / "tiny.toml"), "--runs", str(tmp_path), "--fold", "0", "--limit", "2"]
+    assert main([*arguments, "--train.steps", "4", "--train.save-every", "2"]) == 0
+    assert main([*arguments, "--train.steps", "4", "--train.save-every", "2"]) == 0, "a check gives way to the next"
+    assert main(["evaluate", str(tmp_path / "tiny")]) == 2
+    assert main(["package", str(tmp_path / "tiny"), "--out", str(tmp_path / "w")]) == 2
+    assert "--limit" in capsys.readouterr().err
+
+
+def test_tiles_of_another_scale_are_refused(trained, tmp_path, capsys):
+    path = tmp_path / "other.toml"
+    experiment = tiny_experiment(trained / "dataset")
+    path.write_text(to_toml(dataclasses.replace(experiment, preprocessing=Preprocessing(target_pixel_size_um=2.0))))
+    assert main(["train", str(path), "--runs", str(tmp_path)]) == 2
+    assert "target_pixel_size_um" in capsys.readouterr().err

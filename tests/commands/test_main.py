@@ -1,0 +1,66 @@
+import subprocess
+import sys
+
+import pytest
+
+from histoseg.commands.main import VERBS, main
+
+
+def test_help_lists_every_verb(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(verb in printed for verb in VERBS)
+
+
+def test_unknown_verbs_and_no_verb_are_the_users_fault(capsys):
+    assert main(["trian"]) == 2
+    assert "unknown verb 'trian'" in capsys.readouterr().err
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    assert "usage" in capsys.readouterr().out.lower()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["build", "--data", "nowhere"],
+        ["train", "nowhere.toml"],
+        ["evaluate", "nowhere"],
+        ["package", "nowhere", "--out", "{tmp}"],
+        ["kernel", "nothing"],
+        ["predict", "--weights", "nowhere", "--data", "nowhere", "--out", "{tmp}/x.csv"],
+        ["check", "dataset", "nowhere"],
+        ["check", "weights", "nowhere"],
+        ["check", "submission", "nowhere"],
+        ["check", "kernel", "nowhere"],
+        ["demo", "--data", "nowhere", "--out", "{tmp}/demo"],
+        ["train", "--unknown-option"],
+    ],
+)
+def test_bad_input_exits_2_in_words(arguments, tmp_path, capsys):
+    assert main([part.format(tmp=tmp_path) for part in arguments]) == 2
+    caught = capsys.readouterr()
+    assert "Traceback" not in caught.err
+    assert caught.err.strip() or caught.out.strip()
+
+
+def test_our_own_fault_exits_1(monkeypatch, capsys):
+    def broken(arguments):
+        raise RuntimeError("bug")
+
+    monkeypatch.setattr("histoseg.commands.kernel.run", broken)
+    assert main(["kernel", "x"]) == 1
+    assert "our own fault" in capsys.readouterr().err
+
+
+def test_check_never_loads_torch(tmp_path):
+    (tmp_path / "train.csv").write_text("id,organ,rle\n")
+    code = (
+        "import sys; from histoseg.commands.main import main; status = main(['check', 'dataset', sys.argv[1]]); "
+        "assert status == 2, status; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True)

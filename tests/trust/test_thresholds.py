@@ -1,0 +1,58 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from histoseg.trust.oof import grouped_interval
+from histoseg.trust.thresholds import apply_thresholds, choose_threshold, choose_thresholds, nested_scores
+
+GRID = (0.3, 0.5, 0.7)
+
+
+def made_table(rows):
+    """Rows of (fold, organ, source, score at 0.3, at 0.5, at 0.7)."""
+    return pd.DataFrame(rows, columns=["fold", "organ", "source", *GRID])
+
+
+def test_the_best_mean_wins_and_ties_go_to_the_middle():
+    assert choose_threshold(np.array([[0.1, 0.2, 0.9]]), GRID) == 0.7
+    assert choose_threshold(np.array([[0.8, 0.8, 0.8]]), GRID) == 0.5
+    assert choose_threshold(np.array([[0.8, 0.7, 0.8]]), GRID) == 0.3
+
+
+def test_organs_get_a_threshold_of_their_own_only_with_enough_images():
+    rows = [(0, "kidney", "HPA", 0.9, 0.1, 0.1)] * 8 + [(0, "lung", "HPA", 0.1, 0.1, 0.9)] * 7
+    chosen = choose_thresholds(made_table(rows), GRID)
+    assert chosen == {"default": 0.3, "kidney": 0.3, "kidney/HPA": 0.3}
+
+
+def test_unknown_organs_and_sources_use_what_is_there():
+    table = made_table([(0, "kidney", "HPA", 1, 2, 3), (0, "kidney", "X", 1, 2, 3), (0, "heart", "X", 1, 2, 3)])
+    scores = apply_thresholds(table, {"default": 0.3, "kidney": 0.5, "kidney/HPA": 0.7})
+    assert scores.tolist() == [3, 2, 1]
+
+
+def test_nested_scores_never_use_their_own_fold():
+    """Fold 0 is best at 0.3 and fold 1 at 0.7: nested, each is scored at the other's choice."""
+    table = made_table([(0, "a", "", 0.9, 0.5, 0.1)] * 3 + [(1, "a", "", 0.2, 0.5, 0.8)] * 3)
+    scores, shipped = nested_scores(table, GRID)
+    assert scores.tolist() == pytest.approx([0.1] * 3 + [0.2] * 3)
+    assert scores.mean() < apply_thresholds(table, shipped).mean()
+
+
+def test_a_single_fold_is_scored_at_a_half():
+    scores, shipped = nested_scores(made_table([(0, "a", "", 0.9, 0.5, 0.1)]), GRID)
+    assert scores.tolist() == [0.5]
+    assert shipped == {"default": 0.5}
+
+
+def test_the_interval_is_wider_when_groups_are_few():
+    rng = np.random.default_rng(0)
+    scores = np.repeat(rng.random(10), 10)
+    by_image = grouped_interval(scores, [str(i) for i in range(100)])
+    by_group = grouped_interval(scores, [str(i // 10) for i in range(100)])
+    assert by_group[1] - by_group[0] > 2 * (by_image[1] - by_image[0])
+    assert by_group[0] < scores.mean() < by_group[1]
+
+
+def test_the_interval_of_equal_scores_is_a_point():
+    assert grouped_interval(np.full(5, 0.25), list("abcde")) == (0.25, 0.25)
