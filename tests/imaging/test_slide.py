@@ -14,7 +14,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histoseg.imaging.slide import ImageError, open_slide
+from histoseg.imaging.errors import ImageError
+from histoseg.imaging.slide import open_slide
 
 REGIONS = [
     (slice(0, 1), slice(0, 1)),

@@ -16,7 +16,8 @@ from histoseg.competitions.registry import detect_competition, get_competition
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import parse_rle
 from histoseg.data.audit import audit_folder
-from histoseg.imaging.slide import ImageError, open_slide
+from histoseg.imaging.errors import ImageError
+from histoseg.imaging.slide import open_slide
 from histoseg.kaggle.metadata import check_dataset_metadata, check_kernel_metadata
 from histoseg.schema.manifest import load_manifest
 

@@ -27,7 +27,8 @@ from histoseg.competitions.base import runs_dice
 from histoseg.competitions.registry import detect_competition, get_competition
 from histoseg.core.faults import InputError
 from histoseg.core.rle import parse_rle
-from histoseg.imaging.slide import ImageError, open_slide
+from histoseg.imaging.errors import ImageError
+from histoseg.imaging.slide import open_slide
 from histoseg.kaggle.package import package_runs
 from histoseg.models.build import build_model
 from histoseg.predict.ensemble import best_device, best_precision

@@ -35,7 +35,8 @@ from histoseg.competitions.base import (
 )
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import Runs, parse_rle, runs_from_mask, runs_to_text
-from histoseg.imaging.slide import ImageError, open_slide
+from histoseg.imaging.errors import ImageError
+from histoseg.imaging.slide import open_slide
 from histoseg.schema.sample import Sample
 
 

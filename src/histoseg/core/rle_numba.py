@@ -30,10 +30,10 @@ def append_changes_jit(
 
 
 @njit
-def differs_jit(flat: np.ndarray, at: np.uint64, lag: np.uint64) -> bool:
-    """Whether any of SCAN_BLOCK bytes differs from the byte `lag` before it; labels that differ count as well."""
+def differs_jit(flat: np.ndarray, at: np.uint64, width: int, lag: np.uint64) -> bool:
+    """Whether any of `width` bytes differs from the byte `lag` before it; labels that differ count as well."""
     difference = np.uint8(0)
-    for i in range(SCAN_BLOCK):
+    for i in range(width):
         here = at + np.uint64(i)
         difference = np.uint8(difference | np.uint8(flat[here] ^ flat[here - lag]))
     return difference != 0
@@ -103,11 +103,11 @@ def gather_changes_jit(
         start, name = np.uint64(begin + row * stride), tag + row * step
         for offset in range(0, whole, SCAN_BLOCK):
             at = start + np.uint64(offset)
-            if differs_jit(flat, at, distance):
+            if differs_jit(flat, at, SCAN_BLOCK, distance):
                 count = append_block_jit(flat, at, distance, name + offset, scratch, changes, count)
-        count = append_changes_jit(
-            flat, start + np.uint64(whole), width - whole, distance, name + whole, changes, count
-        )
+        at = start + np.uint64(whole)
+        if differs_jit(flat, at, width - whole, distance):
+            count = append_changes_jit(flat, at, width - whole, distance, name + whole, changes, count)
     return rows, np.int64(count)
 
 
@@ -307,8 +307,8 @@ def paint_rows_jit(
         for block in range(active.size):
             if active[np.uint64(block)] != 0:
                 left = block * PAINT_BLOCK
-                for column in range(left, min(left + PAINT_BLOCK, width)):
-                    flat[np.uint64(row * width + column)] = current[np.uint64(column)]
+                for x in range(left, min(left + PAINT_BLOCK, width)):
+                    flat[np.uint64(row * width + x)] = current[np.uint64(x)]
 
 
 @njit

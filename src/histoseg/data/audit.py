@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from histoseg.competitions.base import Competition
 from histoseg.core.faults import Fault, InputError
-from histoseg.imaging.slide import ImageError, open_slide
+from histoseg.imaging.errors import ImageError
+from histoseg.imaging.slide import open_slide
 from histoseg.schema.sample import Sample
 
 BAND_PIXELS = 16_000_000

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from histoseg.competitions.base import Competition
 from histoseg.core.log import logger
 from histoseg.core.rle import Runs
-from histoseg.imaging.slide import ImageError, open_slide
+from histoseg.imaging.errors import ImageError
+from histoseg.imaging.slide import open_slide
 from histoseg.predict.budget import Budget
 from histoseg.predict.ensemble import Ensemble, best_device, load_ensemble
 from histoseg.predict.image import clean_runs, predict_image
