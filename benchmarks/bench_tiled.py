@@ -110,11 +110,13 @@ def orchestration_table(sides: list[tuple[int, int]], repeats: int) -> None:
     for side in sides:
         image = RepeatedImage(side)
         for overlap, blend in ((0.25, False), (0.5, True)):
-            works: dict[str, Callable[[], object]] = {"ours": lambda o=overlap, b=blend: ours(ensemble, image, o, b)}
+            works: dict[str, Callable[[], object]] = {
+                "ours": lambda i=image, o=overlap, b=blend: ours(ensemble, i, o, b)
+            }
             if fitting(side):
                 whole = image.tensor()
-                works["monai"] = lambda o=overlap: monai(net, whole, o)
-                works["naive"] = lambda o=overlap: naive(net, whole, o)
+                works["monai"] = lambda w=whole, o=overlap: monai(net, w, o)
+                works["naive"] = lambda w=whole, o=overlap: naive(net, w, o)
             times = interleaved(works, repeats if fitting(side) else 1)
             ratios = [
                 f"{times['ours'] / times[name]:.2f}" if name in times else "peer left out: over 8 GB"

@@ -272,7 +272,7 @@ def png_bytes(height: int, width: int, data: bytes) -> bytes:
 REFUSED = {
     "empty": (b"", "empty"),
     "text": (b"id,rle\n1,2 3\n", "not a TIFF, PNG or JPEG"),
-    "header only": (b"II*\0\x08\0\0\0", "TIFF"),
+    "header only": (b"II*\0\x08\0\0\0", "truncated"),
     "no page": (b"II*\0\0\0\0\0", "TIFF"),
     "zero height": (tiny_tiff(1, (0, 10), b""), "0 x 10"),
     "no data": (tiny_tiff(1, (10, 10), b"", t279=0, t273=0), "without data"),
@@ -343,6 +343,21 @@ def test_every_truncation_is_found(tmp_path: Path, codec: dict) -> None:
     tifffile.imwrite(whole, texture(101, 133, 3), photometric="rgb", rowsperstrip=16, **codec)
     content = whole.read_bytes()
     for kept in (len(content) - 1, len(content) // 2, len(content) // 9, 100, 9):
+        (tmp_path / "cut.tif").write_bytes(content[:kept])
+        with pytest.raises(ImageError):
+            open_slide(tmp_path / "cut.tif")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"metadata": None}, {"metadata": None, "bigtiff": True}, {"imagej": True}], ids=str
+)
+def test_three_pages_cut_short_never_pass_for_grey(tmp_path: Path, options: dict) -> None:
+    whole = tmp_path / "a.tif"
+    tifffile.imwrite(whole, texture(3, 101, 133), photometric="minisblack", **options)
+    content = whole.read_bytes()
+    with open_slide(whole) as slide:
+        assert slide.read_all().shape == (101, 133, 3)
+    for kept in range(100, len(content), 997):
         (tmp_path / "cut.tif").write_bytes(content[:kept])
         with pytest.raises(ImageError):
             open_slide(tmp_path / "cut.tif")

@@ -8,7 +8,8 @@ import runpy
 import socket
 import sys
 
-BLOCKED = {"histoseg", "imagecodecs", "tyro", "accelerate", "albumentations", "sklearn", "matplotlib", "jinja2"}
+# What the image has beside these (scikit-learn, albumentations, ...) the bundler keeps out of the kernel itself.
+BLOCKED = {"histoseg", "imagecodecs", "tyro", "zarr", "monai", "pycocotools"}
 FROM_WHEELS = {"segmentation_models_pytorch"}
 
 

@@ -87,6 +87,7 @@ BROKEN = {"missing", "empty", "truncated", "text", "header"}
 
 
 def read_rows(path):
+    csv.field_size_limit(2**30)
     with path.open(newline="") as stream:
         return list(csv.reader(stream))
 
@@ -118,7 +119,12 @@ def run_kernel(kernel, kaggle, runner=True, **environment):
     command = [sys.executable, "-I", *([str(RUNNER)] if runner else []), str(kernel)]
     variables = {**os.environ, "HISTOSEG_KAGGLE_ROOT": str(kaggle), **environment}
     return subprocess.Popen(
-        [*no_network(), *command], cwd=kaggle, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*no_network(), *command],
+        cwd=kaggle,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 

@@ -4,9 +4,7 @@ from histoseg.predict.budget import Budget
 
 
 def budget_after(seconds_spent, limit_s, seconds=0.0, megapixel_passes=0.0):
-    return Budget(
-        limit_s, started=time.monotonic() - seconds_spent, seconds=seconds, megapixel_passes=megapixel_passes
-    )
+    return Budget(limit_s, started=time.monotonic() - seconds_spent, seconds=seconds, megapixel_passes=megapixel_passes)
 
 
 def test_no_limit_means_everything():

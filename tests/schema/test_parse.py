@@ -36,7 +36,9 @@ def test_plain_round_trip_of_a_manifest():
 
 def test_all_faults_at_once_with_the_known_keys(tmp_path):
     path = tmp_path / "bad.toml"
-    path.write_text('[optim]\nlearning_rate = 1\nlr = "fast"\n[tiles]\nsize = 500\n[train]\nprecision = "fp8"\n[extra]\n')
+    path.write_text(
+        '[optim]\nlearning_rate = 1\nlr = "fast"\n[tiles]\nsize = 500\n[train]\nprecision = "fp8"\n[extra]\n'
+    )
     with pytest.raises(InputError) as caught:
         load_toml(Experiment, path)
     text = str(caught.value)

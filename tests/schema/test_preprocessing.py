@@ -53,5 +53,5 @@ def test_never_smaller_than_a_pixel():
     ],
 )
 def test_impossible_specs_are_refused(settings):
-    with pytest.raises(ValueError, match="must|positive"):
+    with pytest.raises(ValueError, match=r"must|positive"):
         Preprocessing(**settings)

@@ -28,9 +28,7 @@ def test_loss_is_the_weighted_sum_of_its_terms():
     logits, masks = torch.randn(2, 1, 5, 7), (torch.rand(2, 1, 5, 7) > 0.5).float()
     losses = segmentation_loss(logits, masks, LossConfig(bce=0.3, dice=1.1))
     assert losses["loss"].item() == pytest.approx(0.3 * losses["loss_bce"].item() + 1.1 * losses["loss_dice"].item())
-    assert losses["loss_bce"].item() == pytest.approx(
-        torch.nn.BCEWithLogitsLoss()(logits, masks).item(), rel=1e-5
-    )
+    assert losses["loss_bce"].item() == pytest.approx(torch.nn.BCEWithLogitsLoss()(logits, masks).item(), rel=1e-5)
 
 
 def test_learning_rate_warms_up_and_decays_to_its_end():

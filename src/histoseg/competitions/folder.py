@@ -238,7 +238,7 @@ def coco_mask(segmentation: Any, shape_hw: tuple[int, int]) -> np.ndarray:
 
 
 def coco_counts(text: str) -> list[int]:
-    """Decode COCO's compressed counts: 5 bits a character, low bits first, from the third on relative to the last but one.
+    """Decode COCO's compressed counts: 5 bits a character, low bits first, later ones relative to the last but one.
 
     Source: the comment above rleToString in cocoapi's maskApi.c.
     """

@@ -120,7 +120,7 @@ class RunEncoder:
             return
         for byte_lines in byte_bands(lines, contiguous=self._along):
             self._scan.add(byte_lines)
-        self._taken += len(lines)
+            self._taken += len(byte_lines)
 
     def _lines_of(self, band: np.ndarray) -> np.ndarray:
         """The band with its lines along axis 0, once it is known to fit."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from histoseg.core.rle_numba import CHANGE_COLUMN_BITS, MAX_FAST_DIGITS
+from histoseg.core.rle_numba import CHANGE_COLUMN_BITS
+from histoseg.core.rle_numba_text import MAX_FAST_DIGITS
 
 ROWS_AT_ONCE_PX = 1 << 18  # pixels compared at once: the temporaries stay in the cache
 

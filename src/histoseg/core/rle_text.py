@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from histoseg.core.jit import HAS_NUMBA
-from histoseg.core.rle_numba import parse_pairs_jit, write_pairs_jit
+from histoseg.core.rle_numba_text import parse_pairs_jit, write_pairs_jit
 from histoseg.core.rle_numpy import parse_pairs_numpy, write_pairs_numpy
 
 QUOTED_CHARACTERS = 40  # a token at fault may be megabytes long

@@ -147,7 +147,7 @@ def _decode_deep_png(path: Path) -> np.ndarray:
     """A 16-bit colour PNG as uint16 (H, W, S), RGB order, its checksums verified before."""
     with PngImageFile(path) as image:
         image.verify()
-    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    values: np.ndarray | None = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16:
         raise ValueError("OpenCV cannot decode it")
     return values[:, :, np.newaxis] if values.ndim == 2 else values[:, :, 2::-1]

@@ -93,10 +93,12 @@ class ScaledSlide:
         source_y, top, bottom = _filter_span(rows, self.slide.shape_hw[0], self.shape_hw[0])
         source_x, left, right = _filter_span(columns, self.slide.shape_hw[1], self.shape_hw[1])
         # Pillow cuts its filter at the border of the array, not of the box: the margin around the box is what makes
-        # each pixel independent of the region.
+        # each pixel independent of the region. One axis at a time, since left to itself Pillow picks the order of the
+        # axes by the region's shape, and the rounding between them differs.
         image = Image.fromarray(self.slide.read(source_y, source_x))
-        size = (len(columns), len(rows))
-        return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
+        width, bilinear = len(columns), Image.Resampling.BILINEAR
+        narrowed = image.resize((width, image.height), bilinear, box=(left, 0, right, image.height))
+        return np.array(narrowed.resize((width, len(rows)), bilinear, box=(0, top, width, bottom)))
 
 
 def _filter_span(pixels: range, length: int, scaled: int) -> tuple[slice, float, float]:

@@ -56,6 +56,11 @@ class SegmentLayout:
     is_ycbcr: bool
 
     @property
+    def is_plain(self) -> bool:
+        """Whether pixels can be read from the file without decoding a segment."""
+        return self.compression == TIFF_NONE and self.predictor == 1
+
+    @property
     def down_across(self) -> tuple[int, int]:
         """Number of segments down and across."""
         return -(-self.shape_hw[0] // self.size_hw[0]), -(-self.shape_hw[1] // self.size_hw[1])
@@ -149,7 +154,8 @@ def _tifffile_segment_decoder(page: tifffile.TiffPage) -> SegmentDecoder:
     decode, tables = page.decode, page.jpegtables
 
     def decode_segment(data: bytes, number: int) -> np.ndarray:
-        return decode(data, number, jpegtables=tables)[0][0]
+        samples_HWS: np.ndarray = decode(data, number, jpegtables=tables)[0][0]
+        return samples_HWS
 
     return decode_segment
 

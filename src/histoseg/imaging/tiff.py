@@ -15,7 +15,7 @@ import numpy as np
 
 from histoseg.imaging.errors import ImageError, image_fault
 from histoseg.imaging.samples import axis_overlaps, paste_rgb
-from histoseg.imaging.segments import TIFF_NONE, SegmentCache
+from histoseg.imaging.segments import SegmentCache
 from histoseg.imaging.tiff_header import TIFF_COPY_AGAIN, TiffImage, TiffPlane, read_tiff_header
 
 _TIFF_BLOCK_BYTES = 16 << 20  # read at a time where nothing needs decoding
@@ -25,10 +25,11 @@ class TiffReader:
     """An opened TIFF; see `histoseg.imaging.slide.SlideReader`."""
 
     def __init__(self, path: Path, image: TiffImage, cache_bytes: int) -> None:
+        self._file = -1  # first, for __del__
+        self._cache = SegmentCache(cache_bytes)
         self.shape_hw = image.layout.shape_hw
         self._path = path
         self._image = image
-        self._cache = SegmentCache(cache_bytes)
         self._file = os.open(path, os.O_RDONLY)
 
     def close(self) -> None:
@@ -44,7 +45,6 @@ class TiffReader:
     def read_into(self, canvas_HWC: np.ndarray, y: int, x: int) -> None:
         """Fill the canvas with the region at (y, x)."""
         layout, planes = self._image.layout, self._image.planes
-        is_stored_plain = layout.compression == TIFF_NONE and layout.predictor == 1
         overlaps = list(self._overlaps(canvas_HWC.shape[:2], y, x))
         needed = {(plane, number) for plane in range(len(planes)) for number, _, _ in overlaps}
         for index, plane in enumerate(planes):
@@ -53,7 +53,7 @@ class TiffReader:
                 target_HWC = canvas_HWC[(*outside, colour)]
                 if plane.counts[number] == 0:
                     target_HWC[...] = 0
-                elif is_stored_plain:
+                elif layout.is_plain:
                     self._paste_plain(target_HWC, plane, number, inside)
                 else:
                     samples_HWS = self._decoded((index, number), needed)[inside]
@@ -78,10 +78,9 @@ class TiffReader:
         if cached is not None:
             return cached
         plane, number = self._image.planes[key[0]], key[1]
-        data = bytearray(int(plane.counts[number]))
-        self._fill(memoryview(data), int(plane.offsets[number]))
+        data = os.pread(self._file, int(plane.counts[number]), int(plane.offsets[number]))
         try:
-            segment_HWS = plane.decode(bytes(data), plane.first + number)
+            segment_HWS = plane.decode(data, plane.first + number)
         except Exception as error:  # every codec has its own exception
             raise self._segment_fault(number, str(error)) from error
         self._cache.put(key, segment_HWS, needed, len(needed) * segment_HWS.nbytes)
@@ -111,10 +110,10 @@ class TiffReader:
         """Fill a block whose first row lies at the offset: at once where its rows adjoin in the file."""
         stride = self._image.layout.row_bytes
         if block_HWS[0].nbytes == stride:
-            self._fill(memoryview(block_HWS.reshape(-1).view(np.uint8)), offset)
+            self._fill(block_HWS.reshape(-1).view(np.uint8).data, offset)
             return
         for row_B in block_HWS.view(np.uint8).reshape(len(block_HWS), -1):
-            self._fill(memoryview(row_B), offset)
+            self._fill(row_B.data, offset)
             offset += stride
 
     def _fill(self, buffer: memoryview, offset: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tifffile
@@ -84,6 +85,7 @@ def read_tiff_header(path: Path, max_pixels: int, max_segment_bytes: int) -> Tif
             of image that is not read.
     """
     try:
+        _check_tiff_chain(path)
         with tifffile.TiffFile(path) as tiff:
             pages = _tiff_image_pages(path, tiff)
             for page in pages:
@@ -98,10 +100,36 @@ def read_tiff_header(path: Path, max_pixels: int, max_segment_bytes: int) -> Tif
     for plane in planes:
         _check_tiff_segments(path, plane, layout, file_bytes)
     segment_bytes = layout.rows_of(0) * layout.row_bytes
-    if layout.compression != TIFF_NONE and segment_bytes > max_segment_bytes:
+    if not layout.is_plain and segment_bytes > max_segment_bytes:
         rule = f"a strip or tile of {layout.size_hw} pixels decodes to more than {max_segment_bytes:,} bytes"
         raise image_fault(path, rule, "save it with smaller tiles, or raise max_segment_bytes")
     return TiffImage(layout, planes, pages[0].photometric == _TIFF_WHITE_IS_ZERO)
+
+
+def _check_tiff_chain(path: Path) -> None:
+    """Follow the chain of pages to its end, which tifffile leaves early where a file is cut.
+
+    Three single-band pages of which the last two are cut off would else pass for one grey page.
+
+    Raises:
+        ImageError: If a page's directory, or the link to the next one, lies beyond the end of the file.
+    """
+    with open(path, "rb") as file:
+        order: Literal["little", "big"] = "little" if file.read(2) == b"II" else "big"
+        is_big = int.from_bytes(file.read(2), order) == 43
+        count_bytes, entry_bytes, link_bytes = (8, 20, 8) if is_big else (2, 12, 4)
+        file.seek(8 if is_big else 4)
+        link = file.read(link_bytes)
+        for _ in range(_TIFF_PAGES):
+            position = int.from_bytes(link, order)
+            if position == 0:
+                break
+            file.seek(position)
+            entries = int.from_bytes(file.read(count_bytes), order)
+            file.seek(position + count_bytes + entries * entry_bytes)
+            link = file.read(link_bytes)
+            if len(link) < link_bytes:
+                raise image_fault(path, f"truncated: the directory at byte {position} is cut", TIFF_COPY_AGAIN)
 
 
 def _tiff_image_pages(path: Path, tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:

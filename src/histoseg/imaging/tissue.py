@@ -42,7 +42,8 @@ def tissue_mask(image_HWC: np.ndarray) -> np.ndarray:
     # (largest - smallest) / largest >= 7 %, as a look-up of the smallest difference for each largest channel
     least = np.array([-(-TISSUE_SATURATION_PERCENT * value // 100) for value in range(256)], np.uint8)
     is_stained = cv2.subtract(largest_HW, smallest_HW) >= cv2.LUT(largest_HW, least)
-    return (is_stained | (largest_HW < TISSUE_DARKER_THAN)) & (largest_HW >= PADDING_DARKER_THAN)
+    mask_HW: np.ndarray = (is_stained | (largest_HW < TISSUE_DARKER_THAN)) & (largest_HW >= PADDING_DARKER_THAN)
+    return mask_HW
 
 
 def tissue_fraction(image_HWC: np.ndarray) -> float:

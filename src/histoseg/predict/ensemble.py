@@ -149,7 +149,7 @@ def load_ensemble(
             except (RuntimeError, OSError, ValueError) as error:
                 rule = f"weights do not fit {member.architecture} ({error})"
                 raise InputError([Fault(member.file, str(folder), rule, "package the weights anew")]) from error
-            models.append(model.eval().to(device).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+            models.append(model.eval().to(device).to(memory_format=torch.channels_last))
             weights.append(member.weight)
             names.append(member.file)
     _refuse_equal_members(models, names, device)

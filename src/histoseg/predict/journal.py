@@ -75,7 +75,7 @@ class SubmissionJournal:
         """Read an earlier journal; a last line that was cut short by a kill is dropped, and the file mended."""
         if not self.journal_path.is_file():
             return
-        kept = []
+        kept: list[str] = []
         for line in self.journal_path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
