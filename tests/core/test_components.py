@@ -128,7 +128,7 @@ def test_split_and_merge_keep_the_mask(order: str) -> None:
 
 
 def test_of_equal_components_the_first_is_kept() -> None:
-    assert keep_largest(parse_rle("1 1 9 2 15 2", (5, 7))).to_text() == "9 2"
+    assert keep_largest(parse_rle("1 1 9 2 22 2", (5, 7))).to_text() == "9 2"
 
 
 def test_no_runs() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from histoseg.core.jit import HAS_NUMBA
+from histoseg.core.jit import HAS_NUMBA, njit
 from histoseg.core.rle import (
     RunEncoder,
     Runs,
@@ -297,7 +300,7 @@ def cut(rng: np.random.Generator, length: int) -> list[slice]:
     """Bands of any heights, some of them empty."""
     cuts = np.sort(rng.integers(0, length + 1, int(rng.integers(0, 6))))
     edges = [0, *cuts.tolist(), length]
-    return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -389,3 +392,26 @@ def test_equals_pycocotools() -> None:
         assert ours["counts"] == theirs["counts"]
         assert runs.area == coco.area(theirs)
         assert np.array_equal(runs.to_mask(), coco.decode(theirs).astype(bool))
+
+
+WITHOUT_NUMBA = """
+import sys
+sys.modules["numba"] = None
+import numpy as np
+from histoseg.core.components import keep_largest
+from histoseg.core.rle import decode_rle, encode_rle, runs_from_mask
+mask_HW = np.eye(4, 7)
+print(encode_rle(mask_HW), decode_rle("2 3", (4, 7)).sum(), keep_largest(runs_from_mask(mask_HW)).area)
+"""
+
+
+def test_everything_works_where_numba_is_missing(implementation: str) -> None:
+    if implementation == "numpy":
+        run = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True, check=True)
+        assert run.stdout.split() == ["1", "1", "6", "1", "11", "1", "16", "1", "3", "4"]
+
+
+def test_functions_without_a_source_file_are_compiled_uncached() -> None:
+    names: dict[str, object] = {}
+    exec("def add_one(value):\n    return value + 1", names)
+    assert njit(names["add_one"])(2) == 3  # type: ignore[arg-type]

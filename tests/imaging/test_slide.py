@@ -356,11 +356,16 @@ def test_three_pages_cut_short_never_pass_for_grey(tmp_path: Path, options: dict
     tifffile.imwrite(whole, texture(3, 101, 133), photometric="minisblack", **options)
     content = whole.read_bytes()
     with open_slide(whole) as slide:
-        assert slide.read_all().shape == (101, 133, 3)
+        whole_HWC = slide.read_all()
+    refused = 0
     for kept in range(100, len(content), 997):
         (tmp_path / "cut.tif").write_bytes(content[:kept])
-        with pytest.raises(ImageError):
-            open_slide(tmp_path / "cut.tif")
+        try:
+            with open_slide(tmp_path / "cut.tif") as slide:
+                np.testing.assert_array_equal(slide.read_all(), whole_HWC)  # only bytes beside the pixels were cut off
+        except ImageError:
+            refused += 1
+    assert refused >= 40
 
 
 # -- found at read -----------------------------------------------------------------------------------------------------

@@ -12,17 +12,14 @@ import pytest
 from histoseg.core.faults import Fault, InputError
 from histoseg.kaggle.bundler import LIMIT_BYTES
 from histoseg.kaggle.metadata import (
-    LICENCES,
-    MACHINE_SHAPES,
-    PLACEHOLDER_OWNER,
-    RETIRED_SHAPES,
     check_dataset_metadata,
     check_kernel_metadata,
     dataset_metadata,
     kernel_metadata,
-    slugify,
     with_owner,
 )
+from histoseg.kaggle.metadata_checks import LICENCES, MACHINE_SHAPES, RETIRED_SHAPES, slugify
+from histoseg.kaggle.metadata_report import PLACEHOLDER_OWNER
 
 REMOVE = object()
 

@@ -1,5 +1,7 @@
 """Overlays: colours where the contours are, sizes, sheets, and files that are whole or absent."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +17,6 @@ from histoseg.report.overlays import (
     encode_jpeg,
     encode_png,
     save_png,
-    write_atomic,
 )
 
 TISSUE = (190, 120, 170)
@@ -191,17 +192,32 @@ def test_save_png_round_trips_and_leaves_no_neighbour(tmp_path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
-    path = tmp_path / "a.bin"
-    write_atomic(path, b"old")
+    path = tmp_path / "a.png"
+    save_png(path, tissue(4, 7))
+    before = path.read_bytes()
 
     def full_disk(descriptor: int) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(overlays.os, "fsync", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.bin"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            save_png(path, tissue(5, 3))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+    save_png(path, tissue(5, 3))
+    assert np.array_equal(np.array(Image.open(path)), tissue(5, 3))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_picture_that_cannot_be_encoded_leaves_the_old_file(tmp_path) -> None:
+    path = tmp_path / "a.png"
+    save_png(path, tissue(4, 7))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="RGB uint8"):
+        save_png(path, np.zeros((4, 7), np.float32))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_jpeg_keeps_thin_contours_coloured() -> None:

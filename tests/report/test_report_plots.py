@@ -11,8 +11,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from histoseg.report import plots
-from histoseg.report.plots import plot_class_balance, plot_curves, plot_dice_by_group, plot_threshold_curve
+from histoseg.report import balance, plots
+from histoseg.report.balance import plot_class_balance
+from histoseg.report.graph_style import finish_figure
+from histoseg.report.plots import plot_curves, plot_dice_by_group, plot_threshold_curve
 
 
 def training_log(seed: int = 0, steps: int = 60, every: int = 10) -> pd.DataFrame:
@@ -71,8 +73,10 @@ def decoded(content: bytes) -> np.ndarray:
 def figures(monkeypatch):
     """The figures themselves, as they are handed over for rendering."""
     caught = []
-    finish = plots._finish
-    monkeypatch.setattr(plots, "_finish", lambda figure, path: (caught.append(figure), finish(figure, path))[1])
+    for module in (plots, balance):
+        monkeypatch.setattr(
+            module, "finish_figure", lambda figure, path: (caught.append(figure), finish_figure(figure, path))[1]
+        )
     return caught
 
 
@@ -184,7 +188,7 @@ def test_class_balance_bars_add_up(figures) -> None:
         label.get_text(): bar.get_width() for label, bar in zip(by_bin.get_yticklabels(), by_bin.patches, strict=True)
     }
     counts = index["bin"].value_counts()
-    assert widths == {name.replace("_", " "): counts.get(name, 0) for name in plots.BINS}
+    assert widths == {name.replace("_", " "): counts.get(name, 0) for name in balance.BINS}
     assert sum(bar.get_height() for bar in by_fold.patches) == len(index)
     assert sum(bar.get_height() for bar in mask.patches) == (index["mask_fraction"] > 0).sum()
     assert sum(bar.get_height() for bar in tissue.patches) == len(index)
@@ -206,5 +210,5 @@ def test_line_colours_stand_out_from_white_paper() -> None:
 
 
 def test_pyplot_is_never_loaded() -> None:
-    code = "import sys, histoseg.report.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, histoseg.report.plots, histoseg.report.balance; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -118,7 +118,7 @@ def _write_report(
     out: Path, samples: list[Sample], fractions: dict[str, float], index: pd.DataFrame, folds: pd.DataFrame
 ) -> None:
     from histoseg.commands.pictures import sample_tiles
-    from histoseg.report.page import write_dataset_report
+    from histoseg.report.reports import write_dataset_report
 
     facts = {
         "images": len(samples),

@@ -16,7 +16,7 @@ from histoseg.commands.pictures import slide_overlay
 from histoseg.competitions.base import Competition
 from histoseg.competitions.registry import get_competition
 from histoseg.data.store import load_dataset
-from histoseg.report.page import write_oof_report
+from histoseg.report.reports import write_oof_report
 from histoseg.schema.atomic import write_atomically
 from histoseg.schema.sample import Sample
 from histoseg.trust.oof import (

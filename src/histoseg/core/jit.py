@@ -15,4 +15,9 @@ HAS_NUMBA = numba is not None
 
 def njit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function with numba (nogil, cached), or return it as it is where numba is missing."""
-    return numba.njit(nogil=True, cache=True)(function) if HAS_NUMBA else function
+    if not HAS_NUMBA:
+        return function
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # numba found no folder to cache in: read-only sources, or a source that is no file
+        return numba.njit(nogil=True)(function)

@@ -12,20 +12,8 @@ import numpy as np
 from histoseg.core.jit import njit
 
 CHANGE_COLUMN_BITS = 32  # a change is packed as row << 32 | column
-SCAN_BLOCK = 256  # bytes compared at once; long enough to hide the sum over a vector's lanes
+SCAN_BLOCK = 128  # bytes compared at once: more would cost time where there are changes, less where there are none
 PAINT_BLOCK = 512  # columns that are copied, or left untouched, together
-
-
-@njit
-def append_changes_jit(
-    flat: np.ndarray, at: np.uint64, width: int, lag: np.uint64, tag: int, changes: np.ndarray, used: np.uint64
-) -> np.uint64:
-    """Append the changes among `width` bytes without a branch: noise would mispredict every second one."""
-    for i in range(width):
-        here = at + np.uint64(i)
-        changes[used] = tag + np.int64(i)
-        used += np.uint64((flat[here] != 0) != (flat[here - lag] != 0))
-    return used
 
 
 @njit
@@ -36,30 +24,6 @@ def differs_jit(flat: np.ndarray, at: np.uint64, width: int, lag: np.uint64) -> 
         here = at + np.uint64(i)
         difference = np.uint8(difference | np.uint8(flat[here] ^ flat[here - lag]))
     return difference != 0
-
-
-@njit
-def append_block_jit(
-    flat: np.ndarray,
-    at: np.uint64,
-    lag: np.uint64,
-    tag: int,
-    scratch: np.ndarray,
-    changes: np.ndarray,
-    used: np.uint64,
-) -> np.uint64:
-    """Append the changes of one block of SCAN_BLOCK bytes, eight bytes at a time."""
-    words = scratch.view(np.uint64)
-    for i in range(SCAN_BLOCK):
-        here = at + np.uint64(i)
-        scratch[np.uint64(i)] = np.uint8(np.uint8(flat[here] != 0) ^ np.uint8(flat[here - lag] != 0))
-    for word in range(SCAN_BLOCK // 8):
-        if words[np.uint64(word)] != 0:
-            first = np.uint64(8 * word)
-            for i in range(8):
-                changes[used] = tag + np.int64(first) + i
-                used += np.uint64(scratch[first + np.uint64(i)])
-    return used
 
 
 @njit
@@ -78,6 +42,9 @@ def gather_changes_jit(
 ) -> tuple[int, np.int64]:
     """Append where bytes change between zero and non-zero, over rows of bytes; stops before `changes` could overflow.
 
+    Bytes are appended without a branch, which noise would mispredict half of the time: what has not changed is
+    overwritten by the next.
+
     Args:
         flat: The bytes, uint8.
         begin: Position of the first row's first byte.
@@ -95,7 +62,7 @@ def gather_changes_jit(
         (rows done, entries in use).
     """
     count, distance = np.uint64(used), np.uint64(lag)
-    whole = width - width % SCAN_BLOCK
+    words, whole = scratch.view(np.uint64), width - width % SCAN_BLOCK
     for row in range(rows):
         if np.int64(count) + width > changes.size:
             return row, np.int64(count)
@@ -103,10 +70,20 @@ def gather_changes_jit(
         for offset in range(0, whole, SCAN_BLOCK):
             at = start + np.uint64(offset)
             if differs_jit(flat, at, SCAN_BLOCK, distance):
-                count = append_block_jit(flat, at, distance, name + offset, scratch, changes, count)
+                for i in range(SCAN_BLOCK):
+                    here = at + np.uint64(i)
+                    scratch[np.uint64(i)] = np.uint8((flat[here] != 0) != (flat[here - distance] != 0))
+                for word in range(SCAN_BLOCK // 8):
+                    if words[np.uint64(word)] != 0:
+                        for i in range(8 * word, 8 * word + 8):
+                            changes[count] = name + offset + i
+                            count += np.uint64(scratch[np.uint64(i)])
         at = start + np.uint64(whole)
         if differs_jit(flat, at, width - whole, distance):
-            count = append_changes_jit(flat, at, width - whole, distance, name + whole, changes, count)
+            for i in range(width - whole):
+                here = at + np.uint64(i)
+                changes[count] = name + whole + i
+                count += np.uint64((flat[here] != 0) != (flat[here - distance] != 0))
     return rows, np.int64(count)
 
 

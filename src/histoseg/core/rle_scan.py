@@ -125,14 +125,15 @@ class AcrossScan:
         seam = seam_columns(self._first_W, self._last_W)
         if not HAS_NUMBA:
             chunks = [seam, *self._gatherer.chunks]
-            return close_bounds(sort_changes_numpy(chunks, self._rows), self._rows, self._last_W)
+            bounds = np.append(sort_changes_numpy(chunks, self._rows), 0)
+            return close_bounds(bounds, self._rows, self._last_W)
         counts = np.zeros(self._width, np.int64)
         for chunk in self._gatherer.chunks:
             count_columns_jit(chunk, counts)
         bounds, cursors = lay_out_columns(counts, seam, self._rows)
         for chunk in self._gatherer.chunks:
             place_changes_jit(chunk, cursors, self._rows, bounds)
-        return close_bounds(bounds[:-1], self._rows, self._last_W)
+        return close_bounds(bounds, self._rows, self._last_W)
 
 
 def scan_lines(lines: np.ndarray, along: bool) -> np.ndarray:
@@ -163,7 +164,7 @@ def scan_dense(rows: np.ndarray) -> np.ndarray:
     bounds, cursors = lay_out_columns(counts, seam_columns(rows[0], rows[-1]), height)
     for left in range(0, width, DENSE_COLUMNS):
         place_dense_jit(flat, stride, height, left, min(left + DENSE_COLUMNS, width), cursors, bounds)
-    return close_bounds(bounds[:-1], height, rows[-1])
+    return close_bounds(bounds, height, rows[-1])
 
 
 def looks_dense(rows: np.ndarray) -> bool:
@@ -195,8 +196,11 @@ def lay_out_columns(counts: np.ndarray, seam: np.ndarray, height: int) -> tuple[
 
 
 def close_bounds(bounds: np.ndarray, height: int, last_W: np.ndarray) -> np.ndarray:
-    """End the run that holds the last pixel, if there is one."""
-    return np.append(bounds, height * last_W.size) if last_W[-1] else bounds
+    """End the run that holds the last pixel, if there is one, in the entry that `bounds` has for it at its end."""
+    if not last_W[-1]:
+        return bounds[:-1]
+    bounds[-1] = height * last_W.size
+    return bounds
 
 
 def flat_rows(rows: np.ndarray) -> tuple[np.ndarray, int]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -81,9 +83,13 @@ def cut_slides(jobs: Sequence[TileJob], workers: int) -> tuple[pd.DataFrame, np.
     for name in ("images", "masks", "parts"):
         for job in jobs[:1]:
             (job.out / name).mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(max_workers=max(1, workers)) as pool:
-        results = pool.map(cut_slide, jobs)
-        parts = list(tqdm(results, total=len(jobs), desc="cut tiles", unit="slide", dynamic_ncols=True))
+    progress = partial(tqdm, total=len(jobs), desc="cut tiles", unit="slide", dynamic_ncols=True)
+    if workers <= 1:
+        parts = list(progress(map(cut_slide, jobs)))
+    else:
+        # Spawned, not forked: a fork of a process whose libraries hold threads can stop for ever.
+        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn")) as pool:
+            parts = list(progress(pool.map(cut_slide, jobs)))
     index = pd.DataFrame([row for part in parts for row in part.rows], columns=list(INDEX_COLUMNS))
     pixels = max(1, sum(part.pixels for part in parts))
     mean = np.sum([part.sums for part in parts], axis=0) / pixels / 255

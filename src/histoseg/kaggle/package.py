@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.kaggle.metadata import dataset_metadata
 from histoseg.kaggle.wheel import build_wheel
-from histoseg.schema.atomic import write_atomically
+from histoseg.schema.atomic import write_atomically, write_bytes_atomically
 from histoseg.schema.manifest import MANIFEST_NAME, Manifest, Member, file_sha256, load_manifest, manifest_json
 from histoseg.schema.parse import parse_dataclass
 
@@ -106,9 +105,7 @@ def _mean_thresholds(runs: Sequence[Path]) -> dict[str, float]:
 def _copy_member(run: Path, record: dict[str, Any], out: Path) -> Member:
     source = run / f"fold{record['fold']}" / "model.safetensors"
     target = out / f"{run.name}_fold{record['fold']}.safetensors"
-    temporary = out / f".{target.name}.tmp"
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
+    write_bytes_atomically(target, source.read_bytes())
     return Member(
         file=target.name,
         sha256=file_sha256(target),

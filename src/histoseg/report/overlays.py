@@ -1,9 +1,8 @@
-"""Pictures of masks over tissue: truth against prediction, contact sheets, and files that are never half-written."""
+"""Pictures of masks over tissue: truth against prediction, contact sheets, and their files."""
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +11,8 @@ import cv2
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from histoseg.schema.atomic import write_bytes_atomically
 
 # Blue against yellow survives every common colour blindness, and neither occurs in H&E, PAS or DAB tissue.
 TRUTH_RGB = (0, 229, 255)
@@ -101,7 +102,7 @@ def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: 
     return np.array(sheet)
 
 
-def save_png(path: Path | str, image_HWC: np.ndarray) -> None:
+def save_png(path: Path, image_HWC: np.ndarray) -> None:
     """Write an image as a PNG file; a file of that name is replaced whole or not at all.
 
     Args:
@@ -111,7 +112,7 @@ def save_png(path: Path | str, image_HWC: np.ndarray) -> None:
     Raises:
         ValueError: If the image is not RGB uint8.
     """
-    write_atomic(path, encode_png(image_HWC))
+    write_bytes_atomically(path, encode_png(image_HWC))
 
 
 def encode_png(image_HWC: np.ndarray) -> bytes:
@@ -132,26 +133,6 @@ def encode_jpeg(image_HWC: np.ndarray, quality: int = 88) -> bytes:
     image = Image.fromarray(np.ascontiguousarray(image_HWC))
     image.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
-
-
-def write_atomic(path: Path | str, content: bytes) -> None:
-    """Write a file whole or not at all: a neighbour is written and synced, then takes the name.
-
-    Args:
-        path: Where to; missing folders are made.
-        content: All bytes of the file.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    neighbour = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with neighbour.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(neighbour, path)
-    finally:
-        neighbour.unlink(missing_ok=True)
 
 
 def fit_image(image_HWC: np.ndarray, max_side: int) -> np.ndarray:

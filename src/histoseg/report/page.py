@@ -16,17 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from histoseg import __version__
-from histoseg.report.overlays import (
-    FALSE_RGB,
-    MISSED_RGB,
-    PREDICTION_RGB,
-    TRUTH_RGB,
-    encode_jpeg,
-    encode_png,
-    fit_image,
-    write_atomic,
-)
-from histoseg.report.plots import plot_class_balance, plot_dice_by_group
+from histoseg.report.overlays import encode_jpeg, encode_png, fit_image
+from histoseg.schema.atomic import write_atomically
 
 _PHOTO_MAX_SIDE_PX = 1600
 _SMALL_PHOTO_PX = 128 * 128
@@ -46,7 +37,7 @@ class Figure:
             default a PNG file is a graph and everything else a photo.
     """
 
-    image: np.ndarray | Path | str | bytes
+    image: np.ndarray | Path | bytes
     caption: str = ""
     alt: str = ""
     kind: Literal["photo", "graph"] | None = None
@@ -148,7 +139,7 @@ class Page:
         return template.render(page=self, sections=sections, named=named, version=__version__) + "\n"
 
 
-def write_page(path: Path | str, title: str, subtitle: str, sections: Sequence[Section]) -> None:
+def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Section]) -> None:
     """Render a page and write it whole or not at all: whatever fails leaves an older file as it was.
 
     Args:
@@ -161,7 +152,7 @@ def write_page(path: Path | str, title: str, subtitle: str, sections: Sequence[S
         FileNotFoundError: If a figure's file is missing.
         ValueError: If a figure's array is not RGB uint8.
     """
-    write_atomic(path, Page(title, subtitle, sections).render().encode())
+    write_atomically(path, Page(title, subtitle, sections).render())
 
 
 def _view(block: Block) -> dict[str, Any]:
@@ -186,7 +177,7 @@ def _figure_view(figure: Figure) -> dict[str, Any]:
         kind = figure.kind or "photo"
         content = _encode(figure.image, kind)
     else:
-        content = figure.image if isinstance(figure.image, bytes) else Path(figure.image).read_bytes()
+        content = figure.image if isinstance(figure.image, bytes) else figure.image.read_bytes()
         kind = figure.kind or ("graph" if content.startswith(_PNG_START) else "photo")
         ready = content.startswith(_JPEG_START) or (kind == "graph" and content.startswith(_PNG_START))
         if not ready:
@@ -264,151 +255,3 @@ def _label(name: str) -> str:
     """A key as words: `median_dice` becomes `Median dice`."""
     words = str(name).replace("_", " ")
     return words[:1].upper() + words[1:]
-
-
-def write_oof_report(
-    path: Path | str,
-    *,
-    oof: pd.DataFrame,
-    summary: Mapping[str, Any],
-    curves: Sequence[Path],
-    overlays: Sequence[tuple[str, np.ndarray]],
-    thresholds: Mapping[str, Any],
-    notes: Sequence[str],
-) -> None:
-    """Write the report of an out-of-fold evaluation.
-
-    Args:
-        path: Where to, usually runs/E/report.html.
-        oof: Columns id, fold, organ, source, dice; one row an image.
-        summary: Headline label to number, text or (low, high); empty = computed from `oof`.
-        curves: PNG files of the learning curves.
-        overlays: (title, RGB uint8 image) pairs as `draw_overlay` makes them; titles say rank, id and Dice.
-        thresholds: Key (default, organ, organ/source) to threshold, or to a mapping of such values.
-        notes: What a reader must know to trust the numbers.
-    """
-    scored = oof["dice"].dropna()
-    facts = summary or {"out-of-fold Dice": float(scored.mean()), "median": float(scored.median()), "images": len(oof)}
-    worst_first = oof.sort_values("dice", kind="stable", na_position="first")
-    columns = [name for name in ("id", "dice", "organ", "source", "fold") if name in oof]
-    by_organ: list[Block] = [
-        Figure(plot_dice_by_group(oof), "Each dot is one image; bars span the middle half, strokes mark the median."),
-        _dice_table(oof, "organ"),
-        _dice_table(oof, "fold"),
-    ]
-    sections = [
-        Section("", [Facts(facts), *([Text(list(notes))] if notes else [])]),
-        Section("Dice by organ and fold", by_organ),
-        Section("Examples", [_overlay_legend(), Gallery([Figure(image, title) for title, image in overlays])]),
-        Section("Learning curves", [Figure(curve, Path(curve).parent.name, "Learning curves") for curve in curves]),
-        Section("Thresholds", [_threshold_table(thresholds)]),
-        Section("Every image, worst first", [Table(columns, worst_first[columns].values.tolist(), bars=("dice",))]),
-    ]
-    filled = {"Examples": bool(overlays), "Learning curves": bool(curves), "Thresholds": bool(thresholds)}
-    shown = [section for section in sections if filled.get(section.title, True)]
-    write_page(path, "Out-of-fold evaluation", "Every image scored by a model that never saw its group.", shown)
-
-
-def write_dataset_report(
-    path: Path | str,
-    *,
-    facts: Mapping[str, Any],
-    index: pd.DataFrame,
-    folds: pd.DataFrame,
-    overlays: Sequence[tuple[str, np.ndarray]],
-    notices: Sequence[str],
-) -> None:
-    """Write the report of a tiled data set.
-
-    Args:
-        path: Where to, usually dataset_report.html.
-        facts: Headline label to number or text.
-        index: Columns of index.csv: tile_id, id, fold, mask_fraction, tissue_fraction, bin.
-        folds: Columns id, group, stratum, fold.
-        overlays: (title, RGB uint8 image) pairs of sample tiles or slides.
-        notices: What deserves a look but is no fault.
-    """
-    caption = f"{len(notices):,} things that deserve a look; none of them stops the work."
-    notice_rows = [(number, notice) for number, notice in enumerate(notices, start=1)]
-    sections = [
-        Section("", [Facts(facts), *_leak_statements(index, folds)]),
-        Section("Folds", [_fold_table(index, folds), _stratum_table(folds)]),
-        Section("Tiles", [Figure(plot_class_balance(index), "", "Tiles per bin and fold, mask and tissue fractions")]),
-        Section(
-            "Samples",
-            [Legend((("annotation", TRUTH_RGB),)), Gallery([Figure(image, title) for title, image in overlays])],
-        ),
-        Section("Notices", [Table(("no.", "notice"), notice_rows, caption)]),
-    ]
-    filled = {"Samples": bool(overlays), "Notices": bool(notices), "Tiles": len(index) > 0}
-    shown = [section for section in sections if filled.get(section.title, True)]
-    write_page(path, "Data set", "Folds, tiles and what was noticed while cutting them.", shown)
-
-
-def _overlay_legend() -> Legend:
-    """The colours of `draw_overlay`."""
-    lines = (("truth", TRUTH_RGB), ("prediction", PREDICTION_RGB))
-    return Legend((*lines, ("missed", MISSED_RGB), ("falsely found", FALSE_RGB)))
-
-
-def _dice_table(oof: pd.DataFrame, column: str) -> Table:
-    """Dice by a column; images without a score are counted apart."""
-    rows = []
-    for name, members in oof.groupby(column, dropna=False):
-        dice = members["dice"].dropna()
-        rows.append((name, len(dice), dice.mean(), dice.median(), dice.min(), dice.max(), len(members) - len(dice)))
-    header = (column, "n", "mean", "median", "min", "max", "not scored")
-    width = len(header) if any(row[-1] for row in rows) else len(header) - 1
-    return Table(header[:width], [row[:width] for row in rows], f"Dice by {column}", bars=("mean",))
-
-
-def _threshold_table(thresholds: Mapping[str, Any]) -> Table:
-    """Thresholds by key; a key that holds several values gets several columns."""
-    values = {key: value if isinstance(value, Mapping) else {"threshold": value} for key, value in thresholds.items()}
-    columns = list(dict.fromkeys(name for value in values.values() for name in value))
-    rows = [(key, *(value.get(name) for name in columns)) for key, value in values.items()]
-    return Table(("for", *(name.replace("_", " ") for name in columns)), rows, decimals=3)
-
-
-def _leak_statements(index: pd.DataFrame, folds: pd.DataFrame) -> list[Text]:
-    """Say whether a group stands in two folds, and whether the tiles keep to folds.csv."""
-    spread = folds.groupby("group")["fold"].nunique()
-    split = [str(group) for group in spread.index[spread > 1]]
-    known = index.assign(
-        expected=index["id"].astype(str).map(dict(zip(folds["id"].astype(str), folds["fold"], strict=True)))
-    )
-    known = known[known["expected"].notna()]
-    moved = int((known["fold"] != known["expected"]).sum())
-    problems = []
-    if split:
-        problems.append(
-            f"{len(split)} groups stand in more than one fold, so scores would leak: {', '.join(split[:20])}"
-        )
-    if moved:
-        problems.append(f"{moved:,} tiles stand in another fold than their image in folds.csv.")
-    if problems:
-        return [Text(problems, tone="warn")]
-    groups = f"none of the {len(spread):,} groups stands in two folds"
-    sentence = f"No leak between folds: {groups}, and every tile is in its image's fold."
-    return [Text([sentence], tone="good")]
-
-
-def _fold_table(index: pd.DataFrame, folds: pd.DataFrame) -> Table:
-    """Images, groups and tiles of each fold."""
-    rows = []
-    for fold, members in folds.groupby("fold"):
-        tiles = index[index["fold"] == fold]
-        marked = int((tiles["mask_fraction"] > 0).sum())
-        means = (tiles["mask_fraction"].mean(), tiles["tissue_fraction"].mean())
-        rows.append((fold, len(members), members["group"].nunique(), len(tiles), marked, *means))
-    header = ("fold", "images", "groups", "tiles", "tiles with mask", "mean mask fraction", "mean tissue fraction")
-    return Table(header, rows, "What each fold holds")
-
-
-def _stratum_table(folds: pd.DataFrame) -> Table:
-    """Images of each stratum in each fold."""
-    counts = pd.crosstab(folds["stratum"], folds["fold"])
-    rows = [
-        (stratum, *map(int, row), int(row.sum())) for stratum, row in zip(counts.index, counts.to_numpy(), strict=True)
-    ]
-    return Table(("stratum", *(f"fold {fold}" for fold in counts), "all"), rows, "Images by stratum")

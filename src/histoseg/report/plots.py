@@ -1,39 +1,31 @@
-"""Graphs of a run and of a data set, drawn without pyplot and its global state.
+"""Graphs of a run, drawn without pyplot and its global state.
 
 Every function returns the bytes of a PNG and, given a path, also writes them there, whole or not at all.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from histoseg.report.overlays import write_atomic
+from histoseg.report.graph_style import INK, LABEL, MUTED, finish_figure, new_figure, style_axes
 
-BINS = ("none", "very_small", "small", "some", "large")
 # Okabe and Ito's palette without its yellow, which is too light for lines on white paper.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
-_BIN_COLOURS = ("#D9DCE1", "#BFDCEB", "#7DB8DA", "#3288BD", "#0B4F7D")
-_INK, _MUTED, _GRID = "#22262E", "#6B7280", "#E5E7EB"
-_WIDTH_IN, _DPI = 8.0, 160
 _SMOOTHING_SHARE = 1 / 40
 _DASHED: dict[str, Any] = {"lw": 1.3, "ls": (0, (4, 2)), "marker": "o", "ms": 2.5}
-_LABEL: dict[str, Any] = {"fontsize": 9, "color": _INK}
 
 Log: TypeAlias = pd.DataFrame | Sequence[tuple[str, pd.DataFrame]]
 
 
-def plot_curves(log: Log, path: Path | str | None = None) -> bytes:
+def plot_curves(log: Log, path: Path | None = None) -> bytes:
     """Draw loss, validation Dice and learning rate against the optimisation step.
 
     The last averaged (EMA) Dice is marked as the reported one; the best is shown hollow, as the optimistic one.
@@ -48,12 +40,12 @@ def plot_curves(log: Log, path: Path | str | None = None) -> bytes:
     """
     named = [("", log)] if isinstance(log, pd.DataFrame) else list(log)
     numeric = [(name, _numeric(frame)) for name, frame in named]
-    figure = _new_figure(7.4)
+    figure = new_figure(7.4)
     loss_axes, dice_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.3))
     power = _lr_power([frame for _, frame in numeric])
-    _style(loss_axes, "Loss")
-    _style(dice_axes, "Validation Dice")
-    _style(rate_axes, "Learning rate" + (f" (×10$^{{{power}}}$)" if power else ""))
+    style_axes(loss_axes, "Loss")
+    style_axes(dice_axes, "Validation Dice")
+    style_axes(rate_axes, "Learning rate" + (f" (×10$^{{{power}}}$)" if power else ""))
     ends: list[tuple[float, str, str]] = []
     for position, (name, frame) in enumerate(numeric):
         colour = _COLOURS[position % len(_COLOURS)]
@@ -65,10 +57,10 @@ def plot_curves(log: Log, path: Path | str | None = None) -> bytes:
     rate_axes.set_ylim(bottom=0)
     _curve_legends(loss_axes, dice_axes, [frame for _, frame in numeric])
     _label_ends(dice_axes, sorted(ends))
-    return _finish(figure, path)
+    return finish_figure(figure, path)
 
 
-def plot_dice_by_group(oof: pd.DataFrame, path: Path | str | None = None, column: str = "organ") -> bytes:
+def plot_dice_by_group(oof: pd.DataFrame, path: Path | None = None, column: str = "organ") -> bytes:
     """Draw every image's Dice by organ (or another column) over the middle half and the median of its group.
 
     Args:
@@ -82,9 +74,9 @@ def plot_dice_by_group(oof: pd.DataFrame, path: Path | str | None = None, column
     scored = oof[oof["dice"].notna()]
     scored = scored.assign(**{column: scored[column].astype(object).where(scored[column].notna(), "not named")})
     groups = sorted(scored.groupby(column), key=lambda item: item[1]["dice"].median())
-    figure = _new_figure(1.3 + 0.62 * max(1, len(groups)))
+    figure = new_figure(1.3 + 0.62 * max(1, len(groups)))
     axes = figure.subplots()
-    _style(axes, f"Dice of every image, by {column}", grid="x")
+    style_axes(axes, f"Dice of every image, by {column}", grid="x")
     sources = sorted(scored["source"].astype(str).unique()) if "source" in scored else []
     jitter = np.random.default_rng(0)
     for row, (name, members) in enumerate(groups):
@@ -93,16 +85,16 @@ def plot_dice_by_group(oof: pd.DataFrame, path: Path | str | None = None, column
     axes.set_xlim(max(-0.02, math.floor(low * 10 - 0.5) / 10), 1.02)
     axes.set_ylim(-0.6, max(1, len(groups)) - 0.4)
     axes.set_yticks(range(len(groups)), [str(name) for name, _ in groups])
-    axes.tick_params(axis="y", labelsize=10, labelcolor=_INK)
+    axes.tick_params(axis="y", labelsize=10, labelcolor=INK)
     missing = len(oof) - len(scored)
     axes.set_xlabel("Dice" + (f"   ({missing} without a score, not shown)" if missing else ""))
     if len(sources) > 1:
         _legend(axes, [_marker(source, _COLOURS[at % len(_COLOURS)]) for at, source in enumerate(sources)])
-    return _finish(figure, path)
+    return finish_figure(figure, path)
 
 
 def plot_threshold_curve(
-    thresholds: Sequence[float], mean_dice: Sequence[float], chosen: float, path: Path | str | None = None
+    thresholds: Sequence[float], mean_dice: Sequence[float], chosen: float, path: Path | None = None
 ) -> bytes:
     """Draw the mean Dice against the threshold, with the chosen threshold marked.
 
@@ -120,77 +112,27 @@ def plot_threshold_curve(
     """
     if len(thresholds) != len(mean_dice) or len(thresholds) == 0:
         raise ValueError(f"{len(thresholds)} thresholds and {len(mean_dice)} scores: pass one score a threshold")
-    figure = _new_figure(3.6)
+    figure = new_figure(3.6)
     axes = figure.subplots()
-    _style(axes, "Mean Dice by threshold")
+    style_axes(axes, "Mean Dice by threshold")
     axes.plot(thresholds, mean_dice, color=_COLOURS[0], lw=2)
     reached = float(np.interp(chosen, thresholds, mean_dice))
-    axes.vlines(chosen, min(mean_dice), reached, color=_MUTED, lw=0.8, ls=(0, (3, 3)), zorder=1)
+    axes.vlines(chosen, min(mean_dice), reached, color=MUTED, lw=0.8, ls=(0, (3, 3)), zorder=1)
     axes.plot([chosen], [reached], "o", color=_COLOURS[0], ms=7, clip_on=False)
     side = "center" if 0.2 < chosen < 0.8 else "left" if chosen <= 0.2 else "right"
     place: dict[str, Any] = {"xytext": (0, -14), "textcoords": "offset points", "ha": side, "va": "top"}
-    label = axes.annotate(f"chosen {chosen:.2f}, Dice {reached:.4f}", (chosen, reached), **place, **_LABEL)
+    label = axes.annotate(f"chosen {chosen:.2f}, Dice {reached:.4f}", (chosen, reached), **place, **LABEL)
     label.set_bbox({"fc": "white", "ec": "none", "pad": 2})
     axes.set_xlabel("probability threshold")
     axes.set_ylabel("mean Dice over images")
-    return _finish(figure, path)
-
-
-def plot_class_balance(index: pd.DataFrame, path: Path | str | None = None) -> bytes:
-    """Draw how the tiles spread over bins, folds, mask fractions and tissue fractions.
-
-    Args:
-        index: Columns fold, bin, mask_fraction, tissue_fraction of index.csv.
-        path: File to write, if any.
-
-    Returns:
-        The PNG's bytes.
-    """
-    figure = _new_figure(6.2)
-    (by_bin, by_fold), (mask, tissue) = figure.subplots(2, 2)
-    colours = dict(zip(BINS, _BIN_COLOURS, strict=True))
-    bins = [*BINS, *sorted(set(index["bin"].astype(str)) - set(BINS))]
-    _draw_bin_bars(by_bin, index["bin"].astype(str).value_counts(), bins, colours)
-    _draw_fold_bars(by_fold, pd.crosstab(index["fold"], index["bin"].astype(str)), bins, colours)
-    marked = index.loc[index["mask_fraction"] > 0, "mask_fraction"]
-    title = f"Mask fraction, {len(marked):,} tiles with any"
-    _draw_fractions(mask, marked, title, "share of the tile's pixels in the mask", _BIN_COLOURS[3])
-    tissue_title = f"Tissue fraction, all {len(index):,} tiles"
-    _draw_fractions(tissue, index["tissue_fraction"], tissue_title, "share of the tile's pixels on tissue", "#B58DB6")
-    return _finish(figure, path)
-
-
-def _new_figure(height_in: float) -> Figure:
-    """An empty white figure of the reports' width."""
-    return Figure(figsize=(_WIDTH_IN, height_in), dpi=_DPI, layout="constrained", facecolor="white")
-
-
-def _finish(figure: Figure, path: Path | str | None) -> bytes:
-    """Render to PNG bytes, the same for the same data, and write them if a path is given."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    if path is not None:
-        write_atomic(path, buffer.getvalue())
-    return buffer.getvalue()
-
-
-def _style(axes: Axes, title: str, grid: Literal["x", "y"] = "y") -> None:
-    """Title at the left, one faint grid, no frame."""
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK, pad=8)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.tick_params(length=0, labelsize=9, labelcolor=_MUTED)
-    axes.xaxis.label.set(fontsize=9.5, color=_MUTED)
-    axes.yaxis.label.set(fontsize=9.5, color=_MUTED)
-    axes.grid(axis=grid, color=_GRID, lw=0.8)
-    axes.set_axisbelow(True)
+    return finish_figure(figure, path)
 
 
 def _legend(axes: Axes, handles: list[Line2D], place: str | None = None) -> None:
     """A frameless legend: inside at a place, or in one row above the right end."""
     above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": len(handles)}
     where: dict[str, Any] = {"loc": place} if place else above
-    axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=_INK, handlelength=1.6, **where)
+    axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=INK, handlelength=1.6, **where)
 
 
 def _marker(label: str, colour: str, hollow: bool = False) -> Line2D:
@@ -241,7 +183,7 @@ def _draw_validation(axes: Axes, frame: pd.DataFrame, name: str, colour: str) ->
 
 def _curve_legends(loss_axes: Axes, dice_axes: Axes, frames: list[pd.DataFrame]) -> None:
     """Say what the line styles and marks mean, and nothing that was not drawn."""
-    colour = _COLOURS[0] if len(frames) == 1 else _MUTED
+    colour = _COLOURS[0] if len(frames) == 1 else MUTED
     if any(len(_points(frame, "val_loss")) for frame in frames):
         validation = Line2D([], [], color=colour, label="validation", **_DASHED)
         training = Line2D([], [], color=colour, lw=1.8, label="training, smoothed")
@@ -285,47 +227,5 @@ def _draw_strip(
     colours = [_COLOURS[sources.index(str(source)) % len(_COLOURS)] for source in members.get("source", [])]
     heights = row + jitter.uniform(-0.22, 0.22, len(values))
     axes.scatter(values, heights, s=16, c=colours or _COLOURS[0], alpha=0.65, lw=0, zorder=3)
-    axes.plot([median, median], [row - 0.34, row + 0.34], color=_INK, lw=2, zorder=4)
-    _note(axes, f"median {median:.3f}\nn = {len(values)}", row, _MUTED)
-
-
-def _draw_bin_bars(axes: Axes, counts: pd.Series, bins: list[str], colours: Mapping[str, str]) -> None:
-    """Horizontal bars of tiles per bin, each with its count."""
-    _style(axes, "Tiles per bin", grid="x")
-    axes.grid(visible=False)
-    values = [int(counts.get(name, 0)) for name in bins]
-    rows = range(len(bins))[::-1]
-    axes.barh(rows, values, color=[colours.get(name, _MUTED) for name in bins], height=0.7)
-    for row, value in zip(rows, values, strict=True):
-        share = f" ({value / max(1, sum(values)):.0%})"
-        axes.annotate(f"{value:,}{share}", (value, row), (5, 0), textcoords="offset points", va="center", **_LABEL)
-    axes.set_yticks(rows, [name.replace("_", " ") for name in bins])
-    axes.tick_params(axis="y", labelcolor=_INK)
-    axes.set_xticks([])
-    axes.spines["bottom"].set_visible(False)
-    axes.set_xlim(0, 1.35 * max(1, *values))
-
-
-def _draw_fold_bars(axes: Axes, table: pd.DataFrame, bins: list[str], colours: Mapping[str, str]) -> None:
-    """Stacked bars of tiles per fold, coloured by bin as the bars beside them, with the total on top."""
-    _style(axes, "Tiles per fold, by bin")
-    axes.grid(visible=False)
-    places, base = np.arange(len(table)), np.zeros(len(table))
-    for name in (name for name in bins if name in table):
-        axes.bar(places, table[name], bottom=base, color=colours.get(name, _MUTED), width=0.7, ec="white", lw=0.6)
-        base += table[name].to_numpy(float)
-    for place, total in zip(places, base, strict=True):
-        axes.annotate(f"{int(total):,}", (place, total), (0, 4), textcoords="offset points", ha="center", **_LABEL)
-    axes.set_xticks(places, [f"fold {fold}" for fold in table.index])
-    axes.set_yticks([])
-    axes.set_ylim(0, 1.12 * max(1.0, base.max(initial=0.0)))
-
-
-def _draw_fractions(axes: Axes, values: pd.Series, title: str, label: str, colour: str) -> None:
-    """Histogram of fractions, 0 to 1."""
-    _style(axes, title)
-    axes.hist(values.dropna(), bins=25, range=(0, 1), color=colour, ec="white", lw=0.5)
-    axes.set_xlim(0, 1)
-    axes.set_xlabel(label)
-    axes.set_ylabel("tiles")
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.plot([median, median], [row - 0.34, row + 0.34], color=INK, lw=2, zorder=4)
+    _note(axes, f"median {median:.3f}\nn = {len(values)}", row, MUTED)

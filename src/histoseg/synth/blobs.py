@@ -7,8 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from histoseg.schema.atomic import write_bytes_atomically
 from histoseg.synth.canvas import blob_outline, fractal_noise, paint
-from histoseg.synth.files import png_bytes, write_bytes
+from histoseg.synth.files import png_bytes
 
 
 def make_blobs_folder(root: Path, n: int, seed: int = 0) -> list[str]:
@@ -30,8 +31,8 @@ def make_blobs_folder(root: Path, n: int, seed: int = 0) -> list[str]:
     names = [f"blob{index:02d}" for index in range(n)]
     for index, name in enumerate(names):
         image_HWC, mask_HW = _draw_blobs(np.random.default_rng(np.random.SeedSequence([seed, index])))
-        write_bytes(root / "images" / f"{name}.png", png_bytes(image_HWC))
-        write_bytes(root / "masks" / f"{name}.png", png_bytes(mask_HW))
+        write_bytes_atomically(root / "images" / f"{name}.png", png_bytes(image_HWC))
+        write_bytes_atomically(root / "masks" / f"{name}.png", png_bytes(mask_HW))
     return names
 
 

@@ -1,12 +1,10 @@
-"""Files with the same bytes for the same content (no timestamps, fixed line ends), written whole or not at all."""
+"""Contents of files: the same bytes for the same content, without timestamps and with fixed line ends."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -21,14 +19,6 @@ TIFF_LAYOUTS: dict[str, dict[str, Any]] = {
     # The array is RGB; the encoder makes YCbCr of it, and says so in the file.
     "tiled jpeg": {"tile": (256, 256), "compression": "jpeg", "compressionargs": {"level": 92}},
 }
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary file beside it, renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def tiff_bytes(image_HWC: np.ndarray, layout: str) -> bytes:

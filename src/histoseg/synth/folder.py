@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from histoseg.core.log import logger
 from histoseg.core.rle import encode_rle
-from histoseg.synth.files import TIFF_LAYOUTS, csv_bytes, tiff_bytes, write_bytes
+from histoseg.schema.atomic import write_bytes_atomically
+from histoseg.synth.files import TIFF_LAYOUTS, csv_bytes, tiff_bytes
 from histoseg.synth.tissue import Stain, draw_picture, draw_stain
 
 SYNTH_ORGANS = ("kidney", "largeintestine", "lung", "spleen", "prostate")
@@ -231,10 +232,10 @@ def _make_slide(root: Path, slide: _Slide, seed: int, max_side: int) -> dict[str
     )
     layout = tuple(TIFF_LAYOUTS)[slide.index % len(TIFF_LAYOUTS)]
     folder = "train_images" if slide.split == _TRAIN else "test_images"
-    write_bytes(root / folder / f"{slide.id}.tiff", tiff_bytes(picture.image, layout))
+    write_bytes_atomically(root / folder / f"{slide.id}.tiff", tiff_bytes(picture.image, layout))
     if slide.split == _TRAIN:
         polygons = json.dumps(mask_polygons(picture.mask), separators=(",", ":"))
-        write_bytes(root / "train_annotations" / f"{slide.id}.json", polygons.encode())
+        write_bytes_atomically(root / "train_annotations" / f"{slide.id}.json", polygons.encode())
     return {
         "id": slide.id,
         "organ": slide.organ,
@@ -254,4 +255,4 @@ def _donor_facts(seed: int, slide: _Slide) -> dict[str, str]:
 
 
 def _write_table(path: Path, columns: tuple[str, ...], rows: list[dict[str, str]]) -> None:
-    write_bytes(path, csv_bytes(columns, [[row[column] for column in columns] for row in rows]))
+    write_bytes_atomically(path, csv_bytes(columns, [[row[column] for column in columns] for row in rows]))

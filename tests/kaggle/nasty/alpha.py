@@ -1,5 +1,4 @@
-# ruff: noqa
-# fmt: off
+# A comment above the docstring.
 '''A docstring that holds """triple quotes""", a backslash \\ and a line that looks like code:
 
 import antigravity

@@ -1,5 +1,3 @@
-# ruff: noqa
-# fmt: off
 """Names bound in blocks at the top level."""
 from __future__ import annotations
 import contextlib, io, sys

@@ -1,5 +1,3 @@
-# ruff: noqa
-# fmt: off
 """Names for the type checker alone: an import that would be a circle if it ran."""
 
 from __future__ import annotations

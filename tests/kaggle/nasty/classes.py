@@ -1,5 +1,3 @@
-# ruff: noqa
-# fmt: off
 from __future__ import annotations
 
 import dataclasses

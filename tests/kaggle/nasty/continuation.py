@@ -1,5 +1,3 @@
-# ruff: noqa
-# fmt: off
 """Continued lines."""; from __future__ import annotations
 from os \
     import path as os_path, \

@@ -1,5 +1,3 @@
-# ruff: noqa
-# fmt: off
 """The entry."""
 
 from __future__ import annotations

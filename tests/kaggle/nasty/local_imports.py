@@ -1,5 +1,3 @@
-# ruff: noqa
-# fmt: off
 """Imports inside functions."""
 
 from __future__ import annotations

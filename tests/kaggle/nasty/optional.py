@@ -1,5 +1,3 @@
-# ruff: noqa
-# fmt: off
 """Optional packages, and options that a kernel cannot have."""
 from __future__ import annotations
 

@@ -1,5 +1,3 @@
-# ruff: noqa
-# fmt: off
 from __future__ import annotations
 GRÜSSE = "größe ; from nasty.alpha import area"; import textwrap; import string
 LOOKS = """

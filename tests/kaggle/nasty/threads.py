@@ -1,5 +1,3 @@
-# ruff: noqa
-# fmt: off
 """Threads are allowed; the same outside import in another spelling, too."""
 from __future__ import annotations
 
