@@ -376,6 +376,16 @@ def test_runs_refuse_parts_that_do_not_fit() -> None:
         Runs(np.array([0]), np.array([1]), (3, 0))
 
 
+@pytest.mark.parametrize(
+    ("starts", "lengths"),
+    [([-1], [2]), ([14], [2]), ([3], [0]), ([3], [-1]), ([5, 2], [1, 1]), ([2, 3], [2, 1]), ([2**62], [2**62])],
+)
+def test_runs_that_no_mask_has_are_refused(starts: list[int], lengths: list[int]) -> None:
+    assert Runs(np.array([0, 3]), np.array([3, 12]), (3, 5)).area == 15
+    with pytest.raises(ValueError, match="runs must ascend"):
+        Runs(np.array(starts), np.array(lengths), (3, 5))
+
+
 def test_equals_pycocotools() -> None:
     coco = pytest.importorskip("pycocotools.mask")
     rng = np.random.default_rng(9)

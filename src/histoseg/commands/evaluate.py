@@ -16,6 +16,7 @@ from histoseg.commands.pictures import slide_overlay
 from histoseg.competitions.base import Competition
 from histoseg.competitions.registry import get_competition
 from histoseg.data.store import load_dataset
+from histoseg.report.overlays import contact_sheet, save_png
 from histoseg.report.reports import write_oof_report
 from histoseg.schema.atomic import write_atomically
 from histoseg.schema.sample import Sample
@@ -70,12 +71,15 @@ def evaluate_run(run_folder: Path) -> dict[str, Any]:
     write_atomically(run_folder / "thresholds.json", json.dumps(thresholds, indent=2) + "\n")
     summary = summarise(table, scores, thresholds, folds)
     write_atomically(run_folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    overlays = best_median_worst(oof, folds, competition, samples, thresholds)
+    pictures, titles = [picture for _, picture in overlays], [title for title, _ in overlays]
+    save_png(run_folder / "overlays.png", contact_sheet(pictures, titles, columns=len(pictures), cell=480))
     write_oof_report(
         run_folder / "report.html",
         oof=oof,
         summary=_headline(summary),
         curves=[fold.folder / "curves.png" for fold in folds if (fold.folder / "curves.png").is_file()],
-        overlays=best_median_worst(oof, folds, competition, samples, thresholds),
+        overlays=overlays,
         thresholds=thresholds,
         notes=[*notes, *_explanations(summary)],
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     if not path.is_file():
         raise InputError([Fault(path.stem, str(path), "no such file", "check the folder; the host's name is needed")])
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, quoting=csv.QUOTE_MINIMAL)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig")
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError([Fault(path.stem, str(path), f"not a csv table ({error})", "download it again")]) from error
     known = ", ".join(table.columns)
@@ -109,6 +108,15 @@ def parse_pixel_size(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) and value > 0 else None
+
+
+def parse_side(text: str) -> int | None:
+    """Pixels of one side, or None where the cell holds no whole positive number; `3000.0` counts as 3000."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return int(value) if math.isfinite(value) and value >= 1 and value == int(value) else None
 
 
 def find_image(folder: Path, sample_id: str) -> Path:

@@ -14,6 +14,7 @@ from histoseg.competitions.base import (
     find_image,
     mean_dice_score,
     parse_pixel_size,
+    parse_side,
     read_table,
 )
 from histoseg.core.faults import Fault, InputError
@@ -106,11 +107,8 @@ class Hubmap2022:
 
     @staticmethod
     def _checked_shape(row: Mapping[str, str], path: Path, faults: list[Fault]) -> tuple[int, int] | None:
-        try:
-            height, width = int(row["img_height"]), int(row["img_width"])
-        except ValueError:
-            height = width = 0
-        if min(height, width) < 1:
+        height, width = parse_side(row["img_height"]), parse_side(row["img_width"])
+        if height is None or width is None:
             rule = f"img_height {row['img_height']!r} and img_width {row['img_width']!r} are not positive numbers"
             faults.append(Fault(row["id"], str(path), rule, "write the image's size in pixels"))
             return None

@@ -51,5 +51,5 @@ def detect_competition(root: Path) -> Competition:
 def _csv_header(path: Path) -> list[str]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8", errors="replace") as stream:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
         return next(csv.reader([stream.readline()]), [])

@@ -30,7 +30,7 @@ class Runs:
         order: "F" numbers pixels column by column, "C" row by row.
 
     Raises:
-        ValueError: If the parts do not fit together.
+        ValueError: If the parts do not fit together, or are not the runs of a mask of that shape.
     """
 
     starts: np.ndarray
@@ -50,6 +50,11 @@ class Runs:
             object.__setattr__(self, name, np.ascontiguousarray(values, np.int64))
         if len(self.starts) != len(self.lengths):
             raise ValueError(f"{len(self.starts)} starts and {len(self.lengths)} lengths: every run needs both")
+        # Compiled code trusts these positions with its memory, so they are looked at once, here.
+        ends = self.starts + self.lengths
+        within = len(ends) == 0 or (self.starts[0] >= 0 and ends[-1] <= self.shape_hw[0] * self.shape_hw[1])
+        if not within or (ends <= self.starts).any() or (self.starts[1:] < ends[:-1]).any():
+            raise ValueError(f"runs must ascend, be apart, at least 1 pixel long and inside {self.shape_hw} pixels")
 
     def __len__(self) -> int:
         """Number of runs."""

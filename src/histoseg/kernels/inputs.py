@@ -54,7 +54,7 @@ def find_competition_folder(root: Path, columns: tuple[str, str], image_folder: 
     """
     candidates = []
     for path in walk_files(root, "sample_submission.csv"):
-        with path.open(newline="", encoding="utf-8", errors="replace") as stream:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
             header = next(csv.reader([stream.readline()]), [])
         if tuple(header[:2]) == columns:
             candidates.append(path.parent)

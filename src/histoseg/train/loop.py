@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -37,62 +33,12 @@ from histoseg.train.checkpoint import load_state, save_state, save_weights, stat
 from histoseg.train.dataset import BalancedSampler, TileDataset, make_loader
 from histoseg.train.losses import segmentation_loss
 from histoseg.train.optim import learning_rate, make_optimizer
+from histoseg.train.run import Run, write_log
 from histoseg.train.setup import FoldSetup
 
-LOG_COLUMNS = (
-    *("step", "epoch", "lr", "loss", "loss_bce", "loss_dice", "val_loss", "val_dice", "val_dice_raw"),
-    *("images_per_s", "seconds"),
-)
 LOG_EVERY = 10
 PRECISION_NAMES = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass
-class Run:
-    """Everything that changes while a fold trains, and so everything that a state holds."""
-
-    model: torch.nn.Module
-    ema: ModelEmaV3 | None
-    optimizer: torch.optim.Optimizer
-    accelerator: Accelerator
-    step: int = 0
-    seconds: float = 0.0
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-    def averaged(self) -> torch.nn.Module:
-        """The weights that are reported and packaged: the averaged ones where there are any."""
-        return self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.model)
-
-    def state(self, digest: str, limit: int | None) -> dict[str, Any]:
-        """All of it as plain data and tensors."""
-        scaler = self.accelerator.scaler
-        return {
-            "digest": digest,
-            "limit": limit,
-            "step": self.step,
-            "seconds": self.seconds,
-            "rows": self.rows,
-            "model": self.accelerator.unwrap_model(self.model).state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema is not None else {},
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else {},
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a state."""
-        self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
-        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
 
 
 def train_fold(setup: FoldSetup, resume: bool) -> float:
@@ -269,13 +215,6 @@ def _save(run: Run, setup: FoldSetup) -> None:
         save_state(setup.folder, run.step, run.state(setup.digest, setup.limit))
         write_log(run.rows, setup.folder / "log.csv")
     run.accelerator.wait_for_everyone()
-
-
-def write_log(rows: list[dict[str, float]], path: Path) -> None:
-    """Write log.csv; what was not measured at a step is left blank."""
-    table = pd.DataFrame(rows, columns=list(LOG_COLUMNS))
-    table["step"] = table["step"].astype(int)
-    write_atomically(path, table.to_csv(index=False, float_format="%.6g"))
 
 
 def _finish(run: Run, setup: FoldSetup) -> float:

@@ -1,0 +1,147 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from histoseg.core.faults import InputError
+from histoseg.predict.ensemble import Ensemble, best_precision, load_ensemble, normalise_tiles
+from histoseg.schema.manifest import file_sha256, load_manifest, manifest_json
+from histoseg.schema.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+CPU = torch.device("cpu")
+TILES_NHWC = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
+
+
+class Scale(torch.nn.Module):
+    """Logits: a multiple of the first channel."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(float(factor)))
+
+    def forward(self, images_NCHW):
+        return images_NCHW[:, :1] * self.factor
+
+
+def ensemble_of(models, weights=None, views=("identity",), spec=None):
+    spec = spec or Preprocessing(normalise="none")
+    return Ensemble(models, weights or [1.0] * len(models), spec, views, CPU, torch.float32)
+
+
+def test_probabilities_are_averaged_by_weight():
+    first, second = Scale(1), Scale(-2)
+    values = torch.from_numpy(TILES_NHWC[..., 0]).float() / 255
+    expected = (3 * torch.sigmoid(values) + torch.sigmoid(-2 * values)) / 4
+    result = ensemble_of([first, second], [3.0, 1.0])(TILES_NHWC)
+    assert result.shape == (3, 1, 64, 64)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result[:, 0], expected.detach().numpy(), atol=1e-6)
+
+
+def test_views_of_a_pixelwise_network_change_nothing():
+    views = ("identity", "hflip", "vflip", "rot180", "transpose", "rot90", "rot270", "antitranspose")
+    one, all_views = (ensemble_of([Scale(2)], views=v)(TILES_NHWC) for v in (("identity",), views))
+    np.testing.assert_allclose(one, all_views, atol=1e-6)
+
+
+def test_an_ensemble_of_all_views_is_equivariant():
+    torch.manual_seed(0)
+    views = ("identity", "hflip", "vflip", "rot180", "transpose", "rot90", "rot270", "antitranspose")
+    net = ensemble_of([torch.nn.Conv2d(3, 1, 5, padding=2)], views=views)
+    turned = np.ascontiguousarray(np.rot90(TILES_NHWC, axes=(1, 2)))
+    np.testing.assert_allclose(np.rot90(net(TILES_NHWC), axes=(2, 3)), net(turned), atol=1e-5)
+
+
+def test_one_module_twice_is_refused():
+    model = Scale(1)
+    with pytest.raises(ValueError, match="one module stands twice"):
+        ensemble_of([model, model])
+    with pytest.raises(ValueError, match="as many weights"):
+        ensemble_of([model], [1.0, 2.0])
+    with pytest.raises(ValueError, match="known are identity"):
+        ensemble_of([model], views=("upside-down",))
+
+
+def test_normalisations():
+    tiles = torch.from_numpy(TILES_NHWC).permute(0, 3, 1, 2)
+    values = tiles.float() / 255
+    assert torch.equal(normalise_tiles(tiles, Preprocessing(normalise="none")), values)
+    expected = (values - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
+    torch.testing.assert_close(normalise_tiles(tiles, Preprocessing(normalise="imagenet")), expected)
+    own = normalise_tiles(tiles, Preprocessing(normalise="per_image"))
+    torch.testing.assert_close(own.mean((2, 3)), torch.zeros(3, 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(own.std((2, 3), correction=0), torch.ones(3, 3), atol=1e-3, rtol=0)
+    white = torch.full((1, 3, 4, 4), 255, dtype=torch.uint8)
+    assert normalise_tiles(white, Preprocessing(normalise="per_image")).isfinite().all()
+
+
+def test_results_do_not_depend_on_the_neighbours_in_a_batch(small_package):
+    manifest = load_manifest(small_package)
+    net = load_ensemble([(small_package, manifest)], CPU, torch.float32)
+    together = net(TILES_NHWC)
+    alone = np.concatenate([net(TILES_NHWC[i : i + 1]) for i in range(3)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_every_member_counts(small_package):
+    manifest = load_manifest(small_package)
+    net = load_ensemble([(small_package, manifest)], CPU, torch.float32)
+    assert len({id(model) for model in net.models}) == 2
+    both = net(TILES_NHWC)
+    first = net.first_members(1)(TILES_NHWC)
+    assert np.abs(both - first).max() > 1e-3
+
+
+@pytest.fixture
+def package(small_package, tmp_path):
+    """A copy that may be broken."""
+    manifest = load_manifest(small_package)
+    for member in manifest.members:
+        (tmp_path / member.file).write_bytes((small_package / member.file).read_bytes())
+    return tmp_path, manifest
+
+
+def rewritten(folder, manifest, place, tensors):
+    """The manifest after a member's weights were replaced, its SHA-256 true."""
+    path = folder / manifest.members[place].file
+    save_file(tensors, path)
+    members = list(manifest.members)
+    members[place] = dataclasses.replace(members[place], sha256=file_sha256(path))
+    changed = dataclasses.replace(manifest, members=tuple(members))
+    (folder / "manifest.json").write_text(manifest_json(changed))
+    return load_manifest(folder)
+
+
+def test_members_that_say_the_same_are_refused_though_their_bytes_differ(package):
+    folder, manifest = package
+    tensors = load_file(folder / manifest.members[0].file)
+    tensors["encoder.bn1.num_batches_tracked"] += 1
+    with pytest.raises(InputError, match="gives the same output"):
+        load_ensemble([(folder, rewritten(folder, manifest, 1, tensors))], CPU)
+
+
+def test_weights_that_do_not_fit_are_refused(package):
+    folder, manifest = package
+    tensors = load_file(folder / manifest.members[0].file)
+    tensors.pop("segmentation_head.0.bias")
+    with pytest.raises(InputError, match="do not fit unet"):
+        load_ensemble([(folder, rewritten(folder, manifest, 0, tensors))], CPU)
+
+
+def test_members_of_another_preprocessing_are_refused(small_package):
+    manifest = load_manifest(small_package)
+    other = dataclasses.replace(manifest, preprocessing=Preprocessing(target_pixel_size_um=3.0))
+    with pytest.raises(InputError, match="one ensemble has one preprocessing"):
+        load_ensemble([(small_package, manifest), (small_package, other)], CPU)
+
+
+def test_precision_is_read_from_the_machine():
+    assert best_precision(CPU) in (torch.float32, torch.bfloat16)
+    assert best_precision(CPU) == best_precision(CPU)
+
+
+def test_manifest_of_the_fixture_is_plain_json(small_package):
+    assert json.loads((small_package / "manifest.json").read_text())["format"] == "histoseg/1"

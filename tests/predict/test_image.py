@@ -1,0 +1,124 @@
+import dataclasses
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from histoseg.core.components import component_areas, label_runs, split_runs
+from histoseg.core.rle import runs_from_mask
+from histoseg.imaging.slide import open_slide
+from histoseg.predict.image import ImagePrediction, PeakMap, clean_runs, grid_of, predict_image
+from histoseg.schema.manifest import Manifest
+from histoseg.schema.preprocessing import Preprocessing
+
+PHYSICAL = Manifest(competition="folder", preprocessing=Preprocessing(target_pixel_size_um=1.0), tile=64, halo=8)
+
+
+def red(images_NHWC):
+    """A network whose probability is the red channel."""
+    return images_NHWC[:, None, :, :, 0].astype(np.float32) / 255
+
+
+@pytest.fixture
+def slide_path(tmp_path):
+    """A slide of 150 x 211 pixels: red where the mask is, in blobs that survive resampling."""
+    mask_HW = np.zeros((150, 211), bool)
+    mask_HW[20:60, 30:90] = mask_HW[90:150, 150:211] = mask_HW[0:10, 0:10] = True
+    image_HWC = np.zeros((150, 211, 3), np.uint8)
+    image_HWC[mask_HW, 0] = 255
+    tifffile.imwrite(tmp_path / "slide.tiff", image_HWC)
+    return tmp_path / "slide.tiff", mask_HW
+
+
+@pytest.mark.parametrize("blend", [False, True])
+@pytest.mark.parametrize("pixel_size_um", [1.0, 0.5, 2.3])
+def test_a_network_that_sees_the_mask_gives_it_back(slide_path, pixel_size_um, blend):
+    path, mask_HW = slide_path
+    manifest = dataclasses.replace(PHYSICAL, blend=blend)
+    with open_slide(path) as slide:
+        prediction = predict_image(red, slide, pixel_size_um, manifest, [0.5, 0.9])
+    assert prediction.shape_hw == mask_HW.shape
+    found_HW = prediction.runs[0.5].to_mask()
+    if pixel_size_um == 1.0:
+        np.testing.assert_array_equal(found_HW, mask_HW)
+    assert (found_HW != mask_HW).mean() < 0.02
+    assert prediction.runs[0.9].area <= prediction.runs[0.5].area
+
+
+@pytest.mark.parametrize("fit", ["long_side", "stretch"])
+def test_whole_mode_undoes_its_scale(slide_path, fit):
+    path, mask_HW = slide_path
+    spec = Preprocessing(scale_mode="whole", whole_size=128, whole_fit=fit)
+    manifest = Manifest(competition="folder", preprocessing=spec)
+    with open_slide(path) as slide:
+        assert len(grid_of(manifest, spec.scaled_hw(slide.shape_hw, None))) == 1
+        found_HW = predict_image(red, slide, None, manifest, [0.5]).runs[0.5].to_mask()
+    assert found_HW.shape == mask_HW.shape
+    assert (found_HW != mask_HW).mean() < 0.04
+
+
+def test_the_threshold_itself_is_mask(tmp_path):
+    tifffile.imwrite(tmp_path / "flat.tiff", np.full((20, 30, 3), 51, np.uint8))
+    with open_slide(tmp_path / "flat.tiff") as slide:
+        prediction = predict_image(red, slide, 1.0, PHYSICAL, [51 / 255, 0.21])
+    assert prediction.runs[51 / 255].area == 600
+    assert prediction.runs[0.21].area == 0
+
+
+def test_cleaning_drops_by_physical_area_and_never_everything():
+    mask_HW = np.zeros((40, 50), bool)
+    mask_HW[0:3, 0:3] = True  # 9 px
+    mask_HW[10:20, 10:14] = True  # 40 px
+    peak = runs_from_mask(np.eye(40, 50, dtype=bool))
+    prediction = ImagePrediction((40, 50), {0.5: runs_from_mask(mask_HW)}, peak, 2.0)
+    assert clean_runs(prediction, 0.5, 0.0, True).area == 49
+    assert clean_runs(prediction, 0.5, 4 * 10.0, True).area == 40, "10 px of 2 um are 40 um2"
+    assert clean_runs(prediction, 0.5, 4 * 41.0, False).area == 0
+    assert clean_runs(prediction, 0.5, 4 * 41.0, True).area == 40, "the largest component stays"
+    unknown = dataclasses.replace(prediction, pixel_size_um=None)
+    assert clean_runs(unknown, 0.5, 1e9, True).area == 49, "without a pixel size nothing is dropped"
+    empty = dataclasses.replace(prediction, runs={0.5: runs_from_mask(np.zeros((40, 50), bool))})
+    assert clean_runs(empty, 0.5, 0.0, False).area == 0
+    assert clean_runs(empty, 0.5, 0.0, True) == peak
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 400), (600, 37), (300, 301)])
+def test_the_peak_is_around_the_highest_probability(shape):
+    rng = np.random.default_rng(sum(shape))
+    probs_HW = (rng.random(shape) * 0.1).astype(np.float32)
+    y, x = (int(rng.integers(side)) for side in shape)
+    probs_HW[y, x] = 0.4
+    peak = PeakMap(shape)
+    for start in range(0, shape[0], 50):
+        peak.add(start, probs_HW[start : start + 50])
+    original = (shape[0] * 3, shape[1] * 2)
+    runs = peak.runs(original)
+    mask_HW = runs.to_mask()
+    assert mask_HW.shape == original
+    assert mask_HW[y * 3 + 1, x * 2]
+    assert len(component_areas(split_runs(runs), label_runs(split_runs(runs)))) == 1
+    assert runs.area <= 6 * max(1, -(-max(shape) // 256)) ** 2
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30])
+def test_the_peak_of_a_hopeless_image_is_still_a_mask(value):
+    peak = PeakMap((20, 30))
+    peak.add(0, np.full((20, 30), value, np.float32))
+    assert peak.runs((40, 60)).area > 0
+
+
+def test_masks_of_rising_thresholds_are_nested(slide_path):
+    path, _ = slide_path
+    rng = torch.Generator().manual_seed(0)
+
+    def noisy(images_NHWC):
+        return torch.rand(images_NHWC.shape[0], 1, *images_NHWC.shape[1:3], generator=rng).numpy()
+
+    with open_slide(path) as slide:
+        prediction = predict_image(noisy, slide, 1.0, PHYSICAL, [0.2, 0.4, 0.6, 0.8])
+    masks = [prediction.runs[t].to_mask() for t in (0.2, 0.4, 0.6, 0.8)]
+    for larger, smaller in pairwise(masks):
+        assert not (smaller & ~larger).any()
+        assert smaller.sum() < larger.sum()
