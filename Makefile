@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Without it pytest-xdist's two processes would each start as many threads as there are cores.
-TEST_ENVIRONMENT := OMP_NUM_THREADS=1
+TEST_ENVIRONMENT := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
 .PHONY: demo test quick lint bench kernel clean
 

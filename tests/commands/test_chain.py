@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,8 +179,61 @@ def test_limit_overfits_a_few_and_is_never_scored(trained, tmp_path, capsys):
     assert main([*arguments, "--train.steps", "4", "--train.save-every", "2"]) == 0
     assert main([*arguments, "--train.steps", "4", "--train.save-every", "2"]) == 0, "a check gives way to the next"
     assert main(["evaluate", str(tmp_path / "tiny")]) == 2
+    assert "--limit" in capsys.readouterr().err
     assert main(["package", str(tmp_path / "tiny"), "--out", str(tmp_path / "w")]) == 2
     assert "--limit" in capsys.readouterr().err
+    real = [
+        "train",
+        str(trained / "tiny.toml"),
+        "--runs",
+        str(tmp_path),
+        "--fold",
+        "0",
+        "--train.steps",
+        "4",
+        "--resume",
+    ]
+    assert main(real) == 0, "a real run follows a check without a word"
+    assert json.loads((tmp_path / "tiny" / "fold0" / "run.json").read_text())["limit"] is None
+
+
+def test_a_refused_package_leaves_the_good_one(trained, tmp_path, capsys):
+    run, weights = trained / "runs" / "tiny", tmp_path / "weights"
+    assert main(["package", str(run), "--out", str(weights)]) == 0
+    before = {path.name: path.read_bytes() for path in weights.iterdir()}
+    assert main(["package", str(run), "--out", str(weights), "--slug", "a"]) == 2
+    assert main(["package", str(run), str(run), "--out", str(weights)]) == 2
+    assert {path.name: path.read_bytes() for path in weights.iterdir()} == before
+    assert main(["package", str(run), "--out", str(run / "fold0")]) == 2
+    assert "folder of its own" in capsys.readouterr().err
+    assert (run / "fold0" / "model.safetensors").is_file()
+    (weights / "foreign.safetensors").write_bytes(b"not ours")
+    assert main(["package", str(run), "--out", str(weights)]) == 0
+    assert (weights / "foreign.safetensors").read_bytes() == b"not ours"
+
+
+def test_a_model_is_never_scored_on_its_own_training_slides(trained, tmp_path, capsys):
+    folds = trained / "dataset" / "folds.csv"
+    before = folds.read_text()
+    swapped = pd.read_csv(folds, dtype=str)
+    swapped["fold"] = swapped["fold"].map({"0": "1", "1": "0"})
+    try:
+        swapped.to_csv(folds, index=False)
+        assert main(["evaluate", str(trained / "runs" / "tiny")]) == 2
+        assert "other slides" in capsys.readouterr().err
+        assert main(["train", str(trained / "tiny.toml"), "--runs", str(trained / "runs"), "--resume"]) == 2
+    finally:
+        folds.write_text(before)
+
+
+def test_changed_prediction_settings_reach_a_finished_run(trained, tmp_path):
+    shutil.copytree(trained / "runs" / "tiny", tmp_path / "tiny")
+    arguments = ["train", str(trained / "tiny.toml"), "--runs", str(tmp_path), "--resume", "--predict.batch", "7"]
+    assert main(arguments) == 0
+    assert main(["package", str(tmp_path / "tiny"), "--out", str(tmp_path / "weights")]) == 0
+    manifest = load_manifest(tmp_path / "weights")
+    assert manifest.batch == 7
+    assert manifest.members[0].oof_score is None, "the old evaluation is not of these settings"
 
 
 def test_tiles_of_another_scale_are_refused(trained, tmp_path, capsys):

@@ -87,6 +87,9 @@ def test_a_folds_file_that_splits_a_group_leaks(tmp_path):
     path.write_text("id,group,stratum,fold\n0,p,s,0\n1,p,s,1\n")
     with pytest.raises(InputError, match="leaks"):
         read_folds(path, samples)
+    path.write_text("id,group,stratum,fold\n0,p,s,0\n1,1,s,1\n")
+    with pytest.raises(InputError, match="leaks"):
+        read_folds(path, samples)
     # The file may call the images groups of their own; our table knows better.
     path.write_text("id,group,stratum,fold\n0,0,s,0\n1,1,s,1\n")
     with pytest.raises(InputError, match="leaks"):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from histoseg.core.faults import InputError
 from histoseg.core.rle import runs_from_mask
 from histoseg.data.tiles import TileJob, bin_of, cut_slide, cut_slides, training_grid
 from histoseg.imaging.resample import resample_mask
@@ -85,12 +86,25 @@ def test_whole_mode_gives_one_padded_tile(job):
 
 def test_finished_slides_are_not_cut_again_and_changed_ones_are(job):
     first = cut_slide(job)
-    victim = job.out / "images" / f"{first.rows[0]['tile_id']}.png"
-    victim.unlink()
+    names = [f"{row['tile_id']}.png" for row in first.rows]
+    (job.out / "images" / names[0]).write_bytes(b"kept")
     assert cut_slide(job).rows == first.rows
-    assert not victim.is_file()
+    assert (job.out / "images" / names[0]).read_bytes() == b"kept"
+    (job.out / "masks" / names[1]).unlink()
+    cut_slide(job)
+    assert (job.out / "masks" / names[1]).is_file(), "a lost tile is cut again"
+    (job.out / "images" / names[0]).write_bytes(b"kept")
     cut_slide(dataclasses.replace(job, fold=4))
-    assert victim.is_file()
+    assert (job.out / "images" / names[0]).read_bytes() != b"kept"
+
+
+def test_every_slide_that_cannot_be_decoded_is_named(job):
+    lost = dataclasses.replace(job, sample=dataclasses.replace(job.sample, id="lost", image_path=job.out / "x.tiff"))
+    gone = dataclasses.replace(lost, sample=dataclasses.replace(lost.sample, id="gone"))
+    lost.sample.image_path.write_bytes(b"II*\0")
+    with pytest.raises(InputError) as caught:
+        cut_slides([gone, job, lost], 1)
+    assert [fault.id for fault in caught.value.faults] == ["gone", "lost"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

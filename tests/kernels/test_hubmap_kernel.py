@@ -210,14 +210,16 @@ def test_inputs_are_found_by_content(hidden, small_package, tmp_path):
     decoy.mkdir()
     (decoy / "sample_submission.csv").write_text("id,predicted\n1,\n")
     (decoy / "manifest.json").write_text('{"format": "web-app/2"}')
-    found = find_competition_folder(kaggle / "input", ("id", "rle"), "test_images")
+    shutil.copytree(root, kaggle / "input" / "a-dataset-of-the-same-layout")
+    slug = "hubmap-organ-segmentation"
+    found = find_competition_folder(kaggle / "input", ("id", "rle"), "test_images", slug)
     assert found.name == "hubmap-organ-segmentation"
     packages = find_packages(kaggle / "input", "hubmap_2022")
     assert [folder.name for folder, _ in packages] == ["weights"]
     with pytest.raises(InputError, match="add the weights' dataset"):
         find_packages(decoy, "hubmap_2022")
     with pytest.raises(InputError, match="add the competition"):
-        find_competition_folder(decoy, ("id", "rle"), "test_images")
+        find_competition_folder(decoy, ("id", "rle"), "test_images", slug)
 
 
 def test_changed_weights_stop_the_kernel_but_the_legal_file_stands(hidden, small_package, tmp_path):

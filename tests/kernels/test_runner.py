@@ -7,7 +7,7 @@ import torch
 
 from histoseg.competitions.hubmap_2022 import Hubmap2022
 from histoseg.kernels import runner
-from histoseg.schema.manifest import Manifest, load_manifest
+from histoseg.schema.manifest import Manifest, joined_thresholds, load_manifest
 from histoseg.schema.preprocessing import Preprocessing
 from histoseg.schema.sample import Sample
 
@@ -32,7 +32,19 @@ def one_image(tmp_path):
     return Sample(id="a", image_path=tmp_path / "a.tiff", organ="kidney", pixel_size_um=1.6)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+class CpuAllocatorError(RuntimeError):
+    """As torch tells it on a CPU: a plain RuntimeError."""
+
+    def __init__(self, text):
+        super().__init__(f"DefaultCPUAllocator: can't allocate memory: {text}")
+
+
+def test_other_errors_are_not_taken_for_memory():
+    assert runner.is_out_of_memory(CpuAllocatorError("x"))
+    assert not runner.is_out_of_memory(RuntimeError("shapes differ"))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, CpuAllocatorError])
 def test_out_of_memory_tries_smaller_batches(one_image, small_package, tmp_path, monkeypatch, error):
     tried = []
     original = runner.predict_image
@@ -63,9 +75,9 @@ def test_an_image_that_never_fits_keeps_its_fallback_row(one_image, small_packag
 
 
 def test_thresholds_of_several_packages_are_averaged_key_by_key():
-    other = dataclasses.replace(MANIFEST, thresholds={"default": 0.3, "lung": 0.1})
-    joined = runner._joined_thresholds([MANIFEST, other])
-    assert joined.thresholds == pytest.approx({"default": 0.4, "lung": 0.3})
+    tables = [{"default": 0.5}, {"default": 0.3, "lung": 0.1}, {"default": 0.4, "lung": 0.3, "lung/HPA": 0.2}]
+    expected = {"default": 0.4, "lung": 0.3, "lung/HPA": (0.5 + 0.1 + 0.2) / 3}
+    assert joined_thresholds(tables) == pytest.approx(expected)
 
 
 def test_two_packages_join_as_one_ensemble(one_image, small_package, tmp_path):
@@ -74,6 +86,29 @@ def test_two_packages_join_as_one_ensemble(one_image, small_package, tmp_path):
     for name, packages in (("joined", halves), ("whole", [(small_package, manifest)])):
         runner.run_submission(Hubmap2022(), [one_image], packages, tmp_path / f"{name}.csv")
     assert (tmp_path / "joined.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_a_killed_run_takes_no_row_of_a_changed_image_over(one_image, small_package, tmp_path, monkeypatch):
+    packages = [(small_package, load_manifest(small_package))]
+    second = dataclasses.replace(one_image, id="b")
+    out = tmp_path / "s.csv"
+
+    def killed(self, sample, megapixels_left):
+        if sample.id == "b":
+            raise SystemExit(137)
+        return "1 5", False
+
+    def run_again():
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(runner._Predictor, "row", killed)
+            runner.run_submission(Hubmap2022(), [one_image, second], packages, out)
+        return out.read_text()
+
+    assert run_again() == "id,rle\na,1 5\nb,1 1\n"
+    assert runner.run_submission(Hubmap2022(), [one_image, second], packages, out).taken_over == 1
+    run_again()
+    tifffile.imwrite(one_image.image_path, np.zeros((100, 90, 3), np.uint8))
+    assert runner.run_submission(Hubmap2022(), [one_image, second], packages, out).taken_over == 0
 
 
 def test_no_samples_give_a_header_alone(small_package, tmp_path):

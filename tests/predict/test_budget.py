@@ -4,7 +4,9 @@ from histoseg.predict.budget import Budget
 
 
 def budget_after(seconds_spent, limit_s, seconds=0.0, megapixel_passes=0.0):
-    return Budget(limit_s, started=time.monotonic() - seconds_spent, seconds=seconds, megapixel_passes=megapixel_passes)
+    return Budget(
+        limit_s, started=time.monotonic() - seconds_spent, seconds=seconds, megapixel_passes=megapixel_passes, images=9
+    )
 
 
 def test_no_limit_means_everything():
@@ -30,5 +32,14 @@ def test_views_go_first_then_members_then_everything():
 
 def test_recording_adds_up():
     budget = Budget(100.0)
+    budget.record(50.0, 0.1, 2)
+    assert budget.megapixel_passes == 0, "the first image pays for warming up"
     budget.record(6.0, 3.0, 2)
     assert budget.seconds / budget.megapixel_passes == 1.0
+
+
+def test_one_slow_image_leaves_nothing_out():
+    budget = Budget(9 * 3600.0)
+    budget.record(15.0, 0.0256, 8)
+    budget.record(15.0, 0.0256, 8)
+    assert budget.affordable(2200, 4, 2) == (4, 2)

@@ -65,6 +65,25 @@ def test_one_module_twice_is_refused():
         ensemble_of([model], views=("upside-down",))
 
 
+class Overflow(torch.nn.Module):
+    """A network that is not a number below full precision (or always)."""
+
+    def __init__(self, always):
+        super().__init__()
+        self.always = always
+
+    def forward(self, images_NCHW):
+        broken = self.always or torch.is_autocast_enabled("cpu")
+        return images_NCHW[:, :1] * (float("nan") if broken else 1.0)
+
+
+def test_an_overflow_is_computed_again_in_full_precision():
+    low = dataclasses.replace(ensemble_of([Overflow(False)]), precision=torch.bfloat16)
+    np.testing.assert_array_equal(low(TILES_NHWC), ensemble_of([Overflow(False)])(TILES_NHWC))
+    with pytest.raises(ArithmeticError, match="not numbers"):
+        dataclasses.replace(low, models=[Overflow(True)])(TILES_NHWC)
+
+
 def test_normalisations():
     tiles = torch.from_numpy(TILES_NHWC).permute(0, 3, 1, 2)
     values = tiles.float() / 255

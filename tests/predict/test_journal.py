@@ -79,6 +79,35 @@ def test_the_csv_is_rebuilt_by_the_clock(tmp_path):
     assert rows_of(path)[2] == ["2", "7 7"]
 
 
+def test_rows_that_are_not_final_are_made_again(tmp_path):
+    path = tmp_path / "s.csv"
+    with pytest.raises(RuntimeError), journal(path) as held:
+        held.add("2", "7 7", final=False)
+        raise RuntimeError
+    assert rows_of(path)[2] == ["2", "7 7"]
+    with journal(path) as held:
+        assert held.done == {}
+
+
+def test_a_full_disk_keeps_the_row(tmp_path, monkeypatch):
+    path = tmp_path / "s.csv"
+
+    def full(entry):
+        raise OSError("no space left")
+
+    with journal(path) as held:
+        monkeypatch.setattr(held, "_append", full)
+        held.add("2", "7 7")
+    assert rows_of(path)[2] == ["2", "7 7"]
+
+
+def test_a_journal_of_nonsense_is_discarded(tmp_path):
+    path = tmp_path / "s.csv"
+    (tmp_path / "s.csv.journal").write_text("5\n")
+    with journal(path) as held:
+        assert held.done == {}
+
+
 def test_rows_given_up_are_tried_again_by_the_next_run(tmp_path):
     path = tmp_path / "s.csv"
     with pytest.raises(RuntimeError), journal(path) as held:

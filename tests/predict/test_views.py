@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from histoseg.predict.views import SQUARE_VIEWS, apply_view, check_views, undo_view
+from histoseg.predict.views import SQUARE_VIEWS, apply_view, undo_view
+from histoseg.schema.views import VIEW_NAMES, check_views
 
 IMAGES_NCHW = torch.arange(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
 
@@ -26,8 +27,14 @@ def test_flips_are_torchs():
     assert torch.equal(apply_view(IMAGES_NCHW, "vflip"), torch.flip(IMAGES_NCHW, (2,)))
 
 
+def test_every_name_has_a_view():
+    assert set(SQUARE_VIEWS) == set(VIEW_NAMES)
+
+
 def test_unknown_and_repeated_views_are_refused():
     with pytest.raises(ValueError, match="known are identity"):
         check_views(("identity", "flip"))
+    with pytest.raises(ValueError, match="not be empty"):
+        check_views(())
     with pytest.raises(ValueError, match="repeat"):
         check_views(("identity", "identity"))

@@ -72,6 +72,8 @@ def test_thresholds_fall_back_from_source_to_organ_to_default():
         ({"format": "other/1"}, "format"),
         ({"tile": 100}, "multiple of 32"),
         ({"views": []}, "not be empty"),
+        ({"views": ["flip"]}, "known are identity"),
+        ({"stride": 999}, "stride=999"),
         ({"surprise": 1}, "unknown key"),
         ({"members": []}, "no members"),
         ({"members": [{"file": "../up", "sha256": "", "architecture": "unet"}]}, "plain name"),

@@ -63,7 +63,11 @@ def test_all_faults_at_once_with_the_known_keys(tmp_path):
         ("[tiles]\narea_bins = [0.3, 0.2, 0.1]", "must rise"),
         ("optim = 3", "expected a table"),
         ("[optim\nlr = 1", "not a TOML file"),
-        ("[predict]\nviews = []", "not empty"),
+        ("[predict]\nviews = []", "not be empty"),
+        ('[predict]\nviews = ["identity", "hflp"]', "known are identity"),
+        ("[predict]\nstride = 600", "stride=600"),
+        ("[model]\nclasses = 2", "exactly one"),
+        ("[train]\nseed = -1", "seed=-1"),
         ("[augment]\nflip = 1.5", "probability"),
         ("[optim]\nlr = 0", "lr must be positive"),
     ],
@@ -84,7 +88,7 @@ def test_ints_serve_as_floats(tmp_path):
 
 
 def test_missing_file_is_told():
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="No such file"):
         load_toml(Experiment, __import__("pathlib").Path("nowhere.toml"))
 
 

@@ -3,6 +3,7 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from histoseg.schema.experiment import AugmentConfig
 from histoseg.train.augment import Augmenter, jitter_stains
@@ -148,6 +149,16 @@ def test_batches_do_not_depend_on_workers(tile_folder):
         assert (alone[1] == shared[1]).all()
         assert alone[0].dtype == alone[1].dtype
         assert tuple(alone[0].shape) == (2, 32, 32, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_leaves_the_global_generator_alone(tile_folder, workers):
+    """A resumed run has just restored it: a draw by the loader would change every dropout after it."""
+    folder, index = tile_folder
+    dataset = TileDataset(folder, index, Augmenter(AugmentConfig(crop=32), 64), seed=3)
+    before = torch.get_rng_state()
+    next(iter(make_loader(dataset, BalancedSampler(index["bin"], 3, True, 2, 0), 2, workers)))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_colours_are_read_as_rgb(tile_folder):

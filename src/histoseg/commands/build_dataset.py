@@ -49,6 +49,9 @@ def run(arguments: list[str]) -> int:
     options = tyro.cli(BuildOptions, prog="build_dataset.py", args=arguments)
     experiment = load_toml(Experiment, options.experiment) if options.experiment else Experiment()
     if options.num_folds is not None:
+        kept = options.folds or options.out / "folds.csv"
+        if kept.is_file():
+            raise InputError(f"{kept}: its folds are kept: leave --num-folds out, or remove the file to draw anew")
         try:
             tiles = replace(experiment.tiles, folds=options.num_folds)
         except ValueError as error:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from histoseg.commands.kernel import KERNELS, write_kernel
 from histoseg.commands.options import parse_options
 from histoseg.commands.predict import predict_folder
 from histoseg.commands.train import train_experiment
-from histoseg.competitions.base import runs_dice
+from histoseg.competitions.base import Competition, runs_dice
 from histoseg.competitions.registry import detect_competition, get_competition
 from histoseg.core.faults import InputError
 from histoseg.core.rle import parse_rle
@@ -47,9 +48,9 @@ from histoseg.schema.preprocessing import Preprocessing, has_pixel_size
 from histoseg.schema.sample import Sample
 from histoseg.synth.folder import make_hubmap_2022
 
-NETWORK_SIDE = 400  # long side of a typical image at the network's scale, in pixels
-SYNTHETIC_STEPS = 200
-REAL_STEPS = 400
+NETWORK_SIDE = 300  # long side of a typical image at the network's scale, in pixels
+SYNTHETIC_STEPS = 250
+REAL_STEPS = 600
 DEMO_FOLDS = 3
 EVALUATION_SHARE = 0.25  # validation, out-of-fold and prediction, as a share of training
 
@@ -75,6 +76,8 @@ class DemoOptions:
 def run(arguments: list[str]) -> int:
     """The verb."""
     options = parse_options(DemoOptions, "demo", arguments)
+    if options.folds < 2 or options.seed < 0 or (options.steps is not None and options.steps < 1):
+        raise InputError("--folds must be at least 2, --steps at least 1, --seed not negative")
     started = time.monotonic()
     root, truth = options.data, None
     if root is None:
@@ -83,7 +86,7 @@ def run(arguments: list[str]) -> int:
             shutil.rmtree(root, ignore_errors=True)
             make_hubmap_2022(root, seed=options.seed, truth_path=truth)
     competition = get_competition(options.competition) if options.competition else detect_competition(root)
-    experiment = demo_experiment(competition.samples(root, "train"), options, synthetic=truth is not None)
+    experiment = demo_experiment(competition, competition.samples(root, "train"), options, synthetic=truth is not None)
     _print_forecast(experiment, options.folds)
     build_dataset(root, competition, experiment, options.out / "dataset", None, os.cpu_count() or 1)
     train_experiment(experiment, "demo", options.out / "runs", fold=None, resume=True, limit=None)
@@ -104,16 +107,23 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def demo_experiment(samples: list[Sample], options: DemoOptions, synthetic: bool) -> Experiment:
+def demo_experiment(
+    competition: Competition, samples: list[Sample], options: DemoOptions, synthetic: bool
+) -> Experiment:
     """A small experiment for small machines: the scale follows the images, the work is counted in steps."""
-    steps = options.steps or (SYNTHETIC_STEPS if synthetic else REAL_STEPS)
+    targets = [competition.target(sample) for sample in samples]
+    fractions = [runs.area / (runs.shape_hw[0] * runs.shape_hw[1]) for runs in targets]
+    usual = SYNTHETIC_STEPS if synthetic else REAL_STEPS
+    steps = usual if options.steps is None else options.steps
     return Experiment(
         data=DataConfig(dataset=str(options.out / "dataset")),
         preprocessing=demo_preprocessing(samples),
-        tiles=TilesConfig(size=320, stride=160, folds=options.folds, seed=options.seed),
-        augment=AugmentConfig(crop=256),
+        tiles=TilesConfig(
+            size=224, stride=112, area_bins=quartile_bins(fractions), folds=options.folds, seed=options.seed
+        ),
+        augment=AugmentConfig(crop=192),
         model=ModelConfig(encoder="resnet18", decoder_channels=(128, 64, 32, 24, 16)),
-        optim=OptimConfig(lr=1e-3, ema=0.98),
+        optim=OptimConfig(lr=2e-3, ema=0.98),
         train=TrainConfig(
             seed=options.seed,
             steps=steps,
@@ -121,8 +131,14 @@ def demo_experiment(samples: list[Sample], options: DemoOptions, synthetic: bool
             validate_images=8,
             save_every=50,
         ),
-        predict=PredictConfig(tile=416, halo=32),
+        predict=PredictConfig(tile=320, halo=32),
     )
+
+
+def quartile_bins(fractions: Sequence[float]) -> tuple[float, float, float]:
+    """Area bins at the quartiles of the images' mask fractions, so that none of the balanced bins is nearly empty."""
+    low, middle, high = (round(float(q), 3) for q in np.quantile(fractions, [0.25, 0.5, 0.75]))
+    return (low, middle, high) if 0 < low < middle < high < 1 else TilesConfig().area_bins
 
 
 def demo_preprocessing(samples: list[Sample]) -> Preprocessing:
@@ -130,7 +146,7 @@ def demo_preprocessing(samples: list[Sample]) -> Preprocessing:
     sides_um = []
     for sample in samples:
         if not has_pixel_size(sample.pixel_size_um):
-            return Preprocessing(scale_mode="whole", whole_size=416)
+            return Preprocessing(scale_mode="whole", whole_size=320)
         shape_hw = sample.shape_hw
         if shape_hw is None:
             try:

@@ -19,6 +19,7 @@ from histoseg.data.store import load_dataset
 from histoseg.report.overlays import contact_sheet, save_png
 from histoseg.report.reports import write_oof_report
 from histoseg.schema.atomic import write_atomically
+from histoseg.schema.manifest import file_sha256, look_up_threshold
 from histoseg.schema.sample import Sample
 from histoseg.trust.oof import (
     OOF_COLUMNS,
@@ -97,6 +98,8 @@ def summarise(
         "groups": int(table["group"].nunique()),
         "dice_at_half": float(table[0.5].mean()),
         "dice_thresholds_on_all_optimistic": float(apply_thresholds(table, thresholds).mean()),
+        "weights_sha256": {fold.folder.name: file_sha256(fold.folder / "model.safetensors") for fold in folds},
+        "settings": {fold.folder.name: fold.record["manifest"] for fold in folds},
         "folds": {
             str(fold.fold): {
                 "dice": float(scores[(table["fold"] == fold.fold).to_numpy()].mean()),
@@ -151,8 +154,7 @@ def best_median_worst(
     for name, place in zip(("best", "median", "worst"), places, strict=False):
         row = ordered.iloc[place]
         sample, fold = samples[row["id"]], by_fold[row["fold"]]
-        keys = (f"{sample.organ}/{sample.source}", sample.organ, "default")
-        threshold = thresholds[next(key for key in keys if key in thresholds)]
+        threshold = look_up_threshold(thresholds, sample.organ, sample.source)
         prediction = predict_slide(fold, competition, sample, threshold)
         overlay = slide_overlay(sample.image_path, competition.target(sample), prediction)
         pictures.append((f"{name}: {sample.id} ({sample.organ or 'any organ'}), Dice {row['dice']:.4f}", overlay))

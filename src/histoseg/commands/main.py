@@ -53,8 +53,12 @@ def usage() -> str:
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Load a verb's module and run it, turning faults of the input into words."""
     from histoseg.core.faults import InputError
+    from histoseg.imaging.errors import ImageError
 
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    # Threads that wait must sleep, not spin: beside any other busy process a spinning pool slows training several
+    # times. It must be set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         module = importlib.import_module(f"histoseg.commands.{MODULES.get(verb, verb)}")
         return module.run(arguments)
@@ -63,12 +67,18 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         count = len(error.faults) or 1
         print(f"histoseg {verb}: {count} fault{'s' * (count > 1)} in the input", file=sys.stderr)
         return 2
+    except ImageError as error:
+        print(f"{error}\nhistoseg {verb}: an image cannot be read", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"histoseg {verb}: interrupted; run it again to go on", file=sys.stderr)
         return 130
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else (0 if stop.code is None else 2)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            print(f"{error.filename}: {error.strerror}: check the path, its permissions and the disk", file=sys.stderr)
+            return 2
         traceback.print_exc()
         print(f"histoseg {verb}: our own fault; please report the lines above", file=sys.stderr)
         return 1

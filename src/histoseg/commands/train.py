@@ -13,7 +13,7 @@ from histoseg.core.faults import InputError
 from histoseg.report.curves import draw_fold_curves
 from histoseg.schema.experiment import Experiment
 from histoseg.schema.parse import load_toml
-from histoseg.train.loop import train_fold
+from histoseg.train.loop import make_room, train_fold
 from histoseg.train.setup import known_folds, prepare_fold
 
 
@@ -46,6 +46,8 @@ def run(arguments: list[str]) -> int:
         if path is not None
         else parse_options(TrainOptions, "train", arguments)
     )
+    if options.path.suffix != ".toml":
+        raise InputError(f"{options.path}: an experiment is a TOML file: give its whole name, as experiments/E.toml")
     if options.limit is not None and options.limit < 1:
         raise InputError(f"--limit {options.limit} must be at least 1 slide")
     train_experiment(options.settings, options.path.stem, options.runs, options.fold, options.resume, options.limit)
@@ -58,6 +60,8 @@ def train_experiment(
     """Train one fold or all of them, every fold's input checked before the first one starts."""
     folds = known_folds(experiment) if fold is None else [fold]
     setups = [prepare_fold(experiment, name, runs, k, limit) for k in folds]
+    for setup in setups:
+        make_room(setup, resume)
     for setup in setups:
         dice = train_fold(setup, resume)
         draw_fold_curves(setup.folder)

@@ -120,7 +120,7 @@ def read_folds(path: Path, samples: Sequence[Sample]) -> pd.DataFrame:
         if sample.id in by_id.index:
             own.setdefault(sample.group or sample.id, set()).add(by_id.at[sample.id, "fold"])
     for group, found in own.items():
-        if len(found) > 1 and group not in folds_of_group.index:
+        if len(found) > 1 and folds_of_group.get(group, 1) == 1:
             rule = f"images of group {group} stand in folds {', '.join(sorted(found))}: it leaks"
             faults.append(Fault(group, str(path), rule, "give them one fold"))
     if faults:

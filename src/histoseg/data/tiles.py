@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import Runs, runs_to_text
 from histoseg.core.tiles import Tile, TileGrid
+from histoseg.imaging.errors import ImageError
 from histoseg.imaging.resample import ScaledSlide, resample_mask_region
 from histoseg.imaging.slide import open_slide
 from histoseg.imaging.tissue import tissue_fraction
@@ -79,22 +81,37 @@ def cut_slides(jobs: Sequence[TileJob], workers: int) -> tuple[pd.DataFrame, np.
 
     Returns:
         (index, mean, std): the table of `INDEX_COLUMNS`, and the moments (3,) of the tiles' channels in 0 to 1.
+
+    Raises:
+        InputError: With every slide that cannot be decoded.
     """
     for name in ("images", "masks", "parts"):
         for job in jobs[:1]:
             (job.out / name).mkdir(parents=True, exist_ok=True)
     progress = partial(tqdm, total=len(jobs), desc="cut tiles", unit="slide", dynamic_ncols=True)
     if workers <= 1:
-        parts = list(progress(map(cut_slide, jobs)))
+        results = list(progress(map(_cut_or_fault, jobs)))
     else:
         # Spawned, not forked: a fork of a process whose libraries hold threads can stop for ever.
         with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn")) as pool:
-            parts = list(progress(pool.map(cut_slide, jobs)))
+            results = list(progress(pool.map(_cut_or_fault, jobs)))
+    faults = [result for result in results if isinstance(result, Fault)]
+    if faults:
+        raise InputError(faults)
+    parts = [result for result in results if isinstance(result, CutSlide)]
     index = pd.DataFrame([row for part in parts for row in part.rows], columns=list(INDEX_COLUMNS))
     pixels = max(1, sum(part.pixels for part in parts))
     mean = np.sum([part.sums for part in parts], axis=0) / pixels / 255
     variance = np.sum([part.squares for part in parts], axis=0) / pixels / 255**2 - mean**2
     return index, mean, np.sqrt(np.maximum(variance, 1e-6))
+
+
+def _cut_or_fault(job: TileJob) -> CutSlide | Fault:
+    """Cut a slide, or say why it cannot be read: the other slides go on, and all faults are told together."""
+    try:
+        return cut_slide(job)
+    except ImageError as error:
+        return Fault(job.sample.id, str(job.sample.image_path), error.rule, error.remedy)
 
 
 def cut_slide(job: TileJob) -> CutSlide:
@@ -104,8 +121,9 @@ def cut_slide(job: TileJob) -> CutSlide:
     digest = _job_digest(job)
     if part.is_file():
         known = json.loads(part.read_text(encoding="utf-8"))
-        if known["digest"] == digest:
-            return CutSlide(**known["cut"])
+        cut = CutSlide(**known["cut"])
+        if known["digest"] == digest and all(_has_tile(job.out, str(row["tile_id"])) for row in cut.rows):
+            return cut
     rows: list[dict[str, str | int | float]] = []
     pixels, sums, squares = 0, np.zeros(3), np.zeros(3)
     with open_slide(job.sample.image_path) as slide:
@@ -124,6 +142,10 @@ def cut_slide(job: TileJob) -> CutSlide:
     cut = CutSlide(rows, pixels, sums.tolist(), squares.tolist())
     write_bytes_atomically(part, json.dumps({"digest": digest, "cut": asdict(cut)}).encode())
     return cut
+
+
+def _has_tile(out: Path, tile_id: str) -> bool:
+    return (out / "images" / f"{tile_id}.png").is_file() and (out / "masks" / f"{tile_id}.png").is_file()
 
 
 def _write_tile(

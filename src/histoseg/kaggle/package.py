@@ -13,9 +13,18 @@ import pandas as pd
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.kaggle.metadata import dataset_metadata
+from histoseg.kaggle.metadata_checks import slugify
 from histoseg.kaggle.wheel import build_wheel
 from histoseg.schema.atomic import write_atomically, write_bytes_atomically
-from histoseg.schema.manifest import MANIFEST_NAME, Manifest, Member, file_sha256, load_manifest, manifest_json
+from histoseg.schema.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    Member,
+    file_sha256,
+    joined_thresholds,
+    load_manifest,
+    manifest_json,
+)
 from histoseg.schema.parse import parse_dataclass
 
 WHEEL_DISTRIBUTION = "segmentation-models-pytorch"
@@ -38,18 +47,52 @@ def package_runs(runs: Sequence[Path], out: Path, slug: str = "", licence: str =
     if not runs:
         raise InputError([Fault("runs", "command line", "no run given", "name at least one, as runs/E")])
     records = [(run, record) for run in runs for record in _records(run)]
-    manifest = _joined(records)
-    thresholds = _mean_thresholds(runs)
+    manifest = replace(_joined(records), thresholds=_mean_thresholds(runs))
+    sources = _member_sources(records, out)
+    name = slug or slugify("histoseg " + " ".join(run.name for run in runs))[:50].strip("-")
+    metadata = dataset_metadata(slug=name, title=name, licence=licence)
+    # Everything is checked; only now is anything touched. The old manifest goes first and the new one comes last, so
+    # that no half of a package can be taken for a whole.
     out.mkdir(parents=True, exist_ok=True)
     _remove_earlier(out)
-    members = [_copy_member(run, record, out) for run, record in records]
-    manifest = replace(manifest, members=tuple(members), thresholds=thresholds)
+    members = [
+        _copy_member(sources[target], record, run, out / target)
+        for (run, record), target in zip(records, sources, strict=True)
+    ]
+    manifest = replace(manifest, members=tuple(members))
     build_wheel(WHEEL_DISTRIBUTION, out)
-    name = slug or "histoseg-" + "-".join(run.name.replace("_", "-").lower() for run in runs)[:40]
-    metadata = dataset_metadata(slug=name, title=name, licence=licence)
     write_atomically(out / METADATA_NAME, json.dumps(metadata, indent=2) + "\n")
     write_atomically(out / MANIFEST_NAME, manifest_json(manifest))
     return load_manifest(out)
+
+
+def _member_sources(records: Sequence[tuple[Path, dict[str, Any]]], out: Path) -> dict[str, Path]:
+    """The weights of each record by the name that they get.
+
+    Raises:
+        InputError: With all faults: missing weights, two members of one name or with the same bytes, an `out` that
+            is itself a run.
+    """
+    faults = []
+    if any(out.glob("run.json")) or any(out.glob("fold*/run.json")):
+        faults.append(Fault("out", str(out), "this folder holds a run", "give a folder of its own, as weights"))
+    sources: dict[str, Path] = {}
+    hashes: dict[str, str] = {}
+    for run, record in records:
+        source = run / f"fold{record['fold']}" / "model.safetensors"
+        target = f"{run.name}_fold{record['fold']}.safetensors"
+        if not source.is_file():
+            faults.append(Fault(target, str(source), "no such file", "train the fold anew"))
+            continue
+        digest = file_sha256(source)
+        if target in sources or digest in hashes:
+            rule = f"the same checkpoint or name as {hashes.get(digest, target)}"
+            faults.append(Fault(target, str(source), rule, "name each run once, under distinct names"))
+        sources[target] = source
+        hashes.setdefault(digest, target)
+    if faults:
+        raise InputError(faults)
+    return sources
 
 
 def _records(run: Path) -> list[dict[str, Any]]:
@@ -89,22 +132,32 @@ def _joined(records: Sequence[tuple[Path, dict[str, Any]]]) -> Manifest:
 
 
 def _mean_thresholds(runs: Sequence[Path]) -> dict[str, float]:
-    """Thresholds of the runs' evaluations, averaged; 0.5 with a warning where a run was not evaluated."""
+    """Thresholds of the runs' evaluations, averaged; 0.5 with a warning where a run was not evaluated as it is now."""
     tables = []
     for run in runs:
         path = run / "thresholds.json"
-        if path.is_file():
+        if path.is_file() and _evaluated_as_it_is(run):
             tables.append(json.loads(path.read_text(encoding="utf-8")))
         else:
-            logger.warning("%s was not evaluated: packaged with the threshold 0.5 and without a score", run)
+            logger.warning("%s was not evaluated since it was trained: packaged with the threshold 0.5", run)
             tables.append({"default": 0.5})
-    keys = sorted({key for table in tables for key in table}, key=lambda key: (key != "default", key))
-    return {key: sum(t.get(key, t["default"]) for t in tables) / len(tables) for key in keys}
+    return joined_thresholds(tables)
 
 
-def _copy_member(run: Path, record: dict[str, Any], out: Path) -> Member:
-    source = run / f"fold{record['fold']}" / "model.safetensors"
-    target = out / f"{run.name}_fold{record['fold']}.safetensors"
+def _evaluated_as_it_is(run: Path) -> bool:
+    """Whether the evaluation saw exactly the folds, weights and settings that stand there now."""
+    path = run / "summary.json"
+    if not path.is_file():
+        return False
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    weights = {p.parent.name: file_sha256(p) for p in run.glob("fold*/model.safetensors")}
+    settings = {
+        p.parent.name: json.loads(p.read_text(encoding="utf-8"))["manifest"] for p in run.glob("fold*/run.json")
+    }
+    return summary["weights_sha256"] == weights and summary["settings"] == settings
+
+
+def _copy_member(source: Path, record: dict[str, Any], run: Path, target: Path) -> Member:
     write_bytes_atomically(target, source.read_bytes())
     return Member(
         file=target.name,
@@ -112,7 +165,7 @@ def _copy_member(run: Path, record: dict[str, Any], out: Path) -> Member:
         architecture=record["architecture"],
         arguments=record["arguments"],
         fold=record["fold"],
-        oof_score=_oof_score(run, record["fold"]),
+        oof_score=_oof_score(run, record["fold"]) if _evaluated_as_it_is(run) else None,
     )
 
 
@@ -126,7 +179,15 @@ def _oof_score(run: Path, fold: int) -> float | None:
 
 
 def _remove_earlier(out: Path) -> None:
-    """Remove what an earlier package left: its manifest first, so that no half of it can be taken for a whole."""
-    for pattern in (MANIFEST_NAME, METADATA_NAME, "*.safetensors", "*.whl"):
-        for path in out.glob(pattern):
-            path.unlink()
+    """Remove what an earlier package left: what its manifest names, and the files that stand beside every manifest."""
+    path = out / MANIFEST_NAME
+    if not path.is_file():
+        return
+    names = [METADATA_NAME, *(wheel.name for wheel in out.glob("*.whl"))]
+    try:
+        names += [str(member["file"]) for member in json.loads(path.read_text(encoding="utf-8"))["members"]]
+    except (ValueError, KeyError, TypeError):
+        logger.warning("%s cannot be read: its weights are left where they are", path)
+    path.unlink()
+    for name in names:
+        (out / Path(name).name).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ def run_hubmap_2022(inputs: Path, working: Path, limit_s: float) -> RunSummary:
     """Write WORKING/submission.csv for the hidden test set found below INPUTS."""
     started = time.monotonic()
     competition = Hubmap2022()
-    root = find_competition_folder(inputs, competition.columns, "test_images")
+    root = find_competition_folder(inputs, competition.columns, "test_images", competition.slug)
     samples = competition.samples(root, "test")
     out = working / "submission.csv"
     # A legal file stands before the weights are even looked for.

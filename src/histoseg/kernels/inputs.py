@@ -46,8 +46,10 @@ def find_packages(root: Path, competition: str) -> list[tuple[Path, Manifest]]:
     return packages
 
 
-def find_competition_folder(root: Path, columns: tuple[str, str], image_folder: str) -> Path:
+def find_competition_folder(root: Path, columns: tuple[str, str], image_folder: str, slug: str) -> Path:
     """The folder of a sample_submission.csv with the right columns beside its image folder.
+
+    Where several fit, the one on a path that names the competition wins over datasets that copy its layout.
 
     Raises:
         InputError: If there is none.
@@ -58,6 +60,7 @@ def find_competition_folder(root: Path, columns: tuple[str, str], image_folder: 
             header = next(csv.reader([stream.readline()]), [])
         if tuple(header[:2]) == columns:
             candidates.append(path.parent)
+    candidates.sort(key=lambda folder: slug not in folder.parts)
     for folder in candidates:
         if (folder / image_folder).is_dir():
             return folder

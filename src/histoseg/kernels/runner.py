@@ -19,17 +19,16 @@ from tqdm import tqdm
 from histoseg.competitions.base import Competition
 from histoseg.core.log import logger
 from histoseg.core.rle import Runs
-from histoseg.imaging.errors import ImageError
 from histoseg.imaging.slide import open_slide
 from histoseg.predict.budget import Budget
 from histoseg.predict.ensemble import Ensemble, best_device, load_ensemble
-from histoseg.predict.image import clean_runs, predict_image
+from histoseg.predict.image import clean_runs, grid_of, predict_image
 from histoseg.predict.journal import SubmissionJournal
-from histoseg.schema.manifest import Manifest, manifest_json
+from histoseg.schema.manifest import Manifest, joined_thresholds, look_up_threshold, manifest_json
 from histoseg.schema.preprocessing import has_pixel_size
 from histoseg.schema.sample import Sample
 
-UNKNOWN_MEGAPIXELS = 9.0  # forecast of an image whose header cannot be read: 3000 x 3000, the usual size
+UNKNOWN_MEGAPIXELS = 1.0  # forecast of an image whose header cannot be read
 
 
 @dataclass(frozen=True)
@@ -69,18 +68,19 @@ def run_submission(
     """
     started = time.monotonic()
     fallbacks = {sample.id: competition.fallback_row for sample in samples}
-    journal = SubmissionJournal(out, competition.columns, fallbacks, _journal_key(packages, fallbacks))
+    journal = SubmissionJournal(out, competition.columns, fallbacks, _journal_key(packages, samples))
     failed: dict[str, str] = {}
     late: dict[str, str] = {}
     with journal, _flush_on_sigterm(journal):
         taken_over = len(journal.done)
         waiting = [sample for sample in samples if sample.id not in journal.done]
         predictor = _Predictor(competition, packages, Budget(limit_s)) if waiting else None
-        megapixels = [_megapixels(sample) for sample in waiting]
+        megapixels = [_network_megapixels(sample, packages[0][1]) for sample in waiting]
         for place, sample in enumerate(tqdm(waiting, desc="predict", unit="image", dynamic_ncols=True)):
             assert predictor is not None
             try:
-                journal.add(sample.id, predictor.row(sample, sum(megapixels[place:])))
+                row, degraded = predictor.row(sample, sum(megapixels[place:]))
+                journal.add(sample.id, row, final=not degraded)
             except _OutOfTimeError:
                 late = {left.id: "the clock ran out" for left in waiting[place:]}
                 logger.error("the clock ran out: %d images keep their fallback row", len(late))
@@ -93,9 +93,22 @@ def run_submission(
     return RunSummary(done, failed | late, taken_over, time.monotonic() - started)
 
 
-def _journal_key(packages: Sequence[tuple[Path, Manifest]], fallbacks: dict[str, str]) -> str:
-    text = json.dumps([[manifest_json(manifest) for _, manifest in packages], list(fallbacks)])
+def _journal_key(packages: Sequence[tuple[Path, Manifest]], samples: Sequence[Sample]) -> str:
+    """Identifies weights, tables and image files: rows of an earlier run are taken over only where all are the same."""
+    described = [
+        [s.id, s.organ, s.source, s.pixel_size_um, str(s.image_path.name), *_file_stamp(s.image_path)] for s in samples
+    ]
+    text = json.dumps([[manifest_json(manifest) for _, manifest in packages], described])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _file_stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file, zeros where it is missing."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 @contextmanager
@@ -116,13 +129,15 @@ def _flush_on_sigterm(journal: SubmissionJournal) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _megapixels(sample: Sample) -> float:
-    """Size of an image for the forecast, from its header where that can be read."""
+def _network_megapixels(sample: Sample, manifest: Manifest) -> float:
+    """Megapixels that one pass over the image forwards, for the forecast; from its header where that can be read."""
     try:
         with open_slide(sample.image_path) as slide:
-            return slide.shape_hw[0] * slide.shape_hw[1] / 1e6
-    except (ImageError, OSError):
+            scaled_hw = manifest.preprocessing.scaled_hw(slide.shape_hw, sample.pixel_size_um)
+    except Exception:  # whatever is wrong with the file is told when it is predicted
         return UNKNOWN_MEGAPIXELS
+    grid = grid_of(manifest, scaled_hw)
+    return len(grid) * grid.size**2 / 1e6
 
 
 class _OutOfTimeError(Exception):
@@ -136,30 +151,32 @@ class _Predictor:
         self._competition = competition
         self._manifest = packages[0][1]
         self._ensemble = load_ensemble(packages, best_device())
-        self._thresholds = _joined_thresholds([manifest for _, manifest in packages])
+        self._thresholds = joined_thresholds([manifest.thresholds for _, manifest in packages])
         self._budget = budget
 
-    def row(self, sample: Sample, megapixels_left: float) -> str:
-        """The row of one image; raises whatever makes it impossible."""
-        views = len(self._manifest.views)
-        count, affordable_views = self._budget.affordable(megapixels_left, len(self._ensemble.models), views)
+    def row(self, sample: Sample, megapixels_left: float) -> tuple[str, bool]:
+        """The row of one image, and whether the clock made it a lesser one; raises whatever makes it impossible."""
+        members, views = len(self._ensemble.models), len(self._manifest.views)
+        count, affordable_views = self._budget.affordable(megapixels_left, members, views)
         if count == 0:
             raise _OutOfTimeError
         ensemble = self._ensemble.first_members(count).with_views(self._manifest.views[:affordable_views])
         started = time.monotonic()
         runs = self._runs(ensemble, sample)
-        megapixels = runs.shape_hw[0] * runs.shape_hw[1] / 1e6
-        self._budget.record(time.monotonic() - started, megapixels, count * affordable_views)
-        return self._competition.row(runs)
+        seconds = time.monotonic() - started
+        self._budget.record(seconds, _network_megapixels(sample, self._manifest), count * affordable_views)
+        return self._competition.row(runs), (count, affordable_views) != (members, views)
 
     def _runs(self, ensemble: Ensemble, sample: Sample) -> Runs:
         """Predict one image, with smaller batches, smaller tiles, then the CPU, as memory asks for it."""
-        threshold = self._thresholds.threshold_of(sample.organ, sample.source)
+        threshold = look_up_threshold(self._thresholds, sample.organ, sample.source)
         for manifest, device in _memory_ladder(self._manifest, ensemble.device):
             on_device = ensemble if device == ensemble.device else ensemble.on(device)
             try:
                 return self._runs_once(on_device, manifest, sample, threshold)
-            except (torch.OutOfMemoryError, MemoryError) as error:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 logger.warning(
                     "image %s: out of memory with batch %d, tile %d on %s",
                     sample.id,
@@ -191,6 +208,14 @@ class _Predictor:
         return clean_runs(prediction, threshold, manifest.min_area_um2, self._competition.never_empty)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice; only CUDA and Python have types of their own for it."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "Insufficient memory")
+    return any(word in str(error) for word in words)
+
+
 def _memory_ladder(manifest: Manifest, device: torch.device) -> Iterator[tuple[Manifest, torch.device]]:
     """Halve the batch down to 1, then the tile (not below 256 or four halos), then take the CPU."""
     yield manifest, device
@@ -202,14 +227,3 @@ def _memory_ladder(manifest: Manifest, device: torch.device) -> Iterator[tuple[M
         yield manifest, device
     if device.type != "cpu":
         yield manifest, torch.device("cpu")
-
-
-def _joined_thresholds(manifests: Sequence[Manifest]) -> Manifest:
-    """Thresholds of an ensemble of several packages: the mean of each key, looked up as in each of them."""
-    keys = sorted({key for manifest in manifests for key in manifest.thresholds})
-    means = {}
-    for key in keys:
-        organ, _, source = key.partition("/")
-        values = [m.thresholds.get(key, m.threshold_of(organ, source)) for m in manifests]
-        means[key] = sum(values) / len(values)
-    return replace(manifests[0], thresholds=means)

@@ -25,7 +25,10 @@ def build_model(architecture: str, arguments: Mapping[str, Any], encoder_weights
     """
     if architecture not in ARCHITECTURES:
         raise InputError(f"architecture={architecture!r} is unknown: known are {', '.join(ARCHITECTURES)}")
-    return _build_unet(encoder_weights=encoder_weights, **arguments)
+    try:
+        return _build_unet(encoder_weights=encoder_weights, **arguments)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{architecture} cannot be built with {dict(arguments)}: {error}") from error
 
 
 def _build_unet(
@@ -37,12 +40,4 @@ def _build_unet(
     """U-Net (Ronneberger 2015, arXiv:1505.04597) of segmentation-models-pytorch, with any of its encoders."""
     import segmentation_models_pytorch as smp
 
-    try:
-        return smp.Unet(
-            encoder,
-            encoder_weights=encoder_weights,
-            decoder_channels=list(decoder_channels),
-            classes=classes,
-        )
-    except KeyError as error:
-        raise InputError(f"encoder={encoder!r} is unknown to segmentation-models-pytorch: {error}") from error
+    return smp.Unet(encoder, encoder_weights=encoder_weights, decoder_channels=list(decoder_channels), classes=classes)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from histoseg.core.log import logger
 
+FEWEST_IMAGES = 3  # before as many are measured nothing is left out
+
 
 @dataclass
 class Budget:
@@ -23,6 +25,7 @@ class Budget:
     started: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     megapixel_passes: float = 0.0
+    images: int = 0
 
     def left_s(self) -> float:
         """Seconds until everything must be written."""
@@ -31,9 +34,14 @@ class Budget:
         return self.limit_s - min(self.reserve_s, 0.5 * self.limit_s) - (time.monotonic() - self.started)
 
     def record(self, seconds: float, megapixels: float, passes: int) -> None:
-        """Note what an image took: `passes` = members x views."""
-        self.seconds += seconds
-        self.megapixel_passes += megapixels * passes
+        """Note what an image took: `passes` = members x views, megapixels as the network forwards them in each.
+
+        The first image does not count: it pays for warming up and compiling.
+        """
+        self.images += 1
+        if self.images > 1:
+            self.seconds += seconds
+            self.megapixel_passes += megapixels * passes
 
     def affordable(self, megapixels_left: float, members: int, views: int) -> tuple[int, int]:
         """Members and views that the time left allows for the images left; (0, 0) when it is over.
@@ -43,7 +51,7 @@ class Budget:
         left_s = self.left_s()
         if left_s <= 0:
             return 0, 0
-        if self.megapixel_passes == 0 or left_s == float("inf"):
+        if self.images < FEWEST_IMAGES or self.megapixel_passes == 0 or left_s == float("inf"):
             return members, views
         pass_s = self.seconds / self.megapixel_passes * megapixels_left
         for fewer_members, fewer_views in ((members, views), *((m, 1) for m in range(members, 0, -1))):

@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from histoseg.core.faults import Fault, InputError
+from histoseg.core.log import logger
 from histoseg.models.build import build_model
-from histoseg.predict.views import apply_view, check_views, undo_view
+from histoseg.predict.views import apply_view, undo_view
 from histoseg.schema.manifest import Manifest
 from histoseg.schema.preprocessing import Preprocessing
+from histoseg.schema.views import check_views
 
 
 def best_device() -> torch.device:
@@ -87,7 +89,19 @@ class Ensemble:
 
         Returns:
             float32 probabilities, N x K x H x W, C-contiguous.
+
+        Raises:
+            ArithmeticError: If they are not numbers, in float32 too.
         """
+        probs_NKHW = self._averaged(images_NHWC)
+        if not np.isfinite(probs_NKHW).all() and self.precision is not torch.float32:
+            logger.warning("the network overflows in %s: these tiles again in float32", self.precision)
+            probs_NKHW = replace(self, precision=torch.float32)._averaged(images_NHWC)
+        if not np.isfinite(probs_NKHW).all():
+            raise ArithmeticError("the network gives probabilities that are not numbers: its weights are broken")
+        return probs_NKHW
+
+    def _averaged(self, images_NHWC: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             tiles = torch.from_numpy(images_NHWC).to(self.device, non_blocking=True)
             inputs_NCHW = normalise_tiles(tiles.permute(0, 3, 1, 2), self.preprocessing)

@@ -81,6 +81,8 @@ class SubmissionJournal:
                 entry = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(entry, dict):
+                break
             if not kept and entry.get("key") != self._key:
                 break
             if kept and entry.get("id") in self._fallbacks:
@@ -98,11 +100,16 @@ class SubmissionJournal:
         self._stream.flush()
         os.fsync(self._stream.fileno())
 
-    def add(self, sample_id: str, row: str) -> None:
-        """Record a finished row."""
+    def add(self, sample_id: str, row: str, final: bool = True) -> None:
+        """Record a finished row; one that is not final (time was short) is made again by a later run."""
         with self._lock:
             self.done[sample_id] = row
-            self._append({"id": sample_id, "row": row})
+            if not final:
+                return
+            try:
+                self._append({"id": sample_id, "row": row})
+            except OSError as error:
+                logger.warning("row of %s is kept in memory alone: %s", sample_id, error)
 
     def give_up(self, sample_id: str) -> None:
         """Let the fallback row of an image stand for good in this run; a later run tries it again."""

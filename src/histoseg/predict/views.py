@@ -17,19 +17,6 @@ SQUARE_VIEWS: dict[str, tuple[bool, tuple[int, ...]]] = {
 }
 
 
-def check_views(views: tuple[str, ...]) -> None:
-    """Refuse unknown and repeated views.
-
-    Raises:
-        ValueError: Naming the known views.
-    """
-    unknown = [view for view in views if view not in SQUARE_VIEWS]
-    if unknown:
-        raise ValueError(f"unknown views {unknown}: known are {', '.join(SQUARE_VIEWS)}")
-    if len(set(views)) < len(views):
-        raise ValueError(f"views {views} repeat one: a repeated view only costs time")
-
-
 def apply_view(images_NCHW: torch.Tensor, view: str) -> torch.Tensor:
     """Turn or mirror images as the view says; `rot90` is counter-clockwise, as `torch.rot90`."""
     transposed, flips = SQUARE_VIEWS[view]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from histoseg.schema.preprocessing import Preprocessing
+from histoseg.schema.views import check_views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,10 @@ class ModelConfig:
     classes: int = 1
     """Number of mask classes."""
 
+    def __post_init__(self) -> None:
+        if self.classes != 1:
+            raise ValueError(f"classes={self.classes}: the competitions so far have exactly one mask class")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
@@ -168,6 +173,8 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.batch < 2:
             raise ValueError(f"batch={self.batch} must be at least 2, for batch normalisation")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must not be negative")
         if self.workers < 0:
             raise ValueError(f"workers={self.workers} must not be negative")
 
@@ -196,8 +203,12 @@ class PredictConfig:
             raise ValueError(f"tile={self.tile} must be a multiple of 32, for the encoder's five halvings")
         if self.halo < 0 or self.tile <= 2 * self.halo:
             raise ValueError(f"tile={self.tile} px must exceed twice the halo ({self.halo} px)")
-        if self.batch < 1 or self.min_area_um2 < 0 or not self.views:
-            raise ValueError("batch must be at least 1, min_area_um2 not negative, views not empty")
+        largest = self.tile if self.blend else self.tile - 2 * self.halo
+        if not 0 <= self.stride <= largest:
+            raise ValueError(f"stride={self.stride} must lie in [1, {largest}], or be 0 for the default")
+        if self.batch < 1 or self.min_area_um2 < 0:
+            raise ValueError("batch must be at least 1 and min_area_um2 not negative")
+        check_views(self.views)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from histoseg.core.faults import Fault, InputError
 from histoseg.schema.parse import load_json, plain
 from histoseg.schema.preprocessing import Preprocessing
+from histoseg.schema.views import check_views
 
 MANIFEST_FORMAT = "histoseg/1"
 MANIFEST_NAME = "manifest.json"
@@ -89,15 +91,35 @@ class Manifest:
                 f"batch={self.batch}, tile={self.tile}, halo={self.halo}: batch must be at least 1, tile a multiple "
                 "of 32, and twice the halo less than the tile"
             )
-        if not self.views or not self.classes:
-            raise ValueError("views and classes must not be empty")
+        largest = self.tile if self.blend else self.tile - 2 * self.halo
+        if not 0 <= self.stride <= largest:
+            raise ValueError(f"stride={self.stride} must lie in [1, {largest}], or be 0 for the default")
+        if len(self.classes) != 1:
+            raise ValueError(f"classes={self.classes}: exactly one mask class is supported")
+        check_views(self.views)
 
     def threshold_of(self, organ: str, source: str) -> float:
         """The threshold of an image: organ/source, else organ, else default."""
-        for key in (f"{organ}/{source}", organ):
-            if key in self.thresholds:
-                return self.thresholds[key]
-        return self.thresholds["default"]
+        return look_up_threshold(self.thresholds, organ, source)
+
+
+def look_up_threshold(thresholds: Mapping[str, float], organ: str, source: str) -> float:
+    """The threshold of an image: organ/source, else organ, else default."""
+    for key in (f"{organ}/{source}", organ):
+        if key in thresholds:
+            return thresholds[key]
+    return thresholds["default"]
+
+
+def joined_thresholds(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Thresholds of an ensemble of several sets: the mean of each key, looked up in each set as for an image."""
+    keys = sorted({key for table in tables for key in table}, key=lambda key: (key != "default", key))
+    joined = {}
+    for key in keys:
+        organ, _, source = key.partition("/")
+        values = [table.get(key, look_up_threshold(table, organ, source)) for table in tables]
+        joined[key] = sum(values) / len(values)
+    return joined
 
 
 def file_sha256(path: Path) -> str:

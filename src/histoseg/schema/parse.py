@@ -27,8 +27,8 @@ def load_toml(cls: type[Parsed], path: Path) -> Parsed:
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError([Fault(path.stem, str(path), "no such file", "check the path")]) from error
+    except OSError as error:
+        raise InputError([Fault(path.stem, str(path), f"{error.strerror}", "check the path")]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError([Fault(path.stem, str(path), f"not a TOML file ({error})", "mend that line")]) from error
     return parse_dataclass(cls, data, str(path))
@@ -42,8 +42,8 @@ def load_json(cls: type[Parsed], path: Path) -> Parsed:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError([Fault(path.stem, str(path), "no such file", "check the path")]) from error
+    except OSError as error:
+        raise InputError([Fault(path.stem, str(path), f"{error.strerror}", "check the path")]) from error
     except ValueError as error:
         raise InputError([Fault(path.stem, str(path), f"not a JSON file ({error})", "write it anew")]) from error
     return parse_dataclass(cls, data, str(path))

@@ -32,23 +32,27 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
     return path
 
 
+def newest_state(folder: Path) -> dict[str, Any] | None:
+    """The newest state that can be read, whichever run it belongs to; None where there is none."""
+    for path in reversed(state_paths(folder)):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            logger.warning("%s cannot be read (%s): taking the state before it", path, error)
+    return None
+
+
 def load_state(folder: Path, digest: str) -> dict[str, Any] | None:
     """The newest state that can be read, None where there is none.
 
     Raises:
         InputError: If it belongs to another experiment or dataset: resuming would mix two runs.
     """
-    for path in reversed(state_paths(folder)):
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            logger.warning("%s cannot be read (%s): taking the state before it", path, error)
-            continue
-        if state["digest"] != digest:
-            rule = "the state was made with other settings or another dataset"
-            raise InputError([Fault(folder.name, str(path), rule, "undo the change, or train under another name")])
-        return state
-    return None
+    state = newest_state(folder)
+    if state is not None and state["digest"] != digest:
+        rule = "the state was made with other settings or another dataset"
+        raise InputError([Fault(folder.name, str(folder), rule, "undo the change, or train under another name")])
+    return state
 
 
 def save_weights(model: torch.nn.Module, path: Path) -> None:

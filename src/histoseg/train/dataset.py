@@ -117,6 +117,8 @@ def make_loader(dataset: TileDataset, sampler: BalancedSampler, batch: int, work
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_quiet_worker,
         prefetch_factor=4 if workers else None,
+        # One of its own: the loader would draw from the global generator, which a resumed run has just restored.
+        generator=torch.Generator(),
     )
 
 

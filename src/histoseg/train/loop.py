@@ -29,7 +29,7 @@ from histoseg.schema.parse import plain, to_toml
 from histoseg.schema.plan import model_arguments
 from histoseg.schema.sample import Sample
 from histoseg.train.augment import Augmenter
-from histoseg.train.checkpoint import load_state, save_state, save_weights, state_paths
+from histoseg.train.checkpoint import load_state, newest_state, save_state, save_weights, state_paths
 from histoseg.train.dataset import BalancedSampler, TileDataset, make_loader
 from histoseg.train.losses import segmentation_loss
 from histoseg.train.optim import learning_rate, make_optimizer
@@ -48,10 +48,14 @@ def train_fold(setup: FoldSetup, resume: bool) -> float:
         InputError: If the folder holds another run and `resume` is not asked for.
     """
     config = setup.experiment.train
-    if (setup.folder / "model.safetensors").is_file() and resume and _finished(setup):
+    make_room(setup, resume)
+    if (setup.folder / "run.json").is_file() and not _finished(setup):
+        rule = "holds a finished run with other settings or another dataset"
+        remedy = "undo the change, or train under another name"
+        raise InputError([Fault(f"fold {setup.fold}", str(setup.folder), rule, remedy)])
+    if _finished(setup):
         logger.info("fold %d is finished already", setup.fold)
-        return float(json.loads((setup.folder / "run.json").read_text(encoding="utf-8"))["dice"])
-    _make_room(setup, resume)
+        return _refresh_record(setup)
     run = _start(setup, resume)
     sampler = BalancedSampler(
         setup.index["bin"],
@@ -90,25 +94,47 @@ def train_fold(setup: FoldSetup, resume: bool) -> float:
     return _finish(run, setup)
 
 
-def _make_room(setup: FoldSetup, resume: bool) -> None:
-    """Refuse to overwrite a real run; an overfitting check gives way to anything."""
+def make_room(setup: FoldSetup, resume: bool) -> None:
+    """Refuse to overwrite a real run; an overfitting check gives way to anything, a real run to nothing.
+
+    Raises:
+        InputError: If the folder holds a real run and `resume` is not asked for.
+    """
     setup.folder.mkdir(parents=True, exist_ok=True)
-    states = state_paths(setup.folder)
-    if not states or resume:
+    record = setup.folder / "run.json"
+    state = newest_state(setup.folder)
+    if record.is_file():
+        held_limit, what = json.loads(record.read_text(encoding="utf-8"))["limit"], "a finished run"
+    elif state is not None:
+        held_limit, what = state["limit"], f"a run at step {state['step']}"
+    else:
         return
-    newest = torch.load(states[-1], map_location="cpu", weights_only=True)
-    if newest["limit"] is None:
-        rule = f"holds a run at step {newest['step']}"
+    if held_limit is not None and not (resume and held_limit == setup.limit):
+        for path in [*state_paths(setup.folder), setup.folder / "model.safetensors", record]:
+            path.unlink(missing_ok=True)
+    elif not resume:
         remedy = "add --resume to go on with it, or move it away"
-        raise InputError([Fault(f"fold {setup.fold}", str(setup.folder), rule, remedy)])
-    for path in [*states, setup.folder / "model.safetensors", setup.folder / "run.json"]:
-        path.unlink(missing_ok=True)
+        raise InputError([Fault(f"fold {setup.fold}", str(setup.folder), f"holds {what}", remedy)])
 
 
 def _finished(setup: FoldSetup) -> bool:
     """Whether this very run has come to its end."""
     path = setup.folder / "run.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["digest"] == setup.digest
+    if not path.is_file() or not (setup.folder / "model.safetensors").is_file():
+        return False
+    return json.loads(path.read_text(encoding="utf-8"))["digest"] == setup.digest
+
+
+def _refresh_record(setup: FoldSetup) -> float:
+    """Bring a finished fold's prediction settings up to date (its weights do not depend on them); gives its Dice."""
+    path = setup.folder / "run.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    manifest = plain(setup.manifest)
+    if record["manifest"] != manifest:
+        logger.info("fold %d: prediction settings changed; evaluate the run anew", setup.fold)
+        write_atomically(path, json.dumps({**record, "manifest": manifest}, indent=2) + "\n")
+        write_atomically(setup.folder / "experiment.toml", to_toml(setup.experiment))
+    return float(record["dice"])
 
 
 def _start(setup: FoldSetup, resume: bool) -> Run:
@@ -121,14 +147,15 @@ def _start(setup: FoldSetup, resume: bool) -> Run:
     set_seed(experiment.train.seed)
     arguments = model_arguments(experiment.model)
     model = build_model(experiment.model.architecture, arguments)
-    load_encoder_weights(model, experiment.model)
+    state = load_state(setup.folder, setup.digest) if resume else None
+    if state is None:
+        load_encoder_weights(model, experiment.model)
     model = model.to(accelerator.device).to(memory_format=torch.channels_last)
     ema = ModelEmaV3(model, decay=experiment.optim.ema, use_warmup=True) if experiment.optim.ema else None
     optimizer = make_optimizer(model, experiment.optim)
     # The loader is not prepared: the sampler deals the draws out to the processes itself, by global step.
     model, optimizer = accelerator.prepare(model, optimizer)
     run = Run(model, ema, optimizer, accelerator)
-    state = load_state(setup.folder, setup.digest) if resume else None
     if state is not None:
         run.restore(state)
         logger.info("fold %d goes on at step %d", setup.fold, run.step)

@@ -85,7 +85,7 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
     chosen = index[index["id"].isin(train_ids)].reset_index(drop=True)
     if len(chosen) < experiment.train.batch and chosen.empty:
         raise InputError([Fault(f"fold {fold}", str(folder / "index.csv"), "no tiles to train on", "build it anew")])
-    text = json.dumps([_training_settings(experiment), file_sha256(folder / "index.csv"), fold, limit])
+    text = json.dumps([_training_settings(experiment), file_sha256(folder / "index.csv"), train_ids, held_out, limit])
     return FoldSetup(
         experiment=experiment,
         fold=fold,

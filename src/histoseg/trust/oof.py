@@ -95,7 +95,7 @@ def score_folds(
     rows = []
     for fold in folds:
         key = _fold_key(fold)
-        ids = table.loc[table["fold"] == fold.fold, "id"].tolist()
+        ids = _held_out_ids(fold, table)
         ensemble = None
         for sample_id in tqdm(ids, desc=f"out-of-fold {fold.fold}", unit="slide", dynamic_ncols=True):
             sample = samples[sample_id]
@@ -107,6 +107,19 @@ def score_folds(
             row = {"id": sample.id, "fold": fold.fold, "organ": sample.organ, "source": sample.source}
             rows.append({**row, "group": sample.group, **dict(zip(THRESHOLD_GRID, scores, strict=True))})
     return pd.DataFrame(rows)
+
+
+def _held_out_ids(fold: FoldRun, table: pd.DataFrame) -> list[str]:
+    """The slides that the fold was not trained on.
+
+    Raises:
+        InputError: If folds.csv was changed since: the model would be scored on slides that it was trained on.
+    """
+    ids = table.loc[table["fold"] == fold.fold, "id"].tolist()
+    if set(ids) != set(fold.record["dice_by_id"]):
+        rule = f"folds.csv now holds out other slides than fold {fold.fold} was trained without"
+        raise InputError([Fault(f"fold {fold.fold}", str(fold.folder), rule, "train it anew, or undo the change")])
+    return ids
 
 
 def _fold_key(fold: FoldRun) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from histoseg.schema.manifest import look_up_threshold
+
 FEWEST_IMAGES = 8
 TIE = 1e-3
 
@@ -20,7 +22,7 @@ def choose_threshold(scores: np.ndarray, grid: Sequence[float]) -> float:
     """
     means = scores.mean(axis=0)
     good = [t for t, mean in zip(grid, means, strict=True) if mean >= means.max() - TIE]
-    return min(good, key=lambda t: (abs(t - 0.5), t))
+    return min(good, key=lambda t: (round(abs(t - 0.5), 6), t))
 
 
 def choose_thresholds(table: pd.DataFrame, grid: Sequence[float]) -> dict[str, float]:
@@ -42,11 +44,8 @@ def choose_thresholds(table: pd.DataFrame, grid: Sequence[float]) -> dict[str, f
 
 def apply_thresholds(table: pd.DataFrame, thresholds: dict[str, float]) -> np.ndarray:
     """Score of each image at its threshold: organ/source, else organ, else default."""
-    scores = []
-    for row in table.to_dict("records"):
-        keys = (f"{row['organ']}/{row['source']}", row["organ"], "default")
-        scores.append(row[next(thresholds[key] for key in keys if key in thresholds)])
-    return np.array(scores)
+    rows = table.to_dict("records")
+    return np.array([row[look_up_threshold(thresholds, row["organ"], row["source"])] for row in rows])
 
 
 def nested_scores(table: pd.DataFrame, grid: Sequence[float]) -> tuple[np.ndarray, dict[str, float]]:
