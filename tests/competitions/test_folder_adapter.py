@@ -1,12 +1,16 @@
 import json
+import logging
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
-from histoseg.competitions.folder import Folder, coco_counts
+from histoseg.competitions.coco import coco_counts
+from histoseg.competitions.folder import Folder
 from histoseg.core.faults import InputError
 from histoseg.core.rle import encode_rle
+from histoseg.data.audit import audit_folder
 
 
 @pytest.fixture
@@ -112,3 +116,77 @@ def test_test_split_follows_its_own_folder_and_list(folder):
     assert [s.id for s in Folder().samples(folder, "test")] == ["t"]
     (folder / "sample_submission.csv").write_text("id,rle\nzz,\nt,\n")
     assert [s.id for s in Folder().samples(folder, "test")] == ["zz", "t"]
+
+
+def test_upper_case_suffixes_are_listed_and_opened(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for place, name in (("images", "a.PNG"), ("masks", "a.TIF"), ("images", ".hidden.png")):
+        tifffile.imwrite(tmp_path / place / name, np.full((5, 7), 9, np.uint8))
+    (sample,) = Folder().samples(tmp_path, "train")
+    assert sample.image_path.name == "a.PNG"
+    competition = Folder()
+    assert audit_folder(competition, tmp_path)[1] == []
+    assert competition.target(sample).area == 35
+
+
+def test_masks_that_are_jpeg_or_double_are_refused(folder, masks):
+    (folder / "masks").mkdir()
+    for name in ("a.jpg", "b.png", "b.tif", "empty.png"):
+        cv2.imwrite(str(folder / "masks" / name), np.zeros((21, 34), np.uint8))
+    faults = audit_folder(Folder(), folder)[1]
+    assert [(fault.id, fault.rule.split(":")[0]) for fault in faults] == [
+        ("a", "a JPEG as mask"),
+        ("b", "two masks of this name"),
+    ]
+
+
+def test_without_any_truth_the_images_are_still_looked_at(folder):
+    (folder / "images" / "a.png").write_bytes(b"")
+    competition = Folder()
+    samples, faults = audit_folder(competition, folder)
+    assert {fault.id for fault in faults} == {"masks", "a"}
+    with pytest.raises(InputError, match="no truth") as caught:
+        competition.target(samples[1])
+    assert caught.value.faults == []
+
+
+def test_faults_of_tables_masks_and_images_at_once(folder, masks):
+    (folder / "rles.csv").write_text("id,rle\na,1 2\na,3 4\nb,5 1 3 1\n")
+    (folder / "images.csv").write_text("id,organ\na,x\na,y\n")
+    (folder / "images" / "b.png").write_bytes(b"nothing")
+    faults = audit_folder(Folder(), folder, decode=True)[1]
+    said = [(fault.id, fault.rule.split(" (")[0].split(":")[0]) for fault in faults]
+    assert sorted(said) == [
+        ("a", "duplicate id"),
+        ("a", "duplicate id"),
+        ("b", "malformed rle"),
+        ("b", "not a TIFF, PNG or JPEG"),
+        ("empty", "image without a row"),
+    ]
+
+
+def test_a_mask_of_another_size_names_the_mask_once(folder, masks):
+    (folder / "masks").mkdir()
+    for name in masks:
+        tifffile.imwrite(folder / "masks" / f"{name}.tif", np.zeros((34, 21), np.float32))
+    faults = audit_folder(Folder(), folder)[1]
+    assert [fault.id for fault in faults] == ["a", "b", "empty"]
+    assert all(str(fault).count(str(folder)) == 1 for fault in faults)
+
+
+def test_coco_sizes_are_held_against_the_images(folder, masks):
+    images = [{"id": i, "file_name": f"{n}.png", "height": 10**6, "width": 10**6} for i, n in enumerate(masks)]
+    (folder / "annotations.json").write_text(json.dumps({"images": images, "annotations": []}))
+    faults = audit_folder(Folder(), folder)[1]
+    assert [fault.id for fault in faults] == ["a", "b", "empty"]
+    assert all("its entry says" in fault.rule for fault in faults)
+
+
+def test_faults_of_a_test_split_s_metadata_are_logged(folder, caplog):
+    (folder / "images.csv").write_text("id,organ\na,lung\na,kidney\n")
+    (folder / "sample_submission.csv").write_text("id,rle\na,\na,\n")
+    with caplog.at_level(logging.WARNING, logger="histoseg"):
+        (sample,) = Folder().samples(folder, "test")
+    assert sample.organ == "lung"
+    assert caplog.text.count("duplicate id") == 2

@@ -1,4 +1,5 @@
 import csv
+import logging
 import shutil
 from pathlib import Path
 
@@ -204,3 +205,69 @@ def test_real_labels_are_read(shared_data, tmp_path):
     samples, faults = Hubmap2022().inspect(tmp_path, "train")
     assert len(samples) == 351
     assert faults == []
+
+
+def test_a_duplicate_and_a_missing_column_hide_no_other_fault(folder):
+    with (folder / "train.csv").open(newline="") as stream:
+        columns, *rows = csv.reader(stream)
+    rows[1][columns.index("organ")] = "heart"
+    rows[2][columns.index("rle")] = "9 1 3 1"
+    rows.append([*rows[3]])
+    drop = columns.index("img_width")
+    write_csv(folder / "train.csv", columns[:drop] + columns[drop + 1 :], [r[:drop] + r[drop + 1 :] for r in rows])
+    (folder / "train_images" / "6730.tiff").unlink()
+    samples, faults = audit_folder(Hubmap2022(), folder)
+    assert [s.id for s in samples] == ["6730", "32741", "5", "007"]
+    assert sorted((fault.id, fault.rule.split(":")[0]) for fault in faults) == [
+        ("007", "duplicate id"),
+        ("32741", "organ 'heart' is not known"),
+        ("5", "malformed rle"),
+        ("6730", "no such file"),
+        ("img_width", "missing column"),
+    ]
+
+
+def test_a_trailing_comma_in_rows_shifts_nothing(folder):
+    lines = (folder / "train.csv").read_text().splitlines()
+    (folder / "train.csv").write_text("\n".join([lines[0], *(f"{line}," for line in lines[1:])]))
+    samples, faults = audit_folder(Hubmap2022(), folder)
+    assert faults == []
+    assert [s.id for s in samples] == ["6730", "32741", "5", "007"]
+
+
+def test_image_faults_name_path_and_remedy_once(folder):
+    (folder / "train_images" / "5.tiff").write_bytes(b"")
+    (fault,) = audit_folder(Hubmap2022(), folder)[1]
+    assert str(fault).count("5.tiff") == 1
+    assert str(fault).count(fault.remedy) == 1
+
+
+def test_a_target_that_is_not_there_is_no_further_fault(folder):
+    change(folder, "5", "rle", "")
+    competition = Hubmap2022()
+    samples, _ = competition.inspect(folder, "train")
+    with pytest.raises(InputError, match=r"5: train\.csv gave no truth") as caught:
+        competition.target(samples[2])
+    assert caught.value.faults == []
+
+
+def test_faults_of_a_test_split_are_logged_and_metadata_kept(folder, caplog):
+    write_csv(folder / "sample_submission.csv", ["id", "rle"], [["9", ""], ["9", ""]])
+    write_csv(folder / "test.csv", ["id", "organ", "img_height"], [["9", "lung", "20"], ["9", "spleen", "1"]])
+    with caplog.at_level(logging.WARNING, logger="histoseg"):
+        (sample,) = Hubmap2022().samples(folder, "test")
+    assert (sample.organ, sample.shape_hw) == ("lung", None)
+    assert caplog.text.count("duplicate id") == 2
+    assert "pixel_size" in caplog.text
+    (folder / "test.csv").write_bytes(b"\xff\xfe\0")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="histoseg"):
+        assert [s.organ for s in Hubmap2022().samples(folder, "test")] == [""]
+    assert "not a csv table" in caplog.text
+
+
+def test_detection_of_a_table_that_is_none(folder):
+    (folder / "train.csv").write_bytes(b"\0" * 200_000)
+    with pytest.raises(InputError):
+        Hubmap2022().samples(folder, "train")
+    assert detect_competition(folder).name == "hubmap_2022"

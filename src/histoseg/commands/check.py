@@ -11,11 +11,11 @@ from typing import Literal
 import tyro
 
 from histoseg.commands.options import parse_options
-from histoseg.competitions.base import read_table
+from histoseg.competitions.base import scan_table
 from histoseg.competitions.registry import detect_competition, get_competition
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import parse_rle
-from histoseg.data.audit import audit_folder
+from histoseg.data.audit import audit_folder, audit_test_images
 from histoseg.imaging.errors import ImageError
 from histoseg.imaging.slide import open_slide
 from histoseg.kaggle.metadata import check_dataset_metadata, check_kernel_metadata
@@ -52,9 +52,9 @@ def run(arguments: list[str]) -> int:
 
 
 def check_dataset(options: CheckOptions) -> list[str]:
-    """Hold a competition folder's tables and images against each other, every pixel decoded."""
+    """Hold a competition folder's tables and images against each other, both splits, every pixel decoded."""
     adapter = get_competition(options.competition) if options.competition else detect_competition(options.path)
-    faults = audit_folder(adapter, options.path, decode=True)[1]
+    faults = audit_folder(adapter, options.path, decode=True)[1] + audit_test_images(adapter, options.path)
     if faults:
         raise InputError(faults)
     return []
@@ -63,6 +63,7 @@ def check_dataset(options: CheckOptions) -> list[str]:
 def check_weights(options: CheckOptions) -> list[str]:
     """Check manifest, members and metadata of a weights folder."""
     manifest = load_manifest(options.path)
+    get_competition(manifest.competition)  # refuses one that no adapter could write a submission for
     path = options.path / "dataset-metadata.json"
     if not path.is_file():
         return [f"{path} is missing: `histoseg package` writes it"]
@@ -99,8 +100,9 @@ def check_submission(options: CheckOptions) -> list[str]:
         adapter = get_competition(options.competition)
     else:
         adapter = detect_competition(options.data) if options.data else get_competition("hubmap_2022")
-    table = read_table(options.path, adapter.columns)
-    faults: list[Fault] = []
+    table, faults = scan_table(options.path, adapter.columns)
+    if not set(adapter.columns) <= set(table.columns):
+        raise InputError(faults)
     if list(table.columns) != list(adapter.columns):
         rule = f"columns are {', '.join(table.columns)}"
         faults.append(Fault("columns", str(options.path), rule, f"write exactly {', '.join(adapter.columns)}"))

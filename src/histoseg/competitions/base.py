@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,14 @@ from typing import Literal, Protocol
 import pandas as pd
 
 from histoseg.core.faults import Fault, InputError
+from histoseg.core.log import logger
 from histoseg.core.rle import Runs
+from histoseg.imaging.errors import ImageError
 from histoseg.schema.sample import Sample
 
 Split = Literal["train", "test"]
 IMAGE_SUFFIXES = (".tiff", ".tif", ".png", ".jpg", ".jpeg")
+_CSV_FIELD_LIMIT = 1 << 30  # characters; the rle of one slide may be many megabytes
 
 
 @dataclass(frozen=True)
@@ -76,29 +81,135 @@ def faultless(found: tuple[list[Sample], list[Fault]]) -> list[Sample]:
 
 
 def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
-    """Read a csv with every value as it stands, as text; cells that are not there are empty strings.
+    """As `scan_table`, for tables that must be without fault.
 
     Raises:
-        InputError: If the file is missing or is no csv, or with one fault for each missing column and duplicate id.
+        InputError: If the file is missing or is no csv, or with every fault of its rows and columns.
     """
-    if not path.is_file():
-        raise InputError([Fault(path.stem, str(path), "no such file", "check the folder; the host's name is needed")])
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig")
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError([Fault(path.stem, str(path), f"not a csv table ({error})", "download it again")]) from error
-    known = ", ".join(table.columns)
-    faults = [
-        Fault(column, str(path), "missing column", f"add it; the file has: {known}")
-        for column in required
-        if column not in table.columns
-    ]
-    if "id" in table.columns:
-        repeated = table["id"][table["id"].duplicated()].unique()
-        faults += [Fault(key, str(path), "duplicate id", "keep one row an id") for key in repeated]
+    table, faults = scan_table(path, required)
     if faults:
         raise InputError(faults)
     return table
+
+
+def scan_table(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read a csv as far as it can be made out: every value as it stands, as text.
+
+    Cells that are not there are empty strings, empty lines and surplus empty fields are dropped. Of rows of one id, and
+    of columns of one name, the first is kept.
+
+    Args:
+        path: The file.
+        required: Columns that must be there; one that is not is a fault and stays absent from the table.
+
+    Returns:
+        The table, and its faults: missing or repeated columns, rows without or of one id, rows longer than the header.
+
+    Raises:
+        InputError: If the file is missing, empty, or no csv.
+    """
+    (_, names), *lines = _csv_table_lines(path)
+    faults = _table_header_faults(path, names, required)
+    place = names.index("id") if "id" in names else None
+    seen: dict[str, int] = {}
+    rows = []
+    for number, fields in lines:
+        cells = (fields + [""] * len(names))[: len(names)]
+        key = "" if place is None else cells[place]
+        if any(fields[len(names) :]):
+            rule = f"line {number} has {len(fields)} fields and the header {len(names)}"
+            remedy = "take the surplus out, or quote the text that holds a comma"
+            faults.append(Fault(key or f"line {number}", str(path), rule, remedy))
+        if place is not None:
+            if not key:
+                faults.append(Fault(f"line {number}", str(path), "row without an id", "write its id, or drop the row"))
+                continue
+            seen[key] = seen.get(key, 0) + 1
+            if seen[key] > 1:
+                continue
+        rows.append(cells)
+    faults += [Fault(key, str(path), "duplicate id", "keep one row an id") for key, count in seen.items() if count > 1]
+    table = pd.DataFrame(rows, columns=names, dtype=str)
+    return table.loc[:, ~table.columns.duplicated()], faults
+
+
+def _csv_table_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and fields of the header and of each row that is not empty.
+
+    Raises:
+        InputError: If the file is missing, empty, or no csv.
+    """
+    if not path.is_file():
+        raise InputError([Fault(path.stem, str(path), "no such file", "check the folder; the host's name is needed")])
+    csv.field_size_limit(_CSV_FIELD_LIMIT)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            # Strict, so that a quote that never ends is an error and does not swallow the rest of the table.
+            reader = csv.reader(stream, strict=True)
+            lines = [(reader.line_num, fields) for fields in reader if any(fields)]
+    except (csv.Error, ValueError, OSError) as error:
+        raise InputError([Fault(path.stem, str(path), f"not a csv table ({error})", "download it again")]) from error
+    if not lines:
+        raise InputError([Fault(path.stem, str(path), "the table is empty", "download it again")])
+    broken = [number for number, fields in lines if any("\0" in field for field in fields)]
+    if broken:
+        rule = f"not a csv table (line {broken[0]} holds NUL bytes)"
+        raise InputError([Fault(path.stem, str(path), rule, "download it again")])
+    return lines
+
+
+def _table_header_faults(path: Path, names: Sequence[str], required: Sequence[str]) -> list[Fault]:
+    known = ", ".join(names)
+    faults = [
+        Fault(column, str(path), "missing column", f"add it; the file has: {known}")
+        for column in required
+        if column not in names
+    ]
+    repeated = dict.fromkeys(name for name in names if name and names.count(name) > 1)
+    return faults + [Fault(name, str(path), "two columns of this name", "keep one") for name in repeated]
+
+
+def rows_by_id(path: Path, required: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[Fault]]:
+    """The rows of a table that may be at fault or absent, by id, and its faults; no rows where it has no ids."""
+    try:
+        table, faults = scan_table(path, required)
+    except InputError as error:
+        return {}, error.faults
+    if "id" not in table.columns:
+        return {}, faults
+    return {row["id"]: row for row in table.to_dict("records")}, faults
+
+
+def submission_ids(path: Path, columns: Sequence[str]) -> list[str]:
+    """The ids of sample_submission.csv, each once, in its order; faults of single rows are only logged.
+
+    Raises:
+        InputError: If the file is missing, no csv, or lacks one of the columns.
+    """
+    table, faults = scan_table(path, columns)
+    if not set(columns) <= set(table.columns):
+        raise InputError(faults)
+    log_faults(faults)
+    return table["id"].tolist()
+
+
+def log_faults(faults: Sequence[Fault]) -> None:
+    """Warn of faults that do not keep a test split from being predicted."""
+    for fault in faults:
+        logger.warning("%s", fault)
+
+
+def image_error_fault(key: str, path: Path, error: ImageError) -> Fault:
+    """An image error as the fault of a sample: file, rule and remedy each once.
+
+    Args:
+        key: The sample.
+        path: The file, where the error does not name it.
+        error: What `open_slide`, a read, or `read_mask` raised.
+    """
+    return Fault(
+        key, error.file or str(path), error.rule or str(error), error.remedy or "download or export the image again"
+    )
 
 
 def parse_pixel_size(text: str) -> float | None:
@@ -120,11 +231,15 @@ def parse_side(text: str) -> int | None:
 
 
 def find_image(folder: Path, sample_id: str) -> Path:
-    """The image of an id: the first suffix that exists, else the path where the host would put it."""
+    """The image of an id: the first suffix that exists, else the path where the host would put it.
+
+    Suffixes are tried as `.tif`, `.TIF` and `.Tif`. A name that no file can have counts as not found.
+    """
     for suffix in IMAGE_SUFFIXES:
-        path = folder / f"{sample_id}{suffix}"
-        if path.is_file():
-            return path
+        for spelling in (suffix, suffix.upper(), f".{suffix[1:].capitalize()}"):
+            path = folder / f"{sample_id}{spelling}"
+            if os.path.isfile(path):  # unlike Path.is_file it does not raise on a name that is too long
+                return path
     return folder / f"{sample_id}{IMAGE_SUFFIXES[0]}"
 
 

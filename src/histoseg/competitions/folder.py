@@ -13,15 +13,8 @@ Layout::
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import cv2
-import numpy as np
-import tifffile
-from PIL import Image
 
 from histoseg.competitions.base import (
     IMAGE_SUFFIXES,
@@ -29,15 +22,22 @@ from histoseg.competitions.base import (
     Split,
     faultless,
     find_image,
+    image_error_fault,
+    log_faults,
     mean_dice_score,
     parse_pixel_size,
-    read_table,
+    rows_by_id,
+    submission_ids,
 )
+from histoseg.competitions.coco import read_coco
+from histoseg.competitions.mask_files import MASK_SUFFIXES, read_mask
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import Runs, parse_rle, runs_from_mask, runs_to_text
 from histoseg.imaging.errors import ImageError
 from histoseg.imaging.slide import open_slide
 from histoseg.schema.sample import Sample
+
+_FOLDER_ANY_SHAPE = (1 << 24, 1 << 24)  # larger than any slide
 
 
 class Folder:
@@ -65,7 +65,8 @@ class Folder:
     def inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
         """Samples in the order of their names, or of sample_submission.csv for the test split, and every fault.
 
-        Faults are: no images, two images of a name, images without truth, malformed tables.
+        Faults are: no images, two images of a name, images without truth, malformed tables. For the test split those
+        of images.csv and of single rows of sample_submission.csv are only logged. Hidden files are left aside.
         """
         if not root.is_dir():
             return [], [Fault(root.name, str(root), "no such folder", "give the folder that holds images/")]
@@ -78,116 +79,102 @@ class Folder:
         folder = root / "images"
         if split == "test" and (root / "test_images").is_dir():
             folder = root / "test_images"
-        names = sorted(p.stem for p in folder.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        listed = _listed_files(folder, IMAGE_SUFFIXES)
         faults = [
             Fault(name, str(folder), "two images of this name", "keep one")
-            for name in sorted({n for n in names if names.count(n) > 1})
+            for name, paths in listed.items()
+            if len(paths) > 1
         ]
+        names = list(listed)
         if split == "test" and (root / "sample_submission.csv").is_file():
-            names = read_table(root / "sample_submission.csv", ("id",))["id"].tolist()
+            names = submission_ids(root / "sample_submission.csv", ("id",))
         if not names:
             remedy = f"put images ({', '.join(IMAGE_SUFFIXES)}) there"
             faults.append(Fault("images", str(folder), "no images", remedy))
-        rows = self._metadata(root)
-        samples = [self._sample(folder, name, rows.get(name, {})) for name in names]
+        rows: dict[str, dict[str, str]] = {}
+        if (root / "images.csv").is_file():
+            rows, table_faults = rows_by_id(root / "images.csv", ("id",))
+            if split == "train":
+                faults += table_faults
+            else:
+                log_faults(table_faults)
+        samples = [
+            _folder_sample(name, listed[name][0] if name in listed else find_image(folder, name), rows.get(name, {}))
+            for name in names
+        ]
         if split == "train":
             faults += self._find_targets(root, samples)
         return samples, faults
 
-    @staticmethod
-    def _metadata(root: Path) -> dict[str, Mapping[str, str]]:
-        path = root / "images.csv"
-        if not path.is_file():
-            return {}
-        return {row["id"]: row for row in read_table(path, ("id",)).to_dict("records")}
-
-    @staticmethod
-    def _sample(folder: Path, name: str, row: Mapping[str, str]) -> Sample:
-        return Sample(
-            id=name,
-            image_path=find_image(folder, name),
-            organ=row.get("organ", ""),
-            source=row.get("source", row.get("data_source", "")),
-            group=row.get("group", "") or row.get("patient", "") or name,
-            pixel_size_um=parse_pixel_size(row.get("pixel_size", "")),
-        )
-
     def _find_targets(self, root: Path, samples: list[Sample]) -> list[Fault]:
         """Find out where the truth of each sample lies; gives the faults."""
+        self._mask_paths, self._targets = {}, {}
         if (root / "masks").is_dir():
             return self._find_masks(root / "masks", samples)
         if (root / "rles.csv").is_file():
             return self._read_rles(root / "rles.csv", samples)
         if (root / "annotations.json").is_file():
-            return self._read_coco(root / "annotations.json", samples)
+            shapes = {sample.id: _header_shape(sample) for sample in samples}
+            self._targets, faults = read_coco(root / "annotations.json", shapes)
+            return faults
         remedy = "add masks/, rles.csv or annotations.json"
         return [Fault("masks", str(root), "no truth beside images/", remedy)]
 
     def _find_masks(self, folder: Path, samples: list[Sample]) -> list[Fault]:
         faults = []
+        masks = _listed_files(folder, MASK_SUFFIXES)
+        others = _listed_files(folder, tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in MASK_SUFFIXES))
         for sample in samples:
-            path = find_image(folder, sample.id)
-            if path.is_file():
-                self._mask_paths[sample.id] = path
+            paths = masks.get(sample.id, [])
+            if len(paths) == 1:
+                self._mask_paths[sample.id] = paths[0]
+            elif paths:
+                faults.append(Fault(sample.id, str(folder), "two masks of this name", "keep one"))
+            elif sample.id in others:
+                rule = "a JPEG as mask: its edges are smeared"
+                faults.append(Fault(sample.id, str(others[sample.id][0]), rule, "export it as PNG or TIFF"))
             else:
                 rule = f"image {sample.image_path.name} has no mask"
                 faults.append(Fault(sample.id, str(folder), rule, "add a mask of the same name, or drop the image"))
         return faults
 
     def _read_rles(self, path: Path, samples: list[Sample]) -> list[Fault]:
-        texts = {row["id"]: row["rle"] for row in read_table(path, ("id", "rle")).to_dict("records")}
-        faults = []
+        rows, faults = rows_by_id(path, ("id", "rle"))
+        if not rows:
+            return faults or [Fault(path.stem, str(path), "no rows", "write a row for each image")]
         for sample in samples:
-            if sample.id not in texts:
+            row = rows.get(sample.id)
+            if row is None:
                 faults.append(Fault(sample.id, str(path), "image without a row", "add the row, or drop the image"))
                 continue
+            shape_hw = _header_shape(sample)
             try:
-                with open_slide(sample.image_path) as slide:
-                    self._targets[sample.id] = parse_rle(texts[sample.id], slide.shape_hw)
+                runs = parse_rle(row.get("rle", ""), shape_hw or _FOLDER_ANY_SHAPE)
             except ValueError as error:
-                faults.append(Fault(sample.id, str(path), str(error), "mend the row or the image"))
+                faults.append(Fault(sample.id, str(path), f"malformed rle: {error}", "mend the row or the image"))
+                continue
+            if shape_hw is not None and "rle" in row:
+                self._targets[sample.id] = runs
         return faults
 
-    def _read_coco(self, path: Path, samples: list[Sample]) -> list[Fault]:
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            shapes = {
-                image["id"]: (Path(image["file_name"]).stem, (int(image["height"]), int(image["width"])))
-                for image in data["images"]
-            }
-            masks = {name: np.zeros(shape_hw, bool) for name, shape_hw in shapes.values()}
-            for annotation in data["annotations"]:
-                name, shape_hw = shapes[annotation["image_id"]]
-                masks[name] |= coco_mask(annotation["segmentation"], shape_hw)
-        except (ValueError, KeyError, TypeError) as error:
-            rule = f"not COCO annotations ({type(error).__name__}: {error})"
-            return [Fault(path.stem, str(path), rule, "write images, annotations and segmentations as COCO does")]
-        self._targets = {name: runs_from_mask(mask) for name, mask in masks.items()}
-        return [
-            Fault(sample.id, str(path), "image is not listed", "list it, or drop the image")
-            for sample in samples
-            if sample.id not in masks
-        ]
-
     def target(self, sample: Sample) -> Runs:
-        """The truth of a training sample; `samples` must have been called.
+        """The truth of a training sample; `inspect` or `samples` must have been called.
 
         Raises:
-            InputError: If the mask cannot be read or differs in size from the image.
+            InputError: If the mask cannot be read or differs in size from the image; without further faults where no
+                truth was found at all.
         """
         if sample.id in self._targets:
             return self._targets[sample.id]
+        if sample.id not in self._mask_paths:
+            raise InputError(f"{sample.id}: no truth was found: check the dataset first")
         path = self._mask_paths[sample.id]
         try:
-            mask_HW = read_mask(path)
             with open_slide(sample.image_path) as slide:
                 shape_hw = slide.shape_hw
+            return runs_from_mask(read_mask(path, shape_hw))
         except ImageError as error:
-            raise InputError([Fault(sample.id, str(path), str(error), "write it anew")]) from error
-        if mask_HW.shape != shape_hw:
-            rule = f"mask is {mask_HW.shape} and its image is {shape_hw} pixels"
-            raise InputError([Fault(sample.id, str(path), rule, "export the mask at the image's size")])
-        return runs_from_mask(mask_HW)
+            raise InputError([image_error_fault(sample.id, path, error)]) from error
 
     def score(self, predictions: Mapping[str, Runs], targets: Mapping[str, Runs]) -> Score:
         """Mean over images of Dice."""
@@ -198,60 +185,30 @@ class Folder:
         return runs_to_text(runs)
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """Read a mask image as bool (H, W): any non-zero value of any colour channel; alpha does not count.
+def _listed_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
+    """Files of some suffixes, in any case, by their name without suffix; sorted, hidden ones left aside."""
+    listed: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*"), key=lambda path: (path.stem, path.suffix)):
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
+            listed.setdefault(path.stem, []).append(path)
+    return listed
 
-    Raises:
-        ImageError: If the file cannot be decoded or is not a single two-dimensional image.
-    """
+
+def _folder_sample(name: str, path: Path, row: Mapping[str, str]) -> Sample:
+    return Sample(
+        id=name,
+        image_path=path,
+        organ=row.get("organ", ""),
+        source=row.get("source", row.get("data_source", "")),
+        group=row.get("group", "") or row.get("patient", "") or name,
+        pixel_size_um=parse_pixel_size(row.get("pixel_size", "")),
+    )
+
+
+def _header_shape(sample: Sample) -> tuple[int, int] | None:
+    """Height and width of a sample's image; None where it cannot be opened, which is a fault of the image alone."""
     try:
-        if path.suffix.lower() in (".tif", ".tiff"):
-            values = tifffile.imread(path)
-        else:
-            with Image.open(path) as image:
-                values = np.asarray(image)
-    except (OSError, ValueError, tifffile.TiffFileError) as error:
-        raise ImageError(f"{path}: mask cannot be decoded ({error}): write it anew") from error
-    if values.ndim == 3 and values.shape[2] in (1, 2, 3, 4):
-        values = values[:, :, : 3 if values.shape[2] > 2 else 1].any(axis=2)
-    if values.ndim != 2:
-        raise ImageError(f"{path}: mask has shape {values.shape}: write one image of H x W")
-    return values != 0
-
-
-def coco_mask(segmentation: Any, shape_hw: tuple[int, int]) -> np.ndarray:
-    """A COCO segmentation as a bool mask (H, W): polygons, or RLE with counts as a list or a compressed string."""
-    if isinstance(segmentation, list):
-        canvas = np.zeros(shape_hw, np.uint8)
-        rings = [np.round(np.asarray(ring, float).reshape(-1, 2)).astype(np.int32) for ring in segmentation]
-        # One ring a call: fillPoly of several rings at once would leave their overlaps out.
-        for ring in rings:
-            cv2.fillPoly(canvas, [ring], color=1)
-        return canvas.astype(bool)
-    counts = segmentation["counts"]
-    numbers = coco_counts(counts) if isinstance(counts, str) else counts
-    values = np.arange(len(numbers)) % 2 == 1
-    flat = np.repeat(values, numbers)
-    if flat.size != shape_hw[0] * shape_hw[1]:
-        raise ValueError(f"counts cover {flat.size} pixels and the image has {shape_hw[0] * shape_hw[1]}")
-    return flat.reshape(shape_hw[::-1]).T
-
-
-def coco_counts(text: str) -> list[int]:
-    """Decode COCO's compressed counts: 5 bits a character, low bits first, later ones relative to the last but one.
-
-    Source: the comment above rleToString in cocoapi's maskApi.c.
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for character in text.encode("ascii"):
-        bits = character - 48
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if bits & 0x20:
-            continue
-        if bits & 0x10:
-            value -= 1 << shift
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value = shift = 0
-    return counts
+        with open_slide(sample.image_path) as slide:
+            return slide.shape_hw
+    except ImageError:
+        return None

@@ -12,10 +12,13 @@ from histoseg.competitions.base import (
     Split,
     faultless,
     find_image,
+    log_faults,
     mean_dice_score,
     parse_pixel_size,
     parse_side,
-    read_table,
+    rows_by_id,
+    scan_table,
+    submission_ids,
 )
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import Runs, parse_rle, runs_to_text
@@ -23,6 +26,7 @@ from histoseg.schema.sample import Sample
 
 HUBMAP_2022_ORGANS = ("kidney", "largeintestine", "lung", "prostate", "spleen")
 HUBMAP_2022_COLUMNS = ("id", "organ", "data_source", "img_height", "img_width", "pixel_size", "rle")
+_HUBMAP_2022_ANY_SHAPE = (1 << 24, 1 << 24)  # larger than any slide
 # Clusters of near-identical training images: found by participants by comparing the images. A cluster shares a fold.
 HUBMAP_2022_NEAR_DUPLICATES = (
     ("6730", "32741"),
@@ -52,8 +56,8 @@ class Hubmap2022:
     def inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
         """Samples of train.csv, or of sample_submission.csv joined with test.csv, and every fault of the tables.
 
-        For the test split only a missing or unusable sample_submission.csv is a fault: test.csv may lack rows or
-        columns, or be absent.
+        For the test split only a missing or unusable sample_submission.csv is a fault: its repeated ids are predicted
+        once, and test.csv may be at fault, lack rows or columns, or be absent; all this is logged.
         """
         if not root.is_dir():
             return [], [Fault(root.name, str(root), "no such folder", "give the competition's folder")]
@@ -72,41 +76,55 @@ class Hubmap2022:
 
     def _train_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
         path = root / "train.csv"
-        faults: list[Fault] = []
-        table = read_table(path, HUBMAP_2022_COLUMNS)
-        groups = self.groups(table)
+        folder = root / "train_images"
+        folder_faults = []
+        if not folder.is_dir():
+            remedy = "unpack the images into train_images"
+            folder_faults.append(Fault("train_images", str(folder), "no such folder", remedy))
+        self._targets = {}
+        try:
+            table, faults = scan_table(path, HUBMAP_2022_COLUMNS)
+        except InputError as error:
+            return [], error.faults + folder_faults
+        faults += folder_faults
+        if "id" not in table.columns:
+            return [], faults
         if table.empty:
             faults.append(Fault("train", str(path), "no rows", "download it again"))
-        if not (root / "train_images").is_dir():
-            remedy = "unpack the images into train_images"
-            faults.append(Fault("train_images", str(root / "train_images"), "no such folder", remedy))
-        samples = []
-        for row, group in zip(table.to_dict("records"), groups, strict=True):
-            shape_hw = self._checked_shape(row, path, faults)
-            pixel_size_um = parse_pixel_size(row["pixel_size"])
-            if pixel_size_um is None:
-                rule = f"pixel_size {row['pixel_size']!r} is not a positive number of um"
-                faults.append(Fault(row["id"], str(path), rule, "write the slide's pixel size"))
-            if row["organ"] not in HUBMAP_2022_ORGANS:
-                remedy = f"write one of {', '.join(HUBMAP_2022_ORGANS)}"
-                faults.append(Fault(row["id"], str(path), f"organ {row['organ']!r} is not known", remedy))
-            if shape_hw is not None:
-                self._read_target(row, shape_hw, path, faults)
-            samples.append(
-                Sample(
-                    id=row["id"],
-                    image_path=find_image(root / "train_images", row["id"]),
-                    organ=row["organ"],
-                    source=row["data_source"],
-                    group=group,
-                    pixel_size_um=pixel_size_um,
-                    shape_hw=shape_hw,
-                )
-            )
+        samples = [
+            self._train_sample(folder, row, group, path, faults)
+            for row, group in zip(table.to_dict("records"), self.groups(table), strict=True)
+        ]
         return samples, faults
+
+    def _train_sample(
+        self, folder: Path, row: Mapping[str, str], group: str, path: Path, faults: list[Fault]
+    ) -> Sample:
+        """The sample of a row; what is wrong with the row is added to the faults. An absent column is not."""
+        shape_hw = self._checked_shape(row, path, faults)
+        pixel_size_um = parse_pixel_size(row.get("pixel_size", ""))
+        if "pixel_size" in row and pixel_size_um is None:
+            rule = f"pixel_size {row['pixel_size']!r} is not a positive number of um"
+            faults.append(Fault(row["id"], str(path), rule, "write the slide's pixel size"))
+        if row.get("organ", HUBMAP_2022_ORGANS[0]) not in HUBMAP_2022_ORGANS:
+            remedy = f"write one of {', '.join(HUBMAP_2022_ORGANS)}"
+            faults.append(Fault(row["id"], str(path), f"organ {row['organ']!r} is not known", remedy))
+        if "rle" in row:
+            self._read_target(row, shape_hw, path, faults)
+        return Sample(
+            id=row["id"],
+            image_path=find_image(folder, row["id"]),
+            organ=row.get("organ", ""),
+            source=row.get("data_source", ""),
+            group=group,
+            pixel_size_um=pixel_size_um,
+            shape_hw=shape_hw,
+        )
 
     @staticmethod
     def _checked_shape(row: Mapping[str, str], path: Path, faults: list[Fault]) -> tuple[int, int] | None:
+        if not {"img_height", "img_width"} <= set(row):
+            return None
         height, width = parse_side(row["img_height"]), parse_side(row["img_width"])
         if height is None or width is None:
             rule = f"img_height {row['img_height']!r} and img_width {row['img_width']!r} are not positive numbers"
@@ -114,16 +132,23 @@ class Hubmap2022:
             return None
         return height, width
 
-    def _read_target(self, row: Mapping[str, str], shape_hw: tuple[int, int], path: Path, faults: list[Fault]) -> None:
+    def _read_target(
+        self, row: Mapping[str, str], shape_hw: tuple[int, int] | None, path: Path, faults: list[Fault]
+    ) -> None:
+        """Keep the truth of a row; where the size is unknown the text is only held to the rules of any size."""
         if row["rle"].strip().lower() in ("", "nan"):
             rule = "no rle: every training image has at least one unit"
             faults.append(Fault(row["id"], str(path), rule, "drop the row or give its rle"))
             return
         try:
-            self._targets[row["id"]] = parse_rle(row["rle"], shape_hw)
+            runs = parse_rle(row["rle"], shape_hw or _HUBMAP_2022_ANY_SHAPE)
         except ValueError as error:
-            remedy = f"mend the rle (1-based, column-major, within {shape_hw[0]} x {shape_hw[1]} pixels)"
+            within = f", within {shape_hw[0]} x {shape_hw[1]} pixels" if shape_hw else ""
+            remedy = f"mend the rle (1-based, column-major{within})"
             faults.append(Fault(row["id"], str(path), f"malformed rle: {error}", remedy))
+            return
+        if shape_hw is not None:
+            self._targets[row["id"]] = runs
 
     @staticmethod
     def groups(table: pd.DataFrame) -> list[str]:
@@ -133,16 +158,13 @@ class Hubmap2022:
         return [patient.strip() or clusters.get(key, key) for key, patient in zip(table["id"], patients, strict=True)]
 
     def _test_samples(self, root: Path) -> list[Sample]:
-        ids = read_table(root / "sample_submission.csv", self.columns)["id"].tolist()
-        try:
-            table = read_table(root / "test.csv", ("id",))
-            rows = {row["id"]: row for row in table.to_dict("records")}
-        except InputError:
-            rows = {}
+        ids = submission_ids(root / "sample_submission.csv", self.columns)
+        rows, faults = rows_by_id(root / "test.csv", HUBMAP_2022_COLUMNS[:-1])
+        log_faults(faults)
         return [self._test_sample(root, key, rows.get(key, {})) for key in ids]
 
     def _test_sample(self, root: Path, key: str, row: Mapping[str, str]) -> Sample:
-        shape_hw = self._checked_shape({"id": key, "img_height": "", "img_width": "", **row}, root, [])
+        shape_hw = self._checked_shape(row, root, [])
         return Sample(
             id=key,
             image_path=find_image(root / "test_images", key),
@@ -154,7 +176,13 @@ class Hubmap2022:
         )
 
     def target(self, sample: Sample) -> Runs:
-        """The truth of a training sample, as train.csv gives it; `samples` must have been called."""
+        """The truth of a training sample, as train.csv gives it; `inspect` or `samples` must have been called.
+
+        Raises:
+            InputError: Without further faults, if train.csv gave no truth that can be used.
+        """
+        if sample.id not in self._targets:
+            raise InputError(f"{sample.id}: train.csv gave no truth: check the dataset first")
         return self._targets[sample.id]
 
     def score(self, predictions: Mapping[str, Runs], targets: Mapping[str, Runs]) -> Score:

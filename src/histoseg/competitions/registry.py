@@ -12,6 +12,7 @@ from histoseg.competitions.hubmap_2022 import Hubmap2022
 from histoseg.core.faults import Fault, InputError
 
 ADAPTERS: dict[str, Callable[[], Competition]] = {"hubmap_2022": Hubmap2022, "folder": Folder}
+_HEADER_CHARACTERS = 1 << 16  # of a table's first line; a file that is no table may hold no line end at all
 
 
 def get_competition(name: str) -> Competition:
@@ -52,4 +53,4 @@ def _csv_header(path: Path) -> list[str]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-        return next(csv.reader([stream.readline()]), [])
+        return next(csv.reader([stream.readline(_HEADER_CHARACTERS)]), [])

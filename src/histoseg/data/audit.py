@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from histoseg.competitions.base import Competition
+from histoseg.competitions.base import Competition, image_error_fault
 from histoseg.core.faults import Fault, InputError
 from histoseg.imaging.errors import ImageError
 from histoseg.imaging.slide import open_slide
@@ -25,41 +25,57 @@ def audit_folder(competition: Competition, root: Path, decode: bool = False) -> 
         decode: Decode every pixel; else only headers are read.
     """
     samples, faults = competition.inspect(root, "train")
-    without_truth = {fault.id for fault in faults}
-    return samples, faults + audit_images(competition, samples, without_truth, decode)
+    return samples, faults + audit_images(competition, samples, decode)
 
 
-def audit_images(
-    competition: Competition, samples: Sequence[Sample], without_truth: set[str], decode: bool
-) -> list[Fault]:
+def audit_test_images(competition: Competition, root: Path) -> list[Fault]:
+    """Find test images that are missing or cannot be decoded; no faults where there is no test split to look at.
+
+    Sizes in test.csv are not held against the images: predictions go by the file's own size.
+    """
+    if not (root / "test_images").is_dir() or not (root / "sample_submission.csv").is_file():
+        return []
+    samples, faults = competition.inspect(root, "test")
+    for sample in tqdm(samples, desc="check test images", unit="image", dynamic_ncols=True):
+        try:
+            _image_shape(sample, decode=True)
+        except ImageError as error:
+            faults.append(image_error_fault(sample.id, sample.image_path, error))
+    return faults
+
+
+def audit_images(competition: Competition, samples: Sequence[Sample], decode: bool) -> list[Fault]:
     """Find images that are missing, unreadable, or not of the size that their table or mask says.
 
     Args:
-        competition: The adapter that gave the samples.
+        competition: The adapter that gave the samples; truth that it does not have was a fault of the tables.
         samples: What to look at.
-        without_truth: Samples whose truth is known to be at fault and is not looked at again.
         decode: Decode every pixel, in bands; else only headers are read.
     """
     faults: list[Fault] = []
     for sample in tqdm(samples, desc="check images", unit="image", dynamic_ncols=True):
         try:
-            with open_slide(sample.image_path) as slide:
-                shape_hw = slide.shape_hw
-                if decode:
-                    rows = max(1, BAND_PIXELS // shape_hw[1])
-                    for y in range(0, shape_hw[0], rows):
-                        slide.read(slice(y, min(y + rows, shape_hw[0])), slice(0, shape_hw[1]))
+            shape_hw = _image_shape(sample, decode)
         except ImageError as error:
-            faults.append(Fault(sample.id, str(sample.image_path), str(error), "download or export the image again"))
+            faults.append(image_error_fault(sample.id, sample.image_path, error))
             continue
         if sample.shape_hw is not None and sample.shape_hw != shape_hw:
             rule = f"image is {shape_hw} (H, W) pixels and its table says {sample.shape_hw}"
             remedy = "correct img_height and img_width, or the image"
             faults.append(Fault(sample.id, str(sample.image_path), rule, remedy))
             continue
-        if sample.id not in without_truth:
-            faults += _target_faults(competition, sample, shape_hw)
+        faults += _target_faults(competition, sample, shape_hw)
     return faults
+
+
+def _image_shape(sample: Sample, decode: bool) -> tuple[int, int]:
+    """Height and width of an image as its header says, once its pixels were decoded where that is wanted."""
+    with open_slide(sample.image_path) as slide:
+        height, width = slide.shape_hw
+        rows = max(1, BAND_PIXELS // width)
+        for y in range(0, height if decode else 0, rows):
+            slide.read(slice(y, min(y + rows, height)), slice(0, width))
+        return height, width
 
 
 def _target_faults(competition: Competition, sample: Sample, shape_hw: tuple[int, int]) -> list[Fault]:

@@ -1,0 +1,93 @@
+"""Tables that are at fault: everything wrong is named at once, and nothing is misread in silence."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from histoseg.competitions.base import find_image, read_table, rows_by_id, scan_table, submission_ids
+from histoseg.core.faults import InputError
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(content):
+        path = tmp_path / "t.csv"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def test_text_stays_as_it_stands(table):
+    read = read_table(table("\ufeffid,v\r\n007,nan\r\n1e3, NA \r\n\r\n'x',\"a,\nb\"\r\n"), ("id", "v"))
+    assert read.to_dict("records") == [
+        {"id": "007", "v": "nan"},
+        {"id": "1e3", "v": " NA "},
+        {"id": "'x'", "v": "a,\nb"},
+    ]
+
+
+def test_trailing_commas_do_not_shift_columns(table):
+    read = read_table(table("id,organ\n1,lung,\n2,kidney,,\n3\n,,,\n"), ("id", "organ"))
+    assert read["id"].tolist() == ["1", "2", "3"]
+    assert read["organ"].tolist() == ["lung", "kidney", ""]
+
+
+def test_every_fault_of_a_table_at_once_and_first_rows_kept(table):
+    read, faults = scan_table(table("id,v,v\na,1,9\na,2\nb,3,9,surplus\n,5\na,6\n"), ("id", "v", "w"))
+    assert read.to_dict("records") == [{"id": "a", "v": "1"}, {"id": "b", "v": "3"}]
+    assert [(fault.id, fault.rule.split(" (")[0]) for fault in faults] == [
+        ("w", "missing column"),
+        ("v", "two columns of this name"),
+        ("b", "line 4 has 4 fields and the header 3"),
+        ("line 5", "row without an id"),
+        ("a", "duplicate id"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"\n\n", "empty"),
+        (b"id,v\n\xff\xfe,1\n", "not a csv"),
+        (b"id,v\na\0,1\n", "NUL"),
+        (b'id,v\na,"never closed\nb,1\n', "not a csv"),
+    ],
+)
+def test_what_is_no_table_is_refused_in_words(table, content, words):
+    with pytest.raises(InputError, match=words) as caught:
+        scan_table(table(content), ("id",))
+    assert len(caught.value.faults) == 1
+
+
+def test_fields_of_many_megabytes(table):
+    text = "1 2 " * 1_000_000
+    assert read_table(table(f"id,rle\na,{text}\n"), ("id", "rle"))["rle"][0] == text
+
+
+def test_rows_by_id_of_tables_that_are_absent_or_have_no_ids(table, tmp_path):
+    assert rows_by_id(tmp_path / "absent.csv", ("id",))[0] == {}
+    rows, faults = rows_by_id(table("key,v\n1,2\n"), ("id", "w"))
+    assert rows == {}
+    assert [fault.id for fault in faults] == ["id", "w"]
+
+
+def test_repeated_ids_to_predict_are_kept_once_and_logged(table, caplog):
+    with caplog.at_level(logging.WARNING, logger="histoseg"):
+        assert submission_ids(table("id,rle\nb,\na,\nb,\n"), ("id", "rle")) == ["b", "a"]
+    assert "duplicate id" in caplog.text
+    with pytest.raises(InputError, match=r"rle.*missing column"):
+        submission_ids(table("id\nb\n"), ("id", "rle"))
+
+
+@pytest.mark.parametrize("suffix", [".tiff", ".TIF", ".PNG", ".Png", ".jpg", ".JPEG"])
+def test_suffixes_of_either_case_are_found(tmp_path, suffix):
+    (tmp_path / f"a.b{suffix}").write_bytes(np.zeros(1).tobytes())
+    assert find_image(tmp_path, "a.b").name.lower() == f"a.b{suffix}".lower()
+
+
+def test_a_name_that_no_file_can_have_is_not_found(tmp_path):
+    assert not find_image(tmp_path, "short").exists()
+    assert find_image(tmp_path, "x" * 5000).suffix == ".tiff"
