@@ -19,6 +19,14 @@ def test_the_best_mean_wins_and_ties_go_to_the_middle():
     assert choose_threshold(np.array([[0.8, 0.7, 0.8]]), GRID) == 0.3
 
 
+def test_luck_does_not_move_the_threshold_and_a_clear_gain_does():
+    lucky = np.array([[0.9, 0.5, 0.5], [0.5, 0.6, 0.5], [0.5, 0.6, 0.5], [0.6, 0.6, 0.5]])
+    assert lucky.mean(axis=0).argmax() == 0
+    assert choose_threshold(lucky, GRID) == 0.5
+    clear = np.array([[0.7, 0.5, 0.4], [0.71, 0.5, 0.4], [0.69, 0.51, 0.4], [0.7, 0.49, 0.4]])
+    assert choose_threshold(clear, GRID) == 0.3
+
+
 def test_organs_get_a_threshold_of_their_own_only_with_enough_images():
     rows = [(0, "kidney", "HPA", 0.9, 0.1, 0.1)] * 8 + [(0, "lung", "HPA", 0.1, 0.1, 0.9)] * 7
     chosen = choose_thresholds(made_table(rows), GRID)

@@ -10,18 +10,23 @@ import pandas as pd
 from histoseg.schema.manifest import look_up_threshold
 
 FEWEST_IMAGES = 8
-TIE = 1e-3
 
 
 def choose_threshold(scores: np.ndarray, grid: Sequence[float]) -> float:
-    """The threshold of the best mean score; of those within `TIE` of it, the one nearest to 0.5.
+    """The threshold nearest to 0.5 that is not clearly worse than the best one.
+
+    Not clearly worse: its mean falls short of the best by at most one standard error of the images' differences (the
+    one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984). The best mean of a few images
+    is mostly luck, and luck does not carry over to other images.
 
     Args:
         scores: Score of each image at each threshold, float (N, T).
         grid: The thresholds, (T,).
     """
-    means = scores.mean(axis=0)
-    good = [t for t, mean in zip(grid, means, strict=True) if mean >= means.max() - TIE]
+    best = scores[:, scores.mean(axis=0).argmax()]
+    shortfalls = best[:, None] - scores
+    errors = shortfalls.std(axis=0, ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else np.zeros(len(grid))
+    good = [t for t, mean, error in zip(grid, shortfalls.mean(axis=0), errors, strict=True) if mean <= error + 1e-9]
     return min(good, key=lambda t: (round(abs(t - 0.5), 6), t))
 
 
