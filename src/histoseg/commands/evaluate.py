@@ -157,5 +157,5 @@ def best_median_worst(
         threshold = look_up_threshold(thresholds, sample.organ, sample.source)
         prediction = predict_slide(fold, competition, sample, threshold)
         overlay = slide_overlay(sample.image_path, competition.target(sample), prediction)
-        pictures.append((f"{name}: {sample.id} ({sample.organ or 'any organ'}), Dice {row['dice']:.4f}", overlay))
+        pictures.append((f"{name}: {sample.id}, Dice {row['dice']:.3f}", overlay))
     return pictures
