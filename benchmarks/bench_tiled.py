@@ -7,12 +7,12 @@ forward passes with a real network; and how much memory it takes. `python benchm
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -60,6 +60,11 @@ def ours(forward: Callable, image: RepeatedImage, overlap: float, blend: bool) -
     return len(grid)
 
 
+def null_forward(images_NHWC: np.ndarray) -> np.ndarray:
+    """The null network as our tiler calls it: uint8 tiles in, one channel as float32 out."""
+    return images_NHWC[:, None, :, :, 0].astype(np.float32)
+
+
 def monai(net: Callable, image_NCHW: torch.Tensor, overlap: float) -> None:
     from monai.inferers import sliding_window_inference
 
@@ -87,8 +92,9 @@ def seconds(work: Callable[[], object]) -> float:
 
 def interleaved(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each, taken turn by turn so that all see the same machine."""
-    for work in works.values():
-        work()
+    if repeats > 1:
+        for work in works.values():
+            work()
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
@@ -104,14 +110,11 @@ def orchestration_table(sides: list[tuple[int, int]], repeats: int) -> None:
     """Milliseconds a tile with a network that costs nothing."""
     print("\n| null network | overlap | tiles | ours / MONAI | ours / naive |\n|---|---|---|---|---|")
     net = NullNet()
-    ensemble = Ensemble(
-        [net.eval()], [1.0], Preprocessing(normalise="none"), ("identity",), torch.device("cpu"), torch.float32
-    )
     for side in sides:
         image = RepeatedImage(side)
         for overlap, blend in ((0.25, False), (0.5, True)):
             works: dict[str, Callable[[], object]] = {
-                "ours": lambda i=image, o=overlap, b=blend: ours(ensemble, i, o, b)
+                "ours": lambda i=image, o=overlap, b=blend: ours(null_forward, i, o, b)
             }
             if fitting(side):
                 whole = image.tensor()
@@ -164,23 +167,26 @@ def total_over_forward(side: tuple[int, int], repeats: int) -> None:
     print(f"| MONAI, gaussian | {times['monai'] / times['bare']:.3f} |")
 
 
+def peak_mb() -> float:
+    """Peak memory of this process alone; ru_maxrss would inherit the peak of the process that started it (Linux only)."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+
+
 def memory_probe(side: tuple[int, int], peer: bool) -> None:
     """Run in a process of its own: print the growth of its peak memory in MB."""
     net = NullNet()
     image = RepeatedImage((1024, 1024))
-    ensemble = Ensemble(
-        [net], [1.0], Preprocessing(normalise="none"), ("identity",), torch.device("cpu"), torch.float32
-    )
-    ours(ensemble, image, 0.25, blend=False)
+    ours(null_forward, image, 0.25, blend=False)
     if peer:
         monai(net, image.tensor(), 0.25)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb()
     large = RepeatedImage(side)
     if peer:
         monai(net, large.tensor(), 0.25)
     else:
-        ours(ensemble, large, 0.25, blend=False)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        ours(null_forward, large, 0.25, blend=False)
+    print(peak_mb() - before)
 
 
 def memory_table(sides: list[tuple[int, int]]) -> None:
