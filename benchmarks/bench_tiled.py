@@ -168,7 +168,7 @@ def total_over_forward(side: tuple[int, int], repeats: int) -> None:
 
 
 def peak_mb() -> float:
-    """Peak memory of this process alone; ru_maxrss would inherit the peak of the process that started it (Linux only)."""
+    """Peak memory of this process alone (Linux); ru_maxrss would inherit the peak of the process that started it."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 
