@@ -64,5 +64,7 @@ def train_experiment(
         make_room(setup, resume)
     for setup in setups:
         dice = train_fold(setup, resume)
+        if dice is None:  # a helping process of torchrun: the first one tells
+            continue
         draw_fold_curves(setup.folder)
         print(f"fold {setup.fold}: Dice {dice:.4f} on {len(setup.validation)} slides, in {setup.folder}")

@@ -41,8 +41,10 @@ PRECISION_NAMES = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def train_fold(setup: FoldSetup, resume: bool) -> float:
+def train_fold(setup: FoldSetup, resume: bool) -> float | None:
     """Train one fold to its end and return the mean Dice of the averaged weights on the held-out slides.
+
+    Under torchrun only the first process validates; the others return None.
 
     Raises:
         InputError: If the folder holds another run and `resume` is not asked for.
@@ -244,11 +246,11 @@ def _save(run: Run, setup: FoldSetup) -> None:
     run.accelerator.wait_for_everyone()
 
 
-def _finish(run: Run, setup: FoldSetup) -> float:
+def _finish(run: Run, setup: FoldSetup) -> float | None:
     """Validate on all held-out slides, then write weights, log and run.json, which makes the run finished."""
     by_id = _validate(run, setup, None)
     if not run.accelerator.is_main_process:
-        return float("nan")
+        return None
     dice = float(np.mean(list(by_id.values())))
     seen = [(row["val_dice"], row["step"]) for row in run.rows if "val_dice" in row]
     write_log(run.rows, setup.folder / "log.csv")
