@@ -37,9 +37,12 @@ def run_hubmap_2022(inputs: Path, working: Path, limit_s: float) -> RunSummary:
 def main() -> None:
     """Run on Kaggle; HISTOSEG_KAGGLE_ROOT stands in for /kaggle in a rehearsal elsewhere."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    root = Path(os.environ.get("HISTOSEG_KAGGLE_ROOT", "/kaggle"))
+    inputs, working = Path("/kaggle/input"), Path("/kaggle/working")
+    if "HISTOSEG_KAGGLE_ROOT" in os.environ:
+        root = Path(os.environ["HISTOSEG_KAGGLE_ROOT"])
+        inputs, working = root / "input", root / "working"
     limit_s = float(os.environ.get("HISTOSEG_LIMIT_S", HUBMAP_2022_LIMIT_S))
-    summary = run_hubmap_2022(root / "input", root / "working", limit_s)
+    summary = run_hubmap_2022(inputs, working, limit_s)
     logger.info(
         "%d rows predicted, %d taken over, %d fallback rows, %.0f s",
         summary.done,
