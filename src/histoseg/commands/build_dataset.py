@@ -48,6 +48,8 @@ def run(arguments: list[str]) -> int:
     """The verb."""
     options = tyro.cli(BuildOptions, prog="build_dataset.py", args=arguments)
     experiment = load_toml(Experiment, options.experiment) if options.experiment else Experiment()
+    if options.folds is not None and not options.folds.is_file():
+        raise InputError(f"--folds {options.folds}: no such file: give a folds.csv; for a number use --num-folds")
     if options.num_folds is not None:
         kept = options.folds or options.out / "folds.csv"
         if kept.is_file():

@@ -28,6 +28,7 @@ from histoseg.competitions.base import Competition, runs_dice
 from histoseg.competitions.registry import detect_competition, get_competition
 from histoseg.core.faults import InputError
 from histoseg.core.rle import parse_rle
+from histoseg.data.audit import audit_folder
 from histoseg.imaging.errors import ImageError
 from histoseg.imaging.slide import open_slide
 from histoseg.kaggle.package import package_runs
@@ -86,7 +87,10 @@ def run(arguments: list[str]) -> int:
             shutil.rmtree(root, ignore_errors=True)
             make_hubmap_2022(root, seed=options.seed, truth_path=truth)
     competition = get_competition(options.competition) if options.competition else detect_competition(root)
-    experiment = demo_experiment(competition, competition.samples(root, "train"), options, synthetic=truth is not None)
+    samples, faults = audit_folder(competition, root)
+    if faults:
+        raise InputError(faults)
+    experiment = demo_experiment(competition, samples, options, synthetic=truth is not None)
     _print_forecast(experiment, options.folds)
     build_dataset(root, competition, experiment, options.out / "dataset", None, os.cpu_count() or 1)
     train_experiment(experiment, "demo", options.out / "runs", fold=None, resume=True, limit=None)
@@ -175,11 +179,11 @@ def _print_forecast(experiment: Experiment, folds: int) -> None:
         loss.backward()
         times.append(time.monotonic() - started)
     minutes = statistics.median(times[1:]) * experiment.train.steps * folds * (1 + EVALUATION_SHARE) / 60
-    print(
-        f"{folds} folds of {experiment.train.steps} steps at {experiment.preprocessing.target_pixel_size_um} um per "
-        f"pixel: about {minutes:.0f} minutes on this machine",
-        flush=True,
-    )
+    spec = experiment.preprocessing
+    whole = f"on whole images of {spec.whole_size} pixels"
+    scale = whole if spec.scale_mode == "whole" else f"at {spec.target_pixel_size_um} um per pixel"
+    steps = experiment.train.steps
+    print(f"{folds} folds of {steps} steps {scale}: about {minutes:.0f} minutes on this machine", flush=True)
 
 
 def _rehearse_kernel(name: str, root: Path, out: Path, submission: Path) -> None:

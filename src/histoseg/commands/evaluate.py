@@ -47,8 +47,7 @@ def run(arguments: list[str]) -> int:
     """The verb."""
     options = parse_options(EvaluateOptions, "evaluate", arguments)
     summary = evaluate_run(options.run)
-    low, high = summary["interval"]
-    print(f"out-of-fold Dice {summary['dice']:.4f} (95% {low:.4f} to {high:.4f} over {summary['groups']} groups)")
+    print(f"out-of-fold Dice {summary['dice']:.4f} ({_interval_words(summary)})")
     print(f"report: {options.run / 'report.html'}")
     return 0
 
@@ -112,11 +111,19 @@ def summarise(
     }
 
 
+def _interval_words(summary: dict[str, Any]) -> str:
+    """The interval in words; a single group has none."""
+    if summary["groups"] < 2:
+        return "no interval: one group"
+    low, high = summary["interval"]
+    return f"95% {low:.4f} to {high:.4f} over {summary['groups']} groups"
+
+
 def _headline(summary: dict[str, Any]) -> dict[str, str]:
     low, high = summary["interval"]
     return {
         "out-of-fold Dice": f"{summary['dice']:.4f}",
-        "95% interval by group": f"{low:.3f} to {high:.3f}",
+        "95% interval by group": f"{low:.3f} to {high:.3f}" if summary["groups"] > 1 else "none: one group",
         "images": str(summary["images"]),
         "groups": str(summary["groups"]),
         "folds": str(len(summary["folds"])),

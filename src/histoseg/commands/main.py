@@ -71,17 +71,24 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         print(f"{error}\nhistoseg {verb}: an image cannot be read", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"histoseg {verb}: interrupted; run it again to go on", file=sys.stderr)
-        return 130
+        return _interrupted(verb)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else (0 if stop.code is None else 2)
     except Exception as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            return _interrupted(verb)  # a library turned it into an error of its own, as torch.save does
         if isinstance(error, OSError) and error.filename is not None:
             print(f"{error.filename}: {error.strerror}: check the path, its permissions and the disk", file=sys.stderr)
             return 2
         traceback.print_exc()
         print(f"histoseg {verb}: our own fault; please report the lines above", file=sys.stderr)
         return 1
+
+
+def _interrupted(verb: str) -> int:
+    again = "add --resume to go on from the last saved state" if verb == "train" else "run it again to go on"
+    print(f"histoseg {verb}: interrupted; {again}", file=sys.stderr)
+    return 130
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class PackageOptions:
     out: Path = Path("weights")
     """Where to write."""
     slug: str = ""
-    """Name of the dataset on Kaggle; made from the runs' names where it is not given."""
+    """Name of the dataset on Kaggle; histoseg-weights, as the kernel expects it, where it is not given."""
     licence: str = "other"
     """Licence of the dataset, as Kaggle knows it."""
 

@@ -19,7 +19,7 @@ class PredictOptions:
     weights: Path
     """Folder that `histoseg package` filled."""
     data: Path
-    """The competition folder; the ids come from its sample_submission.csv."""
+    """The competition folder; ids and order come from its sample_submission.csv (a plain folder needs none)."""
     out: Path
     """The submission."""
     limit_s: float | None = None

@@ -140,7 +140,7 @@ def _csv_table_lines(path: Path) -> list[tuple[int, list[str]]]:
         InputError: If the file is missing, empty, or no csv.
     """
     if not path.is_file():
-        raise InputError([Fault(path.stem, str(path), "no such file", "check the folder; the host's name is needed")])
+        raise InputError([Fault(path.stem, str(path), "no such file", "check the path")])
     csv.field_size_limit(_CSV_FIELD_LIMIT)
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:

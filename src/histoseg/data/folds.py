@@ -103,6 +103,9 @@ def read_folds(path: Path, samples: Sequence[Sample]) -> pd.DataFrame:
         InputError: With every fault: samples without a fold, folds that are no numbers, groups that are split.
     """
     table = read_table(path, FOLD_COLUMNS)
+    if not set(table["id"]) & {sample.id for sample in samples}:
+        rule = f"none of the {len(samples)} images stands in this file"
+        raise InputError([Fault("folds", str(path), rule, "it is of other data: leave it out, and folds are made")])
     faults = []
     bad = ~table["fold"].str.fullmatch(r"\d+")
     for key, value in table.loc[bad, ["id", "fold"]].itertuples(index=False):

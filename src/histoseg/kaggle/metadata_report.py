@@ -105,5 +105,5 @@ class MetadataReport:
         """Note that an owner is still the placeholder, if it is."""
         if owner == PLACEHOLDER_OWNER:
             self.notices.append(
-                f"{self.file}: {key} holds the placeholder owner {owner}; `histoseg submit` fills it in"
+                f"{self.file}: {key} holds the placeholder owner {owner}; put your Kaggle name there before you push"
             )

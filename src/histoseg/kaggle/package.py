@@ -13,7 +13,6 @@ import pandas as pd
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.kaggle.metadata import dataset_metadata
-from histoseg.kaggle.metadata_checks import slugify
 from histoseg.kaggle.wheel import build_wheel
 from histoseg.schema.atomic import write_atomically, write_bytes_atomically
 from histoseg.schema.manifest import (
@@ -29,6 +28,7 @@ from histoseg.schema.parse import parse_dataclass
 
 WHEEL_DISTRIBUTION = "segmentation-models-pytorch"
 METADATA_NAME = "dataset-metadata.json"
+DEFAULT_SLUG = "histoseg-weights"  # the dataset that a kernel names by default
 
 
 def package_runs(runs: Sequence[Path], out: Path, slug: str = "", licence: str = "other") -> Manifest:
@@ -49,7 +49,7 @@ def package_runs(runs: Sequence[Path], out: Path, slug: str = "", licence: str =
     records = [(run, record) for run in runs for record in _records(run)]
     manifest = replace(_joined(records), thresholds=_mean_thresholds(runs))
     sources = _member_sources(records, out)
-    name = slug or slugify("histoseg " + " ".join(run.name for run in runs))[:50].strip("-")
+    name = slug or DEFAULT_SLUG
     metadata = dataset_metadata(slug=name, title=name, licence=licence)
     # Everything is checked; only now is anything touched. The old manifest goes first and the new one comes last, so
     # that no half of a package can be taken for a whole.

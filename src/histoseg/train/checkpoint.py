@@ -22,11 +22,14 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Write a state atomically and drop all but the last two."""
     path = folder / f"state_{step:07d}.pt"
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     for old in state_paths(folder)[:-2]:
         old.unlink()
     return path
