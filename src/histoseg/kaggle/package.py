@@ -47,7 +47,8 @@ def package_runs(runs: Sequence[Path], out: Path, slug: str = "", licence: str =
     if not runs:
         raise InputError([Fault("runs", "command line", "no run given", "name at least one, as runs/E")])
     records = [(run, record) for run in runs for record in _records(run)]
-    manifest = replace(_joined(records), thresholds=_mean_thresholds(runs))
+    evaluated = {run: _evaluated_as_it_is(run) for run in runs}
+    manifest = replace(_joined(records), thresholds=_mean_thresholds(evaluated))
     sources = _member_sources(records, out)
     name = slug or DEFAULT_SLUG
     metadata = dataset_metadata(slug=name, title=name, licence=licence)
@@ -56,7 +57,7 @@ def package_runs(runs: Sequence[Path], out: Path, slug: str = "", licence: str =
     out.mkdir(parents=True, exist_ok=True)
     _remove_earlier(out)
     members = [
-        _copy_member(sources[target], record, run, out / target)
+        _copy_member(sources[target], out / target, record, _oof_score(run, record["fold"]) if evaluated[run] else None)
         for (run, record), target in zip(records, sources, strict=True)
     ]
     manifest = replace(manifest, members=tuple(members))
@@ -131,12 +132,12 @@ def _joined(records: Sequence[tuple[Path, dict[str, Any]]]) -> Manifest:
     return first
 
 
-def _mean_thresholds(runs: Sequence[Path]) -> dict[str, float]:
+def _mean_thresholds(evaluated: dict[Path, bool]) -> dict[str, float]:
     """Thresholds of the runs' evaluations, averaged; 0.5 with a warning where a run was not evaluated as it is now."""
     tables = []
-    for run in runs:
+    for run, as_it_is in evaluated.items():
         path = run / "thresholds.json"
-        if path.is_file() and _evaluated_as_it_is(run):
+        if path.is_file() and as_it_is:
             tables.append(json.loads(path.read_text(encoding="utf-8")))
         else:
             logger.warning("%s was not evaluated since it was trained: packaged with the threshold 0.5", run)
@@ -157,7 +158,7 @@ def _evaluated_as_it_is(run: Path) -> bool:
     return summary["weights_sha256"] == weights and summary["settings"] == settings
 
 
-def _copy_member(source: Path, record: dict[str, Any], run: Path, target: Path) -> Member:
+def _copy_member(source: Path, target: Path, record: dict[str, Any], oof_score: float | None) -> Member:
     write_bytes_atomically(target, source.read_bytes())
     return Member(
         file=target.name,
@@ -165,7 +166,7 @@ def _copy_member(source: Path, record: dict[str, Any], run: Path, target: Path) 
         architecture=record["architecture"],
         arguments=record["arguments"],
         fold=record["fold"],
-        oof_score=_oof_score(run, record["fold"]) if _evaluated_as_it_is(run) else None,
+        oof_score=oof_score,
     )
 
 

@@ -79,7 +79,7 @@ def run_submission(
         for place, sample in enumerate(tqdm(waiting, desc="predict", unit="image", dynamic_ncols=True)):
             assert predictor is not None
             try:
-                row, degraded = predictor.row(sample, sum(megapixels[place:]))
+                row, degraded = predictor.row(sample, megapixels[place:])
                 journal.add(sample.id, row, final=not degraded)
             except _OutOfTimeError:
                 late = {left.id: "the clock ran out" for left in waiting[place:]}
@@ -154,17 +154,22 @@ class _Predictor:
         self._thresholds = joined_thresholds([manifest.thresholds for _, manifest in packages])
         self._budget = budget
 
-    def row(self, sample: Sample, megapixels_left: float) -> tuple[str, bool]:
-        """The row of one image, and whether the clock made it a lesser one; raises whatever makes it impossible."""
+    def row(self, sample: Sample, megapixels_left: Sequence[float]) -> tuple[str, bool]:
+        """The row of one image, and whether the clock made it a lesser one; raises whatever makes it impossible.
+
+        Args:
+            sample: The image.
+            megapixels_left: Network megapixels of this image and of those after it.
+        """
         members, views = len(self._ensemble.models), len(self._manifest.views)
-        count, affordable_views = self._budget.affordable(megapixels_left, members, views)
+        count, affordable_views = self._budget.affordable(sum(megapixels_left), members, views)
         if count == 0:
             raise _OutOfTimeError
         ensemble = self._ensemble.first_members(count).with_views(self._manifest.views[:affordable_views])
         started = time.monotonic()
         runs = self._runs(ensemble, sample)
         seconds = time.monotonic() - started
-        self._budget.record(seconds, _network_megapixels(sample, self._manifest), count * affordable_views)
+        self._budget.record(seconds, megapixels_left[0], count * affordable_views)
         return self._competition.row(runs), (count, affordable_views) != (members, views)
 
     def _runs(self, ensemble: Ensemble, sample: Sample) -> Runs:

@@ -11,10 +11,11 @@ from histoseg.core.components import keep_largest, remove_small
 from histoseg.core.rle import RunEncoder, Runs, runs_from_mask
 from histoseg.core.tiles import TileGrid
 from histoseg.imaging.resample import RowUpsampler, ScaledSlide
-from histoseg.imaging.slide import Slide
+from histoseg.imaging.slide import Slide, open_slide
 from histoseg.predict.tiled import predict_bands
 from histoseg.schema.manifest import Manifest
 from histoseg.schema.preprocessing import has_pixel_size
+from histoseg.schema.sample import Sample
 
 PEAK_CELLS = 256  # the peak map is at most this many cells a side: 64k floats, whatever the slide's size
 
@@ -77,6 +78,19 @@ def predict_image(
     encode(list(upsampler.finish()))
     runs = {threshold: encoder.runs() for threshold, encoder in encoders.items()}
     return ImagePrediction(slide.shape_hw, runs, peak.runs(slide.shape_hw), pixel_size_um)
+
+
+def predict_masks(
+    forward: Callable[[np.ndarray], np.ndarray],
+    sample: Sample,
+    manifest: Manifest,
+    thresholds: Sequence[float],
+    never_empty: bool,
+) -> list[Runs]:
+    """The cleaned masks of a sample, one for each threshold; raises ImageError where it cannot be read."""
+    with open_slide(sample.image_path) as slide:
+        prediction = predict_image(forward, slide, sample.pixel_size_um, manifest, thresholds)
+    return [clean_runs(prediction, threshold, manifest.min_area_um2, never_empty) for threshold in thresholds]
 
 
 class PeakMap:

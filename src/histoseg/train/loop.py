@@ -19,11 +19,10 @@ from tqdm import tqdm
 from histoseg.competitions.base import runs_dice
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
-from histoseg.imaging.slide import open_slide
 from histoseg.models.build import build_model
 from histoseg.models.weights import load_encoder_weights
 from histoseg.predict.ensemble import Ensemble, best_device, best_precision, normalise_tiles
-from histoseg.predict.image import clean_runs, predict_image
+from histoseg.predict.image import predict_masks
 from histoseg.schema.atomic import write_atomically
 from histoseg.schema.parse import plain, to_toml
 from histoseg.schema.plan import model_arguments
@@ -231,9 +230,7 @@ def validate_slides(model: torch.nn.Module, setup: FoldSetup, samples: list[Samp
     ensemble = Ensemble([model.eval()], [1.0], preprocessing, setup.manifest.views, device, precision)
     by_id = {}
     for sample in tqdm(samples, desc="validate", unit="slide", leave=False, dynamic_ncols=True):
-        with open_slide(sample.image_path) as slide:
-            prediction = predict_image(ensemble, slide, sample.pixel_size_um, setup.manifest, [0.5])
-        runs = clean_runs(prediction, 0.5, setup.manifest.min_area_um2, setup.competition.never_empty)
+        (runs,) = predict_masks(ensemble, sample, setup.manifest, [0.5], setup.competition.never_empty)
         by_id[sample.id] = runs_dice(runs, setup.competition.target(sample))
     model.train(was_training)
     return by_id

@@ -19,10 +19,9 @@ from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.core.rle import Runs
 from histoseg.data.store import load_dataset
-from histoseg.imaging.slide import open_slide
 from histoseg.models.build import build_model
 from histoseg.predict.ensemble import Ensemble, best_device, best_precision
-from histoseg.predict.image import clean_runs, predict_image
+from histoseg.predict.image import predict_masks
 from histoseg.schema.experiment import Experiment
 from histoseg.schema.manifest import Manifest, file_sha256
 from histoseg.schema.parse import load_toml, parse_dataclass, plain
@@ -152,17 +151,13 @@ class _ScoreJournal:
 def score_slide(ensemble: Ensemble, manifest: Manifest, competition: Competition, sample: Sample) -> list[float]:
     """Dice of one slide at each threshold of the grid."""
     truth = competition.target(sample)
-    with open_slide(sample.image_path) as slide:
-        prediction = predict_image(ensemble, slide, sample.pixel_size_um, manifest, THRESHOLD_GRID)
-    cleaned = (clean_runs(prediction, t, manifest.min_area_um2, competition.never_empty) for t in THRESHOLD_GRID)
-    return [runs_dice(runs, truth) for runs in cleaned]
+    masks = predict_masks(ensemble, sample, manifest, THRESHOLD_GRID, competition.never_empty)
+    return [runs_dice(runs, truth) for runs in masks]
 
 
 def predict_slide(fold: FoldRun, competition: Competition, sample: Sample, threshold: float) -> Runs:
     """The cleaned mask of one slide, for pictures."""
-    with open_slide(sample.image_path) as slide:
-        prediction = predict_image(fold.ensemble(), slide, sample.pixel_size_um, fold.manifest, [threshold])
-    return clean_runs(prediction, threshold, fold.manifest.min_area_um2, competition.never_empty)
+    return predict_masks(fold.ensemble(), sample, fold.manifest, [threshold], competition.never_empty)[0]
 
 
 def warn_unfinished(folds: Sequence[FoldRun], expected: Sequence[int]) -> list[str]:
