@@ -3,10 +3,17 @@
 Opening reads only the header; nothing that a header claims is allocated before it has been checked against the size of
 the file. Which pixels come out is stated once, here:
 
-- alpha is dropped, grey is repeated to three channels, a palette is looked up;
-- 16-bit samples become round(v / 257), so that 0 and 65535 become 0 and 255; white-is-zero TIFFs are inverted;
+- alpha is dropped, grey is repeated to three channels, a palette is looked up, white-is-zero TIFFs are inverted;
+- 16-bit samples become round(v / 257) and 32-bit ones round(v / 16843009), so that the type's range becomes 0 to 255;
+- floating samples range from 0 to 1 and become round(v * 255); what does not round into 0 to 255 is refused when read;
+- signed samples, CMYK and other colours that need a profile, and YCbCr other than in JPEG are refused;
+- of several pages the one of most pixels is the image (`histoseg.imaging.tiff_pages`);
+- a sparse tile of a TIFF is black; what else a file lacks is refused;
 - the pixels stand as the file stores them: an EXIF or TIFF orientation is ignored, since masks and run lengths are
-  drawn on the stored rows and columns.
+  drawn on the stored rows and columns; colour profiles and gamma are ignored too.
+
+Our own decoding comes first, with imagecodecs or without it; for what it does not cover, rasterio, then OpenCV for
+plain 8-bit RGB only (`histoseg.imaging.tiff_foreign`).
 """
 
 from __future__ import annotations
@@ -26,7 +33,7 @@ MAX_PIXELS = 40_000 * 60_000
 """Largest image that is opened unless the caller says otherwise, in pixels."""
 MAX_SEGMENT_BYTES = 400_000_000
 """Most that is decoded in one piece (a strip or tile; a whole PNG or JPEG), in bytes."""
-SLIDE_CACHE_BYTES = 32 << 20
+SLIDE_CACHE_BYTES = 16 << 20
 """Decoded strips or tiles that a slide keeps, in bytes."""
 
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -131,7 +138,7 @@ def open_slide(
         max_pixels: Larger images are refused.
         max_segment_bytes: A TIFF whose compressed strips or tiles decode to more is refused, and a PNG or JPEG that
             does so as a whole.
-        cache_bytes: Decoded strips or tiles that are kept; a read whose own rows need more gets up to eight times it.
+        cache_bytes: Decoded strips or tiles that are kept; a read whose own rows need more gets up to twelve times it.
 
     Raises:
         ImageError: If the file is missing, empty, truncated, over a limit, or of a kind that is not read; the text
