@@ -16,7 +16,7 @@ from histoseg.kaggle.bundler import bundle, to_notebook
 from histoseg.kaggle.metadata import kernel_metadata
 from histoseg.schema.atomic import write_atomically
 
-KERNELS = ("hubmap_2022",)
+KERNELS = ("hubmap_2022", "kidney_2020")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,8 @@ Layout::
 
     images/NAME.(tiff|tif|png|jpg|jpeg)     one image an id; the id is the name without its suffix
     masks/NAME.(png|tiff|tif)               non-zero pixels are mask (binary or label image), or
+    masks/NAME... and classes.txt           labels: one class a line, the k-th is the pixels of value k, or
+    masks/CLASS/NAME.(png|tiff|tif)         one mask a class, which may overlap; classes.txt may order them, or
     rles.csv                                id, rle (1-based, column-major), or
     annotations.json                        COCO: polygons, compressed or uncompressed RLE
     images.csv                              optional: id, then any of organ, source, group or patient, pixel_size (um)
@@ -30,7 +32,7 @@ from histoseg.competitions.base import (
     submission_ids,
 )
 from histoseg.competitions.coco import read_coco
-from histoseg.competitions.mask_files import MASK_SUFFIXES, read_mask
+from histoseg.competitions.mask_files import MASK_SUFFIXES, read_labels, read_mask
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import Runs, parse_rle, runs_from_mask, runs_to_text
 from histoseg.imaging.errors import ImageError
@@ -45,14 +47,15 @@ class Folder:
 
     name = "folder"
     slug = ""
-    classes = ("ftu",)
+    classes: tuple[str, ...] = ("ftu",)
     columns = ("id", "rle")
     fallback_row = ""
     never_empty = False
 
     def __init__(self) -> None:
-        self._mask_paths: dict[str, Path] = {}
+        self._mask_paths: dict[str, list[Path]] = {}
         self._targets: dict[str, Runs] = {}
+        self._has_labels = False
 
     def samples(self, root: Path, split: Split) -> list[Sample]:
         """As `inspect`.
@@ -109,8 +112,9 @@ class Folder:
     def _find_targets(self, root: Path, samples: list[Sample]) -> list[Fault]:
         """Find out where the truth of each sample lies; gives the faults."""
         self._mask_paths, self._targets = {}, {}
+        self.classes, self._has_labels = Folder.classes, False
         if (root / "masks").is_dir():
-            return self._find_masks(root / "masks", samples)
+            return self._find_class_masks(root, samples)
         if (root / "rles.csv").is_file():
             return self._read_rles(root / "rles.csv", samples)
         if (root / "annotations.json").is_file():
@@ -120,6 +124,29 @@ class Folder:
         remedy = "add masks/, rles.csv or annotations.json"
         return [Fault("masks", str(root), "no truth beside images/", remedy)]
 
+    def _find_class_masks(self, root: Path, samples: list[Sample]) -> list[Fault]:
+        """Find out the classes, by sub-folders of masks/ or classes.txt, and the masks of each."""
+        folder, names = root / "masks", root / "classes.txt"
+        found = [
+            path.name for path in sorted(folder.glob("[!.]*")) if path.is_dir() and _listed_files(path, MASK_SUFFIXES)
+        ]
+        listed, faults = (_read_class_names(names) if names.is_file() else (), [])
+        if len(set(listed)) < len(listed):
+            faults.append(Fault("classes", str(names), "a class stands there twice", "name each class once"))
+        if found and _listed_files(folder, MASK_SUFFIXES):
+            rule = f"masks beside the folders of classes ({', '.join(found)})"
+            faults.append(Fault("masks", str(folder), rule, "move them into the folder of their class"))
+        if found and listed and set(found) != set(listed):
+            rule = f"classes {', '.join(listed)} and folders {', '.join(found)} differ"
+            faults.append(Fault("classes", str(names), rule, "name the folders of masks/, in the order you want"))
+        if faults:
+            return faults
+        self.classes = listed or tuple(found) or Folder.classes
+        self._has_labels = not found and len(self.classes) > 1
+        for each in [folder / name for name in self.classes] if found else [folder]:
+            faults += self._find_masks(each, samples)
+        return faults
+
     def _find_masks(self, folder: Path, samples: list[Sample]) -> list[Fault]:
         faults = []
         masks = _listed_files(folder, MASK_SUFFIXES)
@@ -127,7 +154,7 @@ class Folder:
         for sample in samples:
             paths = masks.get(sample.id, [])
             if len(paths) == 1:
-                self._mask_paths[sample.id] = paths[0]
+                self._mask_paths.setdefault(sample.id, []).append(paths[0])
             elif paths:
                 faults.append(Fault(sample.id, str(folder), "two masks of this name", "keep one"))
             elif sample.id in others:
@@ -157,8 +184,8 @@ class Folder:
                 self._targets[sample.id] = runs
         return faults
 
-    def target(self, sample: Sample) -> Runs:
-        """The truth of a training sample; `inspect` or `samples` must have been called.
+    def target(self, sample: Sample) -> Runs | tuple[Runs, ...]:
+        """The truth of a training sample, of each class where there are several; `inspect` must have been called.
 
         Raises:
             InputError: If the mask cannot be read or differs in size from the image; without further faults where no
@@ -168,13 +195,17 @@ class Folder:
             return self._targets[sample.id]
         if sample.id not in self._mask_paths:
             raise InputError(f"{sample.id}: no truth was found: check the dataset first")
-        path = self._mask_paths[sample.id]
+        paths = self._mask_paths[sample.id]
         try:
             with open_slide(sample.image_path) as slide:
                 shape_hw = slide.shape_hw
-            return runs_from_mask(read_mask(path, shape_hw))
+            if self._has_labels:
+                labels_HW = read_labels(paths[0], shape_hw, len(self.classes))
+                return tuple(runs_from_mask(labels_HW == number + 1) for number in range(len(self.classes)))
+            masks = tuple(runs_from_mask(read_mask(path, shape_hw)) for path in paths)
+            return masks if len(masks) > 1 else masks[0]
         except ImageError as error:
-            raise InputError([image_error_fault(sample.id, path, error)]) from error
+            raise InputError([image_error_fault(sample.id, paths[0], error)]) from error
 
     def score(self, predictions: Mapping[str, Runs], targets: Mapping[str, Runs]) -> Score:
         """Mean over images of Dice."""
@@ -192,6 +223,11 @@ def _listed_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Pat
         if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
             listed.setdefault(path.stem, []).append(path)
     return listed
+
+
+def _read_class_names(path: Path) -> tuple[str, ...]:
+    """The lines of a text file that are not empty."""
+    return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
 
 
 def _folder_sample(name: str, path: Path, row: Mapping[str, str]) -> Sample:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import pandas as pd
 
 from histoseg.competitions.base import (
     Score,
@@ -17,16 +15,15 @@ from histoseg.competitions.base import (
     parse_pixel_size,
     parse_side,
     rows_by_id,
-    scan_table,
     submission_ids,
 )
+from histoseg.competitions.training_table import read_truth, scan_training_table
 from histoseg.core.faults import Fault, InputError
-from histoseg.core.rle import Runs, parse_rle, runs_to_text
+from histoseg.core.rle import Runs, runs_to_text
 from histoseg.schema.sample import Sample
 
 HUBMAP_2022_ORGANS = ("kidney", "largeintestine", "lung", "prostate", "spleen")
 HUBMAP_2022_COLUMNS = ("id", "organ", "data_source", "img_height", "img_width", "pixel_size", "rle")
-_HUBMAP_2022_ANY_SHAPE = (1 << 24, 1 << 24)  # larger than any slide
 # Clusters of near-identical training images: found by participants by comparing the images. A cluster shares a fold.
 HUBMAP_2022_NEAR_DUPLICATES = (
     ("6730", "32741"),
@@ -75,31 +72,16 @@ class Hubmap2022:
         return faultless(self.inspect(root, split))
 
     def _train_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
-        path = root / "train.csv"
-        folder = root / "train_images"
-        folder_faults = []
-        if not folder.is_dir():
-            remedy = "unpack the images into train_images"
-            folder_faults.append(Fault("train_images", str(folder), "no such folder", remedy))
+        path, folder = root / "train.csv", root / "train_images"
         self._targets = {}
-        try:
-            table, faults = scan_table(path, HUBMAP_2022_COLUMNS)
-        except InputError as error:
-            return [], error.faults + folder_faults
-        faults += folder_faults
-        if "id" not in table.columns:
-            return [], faults
-        if table.empty:
-            faults.append(Fault("train", str(path), "no rows", "download it again"))
+        rows, faults = scan_training_table(path, HUBMAP_2022_COLUMNS, folder)
         samples = [
             self._train_sample(folder, row, group, path, faults)
-            for row, group in zip(table.to_dict("records"), self.groups(table), strict=True)
+            for row, group in zip(rows, self.groups(rows), strict=True)
         ]
         return samples, faults
 
-    def _train_sample(
-        self, folder: Path, row: Mapping[str, str], group: str, path: Path, faults: list[Fault]
-    ) -> Sample:
+    def _train_sample(self, folder: Path, row: dict[str, str], group: str, path: Path, faults: list[Fault]) -> Sample:
         """The sample of a row; what is wrong with the row is added to the faults. An absent column is not."""
         shape_hw = self._checked_shape(row, path, faults)
         pixel_size_um = parse_pixel_size(row.get("pixel_size", ""))
@@ -110,7 +92,10 @@ class Hubmap2022:
             remedy = f"write one of {', '.join(HUBMAP_2022_ORGANS)}"
             faults.append(Fault(row["id"], str(path), f"organ {row['organ']!r} is not known", remedy))
         if "rle" in row:
-            self._read_target(row, shape_hw, path, faults)
+            runs, truth_faults = read_truth(row, "rle", shape_hw, path)
+            faults += truth_faults
+            if runs is not None:
+                self._targets[row["id"]] = runs
         return Sample(
             id=row["id"],
             image_path=find_image(folder, row["id"]),
@@ -132,30 +117,11 @@ class Hubmap2022:
             return None
         return height, width
 
-    def _read_target(
-        self, row: Mapping[str, str], shape_hw: tuple[int, int] | None, path: Path, faults: list[Fault]
-    ) -> None:
-        """Keep the truth of a row; where the size is unknown the text is only held to the rules of any size."""
-        if row["rle"].strip().lower() in ("", "nan"):
-            rule = "no rle: every training image has at least one unit"
-            faults.append(Fault(row["id"], str(path), rule, "drop the row or give its rle"))
-            return
-        try:
-            runs = parse_rle(row["rle"], shape_hw or _HUBMAP_2022_ANY_SHAPE)
-        except ValueError as error:
-            within = f", within {shape_hw[0]} x {shape_hw[1]} pixels" if shape_hw else ""
-            remedy = f"mend the rle (1-based, column-major{within})"
-            faults.append(Fault(row["id"], str(path), f"malformed rle: {error}", remedy))
-            return
-        if shape_hw is not None:
-            self._targets[row["id"]] = runs
-
     @staticmethod
-    def groups(table: pd.DataFrame) -> list[str]:
+    def groups(rows: Sequence[Mapping[str, str]]) -> list[str]:
         """What folds must not split: the patient column where there is one, else clusters of near-duplicates."""
         clusters = {key: f"near-{cluster[0]}" for cluster in HUBMAP_2022_NEAR_DUPLICATES for key in cluster}
-        patients = table["patient"] if "patient" in table.columns else [""] * len(table)
-        return [patient.strip() or clusters.get(key, key) for key, patient in zip(table["id"], patients, strict=True)]
+        return [row.get("patient", "").strip() or clusters.get(row["id"], row["id"]) for row in rows]
 
     def _test_samples(self, root: Path) -> list[Sample]:
         ids = submission_ids(root / "sample_submission.csv", self.columns)

@@ -5,6 +5,7 @@ Slides are read as 8-bit colour, which would round small labels away; masks ther
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,39 @@ def read_mask(path: Path, shape_hw: tuple[int, int]) -> np.ndarray:
     Raises:
         ImageError: If the file cannot be decoded, is no single image of that size, or claims more than it can hold.
     """
+    return _decoded_mask(path, shape_hw, _nonzero_pixels)
+
+
+def read_labels(path: Path, shape_hw: tuple[int, int], classes: int) -> np.ndarray:
+    """Read a label image as uint8 (H, W): 0 is background, k the k-th class.
+
+    Args:
+        path: A PNG or TIFF of one grey or palette sample a pixel; alpha does not count.
+        shape_hw: Height and width of its image.
+        classes: Number of classes, at most 255.
+
+    Raises:
+        ImageError: As `read_mask`; or if it is a colour image, or holds a value that is no class.
+    """
+
+    def checked(path: Path, values: np.ndarray) -> np.ndarray:
+        if values.ndim == 3 and values.shape[2] > 2:
+            rule = "a colour image, where each pixel must hold the number of its class"
+            raise image_fault(path, rule, "export labels as grey values, or one mask a class in masks/CLASS/")
+        labels_HW = values[:, :, 0] if values.ndim == 3 else values
+        known = np.isin(labels_HW, np.arange(classes + 1))
+        if not known.all():
+            rule = f"holds the value {labels_HW[~known][0]}, and there are {classes} classes: 0 to {classes} are known"
+            raise image_fault(path, rule, "name the class in classes.txt, or correct the mask")
+        return labels_HW.astype(np.uint8)
+
+    return _decoded_mask(path, shape_hw, checked)
+
+
+def _decoded_mask(
+    path: Path, shape_hw: tuple[int, int], finish: Callable[[Path, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """What `finish` makes of the values of a mask file; whatever a decoder raises becomes an ImageError."""
     try:
         with open(path, "rb") as file:
             magic = file.read(4)
@@ -45,7 +79,7 @@ def read_mask(path: Path, shape_hw: tuple[int, int]) -> np.ndarray:
             values = _tiff_mask_values(path, shape_hw)
         else:
             raise image_fault(path, "the mask is no PNG or TIFF", _MASK_REMEDY)
-        return _nonzero_pixels(path, values)
+        return finish(path, values)
     except ImageError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, MemoryError and more

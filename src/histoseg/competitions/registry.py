@@ -9,9 +9,14 @@ from pathlib import Path
 from histoseg.competitions.base import Competition
 from histoseg.competitions.folder import Folder
 from histoseg.competitions.hubmap_2022 import Hubmap2022
+from histoseg.competitions.kidney_2020 import KIDNEY_2020_COLUMNS, KIDNEY_2020_INFORMATION, Kidney2020
 from histoseg.core.faults import Fault, InputError
 
-ADAPTERS: dict[str, Callable[[], Competition]] = {"hubmap_2022": Hubmap2022, "folder": Folder}
+ADAPTERS: dict[str, Callable[[], Competition]] = {
+    "hubmap_2022": Hubmap2022,
+    "folder": Folder,
+    "kidney_2020": Kidney2020,
+}
 _HEADER_CHARACTERS = 1 << 16  # of a table's first line; a file that is no table may hold no line end at all
 
 
@@ -41,11 +46,18 @@ def detect_competition(root: Path) -> Competition:
     )
     if looks_like_2022 or ((root / "train_images").is_dir() and "id" in header):
         return Hubmap2022()
+    submission = set(_csv_header(root / "sample_submission.csv"))
+    looks_like_kidney = set(KIDNEY_2020_COLUMNS) <= header or (root / KIDNEY_2020_INFORMATION).is_file()
+    if looks_like_kidney or set(Kidney2020.columns) <= submission:
+        return Kidney2020()
     if (root / "images").is_dir():
         return Folder()
-    if {"id", "rle"} <= set(_csv_header(root / "sample_submission.csv")):
+    if set(Hubmap2022.columns) <= submission:
         return Hubmap2022()
-    remedy = "hubmap_2022 wants train.csv (id, organ, ..., rle) and train_images/; folder wants images/"
+    remedy = (
+        "hubmap_2022 wants train.csv (id, organ, ..., rle) and train_images/; kidney_2020 wants train.csv "
+        "(id, encoding) and train/; folder wants images/"
+    )
     raise InputError([Fault(root.name, str(root), "no known competition's layout", remedy)])
 
 

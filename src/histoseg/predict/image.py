@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,9 @@ import numpy as np
 from histoseg.core.components import keep_largest, remove_small
 from histoseg.core.rle import RunEncoder, Runs, runs_from_mask
 from histoseg.core.tiles import TileGrid
-from histoseg.imaging.resample import RowUpsampler, ScaledSlide
+from histoseg.imaging.resample import RowUpsampler
 from histoseg.imaging.slide import Slide, open_slide
+from histoseg.imaging.stain import network_view
 from histoseg.predict.tiled import predict_bands
 from histoseg.schema.manifest import Manifest
 from histoseg.schema.preprocessing import has_pixel_size
@@ -61,21 +62,21 @@ def predict_image(
         manifest: Scale, tiles and batch.
         thresholds: One mask is made for each; a pixel is mask where its probability is at least the threshold.
     """
-    scaled = ScaledSlide(slide, manifest.preprocessing.scaled_hw(slide.shape_hw, pixel_size_um))
+    scaled = network_view(slide, manifest.preprocessing, pixel_size_um)
     grid = grid_of(manifest, scaled.shape_hw)
     encoders = {threshold: RunEncoder(slide.shape_hw, order="F", axis="rows") for threshold in thresholds}
     upsampler = RowUpsampler(scaled.shape_hw, slide.shape_hw)
     peak = PeakMap(scaled.shape_hw)
 
-    def encode(bands: Sequence[tuple[int, np.ndarray]]) -> None:
+    def encode(bands: Iterable[tuple[int, np.ndarray]]) -> None:
         for _, probs_KHW in bands:
             for threshold, encoder in encoders.items():
                 encoder.add(probs_KHW[0] >= threshold)
 
     for y, probs_KHW in predict_bands(forward, scaled, grid, manifest.batch, manifest.blend):
         peak.add(y, probs_KHW[0])
-        encode(list(upsampler.push(probs_KHW)))
-    encode(list(upsampler.finish()))
+        encode(upsampler.push(probs_KHW))
+    encode(upsampler.finish())
     runs = {threshold: encoder.runs() for threshold, encoder in encoders.items()}
     return ImagePrediction(slide.shape_hw, runs, peak.runs(slide.shape_hw), pixel_size_um)
 
