@@ -13,22 +13,14 @@ import tifffile
 
 from histoseg.core.rle import decode_rle
 from histoseg.synth.blobs import make_blobs_folder
-from histoseg.synth.canvas import Scene, blob_outline, paint
 from histoseg.synth.files import TIFF_LAYOUTS, tiff_bytes
-from histoseg.synth.folder import (
-    SYNTH_ORGANS,
-    TEST_COLUMNS,
-    TRAIN_COLUMNS,
-    TRUTH_COLUMNS,
-    SynthKey,
-    make_hubmap_2022,
-    mask_polygons,
-)
-from histoseg.synth.layers import blank_layers, free_outlines
-from histoseg.synth.tissue import draw_picture, draw_stain
+from histoseg.synth.folder import TEST_COLUMNS, TRAIN_COLUMNS, TRUTH_COLUMNS, make_hubmap_2022
+from histoseg.synth.folder_image import mask_polygons
+from histoseg.synth.folder_options import SYNTH_ORGANS
+from histoseg.synth.key import SynthKey
+from histoseg.synth.tissue import draw_stain
 
 MAX_SIDE = 360
-STAIN_VECTORS = {"HPA": (0.268, 0.570, 0.776), "Hubmap": (0.12, 0.93, 0.34)}
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -136,11 +128,13 @@ def test_polygons_of_a_mask_that_touches_corners() -> None:
     assert (drawn > 0).tolist() == mask.tolist()
 
 
-def test_donors_have_two_or_three_images_of_one_split(key: SynthKey) -> None:
+def test_donors_have_at_most_three_images_of_one_split(key: SynthKey) -> None:
     rows = read_csv(key.root / "train.csv")
     assert all(key.donors[row["id"]] == row["patient"] for row in rows)
-    counts = {donor: [row["patient"] for row in rows].count(donor) for donor in {row["patient"] for row in rows}}
-    assert set(counts.values()) == {2, 3}
+    counts = {
+        donor: [row["patient"] for row in rows].count(donor) for donor in dict.fromkeys(row["patient"] for row in rows)
+    }
+    assert list(counts.values()) == [2, 3, 2, 3, 1]
     assert {key.donors[id_] for id_ in key.train_ids}.isdisjoint(key.donors[id_] for id_ in key.test_ids)
     for donor in counts:
         facts = {(row["age"], row["sex"]) for row in rows if row["patient"] == donor}
@@ -174,92 +168,6 @@ def test_bad_requests_are_refused_before_anything_is_written(tmp_path: Path, wro
     with pytest.raises(ValueError, match=next(iter(wrong))):
         make_hubmap_2022(tmp_path / "c", progress=False, **wrong)
     assert not any(tmp_path.iterdir())
-
-
-def otsu_dice(channel_HW: np.ndarray, mask_HW: np.ndarray) -> float:
-    """Dice of Otsu's threshold, the better side of it."""
-    low, high = np.percentile(channel_HW, [0.5, 99.5])
-    grey = np.clip((channel_HW - low) / (high - low) * 255, 0, 255).astype(np.uint8)
-    _, above = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    sides = [above > 0, above == 0]
-    return max(2 * float((side & mask_HW).sum()) / float(side.sum() + mask_HW.sum()) for side in sides)
-
-
-def test_a_threshold_on_colour_does_not_solve_it(key: SynthKey) -> None:
-    scores = []
-    for row, path in all_rows(key):
-        image = np.maximum(tifffile.imread(path), 1).astype(np.float64)
-        vectors = np.array([(0.650, 0.704, 0.286), STAIN_VECTORS[row["data_source"]]])
-        amounts = -np.log10(image / 245) @ np.linalg.pinv(vectors)
-        mask = decode_rle(row["rle"], image.shape[:2])
-        # Even whoever picks the best channel and side of every image by the truth stays far from perfect.
-        scores.append(max(otsu_dice(channel, mask) for channel in (amounts[..., 0], amounts[..., 1], image.mean(2))))
-    assert np.mean(scores) < 0.75
-    assert np.mean(scores) > 0.2
-
-
-@pytest.mark.parametrize("organ", SYNTH_ORGANS)
-def test_units_differ_from_their_surroundings(organ: str) -> None:
-    """A net can only learn what shows: lumens, rims or nuclei must set the units apart in colour or in texture."""
-    rng = np.random.default_rng(5)
-    stain = draw_stain(rng, "eosin")
-    picture = draw_picture(rng, organ=organ, stain=stain, shape_hw=(300, 340), pixel_size_um=0.4, shrink=0.2)
-    grey = cv2.GaussianBlur(picture.image.astype(np.float32).mean(axis=2), (0, 0), 1.5)
-    tissue_beside = ~picture.mask & (grey < 225)
-    inside, outside = (np.cumsum(np.histogram(grey[side], 64, (0, 256))[0]) for side in (picture.mask, tissue_beside))
-    # Kolmogorov and Smirnov's distance of the grey levels in the tissue within and without.
-    assert np.abs(inside / inside[-1] - outside / outside[-1]).max() > 0.15
-
-
-@pytest.mark.parametrize("pixel_size_um", [0.229, 0.4, 0.8, 6.263])
-@pytest.mark.parametrize("organ", SYNTH_ORGANS)
-def test_a_picture_has_its_size_and_a_unit_at_every_scale(organ: str, pixel_size_um: float) -> None:
-    rng = np.random.default_rng(11)
-    picture = draw_picture(
-        rng,
-        organ=organ,
-        stain=draw_stain(rng, "pas"),
-        shape_hw=(61, 94),
-        pixel_size_um=pixel_size_um,
-        shrink=0.2,
-    )
-    assert picture.image.shape == (61, 94, 3)
-    assert picture.mask.shape == (61, 94)
-    assert picture.mask.any()
-    assert picture.mask.dtype == bool
-
-
-def test_what_is_no_unit_never_covers_one() -> None:
-    rng = np.random.default_rng(2)
-    scene = Scene(shape_hw=(200, 260), pixel_size_um=0.4, shrink=0.2)
-    layers = blank_layers(np.full(scene.shape_hw, 50, dtype=np.float32), cyto=0.5, nuclei=0.2)
-    for centre in ((50, 60), (60, 200), (150, 120)):
-        paint(layers.ftu, blob_outline(rng, centre, 40, wobble=0.1), 1)
-    drawn = np.zeros(scene.shape_hw, dtype=np.uint8)
-    count = 0
-    for outline in free_outlines(rng, scene, layers, lambda centre: blob_outline(rng, centre, 14, stretch=1.5), 20):
-        paint(drawn, outline, 1)
-        count += 1
-    assert count > 5
-    assert not (drawn * layers.ftu).any()
-
-
-def test_objects_keep_their_size_in_um() -> None:
-    """Twice the pixel size: a glomerulus has half the diameter in pixels."""
-    radii = []
-    for pixel_size_um in (0.4, 0.8):
-        areas = []
-        for seed in range(3):
-            rng = np.random.default_rng(seed)
-            stain = draw_stain(rng, "dab")
-            picture = draw_picture(
-                rng, organ="kidney", stain=stain, shape_hw=(320, 360), pixel_size_um=pixel_size_um, shrink=0.2
-            )
-            contours, _ = cv2.findContours(picture.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-            areas += [cv2.contourArea(contour) for contour in contours]
-        radii.append(float(np.sqrt(np.percentile(areas, 80) / np.pi)) * pixel_size_um)
-    assert radii[0] == pytest.approx(radii[1], rel=0.15)
-    assert radii[0] == pytest.approx(0.2 * 98, rel=0.15)
 
 
 @pytest.mark.parametrize("layout", list(TIFF_LAYOUTS))
@@ -296,8 +204,5 @@ def test_unknown_names_are_refused() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="dab, eosin, pas"):
         draw_stain(rng, "silver")
-    stain = draw_stain(rng, "dab")
-    with pytest.raises(ValueError, match="kidney, largeintestine"):
-        draw_picture(rng, organ="liver", stain=stain, shape_hw=(64, 80), pixel_size_um=0.4, shrink=0.2)
     with pytest.raises(ValueError, match="at least 1"):
         make_blobs_folder(Path("unused"), 0)

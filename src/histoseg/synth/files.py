@@ -1,10 +1,13 @@
-"""Contents of files: the same bytes for the same content, without timestamps and with fixed line ends."""
+"""Files of a synthetic folder: the same bytes for the same content, and no half-written ones."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -48,3 +51,29 @@ def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
     writer.writerow(columns)
     writer.writerows(rows)
     return stream.getvalue().encode()
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path to write a large file under, which becomes `path` only if all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def begin_folder(root: Path, tables: Sequence[str], truth_path: Path) -> None:
+    """Take away what tells that a folder is complete, and what a killed run left half-written.
+
+    Args:
+        root: The competition's folder, which need not exist.
+        tables: Its tables.
+        truth_path: The hidden truth.
+    """
+    for path in (truth_path, *(root / table for table in tables)):
+        path.unlink(missing_ok=True)
+    for temporary in root.rglob(".*.tmp"):
+        temporary.unlink()
