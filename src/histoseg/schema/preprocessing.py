@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StainReference:
+    """The colours that stain normalisation aims at, fitted by `histoseg.imaging.stain.fit_stain_reference`."""
+
+    images: tuple[str, ...] = ()
+    """What it was fitted on, for people to read; of several images the statistics are averaged."""
+    lab_mean: tuple[float, ...] = ()
+    """Mean of the tissue in 8-bit CIELAB, three numbers (reinhard)."""
+    lab_std: tuple[float, ...] = ()
+    """Standard deviation of the tissue in 8-bit CIELAB, three numbers (reinhard)."""
+    haematoxylin: tuple[float, ...] = ()
+    """Unit vector of haematoxylin in optical density, three numbers (macenko)."""
+    second: tuple[float, ...] = ()
+    """Unit vector of the second stain, three numbers (macenko)."""
+    strengths: tuple[float, ...] = ()
+    """Strongest amounts of both stains (macenko)."""
+
+    def __post_init__(self) -> None:
+        for name, count in (("lab_mean", 3), ("lab_std", 3), ("haematoxylin", 3), ("second", 3), ("strengths", 2)):
+            if len(getattr(self, name)) not in (0, count):
+                raise ValueError(f"stain_reference.{name}={getattr(self, name)} must hold {count} numbers, or none")
+        if min((*self.lab_std, *self.strengths, 1.0)) <= 0:
+            raise ValueError("stain_reference.lab_std and stain_reference.strengths must be positive")
+        for vector in (self.haematoxylin, self.second):
+            if vector and abs(math.hypot(*vector) - 1) > 0.01:
+                raise ValueError(f"stain vector {vector} of stain_reference must have the length 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +62,11 @@ class Preprocessing:
     """Mean of the channels, of values in 0 to 1; `dataset` mode fills it in when the dataset is built."""
     std: tuple[float, float, float] = IMAGENET_STD
     """Standard deviation of the channels, of values in 0 to 1."""
-    stain: Literal["none"] = "none"
-    """Stain normalisation before the network."""
+    stain: Literal["none", "reinhard", "macenko"] = "none"
+    """Stain normalisation before the network, by the statistics of each whole slide: `reinhard` by moments in CIELAB,
+    `macenko` by stain vectors in optical density."""
+    stain_reference: StainReference = field(default_factory=StainReference)
+    """The colours that it aims at."""
 
     def __post_init__(self) -> None:
         if not self.target_pixel_size_um > 0:
@@ -48,6 +79,12 @@ class Preprocessing:
             raise ValueError(f"max_megapixels={self.max_megapixels} must be positive")
         if min(self.std) <= 0:
             raise ValueError(f"std={self.std} must be positive")
+        reference = self.stain_reference
+        if self.stain == "reinhard" and not (reference.lab_mean and reference.lab_std):
+            raise ValueError("stain='reinhard' needs stain_reference.lab_mean and lab_std: fit them on chosen images")
+        if self.stain == "macenko" and not (reference.haematoxylin and reference.second and reference.strengths):
+            remedy = "fit them on chosen images"
+            raise ValueError(f"stain='macenko' needs stain_reference.haematoxylin, second and strengths: {remedy}")
 
     def scaled_hw(self, shape_hw: tuple[int, int], pixel_size_um: float | None) -> tuple[int, int]:
         """Height and width of the image at the network's scale.

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
-from histoseg.core.stain import stain_jitter_map
+from histoseg.core.stain import DENSITY_OF_VALUE, map_in_bands, stain_jitter_map
 from histoseg.schema.experiment import AugmentConfig
+from histoseg.train.stain_augment import ColourTemplates, shift_to_template, transfer_stain
 
 
 class Augmenter:
     """Turns a tile and its mask into a training example, reproducibly."""
 
-    def __init__(self, config: AugmentConfig, size: int) -> None:
+    def __init__(self, config: AugmentConfig, size: int, templates: Sequence[ColourTemplates] = ()) -> None:
         """Build the pipeline.
 
         Args:
             config: Probabilities and strengths.
             size: Side of the tiles; the examples have `config.crop` pixels where that is set and smaller.
+            templates: Colours of the training tiles, where `config.stain_template` is above 0.
+
+        Raises:
+            ValueError: If templates are wanted and there are none.
         """
+        if config.stain_template > 0 and not templates:
+            raise ValueError(
+                f"stain_template={config.stain_template} needs the colours of the training tiles: fit templates, "
+                "or set it to 0 where all tiles are blank"
+            )
+        self._templates = tuple(templates)
         self.size = min(config.crop or size, size)
         self._config = config
         self._compose = _build_compose(config, self.size)
@@ -46,7 +58,19 @@ class Augmenter:
         image_HWC = result["image"]
         if generator.random() < self._config.hed:
             image_HWC = jitter_stains(image_HWC, self._config.hed_strength, generator)
+        image_HWC = self._restain(image_HWC, generator)
         return np.ascontiguousarray(image_HWC), np.ascontiguousarray(result["mask"])
+
+    def _restain(self, image_HWC: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Other stains, other colours, or none, each at its probability."""
+        config = self._config
+        if generator.random() < config.stain_transfer:
+            image_HWC = transfer_stain(image_HWC, config.stain_transfer_strength, generator)
+        if generator.random() < config.stain_template:
+            image_HWC = shift_to_template(image_HWC, self._templates, config.stain_template_spread, generator)
+        if generator.random() < config.grey:
+            image_HWC = cv2.cvtColor(cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        return image_HWC
 
 
 def _build_compose(config: AugmentConfig, size: int) -> Any:
@@ -90,11 +114,11 @@ def jitter_stains(image_HWC: np.ndarray, strength: float, generator: np.random.G
     scales = 1 + generator.uniform(-strength, strength, 3)
     shifts = generator.uniform(-strength, strength, 3)
     matrix, offset = stain_jitter_map(scales, shifts)
-    densities = _DENSITY_OF_VALUE[image_HWC]
     affine = np.hstack([matrix.T, offset[:, None]]).astype(np.float32)
-    jittered = cv2.transform(densities, affine)
-    values = cv2.exp(-jittered) * 256 - 1
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
+    def jitter(band_HWC: np.ndarray) -> np.ndarray:
+        jittered_HWC = cv2.transform(cv2.LUT(band_HWC, DENSITY_OF_VALUE), affine)
+        values_HWC = cv2.exp(-jittered_HWC) * 256 - 1
+        return np.clip(np.rint(values_HWC), 0, 255).astype(np.uint8)
 
-_DENSITY_OF_VALUE = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
+    return map_in_bands(image_HWC, jitter)

@@ -1,0 +1,282 @@
+"""What a change of stain costs a network, and what stain augmentation wins back; Otsu's threshold beside them.
+
+Synthetic slides with haematoxylin and DAB train a small U-Net through the package's own chain, once for each arm, with
+the same seed and steps. Hidden slides of other donors test it: the same stain, and the same slides in H&E, PAS, at
+another pixel size and thicker. Only the named thing differs between two tests.
+
+    python benchmarks/bench_domain_shift.py [--out bench_domain_shift] [--steps 1000] [--seeds 0] [--arms plain stain]
+
+What is in --out already is gone on with: an interrupted call is simply repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from histoseg.commands.build_dataset import build_dataset
+from histoseg.commands.train import train_experiment
+from histoseg.competitions.base import runs_dice
+from histoseg.competitions.registry import get_competition
+from histoseg.core.stain import DENSITY_OF_VALUE, HED_FROM_RUIFROK
+from histoseg.imaging.resample import ScaledSlide
+from histoseg.imaging.slide import open_slide
+from histoseg.imaging.stain import fit_stain_reference
+from histoseg.predict.image import predict_masks
+from histoseg.schema.atomic import write_atomically, write_bytes_atomically
+from histoseg.schema.experiment import (
+    AugmentConfig,
+    DataConfig,
+    Experiment,
+    ModelConfig,
+    OptimConfig,
+    PredictConfig,
+    TilesConfig,
+    TrainConfig,
+)
+from histoseg.schema.preprocessing import Preprocessing
+from histoseg.synth.files import csv_bytes, png_bytes
+from histoseg.synth.slide import SlideSpec, SyntheticSlide
+from histoseg.synth.tissue import draw_stain
+from histoseg.trust.oof import finished_folds
+
+ORGANS = ("kidney", "largeintestine", "lung", "spleen", "prostate")
+IMAGES_OF_DONOR = 2
+SHRINK = 1 / 3  # of the anatomy, so that an image of 1000 pixels shows as much as a real one of 3000
+REFERENCES = 10  # training images that normalisation aims at
+OVERHANG = 32  # of a stored tile over what the network sees of it
+NO_COLOUR = {"colour": 0.0, "hed": 0.0}
+ARMS: dict[str, dict[str, float]] = {
+    "plain": NO_COLOUR,
+    "jitter": {},
+    "stain": {"stain_transfer": 0.7},
+    "transfer": {**NO_COLOUR, "stain_transfer": 0.7},
+    "template": {**NO_COLOUR, "stain_template": 0.7, "stain_template_spread": 3.0},
+    "both": {"stain_transfer": 0.5, "stain_template": 0.3, "stain_template_spread": 3.0, "grey": 0.1},
+    "macenko": NO_COLOUR,
+    "reinhard": NO_COLOUR,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slides:
+    """One folder of synthetic slides."""
+
+    split: int
+    second: str = "dab"
+    pixel_size_um: float = 0.4
+    thickness_um: float = 4.0
+
+
+TRAINING = Slides(split=0)
+TESTS = {
+    "H-DAB": Slides(split=1),
+    "H&E": Slides(split=1, second="eosin"),
+    "PAS": Slides(split=1, second="pas"),
+    "H-DAB, 0.6 um": Slides(split=1, pixel_size_um=0.6),
+    "H-DAB, 10 um thick": Slides(split=1, thickness_um=10.0),
+}
+
+
+def make_slides(root: Path, slides: Slides, count: int) -> None:
+    """Write images/, masks/ and, last, images.csv; the same donors and anatomy for the same split."""
+    if (root / "images.csv").is_file():
+        return
+    rows = []
+    for number in range(count):
+        donor, organ = number // IMAGES_OF_DONOR, ORGANS[number % len(ORGANS)]
+        rng = np.random.default_rng([slides.split, number])
+        sides_um = rng.uniform(280, 400, 2)
+        height, width = (round(float(side_um) / slides.pixel_size_um) for side_um in sides_um)
+        spec = SlideSpec(
+            key=(slides.split, number),
+            organ=organ,
+            stain=draw_stain(np.random.default_rng([slides.split, donor]), slides.second),
+            shape_hw=(height, width),
+            pixel_size_um=slides.pixel_size_um,
+            shrink=SHRINK,
+            thickness_um=slides.thickness_um,
+        )
+        picture = SyntheticSlide(spec).whole()
+        name = f"{organ}_{number:03d}"
+        write_bytes_atomically(root / "images" / f"{name}.png", png_bytes(picture.image_HWC))
+        write_bytes_atomically(root / "masks" / f"{name}.png", png_bytes(picture.mask_HW.astype(np.uint8) * 255))
+        rows.append([name, organ, slides.second, f"donor{slides.split}_{donor:02d}", str(slides.pixel_size_um)])
+    write_bytes_atomically(root / "images.csv", csv_bytes(("id", "organ", "source", "patient", "pixel_size"), rows))
+
+
+def otsu_channels(image_HWC: np.ndarray) -> dict[str, np.ndarray]:
+    """What a threshold could be set on, as uint8 (H, W): both polarities, each sharp and blurred."""
+    amounts_HWC = DENSITY_OF_VALUE[image_HWC] @ np.linalg.inv(HED_FROM_RUIFROK).astype(np.float32)
+    planes = {
+        "grey": cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY).astype(np.float32),
+        "saturation": cv2.cvtColor(image_HWC, cv2.COLOR_RGB2HSV)[..., 1].astype(np.float32),
+        "haematoxylin": amounts_HWC[..., 0],
+        "eosin": amounts_HWC[..., 1],
+        "dab": amounts_HWC[..., 2],
+    }
+    planes |= {f"{name}, blurred": cv2.GaussianBlur(plane_HW, (0, 0), 2) for name, plane_HW in planes.items()}
+    scaled = {}
+    for name, plane_HW in planes.items():
+        low, high = np.percentile(plane_HW, [0.5, 99.5])
+        scaled[name] = np.clip((plane_HW - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
+    return scaled
+
+
+def otsu_scores(root: Path) -> dict[str, float]:
+    """Dice of each organ by Otsu's threshold on the channel and polarity that serve that organ best."""
+    competition = get_competition("folder")
+    scores: dict[str, dict[str, list[float]]] = {}
+    for sample in competition.samples(root, "train"):
+        with open_slide(sample.image_path) as slide:
+            image_HWC = slide.read(slice(None), slice(None))
+        truth_HW = competition.target(sample).to_mask()
+        for name, plane_HW in otsu_channels(image_HWC).items():
+            bright_HW = cv2.threshold(plane_HW, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[1] > 0
+            for polarity, mask_HW in (("bright", bright_HW), ("dark", ~bright_HW)):
+                dice = 2 * int((mask_HW & truth_HW).sum()) / max(1, int(mask_HW.sum()) + int(truth_HW.sum()))
+                scores.setdefault(sample.organ, {}).setdefault(f"{name}, {polarity}", []).append(dice)
+    return {organ: max(float(np.mean(dice)) for dice in by_name.values()) for organ, by_name in scores.items()}
+
+
+def make_experiment(arguments: argparse.Namespace, arm: str, seed: int) -> Experiment:
+    """A small network for small machines, the same for every arm but for its colours."""
+    preprocessing = Preprocessing(target_pixel_size_um=arguments.scale)
+    if arm in ("macenko", "reinhard"):
+        reference = fit_stain_reference(_reference_images(arguments.out / "train", preprocessing))
+        preprocessing = replace(preprocessing, stain=arm, stain_reference=reference)
+    steps, side = arguments.steps, arguments.crop + OVERHANG
+    return Experiment(
+        data=DataConfig(dataset=str(arguments.out / "dataset")),
+        preprocessing=preprocessing,
+        tiles=TilesConfig(size=side, stride=side // 2),
+        augment=AugmentConfig(crop=arguments.crop, **ARMS[arm]),
+        model=ModelConfig(encoder=arguments.encoder, decoder_channels=(96, 64, 32, 16, 16)),
+        optim=OptimConfig(lr=2e-3, ema=0.98),
+        train=TrainConfig(seed=seed, steps=steps, validate_every=steps, save_every=100, workers=1),
+        predict=PredictConfig(tile=224, halo=32, views=("identity",)),
+    )
+
+
+def _reference_images(root: Path, preprocessing: Preprocessing) -> dict[str, np.ndarray]:
+    """Some training images at the network's scale, evenly chosen so that all organs are among them, by name."""
+    samples = get_competition("folder").samples(root, "train")
+    images = {}
+    for sample in samples[:: max(1, len(samples) // REFERENCES)]:
+        with open_slide(sample.image_path) as slide:
+            view = ScaledSlide(slide, preprocessing.scaled_hw(slide.shape_hw, sample.pixel_size_um))
+            images[sample.id] = view.read(slice(None), slice(None))
+    return images
+
+
+def train_arm(arguments: argparse.Namespace, arm: str, seed: int) -> Path:
+    """Train fold 0 of an arm; gives its run's folder."""
+    experiment = make_experiment(arguments, arm, seed)
+    if not (arguments.out / "dataset" / "dataset.json").is_file():
+        root = arguments.out / "train"
+        build_dataset(root, get_competition("folder"), experiment, arguments.out / "dataset", None, workers=1)
+    name = f"{arm}_seed{seed}"
+    train_experiment(experiment, name, arguments.out / "runs", fold=0, resume=True, limit=None)
+    return arguments.out / "runs" / name
+
+
+def test_run(run: Path, roots: dict[str, Path]) -> dict[str, dict[str, float]]:
+    """Dice of each organ in each test, kept beside the run."""
+    path = run / "tests.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    competition = get_competition("folder")
+    fold = finished_folds(run)[0]
+    for name, root in roots.items():
+        if name in kept:
+            continue
+        ensemble = fold.ensemble()
+        by_organ: dict[str, list[float]] = {}
+        for sample in competition.samples(root, "train"):
+            (runs,) = predict_masks(ensemble, sample, fold.manifest, [0.5], competition.never_empty)
+            by_organ.setdefault(sample.organ, []).append(runs_dice(runs, competition.target(sample)))
+        kept[name] = {organ: float(np.mean(dice)) for organ, dice in by_organ.items()}
+        write_atomically(path, json.dumps(kept, indent=2) + "\n")
+    return kept
+
+
+def table_row(label: str, test: str, by_organ: dict[str, float]) -> str:
+    """One row of the markdown table."""
+    mean = float(np.mean([by_organ[organ] for organ in ORGANS]))
+    cells = [label, test, *(f"{by_organ[organ]:.3f}" for organ in ORGANS), f"**{mean:.3f}**"]
+    return f"| {' | '.join(cells)} |"
+
+
+def mean_scores(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """The mean over seeds, for each test and organ."""
+    return {test: {organ: float(np.mean([run[test][organ] for run in runs])) for organ in ORGANS} for test in runs[0]}
+
+
+def print_summary(scores: dict[str, dict[str, dict[str, float]]]) -> None:
+    """The fall of each arm, and the share of the plain arm's fall that it wins back."""
+    means = {
+        arm: {test: float(np.mean(list(by_organ.values()))) for test, by_organ in tests.items()}
+        for arm, tests in scores.items()
+    }
+    for test in list(TESTS)[1:]:
+        for arm, by_test in means.items():
+            text = f"{arm}: H-DAB {by_test['H-DAB']:.3f}, {test} {by_test[test]:.3f}"
+            text += f", fall {by_test['H-DAB'] - by_test[test]:.3f}"
+            plain = means.get("plain", by_test)
+            fall = plain["H-DAB"] - plain[test]
+            if arm != "plain" and "plain" in means and fall > 0.02:
+                text += f", wins back {(by_test[test] - plain[test]) / fall:.0%} of plain's fall"
+            print(text)
+
+
+def check_settings(arguments: argparse.Namespace) -> None:
+    """Refuse a folder of other slides or another training."""
+    settings = {name: getattr(arguments, name) for name in ("train", "test", "steps", "scale", "crop", "encoder")}
+    path = arguments.out / "settings.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:
+        raise SystemExit(f"{path} tells of other settings than {settings}: give another --out")
+    write_atomically(path, json.dumps(settings, indent=2) + "\n")
+
+
+def main() -> None:
+    """Make slides, train the arms, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("bench_domain_shift"), help="where to work")
+    parser.add_argument("--train", type=int, default=80, help="training slides")
+    parser.add_argument("--test", type=int, default=20, help="slides of each test")
+    parser.add_argument("--steps", type=int, default=1000, help="optimisation steps of each arm and seed")
+    parser.add_argument("--scale", type=float, default=2.0, help="pixel size of the network in um")
+    parser.add_argument("--crop", type=int, default=128, help="pixels a side that the network sees in training")
+    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=["plain", "stain"])
+    parser.add_argument("--threads", type=int, default=0, help="of the network; 0: as many as there are")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    check_settings(arguments)
+    make_slides(arguments.out / "train", TRAINING, arguments.train)
+    roots = {name: arguments.out / f"test_{place}" for place, name in enumerate(TESTS)}
+    for name, root in roots.items():
+        make_slides(root, TESTS[name], arguments.test)
+    scores = {}
+    for arm in arguments.arms:
+        runs = [test_run(train_arm(arguments, arm, seed), roots) for seed in arguments.seeds]
+        scores[arm] = mean_scores(runs)
+    print(f"\n| method | test | {' | '.join(ORGANS)} | mean |\n|{'---|' * (3 + len(ORGANS))}")
+    for test in ("H-DAB", "H&E"):
+        print(table_row("Otsu, best channel", test, otsu_scores(roots[test])))
+    for arm, tests in scores.items():
+        for test, by_organ in tests.items():
+            print(table_row(arm, test, by_organ))
+    print()
+    print_summary(scores)
+
+
+if __name__ == "__main__":
+    main()
