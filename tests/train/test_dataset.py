@@ -5,7 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from histoseg.schema.experiment import AugmentConfig
+from histoseg.core.faults import InputError
+from histoseg.data.tile_files import write_tile
+from histoseg.schema.experiment import AugmentConfig, Experiment, TrainConfig
+from histoseg.schema.parse import load_toml, to_toml
 from histoseg.train.augment import Augmenter, jitter_stains
 from histoseg.train.dataset import BalancedSampler, TileDataset, make_loader
 
@@ -122,18 +125,106 @@ def test_stain_jitter_follows_scikit_image():
     np.testing.assert_allclose(offset, 0)
 
 
+def store_tiles(folder, masks, classes=1):
+    """Six tiles as the builder stores them; masks uint8 with a bit for each class."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number, bits in enumerate(masks):
+        write_tile(folder, f"t{number}", tile_pair(number)[0], bits, classes)
+    return folder, pd.DataFrame({"tile_id": [f"t{n}" for n in range(6)], "bin": ["none", "small"] * 3})
+
+
 @pytest.fixture
 def tile_folder(tmp_path):
-    import cv2
+    return store_tiles(tmp_path, [tile_pair(number)[1] for number in range(6)])
 
-    for name in ("images", "masks"):
-        (tmp_path / name).mkdir()
-    for number in range(6):
-        image, mask = tile_pair(number)
-        cv2.imwrite(str(tmp_path / "images" / f"t{number}.png"), image)
-        cv2.imwrite(str(tmp_path / "masks" / f"t{number}.png"), mask * 255)
-    index = pd.DataFrame({"tile_id": [f"t{n}" for n in range(6)], "bin": ["none", "small"] * 3})
-    return tmp_path, index
+
+def test_classes_move_through_augmentation_as_each_alone(tmp_path):
+    """One mask of three bits is moved as three masks would be: the same key, the same pixels."""
+    bits = [np.random.default_rng(number).integers(0, 8, (64, 64), np.uint8) for number in range(6)]
+    folder, index = store_tiles(tmp_path / "all", bits, classes=3)
+    config = AugmentConfig(crop=32, affine=1.0, sharpness=1.0, colour=1.0, hed=1.0)
+    together = TileDataset(folder, index, Augmenter(config, 64), 0, classes=3)
+    for number in range(3):
+        folder, index = store_tiles(tmp_path / str(number), [each >> number & 1 for each in bits])
+        alone = TileDataset(folder, index, Augmenter(config, 64), 0)
+        for draw in ((0, 0, 0), (3, 1, 5), (5, 2, 1)):
+            images, masks = together[draw]
+            image, mask = alone[draw]
+            assert torch.equal(images, image)
+            assert tuple(masks.shape) == (3, 32, 32)
+            assert torch.equal(masks[number], mask)
+            assert 0 < masks[number].sum() < 32 * 32
+    batch = next(iter(make_loader(together, BalancedSampler(index["bin"], 0, True, 2, 0), 2, 0)))
+    assert tuple(batch[1].shape) == (2, 3, 32, 32)
+
+
+def test_a_missing_tile_says_what_to_do(tile_folder):
+    folder, index = tile_folder
+    (folder / "masks" / "t3.png").unlink()
+    with pytest.raises(FileNotFoundError, match="build the dataset anew"):
+        TileDataset(folder, index, Augmenter(AugmentConfig(crop=32), 64), 0)[(3, 0, 0)]
+
+
+REGIONS = pd.Series((["Cortex"] * 5 + ["Medulla"] * 2 + [""]) * 10)
+
+
+def region_shares(shares, balanced, epochs=40):
+    sampler = BalancedSampler(BINS, 0, balanced, 4, 0, regions=REGIONS, shares=shares)
+    tiles = np.concatenate([sampler.epoch_order(epoch) for epoch in range(epochs)])
+    return tiles, pd.Series(REGIONS.to_numpy()[tiles]).value_counts(normalize=True)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize(
+    "shares", [{"Medulla": 0.5}, {"Cortex": 0.2, "Medulla": 0.7}, {"Cortex": 0.25, "Medulla": 0.75}]
+)
+def test_regions_get_their_shares_of_the_draws(shares, balanced):
+    _, found = region_shares(shares, balanced)
+    for name, share in shares.items():
+        assert found[name] == pytest.approx(share, abs=0.04)
+    others = [name for name in ("Cortex", "Medulla", "") if name not in shares]
+    assert sum(found.get(name, 0) for name in others) == pytest.approx(1 - sum(shares.values()), abs=0.04)
+
+
+def test_within_a_region_bins_are_balanced_and_tiles_drawn_evenly():
+    tiles, _ = region_shares({"Cortex": 0.8}, balanced=True, epochs=200)
+    drawn = BINS.to_numpy()[tiles[REGIONS.to_numpy()[tiles] == "Cortex"]]
+    shares = pd.Series(drawn).value_counts(normalize=True)
+    assert shares["none"] == pytest.approx(0.5, abs=0.04)
+    masked = set(BINS[REGIONS == "Cortex"]) - {"none"}
+    for name in masked:
+        assert shares[name] == pytest.approx(0.5 / len(masked), abs=0.04)
+    order = BalancedSampler(BINS, 0, False, 4, 0, regions=REGIONS, shares={"Cortex": 0.8}).epoch_order(0)
+    for name in ("Cortex", "Medulla"):
+        counts = np.bincount(order, minlength=80)[REGIONS.eq(name)]
+        assert counts.max() - counts.min() <= 1
+
+
+def test_without_shares_the_order_does_not_know_regions():
+    for balanced in (True, False):
+        plain = BalancedSampler(BINS, 3, balanced, 4, 0).epoch_order(2)
+        for shares in (None, {}):
+            known = BalancedSampler(BINS, 3, balanced, 4, 0, regions=REGIONS, shares=shares)
+            np.testing.assert_array_equal(known.epoch_order(2), plain)
+
+
+def test_a_region_without_tiles_is_named_with_those_that_have_some():
+    with pytest.raises(InputError, match=r"train\.regions\.Papilla") as caught:
+        BalancedSampler(BINS, 0, True, 4, 0, regions=REGIONS, shares={"Papilla": 0.5})
+    assert "Cortex, Medulla" in caught.value.faults[0].remedy
+
+
+@pytest.mark.parametrize("regions", [{"Cortex": 0.0}, {"Cortex": -0.5}, {"Cortex": 0.6, "Medulla": 0.5}])
+def test_shares_that_are_none_are_refused(regions):
+    with pytest.raises(ValueError, match="regions"):
+        TrainConfig(regions=regions)
+
+
+def test_shares_of_regions_survive_the_experiment_file(tmp_path):
+    experiment = Experiment(train=TrainConfig(regions={"Cortex": 0.75, "Outer stripe": 0.25}))
+    (tmp_path / "e.toml").write_text(to_toml(experiment))
+    assert load_toml(Experiment, tmp_path / "e.toml") == experiment
 
 
 def test_batches_do_not_depend_on_workers(tile_folder):
@@ -165,7 +256,7 @@ def test_colours_are_read_as_rgb(tile_folder):
     import cv2
 
     folder, index = tile_folder
-    cv2.imwrite(str(folder / "images" / "t0.png"), np.full((64, 64, 3), (0, 0, 200), np.uint8))  # red in OpenCV's BGR
+    cv2.imwrite(str(folder / "images" / "t0.bmp"), np.full((64, 64, 3), (0, 0, 200), np.uint8))  # red in OpenCV's BGR
     off = AugmentConfig(flip=0, rotate90=0, affine=0, sharpness=0, colour=0, hed=0)
     image, _ = TileDataset(folder, index, Augmenter(off, 64), 0)[(0, 0, 0)]
     assert image[0, 0].tolist() == [200, 0, 0]

@@ -8,14 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from histoseg.core.faults import Fault, InputError
-from histoseg.data.tiles import INDEX_COLUMNS
-from histoseg.schema.experiment import Experiment, TilesConfig
+from histoseg.data.tiles import COLOUR_FIELDS, INDEX_COLUMNS
+from histoseg.schema.dataset import TilesConfig
+from histoseg.schema.experiment import Experiment
 from histoseg.schema.parse import load_json
 from histoseg.schema.preprocessing import Preprocessing
 
-SCALE_FIELDS = tuple(
-    field.name for field in fields(Preprocessing) if field.name not in ("normalise", "mean", "std", "stain")
-)
+SCALE_FIELDS = tuple(field.name for field in fields(Preprocessing) if field.name not in COLOUR_FIELDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +29,8 @@ class DatasetInfo:
     """The spec that the tiles were cut with."""
     tiles: TilesConfig
     """How tiles were cut."""
+    classes: tuple[str, ...] = ("mask",)
+    """Names of the mask classes."""
     mean: tuple[float, float, float]
     """Mean of the tiles' channels, in 0 to 1."""
     std: tuple[float, float, float]
@@ -49,7 +50,7 @@ def load_dataset(folder: Path) -> tuple[DatasetInfo, pd.DataFrame, pd.DataFrame]
         remedy = "run `python build_dataset.py --data DIR` first, or set data.dataset"
         raise InputError([Fault("dataset", str(folder), "no built dataset here", remedy)])
     info = load_json(DatasetInfo, folder / "dataset.json")
-    text = {"tile_id": str, "id": str, "bin": str, "organ": str, "source": str}
+    text = dict.fromkeys(("tile_id", "id", "bin", "organ", "source", "grid", "region", "label_origin"), str)
     index = pd.read_csv(folder / "index.csv", dtype=text, keep_default_na=False)
     missing = [column for column in INDEX_COLUMNS if column not in index.columns]
     if missing:
@@ -59,7 +60,7 @@ def load_dataset(folder: Path) -> tuple[DatasetInfo, pd.DataFrame, pd.DataFrame]
 
 
 def agreed_preprocessing(experiment: Experiment, info: DatasetInfo, folder: Path) -> Preprocessing:
-    """The experiment's preprocessing, completed by the dataset's moments; refuses tiles of another scale.
+    """The experiment's preprocessing, completed by the dataset's moments; refuses tiles of another scale or classes.
 
     Raises:
         InputError: With one fault for each setting in which experiment and tiles differ.
@@ -75,6 +76,11 @@ def agreed_preprocessing(experiment: Experiment, info: DatasetInfo, folder: Path
         for name in SCALE_FIELDS
         if getattr(wanted, name) != getattr(built, name)
     ]
+    if len(info.classes) != experiment.model.classes:
+        rule = f"tiles have {len(info.classes)} mask classes ({', '.join(info.classes)}), the experiment's network "
+        rule += f"{experiment.model.classes}"
+        remedy = "train on one class: build a dataset of a folder whose masks hold that class alone"
+        faults.append(Fault("model.classes", str(folder / "dataset.json"), rule, remedy))
     if faults:
         raise InputError(faults)
     if wanted.normalise == "dataset":

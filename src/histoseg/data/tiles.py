@@ -1,15 +1,18 @@
-"""Training tiles at one scale, written in parallel, with what sampling needs to know of each."""
+"""Training tiles, written in parallel, with what sampling needs to know of each."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -17,14 +20,17 @@ import pandas as pd
 from tqdm import tqdm
 
 from histoseg.core.faults import Fault, InputError
-from histoseg.core.rle import Runs, runs_to_text
-from histoseg.core.tiles import Tile, TileGrid
+from histoseg.core.rle import runs_to_text
+from histoseg.data.tile_bands import stream_tiles
+from histoseg.data.tile_files import TILE_FOLDERS, has_tile, remove_tile, write_tile
+from histoseg.data.tile_masks import Target, check_class_count, class_fractions, class_runs, target_bits
+from histoseg.data.tile_plan import PlannedTile, SlidePlan, keeps_background
+from histoseg.data.tile_regions import Rings
 from histoseg.imaging.errors import ImageError
-from histoseg.imaging.resample import ScaledSlide, resample_mask_region
 from histoseg.imaging.slide import open_slide
 from histoseg.imaging.tissue import tissue_fraction
 from histoseg.schema.atomic import write_bytes_atomically
-from histoseg.schema.experiment import TilesConfig
+from histoseg.schema.dataset import TilesConfig
 from histoseg.schema.parse import plain
 from histoseg.schema.preprocessing import Preprocessing
 from histoseg.schema.sample import Sample
@@ -32,8 +38,14 @@ from histoseg.schema.sample import Sample
 TILE_BINS = ("none", "very_small", "small", "some", "large")
 INDEX_COLUMNS = (
     *("tile_id", "id", "fold", "y", "x", "size", "scale", "mask_fraction", "tissue_fraction", "bin"),
-    *("organ", "source"),
+    *("source", "grid", "region", "label_origin", "label_fold", "organ"),
 )
+COLOUR_FIELDS = ("normalise", "mean", "std", "stain", "stain_reference")
+"""Fields of the preprocessing that change no stored pixel: they are applied when tiles are read."""
+TRUE_LABELS = ("truth", -1)
+"""label_origin and label_fold of tiles whose mask is the host's truth, which every fold may train on."""
+Row = dict[str, str | int | float]
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -41,21 +53,27 @@ class TileJob:
     """What a worker needs to cut one slide."""
 
     sample: Sample
-    target: Runs
+    target: Target
     fold: int
     preprocessing: Preprocessing
     tiles: TilesConfig
     out: Path
+    classes: tuple[str, ...] = ("mask",)
+    """Names of the mask classes."""
+    regions: Rings = field(default_factory=dict)
+    """Regions of the anatomy in slide pixels."""
+    threads: int = 1
+    """Threads that finish tiles; where there are several, one more decodes ahead."""
 
 
 @dataclass(frozen=True)
 class CutSlide:
-    """What became of one slide: its rows of the index and the moments of its tiles' channels."""
+    """What became of one slide: its rows of the index, and sums and sums of squares of its tiles' channels."""
 
-    rows: list[dict[str, str | int | float]]
+    rows: list[Row]
     pixels: int
-    sums: list[float]
-    squares: list[float]
+    sums: list[int]
+    squares: list[int]
 
 
 def bin_of(mask_fraction: float, area_bins: Sequence[float]) -> str:
@@ -65,31 +83,32 @@ def bin_of(mask_fraction: float, area_bins: Sequence[float]) -> str:
     return TILE_BINS[1 + int(np.searchsorted(area_bins, mask_fraction))]
 
 
-def training_grid(scaled_hw: tuple[int, int], preprocessing: Preprocessing, tiles: TilesConfig) -> TileGrid:
-    """The grid of training tiles: one tile for a whole image, else tiles at the configured stride."""
-    if preprocessing.scale_mode == "whole":
-        return TileGrid(scaled_hw, preprocessing.whole_size)
-    return TileGrid(scaled_hw, tiles.size, tiles.stride)
+def index_columns(classes: Sequence[str]) -> list[str]:
+    """Columns of index.csv; of several classes each has its own mask fraction."""
+    return [*INDEX_COLUMNS, *(f"fraction_{name}" for name in classes if len(classes) > 1)]
 
 
 def cut_slides(jobs: Sequence[TileJob], workers: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Cut all slides in parallel; slides that an earlier, interrupted call finished are not cut again.
 
     Args:
-        jobs: One a slide.
-        workers: Processes.
+        jobs: One a slide, all of the same classes.
+        workers: Processes; where there are more of them than slides, the rest become threads within a slide.
 
     Returns:
-        (index, mean, std): the table of `INDEX_COLUMNS`, and the moments (3,) of the tiles' channels in 0 to 1.
+        (index, mean, std): the table of `index_columns`, and the moments (3,) of the tiles' channels in 0 to 1.
 
     Raises:
-        InputError: With every slide that cannot be decoded.
+        InputError: With every slide that cannot be decoded, or if there are too many classes.
     """
-    for name in ("images", "masks", "parts"):
-        for job in jobs[:1]:
+    classes = jobs[0].classes if jobs else ()
+    for job in jobs[:1]:
+        check_class_count(classes, str(job.out))
+        for name in (*TILE_FOLDERS, "parts"):
             (job.out / name).mkdir(parents=True, exist_ok=True)
+    jobs = [replace(job, threads=max(1, workers // len(jobs))) for job in jobs]
     progress = partial(tqdm, total=len(jobs), desc="cut tiles", unit="slide", dynamic_ncols=True)
-    if workers <= 1:
+    if min(workers, len(jobs)) <= 1:
         results = list(progress(map(_cut_or_fault, jobs)))
     else:
         # Spawned, not forked: a fork of a process whose libraries hold threads can stop for ever.
@@ -99,7 +118,7 @@ def cut_slides(jobs: Sequence[TileJob], workers: int) -> tuple[pd.DataFrame, np.
     if faults:
         raise InputError(faults)
     parts = [result for result in results if isinstance(result, CutSlide)]
-    index = pd.DataFrame([row for part in parts for row in part.rows], columns=list(INDEX_COLUMNS))
+    index = pd.DataFrame([row for part in parts for row in part.rows], columns=index_columns(classes))
     pixels = max(1, sum(part.pixels for part in parts))
     mean = np.sum([part.sums for part in parts], axis=0) / pixels / 255
     variance = np.sum([part.squares for part in parts], axis=0) / pixels / 255**2 - mean**2
@@ -115,78 +134,120 @@ def _cut_or_fault(job: TileJob) -> CutSlide | Fault:
 
 
 def cut_slide(job: TileJob) -> CutSlide:
-    """Cut one slide into image and mask PNGs; its part file is written last and makes it done."""
+    """Cut one slide into images and masks; its part file is written last and makes it done."""
     cv2.setNumThreads(1)
     part = job.out / "parts" / f"{job.sample.id}.json"
     digest = _job_digest(job)
+    before: list[Row] = []
     if part.is_file():
         known = json.loads(part.read_text(encoding="utf-8"))
-        cut = CutSlide(**known["cut"])
-        if known["digest"] == digest and all(_has_tile(job.out, str(row["tile_id"])) for row in cut.rows):
-            return cut
-    rows: list[dict[str, str | int | float]] = []
-    pixels, sums, squares = 0, np.zeros(3), np.zeros(3)
-    with open_slide(job.sample.image_path) as slide:
-        scaled = ScaledSlide(slide, job.preprocessing.scaled_hw(slide.shape_hw, job.sample.pixel_size_um))
-        for tile in training_grid(scaled.shape_hw, job.preprocessing, job.tiles):
-            image_HWC = scaled.read(*tile.read)
-            mask_HW = resample_mask_region(job.target.to_window, slide.shape_hw, scaled.shape_hw, *tile.read)
-            mask_fraction, tissue = float(mask_HW.mean()), tissue_fraction(image_HWC)
-            if mask_fraction == 0 and tissue < job.tiles.min_tissue:
-                continue
-            rows.append(_write_tile(job, tile, scaled.shape_hw[0] / slide.shape_hw[0], image_HWC, mask_HW, tissue))
-            values = image_HWC.reshape(-1, 3).astype(np.float64)
-            pixels += len(values)
-            sums += values.sum(axis=0)
-            squares += (values**2).sum(axis=0)
-    cut = CutSlide(rows, pixels, sums.tolist(), squares.tolist())
+        done, before = CutSlide(**known["cut"]), known["cut"]["rows"]
+        if known["digest"] == digest and all(has_tile(job.out, str(r["tile_id"]), int(r["size"])) for r in done.rows):
+            return done
+        # What follows overwrites tiles of the earlier settings, so that going back to them must cut anew.
+        write_bytes_atomically(part, json.dumps({"digest": "", "cut": known["cut"]}).encode())
+    cut = _cut_tiles(job)
     write_bytes_atomically(part, json.dumps({"digest": digest, "cut": asdict(cut)}).encode())
+    for tile_id in {str(row["tile_id"]) for row in before} - {str(row["tile_id"]) for row in cut.rows}:
+        remove_tile(job.out, tile_id)
     return cut
 
 
-def _has_tile(out: Path, tile_id: str) -> bool:
-    return (out / "images" / f"{tile_id}.png").is_file() and (out / "masks" / f"{tile_id}.png").is_file()
+def _cut_tiles(job: TileJob) -> CutSlide:
+    """Read the slide once, and write what is kept of its tiles."""
+    with ExitStack() as stack:
+        slide = stack.enter_context(open_slide(job.sample.image_path))
+        ahead = stack.enter_context(ThreadPoolExecutor(1)) if job.threads > 1 else None
+        pool = stack.enter_context(ThreadPoolExecutor(job.threads)) if job.threads > 1 else None
+        plan = SlidePlan(
+            sample_id=job.sample.id,
+            shape_hw=slide.shape_hw,
+            pixel_size_um=job.sample.pixel_size_um,
+            target=job.target,
+            regions=job.regions,
+            preprocessing=job.preprocessing,
+            tiles=job.tiles,
+        )
+        planned, views = plan.planned(), plan.views()
+        finish = partial(_finish_tile, job, plan, views)
+        finished = list(_map_in_order(finish, stream_tiles(slide, views, planned, ahead), pool, 2 * job.threads + 2))
+    place = {tile.tile_id: number for number, tile in enumerate(planned)}
+    kept = sorted((tile for tile in finished if tile is not None), key=lambda tile: place[str(tile[0]["tile_id"])])
+    counts_3V = np.sum([counts for _, counts in kept], axis=0) if kept else np.zeros((3, 256), np.int64)
+    values = np.arange(256)
+    sums, squares = (counts_3V @ values).tolist(), (counts_3V @ values**2).tolist()
+    return CutSlide([row for row, _ in kept], int(counts_3V[0].sum()), sums, squares)
 
 
-def _write_tile(
-    job: TileJob, tile: Tile, scale: float, image_HWC: np.ndarray, mask_HW: np.ndarray, tissue: float
-) -> dict[str, str | int | float]:
-    """Write a tile, reflected where the image is smaller than it; gives its row of the index."""
-    y, x = tile.read[0].start, tile.read[1].start
-    tile_id = f"{job.sample.id}_{y}_{x}"
-    padded_HWC = np.pad(image_HWC, (*tile.pad, (0, 0)), mode="reflect")
-    padded_HW = np.pad(mask_HW.astype(np.uint8) * 255, tile.pad, mode="reflect")
-    _write_png(job.out / "images" / f"{tile_id}.png", cv2.cvtColor(padded_HWC, cv2.COLOR_RGB2BGR))
-    _write_png(job.out / "masks" / f"{tile_id}.png", padded_HW)
-    fraction = float(mask_HW.mean())
-    return {
-        "tile_id": tile_id,
-        "id": job.sample.id,
-        "fold": job.fold,
-        "y": y,
-        "x": x,
-        "size": padded_HW.shape[0],
-        "scale": round(scale, 6),
-        "mask_fraction": round(fraction, 6),
-        "tissue_fraction": round(tissue, 6),
-        "bin": bin_of(fraction, job.tiles.area_bins),
-        "organ": job.sample.organ,
-        "source": job.sample.source,
-    }
+def _map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], pool: ThreadPoolExecutor | None, most: int
+) -> Iterator[Result]:
+    """Results in the order of the items, of which at most so many wait in memory."""
+    if pool is None:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
-def _write_png(path: Path, image: np.ndarray) -> None:
-    done, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    assert done, path
-    write_bytes_atomically(path, data.tobytes())
+def _finish_tile(
+    job: TileJob, plan: SlidePlan, views: Sequence[tuple[int, int]], cut: tuple[PlannedTile, np.ndarray]
+) -> tuple[Row, np.ndarray] | None:
+    """Decode a tile's mask and write the tile, reflected where the slide is smaller than it.
+
+    Returns:
+        Its row of the index and the counts of its channels' values, int64 (3, 256); None if it is dropped.
+    """
+    tile, image_HWC = cut
+    view_hw = views[tile.view]
+    bits_HW = target_bits(job.target, view_hw, tile.y, tile.x)
+    fraction, tissue = np.count_nonzero(bits_HW) / bits_HW.size, tissue_fraction(image_HWC)
+    if fraction == 0 and not _keeps_unmasked(job.tiles, tile.tile_id, image_HWC, tissue):
+        return None
+    padded_HWC = np.pad(image_HWC, (*tile.pad, (0, 0)), mode="reflect") if np.any(tile.pad) else image_HWC
+    padded_HW = np.pad(bits_HW, tile.pad, mode="reflect") if np.any(tile.pad) else bits_HW
+    write_tile(job.out, tile.tile_id, padded_HWC, padded_HW, len(job.classes))
+    own = class_fractions(bits_HW, len(job.classes)) if len(job.classes) > 1 else []
+    values = [
+        *(tile.tile_id, job.sample.id, job.fold, tile.y.start, tile.x.start, plan.size),
+        *(round(view_hw[0] / plan.shape_hw[0], 6), round(fraction, 6), round(tissue, 6)),
+        *(bin_of(fraction, job.tiles.area_bins), job.sample.source, tile.grid, tile.region, *TRUE_LABELS),
+        *(job.sample.organ, *(round(share, 6) for share in own)),
+    ]
+    return dict(zip(index_columns(job.classes), values, strict=True)), _value_counts(image_HWC)
+
+
+def _keeps_unmasked(tiles: TilesConfig, tile_id: str, image_HWC: np.ndarray, tissue: float) -> bool:
+    """Whether a tile without mask passes the filters."""
+    if tissue < tiles.min_tissue or not keeps_background(tiles.keep_background, tiles.seed, tile_id):
+        return False
+    return tiles.min_saturation == 0 or mean_saturation(image_HWC) >= tiles.min_saturation
+
+
+def mean_saturation(image_HWC: np.ndarray) -> float:
+    """Mean of the pixels' saturation as HSV defines it, largest less smallest channel over the largest; 0 of black."""
+    largest_HW, smallest_HW = image_HWC.max(axis=2).astype(np.float32), image_HWC.min(axis=2)
+    return float(((largest_HW - smallest_HW) / np.maximum(largest_HW, 1)).mean(dtype=np.float64))
+
+
+def _value_counts(image_HWC: np.ndarray) -> np.ndarray:
+    """How often each value occurs in each channel, int64 (3, 256): exact sums of any order of the tiles."""
+    counts = [cv2.calcHist([image_HWC], [channel], None, [256], [0, 256]).ravel() for channel in range(3)]
+    return np.array(counts).astype(np.int64)
 
 
 def _job_digest(job: TileJob) -> str:
     """Identifies what a slide's tiles are made of: image file, truth, fold, scale and tile settings."""
     status = job.sample.image_path.stat()
     scale = plain(job.preprocessing)
-    for key in ("normalise", "mean", "std", "stain"):
-        del scale[key]
-    parts = [job.sample.id, job.sample.organ, job.sample.source, job.sample.pixel_size_um, job.fold]
-    text = json.dumps([parts, status.st_size, status.st_mtime_ns, scale, plain(job.tiles), runs_to_text(job.target)])
-    return hashlib.sha256(text.encode()).hexdigest()
+    for name in COLOUR_FIELDS:
+        scale.pop(name, None)
+    sample = [job.sample.id, job.sample.organ, job.sample.source, job.sample.pixel_size_um, job.fold]
+    truth = [job.classes, [runs_to_text(runs) for runs in class_runs(job.target)], dict(job.regions)]
+    parts = [sample, status.st_size, status.st_mtime_ns, scale, plain(job.tiles), truth]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

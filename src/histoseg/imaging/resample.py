@@ -4,9 +4,8 @@ Everything here follows one geometry: both sizes begin at the same corner and en
 axis is exactly scaled length / original length. A region of the scaled image depends only on its place in the whole, so
 that tiles cut from it agree with slices of it.
 
-- Images: Pillow's antialiased triangle filter, on a region read with the filter's support around it; a pixel differs
-  by at most one grey level between regions, since Pillow keeps the region's place in single precision.
-- Masks: exact area, at least half; in whole numbers, so that regions agree exactly.
+- Images: antialiased triangle filter, on a region read with the filter's support around it.
+- Masks: exact area, at least half. Both in whole numbers, so that regions agree exactly.
 - Probabilities back to the original size: bilinear, streamed in bands of rows.
 """
 
@@ -17,13 +16,13 @@ from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from histoseg.imaging.area import area_span, area_sums
 from histoseg.imaging.slide import Slide, slide_range
+from histoseg.imaging.triangle import triangle_resize, triangle_span
 
 _IMAGE_BLOCK_PIXELS = 1 << 23  # source pixels of an image held at a time, about
-_MASK_BLOCK_PIXELS = 1 << 21  # of a mask, which needs 8 bytes for the sum of each
+_MASK_BLOCK_PIXELS = 1 << 22  # of a mask, which needs 4 bytes for the sum of each
 
 
 def scaled_shape(shape_hw: tuple[int, int], zoom: float) -> tuple[int, int]:
@@ -89,26 +88,14 @@ class ScaledSlide:
             canvas_HWC[top : top + len(block)] = self._read_block(block, columns)
         return canvas_HWC
 
+    def source_rows(self, rows: range) -> slice:
+        """The rows of the slide that some rows of the view are made of."""
+        return triangle_span(rows, self.slide.shape_hw[0], self.shape_hw[0])
+
     def _read_block(self, rows: range, columns: range) -> np.ndarray:
-        source_y, top, bottom = _filter_span(rows, self.slide.shape_hw[0], self.shape_hw[0])
-        source_x, left, right = _filter_span(columns, self.slide.shape_hw[1], self.shape_hw[1])
-        # Pillow cuts its filter at the border of the array, not of the box: the margin around the box is what makes
-        # each pixel independent of the region. One axis at a time, since left to itself Pillow picks the order of the
-        # axes by the region's shape, and the rounding between them differs.
-        image = Image.fromarray(self.slide.read(source_y, source_x))
-        width, bilinear = len(columns), Image.Resampling.BILINEAR
-        narrowed = image.resize((width, image.height), bilinear, box=(left, 0, right, image.height))
-        return np.array(narrowed.resize((width, len(rows)), bilinear, box=(0, top, width, bottom)))
-
-
-def _filter_span(pixels: range, length: int, scaled: int) -> tuple[slice, float, float]:
-    """What the triangle filter needs of an axis: the source slice, and the box's ends within that slice."""
-    step = length / scaled
-    start, stop = pixels.start * step, min(pixels.stop * step, length)
-    support = max(step, 1.0) + 1.0  # one pixel more than the filter reaches, against rounding
-    first = max(0, math.floor(start - support))
-    last = min(length, math.ceil(stop + support))
-    return slice(first, last), start - first, stop - first
+        source_y = triangle_span(rows, self.slide.shape_hw[0], self.shape_hw[0])
+        source_x = triangle_span(columns, self.slide.shape_hw[1], self.shape_hw[1])
+        return triangle_resize(self.slide.read(source_y, source_x), rows, columns, self.slide.shape_hw, self.shape_hw)
 
 
 def _row_blocks(rows: range, source_width: int, step: float, block_pixels: int) -> Iterator[range]:
@@ -160,17 +147,16 @@ def resample_mask_region(
     rows, columns = slide_range(y, scaled_hw[0], "y"), slide_range(x, scaled_hw[1], "x")
     if tuple(shape_hw) == tuple(scaled_hw):
         return np.array(read_region(slice(rows.start, rows.stop), slice(columns.start, columns.stop)) != 0)
-    mask_HW = np.empty((len(rows), len(columns)), bool)
+    mask_HW = np.zeros((len(rows), len(columns)), bool)
     whole = shape_hw[0] * shape_hw[1]
     source_x = area_span(columns, shape_hw[1], scaled_hw[1])
     width = source_x.stop - source_x.start
     for block in _row_blocks(rows, width, shape_hw[0] / scaled_hw[0], _MASK_BLOCK_PIXELS):
         source_y = area_span(block, shape_hw[0], scaled_hw[0])
         source_HW = np.asarray(read_region(source_y, source_x)) != 0
-        area_HW = area_sums(source_HW, block, source_y.start, shape_hw[0], scaled_hw[0])
-        area_HW = area_sums(area_HW.T, columns, source_x.start, shape_hw[1], scaled_hw[1]).T
-        top = block.start - rows.start
-        mask_HW[top : top + len(block)] = 2 * area_HW >= whole
+        if source_HW.any():  # most of a slide is not mask
+            area_HW = area_sums(source_HW, block, columns, shape_hw, scaled_hw)
+            mask_HW[block.start - rows.start : block.stop - rows.start] = 2 * area_HW >= whole
     return mask_HW
 
 

@@ -5,48 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from histoseg.schema.dataset import DataConfig, TilesConfig
 from histoseg.schema.preprocessing import Preprocessing
 from histoseg.schema.views import check_views
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where the data lies."""
-
-    dataset: str = "dataset"
-    """Folder that build_dataset.py wrote: folds.csv, index.csv, tiles."""
-    root: str = ""
-    """The competition folder; empty means the one that build_dataset.py recorded."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TilesConfig:
-    """How slides are cut into training tiles (physical mode)."""
-
-    size: int = 512
-    """Tile side in network pixels."""
-    stride: int = 384
-    """Distance of tile origins in network pixels."""
-    min_tissue: float = 0.05
-    """Tiles with a smaller tissue fraction and no mask are dropped."""
-    area_bins: tuple[float, float, float] = (0.02, 0.1, 0.3)
-    """Upper mask fractions of the bins very_small, small and some; above the last it is large."""
-    folds: int = 5
-    """Number of folds, where folds.csv is not given."""
-    seed: int = 0
-    """Seed of the folds."""
-
-    def __post_init__(self) -> None:
-        if self.size < 32 or self.size % 32:
-            raise ValueError(f"size={self.size} must be a multiple of 32, for the encoder's five halvings")
-        if not 0 < self.stride <= self.size:
-            raise ValueError(f"stride={self.stride} must lie in [1, size={self.size}]")
-        if not 0 < self.area_bins[0] < self.area_bins[1] < self.area_bins[2] < 1:
-            raise ValueError(f"area_bins={self.area_bins} must rise between 0 and 1")
-        if self.folds < 2:
-            raise ValueError(f"folds={self.folds} must be at least 2: one fold has nothing to train on")
-        if not 0 <= self.min_tissue <= 1:
-            raise ValueError(f"min_tissue={self.min_tissue} is a fraction of 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +36,30 @@ class AugmentConfig:
     """Probability of stain jitter in haematoxylin-eosin-DAB space."""
     hed_strength: float = 0.06
     """Largest relative and absolute jitter of each stain."""
+    stain_transfer: float = 0.0
+    """Probability of recomposing the tile with other stain vectors, between H-DAB, H&E and PAS."""
+    stain_transfer_strength: float = 1.0
+    """How far transferred stains stray from the tile's own, 0 to 1."""
+    stain_template: float = 0.0
+    """Probability of shifting the tile's colours to a template drawn from the statistics of the training fold."""
+    stain_template_spread: float = 1.0
+    """Spread of the drawn templates, as a multiple of that among the training tiles; at most 5."""
+    grey: float = 0.0
+    """Probability of showing the tile in grey."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "rotate90", "affine", "sharpness", "colour", "hed"):
+        probabilities = ("flip", "rotate90", "affine", "sharpness", "colour", "hed", "stain_transfer", "stain_template")
+        for name in (*probabilities, "grey"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is a probability of 0 to 1")
         if self.crop < 0 or self.crop % 32:
             raise ValueError(f"crop={self.crop} must be a multiple of 32, or 0 for the whole tile")
         if not 0 <= self.scale < 1 or not 0 <= self.colour_strength < 1 or not 0 <= self.hed_strength < 1:
             raise ValueError("scale, colour_strength and hed_strength must lie in [0, 1)")
+        if not 0 <= self.stain_transfer_strength <= 1:
+            raise ValueError(f"stain_transfer_strength={self.stain_transfer_strength} must lie in [0, 1]")
+        if not 0 <= self.stain_template_spread <= 5:
+            raise ValueError(f"stain_template_spread={self.stain_template_spread} must lie in [0, 5]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +74,8 @@ class ModelConfig:
     """`none`, the name of weights on the hub (imagenet, ...), or `file:PATH` of a local state dict."""
     decoder_channels: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16)
     """Channels of the five decoder stages, coarse to fine."""
+    init: str = ""
+    """`runs/E`: each fold starts from that run's same fold; `file:PATH`: all start from one file; empty: from none."""
     classes: int = 1
     """Number of mask classes."""
 
@@ -166,6 +144,8 @@ class TrainConfig:
     """Steps between saved states."""
     balanced: bool = True
     """Draw masked and unmasked tiles equally, and within masked ones each area bin equally."""
+    regions: dict[str, float] = field(default_factory=dict)
+    """Share of the draws from each region of the anatomy (column region); all other tiles share what is left of 1."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "validate_every", "validate_images", "save_every"):
@@ -177,6 +157,9 @@ class TrainConfig:
             raise ValueError(f"seed={self.seed} must not be negative")
         if self.workers < 0:
             raise ValueError(f"workers={self.workers} must not be negative")
+        shares = self.regions.values()
+        if shares and not (all(0 < share <= 1 for share in shares) and sum(shares) <= 1 + 1e-9):
+            raise ValueError(f"regions={self.regions}: shares must lie in (0, 1] and add up to 1 at most")
 
 
 @dataclass(frozen=True, kw_only=True)

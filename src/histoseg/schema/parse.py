@@ -148,20 +148,36 @@ def plain(value: Any) -> Any:
 
 
 def to_toml(value: Any) -> str:
-    """Write a dataclass as TOML that `load_toml` reads back to an equal value; None is left out."""
+    """Write a dataclass as TOML that `load_toml` reads back to an equal value; None is left out.
+
+    A tuple of dataclasses becomes an array of tables; their fields must be scalars or tuples of scalars.
+    """
     lines: list[str] = []
 
     def write_table(name: str, table: dict[str, Any]) -> None:
-        scalars = {k: v for k, v in table.items() if not isinstance(v, dict) and v is not None}
+        nested = {k: v for k, v in table.items() if isinstance(v, dict) or _is_table_array(v)}
+        scalars = {k: v for k, v in table.items() if k not in nested and v is not None}
         if name and (scalars or not table):
             lines.extend(["", f"[{name}]"])
-        lines.extend(f"{_toml_key(k)} = {json.dumps(v, ensure_ascii=False)}" for k, v in scalars.items())
-        for key, item in table.items():
+        write_scalars(scalars)
+        for key, item in nested.items():
+            path = f"{name}.{_toml_key(key)}" if name else _toml_key(key)
             if isinstance(item, dict):
-                write_table(f"{name}.{_toml_key(key)}" if name else _toml_key(key), item)
+                write_table(path, item)
+                continue
+            for row in item:
+                lines.extend(["", f"[[{path}]]"])
+                write_scalars(row)
+
+    def write_scalars(scalars: dict[str, Any]) -> None:
+        lines.extend(f"{_toml_key(k)} = {json.dumps(v, ensure_ascii=False)}" for k, v in scalars.items())
 
     write_table("", plain(value))
     return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _is_table_array(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def _toml_key(key: str) -> str:
