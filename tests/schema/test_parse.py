@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from histoseg.core.faults import InputError
+from histoseg.schema.dataset import DataConfig, SourceConfig
 from histoseg.schema.experiment import Experiment
 from histoseg.schema.manifest import Manifest, Member
 from histoseg.schema.parse import load_toml, parse_dataclass, plain, to_toml
@@ -102,3 +103,17 @@ def test_committed_experiments_parse(project_root):
     assert paths
     for path in paths:
         assert isinstance(load_toml(Experiment, path), Experiment)
+
+
+def test_a_tuple_of_dataclasses_is_an_array_of_tables_that_reads_back(tmp_path):
+    sources = (SourceConfig(dataset="a"), SourceConfig(dataset='b "quoted"', weight=2.5, role="folds"))
+    path = tmp_path / "experiment.toml"
+    for number in range(3):
+        experiment = Experiment(data=DataConfig(sources=sources[:number]))
+        path.write_text(to_toml(experiment))
+        assert load_toml(Experiment, path) == experiment
+        assert path.read_text().count("[[data.sources]]") == number
+    path.write_text('[[data.sources]]\ndataset = "a"\nwheight = 2\n\n[[data.sources]]\nweight = 1\n')
+    with pytest.raises(InputError) as caught:
+        load_toml(Experiment, path)
+    assert [fault.id for fault in caught.value.faults] == ["data.sources[0].wheight", "data.sources[1].dataset"]

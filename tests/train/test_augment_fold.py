@@ -12,7 +12,8 @@ from histoseg.competitions.registry import get_competition
 from histoseg.data.tile_files import tile_paths
 from histoseg.imaging.slide import open_slide
 from histoseg.imaging.stain import fit_stain_reference, network_view
-from histoseg.schema.experiment import AugmentConfig, DataConfig, Experiment, TilesConfig, TrainConfig
+from histoseg.schema.dataset import DataConfig, TilesConfig
+from histoseg.schema.experiment import AugmentConfig, Experiment, TrainConfig
 from histoseg.schema.preprocessing import Preprocessing
 from histoseg.synth.blobs import make_blobs_folder
 from histoseg.train.setup import prepare_fold, training_tiles

@@ -14,13 +14,15 @@ import tyro
 from histoseg.commands.options import parse_options
 from histoseg.commands.pictures import slide_overlay
 from histoseg.competitions.base import Competition
-from histoseg.competitions.registry import get_competition
-from histoseg.data.store import load_dataset
+from histoseg.core.faults import InputError
+from histoseg.data.leaks import run_leaks
+from histoseg.data.sources import JoinedCompetition, joined_samples, load_sources
 from histoseg.report.overlays import contact_sheet, save_png
 from histoseg.report.reports import write_oof_report
 from histoseg.schema.atomic import write_atomically
 from histoseg.schema.manifest import file_sha256, look_up_threshold
 from histoseg.schema.sample import Sample
+from histoseg.train.setup import known_folds
 from histoseg.trust.oof import (
     OOF_COLUMNS,
     THRESHOLD_GRID,
@@ -56,14 +58,16 @@ def evaluate_run(run_folder: Path) -> dict[str, Any]:
     """Write oof.csv, thresholds.json and report.html of a run; gives the summary.
 
     Raises:
-        InputError: If the run has no finished fold.
+        InputError: If the run has no finished fold, or one was trained on what it is scored on.
     """
     folds = finished_folds(run_folder)
+    leaks = run_leaks(run_folder)
+    if leaks:
+        raise InputError(leaks)
     experiment = run_experiment(run_folder)
-    info, _, fold_table = load_dataset(Path(experiment.data.dataset))
-    competition = get_competition(info.competition)
-    samples = {s.id: s for s in competition.samples(Path(experiment.data.root or info.root), "train")}
-    notes = warn_unfinished(folds, fold_table["fold"].unique().tolist())
+    sources = load_sources(experiment)
+    competition, samples = JoinedCompetition(sources), joined_samples(sources)
+    notes = warn_unfinished(folds, known_folds(experiment))
     table = score_folds(run_folder, folds, competition, samples)
     scores, thresholds = nested_scores(table, THRESHOLD_GRID)
     oof = table[["id", "fold", "organ", "source"]].assign(dice=scores)

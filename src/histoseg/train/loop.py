@@ -27,13 +27,13 @@ from histoseg.schema.atomic import write_atomically
 from histoseg.schema.parse import plain, to_toml
 from histoseg.schema.plan import model_arguments
 from histoseg.schema.sample import Sample
-from histoseg.train.augment import Augmenter
 from histoseg.train.checkpoint import load_state, newest_state, save_state, save_weights, state_paths
-from histoseg.train.dataset import BalancedSampler, TileDataset, make_loader
+from histoseg.train.dataset import make_loader
+from histoseg.train.initial import load_initial_weights
 from histoseg.train.losses import segmentation_loss
 from histoseg.train.optim import learning_rate, make_optimizer
 from histoseg.train.run import Run, write_log
-from histoseg.train.setup import FoldSetup
+from histoseg.train.setup import FoldSetup, training_order, training_tiles
 
 LOG_EVERY = 10
 PRECISION_NAMES = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -58,17 +58,8 @@ def train_fold(setup: FoldSetup, resume: bool) -> float | None:
         logger.info("fold %d is finished already", setup.fold)
         return _refresh_record(setup)
     run = _start(setup, resume)
-    sampler = BalancedSampler(
-        setup.index["bin"],
-        config.seed,
-        config.balanced,
-        config.batch,
-        run.step,
-        run.accelerator.process_index,
-        run.accelerator.num_processes,
-    )
-    augmenter = Augmenter(setup.experiment.augment, int(setup.index["size"].iloc[0]))
-    dataset = TileDataset(setup.dataset, setup.index, augmenter, config.seed)
+    sampler = training_order(setup, run.step, run.accelerator.process_index, run.accelerator.num_processes)
+    dataset = training_tiles(setup, keep=run.accelerator.is_main_process)
     batches = iter(make_loader(dataset, sampler, config.batch, config.workers))
     bar = tqdm(
         total=config.steps,
@@ -149,7 +140,9 @@ def _start(setup: FoldSetup, resume: bool) -> Run:
     arguments = model_arguments(experiment.model)
     model = build_model(experiment.model.architecture, arguments)
     state = load_state(setup.folder, setup.digest) if resume else None
-    if state is None:
+    if state is None and setup.initial is not None:
+        load_initial_weights(model, setup.initial)
+    elif state is None:
         load_encoder_weights(model, experiment.model)
     model = model.to(accelerator.device).to(memory_format=torch.channels_last)
     ema = ModelEmaV3(model, decay=experiment.optim.ema, use_warmup=True) if experiment.optim.ema else None
@@ -263,6 +256,7 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
         "best_dice_optimistic": max(seen)[0],
         "best_step": int(max(seen)[1]),
         "dice_by_id": by_id,
+        "trained_on": setup.trained_on,
         "manifest": plain(setup.manifest),
         "architecture": setup.experiment.model.architecture,
         "arguments": model_arguments(setup.experiment.model),

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
 from histoseg.competitions.base import Competition
-from histoseg.competitions.registry import get_competition
 from histoseg.core.faults import Fault, InputError
+from histoseg.data.folds import ALWAYS_TRAINED
+from histoseg.data.leaks import forbidden_samples, image_stamp
+from histoseg.data.pseudo import label_faults
+from histoseg.data.sources import JoinedCompetition, Source, joined_folds, joined_samples, load_sources
 from histoseg.data.store import agreed_preprocessing, load_dataset
+from histoseg.imaging.stain import slide_stain_maps
 from histoseg.schema.experiment import Experiment
 from histoseg.schema.manifest import Manifest, file_sha256
 from histoseg.schema.parse import plain
 from histoseg.schema.plan import manifest_of
 from histoseg.schema.sample import Sample
+from histoseg.train.augment import Augmenter
+from histoseg.train.dataset import BalancedSampler, TileDataset
+from histoseg.train.initial import InitialWeights, find_initial_weights
+from histoseg.train.source_sampler import make_sampler
+from histoseg.train.stain_augment import kept_templates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +41,13 @@ class FoldSetup:
     folder: Path
     """Where the run writes: runs/E/fold{k}."""
     dataset: Path
-    """The built dataset."""
+    """The main dataset."""
     index: pd.DataFrame
-    """The tiles to train on."""
+    """The tiles to train on, with the columns `dataset` and `folder`: whose they are and where they lie."""
     competition: Competition
-    """The adapter, its training targets loaded."""
+    """The adapter, its training targets loaded; of several datasets it knows every truth."""
+    training: list[Sample]
+    """The slides that the tiles were cut from."""
     validation: list[Sample]
     """The held-out slides; with a limit, the training slides themselves."""
     manifest: Manifest
@@ -43,13 +55,19 @@ class FoldSetup:
     limit: int | None
     """Number of training slides of an overfitting check, None for a real run."""
     digest: str
-    """Identifies experiment, dataset, fold and limit: states of another digest are not resumed."""
+    """Identifies experiment, datasets, fold and limit: states of another digest are not resumed."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Share of the draws of each dataset by its name, as the index has it in its column `dataset`."""
+    initial: Path | None = None
+    """Weights of a whole network to start from."""
+    trained_on: dict[str, str] = field(default_factory=dict)
+    """File stamp by id of every image that the weights, or a network before them, are trained on."""
 
 
 def known_folds(experiment: Experiment) -> list[int]:
-    """The folds of the experiment's dataset."""
+    """The folds of the experiment's dataset that can be held out."""
     folds = load_dataset(Path(experiment.data.dataset))[2]
-    return sorted(int(fold) for fold in folds["fold"].unique())
+    return sorted(int(fold) for fold in folds["fold"].unique() if fold != ALWAYS_TRAINED)
 
 
 def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit: int | None) -> FoldSetup:
@@ -60,43 +78,134 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
         name: Its name, the folder below `runs`.
         runs: Where runs are kept.
         fold: The fold to hold out.
-        limit: Train and validate on this many training slides only, to see that the model can overfit them.
+        limit: Train and validate on this many training slides of the main dataset only, to see that the model can
+            overfit them.
 
     Raises:
-        InputError: If the dataset is missing or cut at another scale, the fold is unknown, or nothing is left to
-            train on.
+        InputError: If a dataset is missing, does not fit the others or was cut at another scale, the fold is unknown,
+            nothing is left to train on, or labels or initial weights have seen what the fold is scored on.
     """
-    folder = Path(experiment.data.dataset)
-    info, index, folds = load_dataset(folder)
-    if fold not in set(folds["fold"]):
-        known = ", ".join(str(k) for k in sorted(folds["fold"].unique()))
-        raise InputError([Fault(f"fold {fold}", str(folder / "folds.csv"), "no such fold", f"known folds: {known}")])
-    preprocessing = agreed_preprocessing(experiment, info, folder)
-    competition = get_competition(info.competition)
-    samples = {s.id: s for s in competition.samples(Path(experiment.data.root or info.root), "train")}
-    held_out = folds.loc[folds["fold"] == fold, "id"].tolist()
-    train_ids = folds.loc[folds["fold"] != fold, "id"].tolist()
+    folds = known_folds(experiment)
+    if fold not in folds:
+        path = Path(experiment.data.dataset) / "folds.csv"
+        remedy = f"known folds: {', '.join(map(str, folds))}"
+        raise InputError([Fault(f"fold {fold}", str(path), "no such fold", remedy)])
+    sources = load_sources(experiment)
+    main = sources[0]
+    chosen = {source.name: source.train_ids(fold) for source in sources}
+    validation = [sample for source in sources for sample in source.held_out(fold)]
     if limit is not None:
-        train_ids = held_out = train_ids[:limit]
-    missing = [key for key in held_out if key not in samples]
-    if missing:
-        remedy = "build the dataset anew from this folder"
-        raise InputError([Fault(k, str(folder / "folds.csv"), "id is not in the competition", remedy) for k in missing])
-    chosen = index[index["id"].isin(train_ids)].reset_index(drop=True)
-    if len(chosen) < experiment.train.batch and chosen.empty:
-        raise InputError([Fault(f"fold {fold}", str(folder / "index.csv"), "no tiles to train on", "build it anew")])
-    text = json.dumps([_training_settings(experiment), file_sha256(folder / "index.csv"), train_ids, held_out, limit])
+        chosen = {main.name: chosen[main.name][:limit]}
+        validation = [main.samples[key] for key in chosen[main.name]]
+    used = [source for source in sources if source.name in chosen]
+    index = pd.concat([source.tiles(fold, chosen[source.name]) for source in used], ignore_index=True)
+    if index.empty:
+        file = str(main.folder / "index.csv")
+        raise InputError([Fault(f"fold {fold}", file, "no tiles to train on", "build it anew")])
+    initial, seen = _earlier_networks(experiment, used, fold, scored=limit is None)
+    trained = [s.qualified(s.samples[k]) for s in used for k in chosen[s.name] if k in s.samples]
+    described = [[s.name, file_sha256(s.folder / "index.csv"), s.weight, chosen[s.name]] for s in used]
+    begun = file_sha256(initial.path) if initial else ""
+    held_out = [sample.id for sample in validation]
+    text = json.dumps([_training_settings(experiment), described, held_out, limit, begun])
+    preprocessing = agreed_preprocessing(experiment, main.info, main.folder)
     return FoldSetup(
         experiment=experiment,
         fold=fold,
         folder=runs / name / f"fold{fold}",
-        dataset=folder,
-        index=chosen,
-        competition=competition,
-        validation=[samples[key] for key in held_out],
-        manifest=manifest_of(experiment, preprocessing, info.competition, competition.classes),
+        dataset=main.folder,
+        index=index,
+        competition=main.competition if len(used) == 1 else JoinedCompetition(used),
+        training=trained,
+        validation=validation,
+        manifest=manifest_of(experiment, preprocessing, main.info.competition, main.competition.classes),
         limit=limit,
         digest=hashlib.sha256(text.encode()).hexdigest(),
+        weights={source.name: source.weight for source in used},
+        initial=initial.path if initial else None,
+        trained_on={**seen, **{sample.id: image_stamp(sample.image_path) for sample in trained}},
+    )
+
+
+def _earlier_networks(
+    experiment: Experiment, sources: Sequence[Source], fold: int, scored: bool
+) -> tuple[InitialWeights | None, dict[str, str]]:
+    """The weights that a fold starts from, and all that they and the makers of its labels were trained on.
+
+    Raises:
+        InputError: If any of them has seen what the fold is scored on.
+    """
+    competition = sources[0].info.competition
+    # An overfitting check is scored on what it is trained on, and its score means nothing anyway.
+    forbidden = forbidden_samples(joined_folds(sources), joined_samples(sources), fold) if scored else []
+    initial = find_initial_weights(experiment.model, fold, forbidden, competition)
+    faults: list[Fault] = []
+    earlier = [(initial.competition, initial.trained_on)] if initial else []
+    for source in sources:
+        if source.pseudo:
+            faults += label_faults(source.pseudo, source.folder, fold, forbidden, competition)
+            maker = source.pseudo.makers.get(str(fold))
+            earlier += [(maker.competition, maker.trained_on)] if maker else []
+    if faults:
+        raise InputError(faults)
+    # Ids mean images only within their competition; those of another one are told apart by its name.
+    return initial, {
+        key if owner == competition else f"{owner}:{key}": stamp
+        for owner, seen in earlier
+        for key, stamp in seen.items()
+    }
+
+
+def training_tiles(setup: FoldSetup, keep: bool = True) -> TileDataset:
+    """The tiles of a fold, normalised as its slides are in prediction, and augmented.
+
+    Colour templates, where the augmentation wants them, are fitted on these tiles alone.
+
+    Args:
+        setup: The fold.
+        keep: Whether to keep the templates as runs/E/fold{k}/colours.json; of several processes only one should.
+
+    Raises:
+        InputError: If colour templates are wanted and every tile is blank.
+        ImageError: If slides are to be normalised and one cannot be read.
+    """
+    config, seed = setup.experiment.augment, setup.experiment.train.seed
+    size = int(setup.index["size"].iloc[0])
+    stain_maps = slide_stain_maps(setup.training, setup.manifest.preprocessing)
+    bare = TileDataset(
+        setup.dataset, setup.index, Augmenter(replace(config, stain_template=0.0), size), seed, stain_maps
+    )
+    if not config.stain_template:
+        return bare
+    templates = kept_templates(
+        setup.folder / "colours.json", setup.digest, setup.index["source"], lambda tile: bare.read(tile)[0], keep
+    )
+    if not templates:
+        rule = "every training tile is blank: there are no colours to fit"
+        raise InputError([Fault("augment.stain_template", str(setup.dataset), rule, "set it to 0")])
+    return TileDataset(setup.dataset, setup.index, Augmenter(config, size, templates), seed, stain_maps)
+
+
+def training_order(setup: FoldSetup, start_step: int, rank: int = 0, ranks: int = 1) -> BalancedSampler:
+    """The order in which a fold's tiles are drawn, from a step on.
+
+    Args:
+        setup: The fold.
+        start_step: The first step that is wanted.
+        rank: This process.
+        ranks: Number of processes.
+    """
+    config = setup.experiment.train
+    return make_sampler(
+        setup.index,
+        setup.weights,
+        seed=config.seed,
+        balanced=config.balanced,
+        batch=config.batch,
+        start_step=start_step,
+        rank=rank,
+        ranks=ranks,
+        region_shares=config.regions,
     )
 
 
@@ -105,5 +214,5 @@ def _training_settings(experiment: Experiment) -> dict[str, object]:
     settings = plain(experiment)
     for name in ("workers", "validate_every", "validate_images", "save_every"):
         del settings["train"][name]
-    del settings["data"], settings["predict"]
+    del settings["data"], settings["predict"], settings["model"]["init"]
     return settings

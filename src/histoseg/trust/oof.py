@@ -18,7 +18,7 @@ from histoseg.competitions.base import Competition, runs_dice
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.core.rle import Runs
-from histoseg.data.store import load_dataset
+from histoseg.data.sources import joined_folds, load_sources
 from histoseg.models.build import build_model
 from histoseg.predict.ensemble import Ensemble, best_device, best_precision
 from histoseg.predict.image import predict_masks
@@ -89,7 +89,7 @@ def score_folds(
         Table of id, fold, organ, source, group and one column for each threshold (float column names).
     """
     experiment = run_experiment(run)
-    table = load_dataset(Path(experiment.data.dataset))[2]
+    table = joined_folds(load_sources(experiment))
     journal = _ScoreJournal(run / "oof_scores.jsonl")
     rows = []
     for fold in folds:

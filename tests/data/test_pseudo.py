@@ -1,0 +1,229 @@
+"""Predicted labels: one set a fold, made only by networks that have not seen what the fold is scored on."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from histoseg.commands.main import main
+from histoseg.commands.pseudo import LabelJournal
+from histoseg.core.faults import InputError
+from histoseg.core.rle import parse_rle, runs_from_mask
+from histoseg.data.leaks import PSEUDO, image_stamp
+from histoseg.data.pseudo import LabelMaker, PseudoRecord, label_faults, load_pseudo_record, pseudo_folder, share_files
+from histoseg.data.tile_files import read_tile
+from histoseg.models.build import build_model
+from histoseg.schema.dataset import DataConfig, SourceConfig
+from histoseg.schema.manifest import file_sha256
+from histoseg.schema.parse import plain, to_toml
+from histoseg.schema.plan import manifest_of, model_arguments
+from histoseg.schema.sample import Sample
+from histoseg.train.setup import prepare_fold
+from histoseg.trust.oof import finished_folds, predict_slide
+from small_datasets import BASE, build, draw, make_folder
+
+UNLABELLED = ("u0", "u1", "u2")
+
+
+def write_run(run, dataset, trained_by_fold):
+    """A run of untrained networks, one a fold, whose records say what they were trained on."""
+    experiment = replace(BASE, data=DataConfig(dataset=str(dataset)))
+    arguments = model_arguments(experiment.model)
+    folds = pd.read_csv(dataset / "folds.csv", dtype={"id": str})
+    for fold, trained in trained_by_fold.items():
+        folder = run / f"fold{fold}"
+        folder.mkdir(parents=True)
+        torch.manual_seed(10 + fold)
+        save_file(build_model("unet", arguments).state_dict(), folder / "model.safetensors")
+        (folder / "experiment.toml").write_text(to_toml(experiment))
+        record = {
+            "fold": fold,
+            "limit": None,
+            "competition": "folder",
+            "dice_by_id": dict.fromkeys(folds.loc[folds["fold"] == fold, "id"], 0.5),
+            "trained_on": trained,
+            "manifest": plain(manifest_of(experiment, experiment.preprocessing, "folder", ("ftu",))),
+            "architecture": "unet",
+            "arguments": arguments,
+        }
+        (folder / "run.json").write_text(json.dumps(record))
+    (run / "thresholds.json").write_text(json.dumps({"default": 0.5}))
+    return run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A labelled dataset, a run of it, and three other images with the labels of both its folds."""
+    folder = tmp_path_factory.mktemp("pseudo")
+    build(make_folder(folder / "raw", {f"m{seed}": draw(seed) for seed in range(4)}), folder / "main")
+    unlabelled = make_folder(folder / "unlabelled", {name: draw(50 + i) for i, name in enumerate(UNLABELLED)})
+    for path in (unlabelled / "masks").iterdir():
+        path.unlink()
+    (unlabelled / "masks").rmdir()
+    folds = pd.read_csv(folder / "main" / "folds.csv", dtype={"id": str})
+    stamps = {key: image_stamp(folder / "raw" / "images" / f"{key}.png") for key in folds["id"]}
+    kept = {fold: {k: stamps[k] for k in folds.loc[folds["fold"] != fold, "id"]} for fold in (0, 1)}
+    write_run(folder / "runs" / "E", folder / "main", kept)
+    label(folder, "E", "labelled")
+    return folder
+
+
+def label(folder, run, out):
+    arguments = ["build", "--data", str(folder / "unlabelled"), "--pseudo-labels", str(folder / "runs" / run)]
+    assert main([*arguments, "--out", str(folder / out), "--workers", "1"]) == 0
+
+
+def experiment_of(folder, dataset, **settings):
+    sources = (SourceConfig(dataset=str(folder / dataset), **settings),)
+    return replace(BASE, data=DataConfig(dataset=str(folder / "main"), sources=sources))
+
+
+def test_every_tile_holds_what_the_network_of_its_fold_predicts(made):
+    index = pd.read_csv(made / "labelled" / "index.csv")
+    assert set(index["label_origin"]) == {PSEUDO}
+    assert set(index["fold"]) == {-1}, "predicted labels are never scored against"
+    journal = [json.loads(line) for line in (made / "labelled" / "pseudo_labels.jsonl").read_text().splitlines()]
+    assert sorted((entry["id"], entry["fold"]) for entry in journal) == [(u, k) for u in UNLABELLED for k in (0, 1)]
+    differing = 0
+    for fold in finished_folds(made / "runs" / "E"):
+        rows = index[index["label_fold"] == fold.fold]
+        assert set(rows["id"]) == set(UNLABELLED)
+        for row in rows.to_dict("records"):
+            sample = Sample(id=row["id"], image_path=made / "unlabelled" / "images" / f"{row['id']}.png")
+            runs = predict_slide(fold, NoFallback(), sample, 0.5)
+            kept = next(e for e in journal if (e["id"], e["fold"]) == (row["id"], fold.fold))
+            np.testing.assert_array_equal(parse_rle(kept["rle"], runs.shape_hw).to_mask(), runs.to_mask())
+            _, mask_HW = read_tile(pseudo_folder(made / "labelled", fold.fold), row["tile_id"])
+            np.testing.assert_array_equal(mask_HW[6:58] > 0, runs.to_mask())
+        differing += rows["mask_fraction"].tolist() != index.loc[index["label_fold"] == 0, "mask_fraction"].tolist()
+    assert differing == 1, "the two networks must differ, else the test shows nothing"
+
+
+class NoFallback:
+    """What `predict_slide` asks of an adapter; an unlabelled image may be empty."""
+
+    never_empty = False
+
+
+def test_training_of_a_fold_reads_the_labels_of_that_fold_alone(made):
+    record = load_pseudo_record(made / "labelled")
+    for fold in (0, 1):
+        setup = prepare_fold(experiment_of(made, "labelled"), "run", made / "runs", fold, None)
+        rows = setup.index[setup.index["dataset"] == "labelled"]
+        assert set(rows["id"]) == {f"labelled/{name}" for name in UNLABELLED}
+        assert set(rows["label_fold"].astype(int)) == {fold}
+        assert set(rows["folder"]) == {str(made / "labelled" / f"fold{fold}")}
+        maker = record.makers[str(fold)]
+        assert maker.weights_sha256 == file_sha256(made / "runs" / "E" / f"fold{fold}" / "model.safetensors")
+        validation = {image_stamp(sample.image_path) for sample in setup.validation}
+        assert not validation & set(maker.trained_on.values())
+        assert not validation & set(setup.trained_on.values())
+        assert set(maker.trained_on.values()) <= set(setup.trained_on.values()), "what the maker saw, is seen"
+
+
+def test_labels_of_a_network_that_has_seen_the_validation_images_are_refused(made):
+    stamps = {f"m{n}": image_stamp(made / "raw" / "images" / f"m{n}.png") for n in range(4)}
+    write_run(made / "runs" / "leaky", made / "main", {0: stamps, 1: stamps})
+    label(made, "leaky", "leaky")
+    for fold in (0, 1):
+        with pytest.raises(InputError, match=rf"trained on 2 images that fold {fold} is scored on.*it leaks"):
+            prepare_fold(experiment_of(made, "leaky"), "run", made / "runs", fold, None)
+    held = {key: stamp for key, stamp in stamps.items() if key != "m0"}
+    write_run(made / "runs" / "part", made / "main", {0: held})
+    label(made, "part", "part")
+    faults = [f for k in (0, 1) for f in _refusals(experiment_of(made, "part"), made, k)]
+    assert any("no labels for fold 1: the run that predicted them has folds 0" in fault.rule for fault in faults)
+
+
+def _refusals(experiment, made, fold):
+    with pytest.raises(InputError) as caught:
+        prepare_fold(experiment, "run", made / "runs", fold, None)
+    return caught.value.faults
+
+
+def test_predicted_labels_are_only_trained_on(made):
+    with pytest.raises(InputError, match="predicted labels cannot be scored against"):
+        prepare_fold(experiment_of(made, "labelled", role="folds"), "run", made / "runs", 0, None)
+
+
+def test_an_unlabelled_image_that_the_main_dataset_has_is_refused(made, tmp_path):
+    folder = make_folder(tmp_path / "unlabelled", {"again": draw(0), "new": draw(77)})
+    arguments = ["build", "--data", str(folder), "--pseudo-labels", str(made / "runs" / "E"), "--workers", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "labelled")]) == 0
+    experiment = experiment_of(tmp_path, "labelled")
+    experiment = replace(experiment, data=replace(experiment.data, dataset=str(made / "main")))
+    with pytest.raises(InputError, match=r"labelled/again.*has the file of m0"):
+        prepare_fold(experiment, "run", tmp_path, 0, None)
+
+
+def test_labelling_again_changes_nothing_and_predicts_nothing(made, monkeypatch):
+    files = ("index.csv", "folds.csv", "pseudo.json", "dataset.json", "pseudo_labels.jsonl")
+    before = {name: (made / "labelled" / name).read_bytes() for name in files}
+    monkeypatch.setattr("histoseg.commands.pseudo.predict_masks", None)  # would fail if it were called
+    label(made, "E", "labelled")
+    assert {name: (made / "labelled" / name).read_bytes() for name in files} == before
+
+
+def test_what_cannot_be_labelled_is_refused_in_words(made, tmp_path, capsys):
+    arguments = ["build", "--data", str(made / "unlabelled"), "--pseudo-labels", str(made / "runs" / "E")]
+    assert main([*arguments, "--out", str(made / "main")]) == 2
+    assert "people's labels" in capsys.readouterr().err
+    assert main([*arguments, "--out", str(tmp_path / "a"), "--num-folds", "3"]) == 2
+    assert "from its run" in capsys.readouterr().err
+    run = tmp_path / "runs" / "old"
+    write_run(run, made / "main", {0: {}})
+    record = json.loads((run / "fold0" / "run.json").read_text())
+    del record["trained_on"]
+    (run / "fold0" / "run.json").write_text(json.dumps(record))
+    arguments[-1] = str(run)
+    assert main([*arguments, "--out", str(tmp_path / "a")]) == 2
+    assert "does not say what it was trained on" in capsys.readouterr().err
+    (run / "thresholds.json").unlink()
+    assert main([*arguments, "--out", str(tmp_path / "a")]) == 2
+    assert "histoseg evaluate" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_journal_survives_a_line_that_was_cut_short(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    mask_HW = np.zeros((5, 7), bool)
+    mask_HW[0, 0] = mask_HW[-1, -1] = True
+    LabelJournal(path).add("first", "a", 0, runs_from_mask(mask_HW))
+    LabelJournal(path).add("empty", "b", 1, runs_from_mask(np.zeros((5, 7), bool)))
+    path.write_text(path.read_text() + '{"key": "torn", "id')
+    journal = LabelJournal(path)
+    np.testing.assert_array_equal(journal.get("first").to_mask(), mask_HW)
+    assert journal.get("empty").area == 0
+    assert journal.get("torn") is None
+
+
+def test_equal_files_are_stored_once_and_different_ones_never(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "same").write_bytes(b"x" * 100)
+        (tmp_path / name / "other").write_bytes(name.encode())
+    (tmp_path / "second" / "alone").write_bytes(b"x")
+    assert share_files(tmp_path / "first", tmp_path / "second") == 1
+    assert (tmp_path / "first" / "same").samefile(tmp_path / "second" / "same")
+    assert (tmp_path / "second" / "other").read_bytes() == b"second"
+    assert share_files(tmp_path / "first", tmp_path / "second") == 0
+    assert sorted(path.name for path in (tmp_path / "second").iterdir()) == ["alone", "other", "same"]
+
+
+def test_the_image_tiles_of_both_folds_are_one_file(made):
+    for path in (made / "labelled" / "fold0" / "images").iterdir():
+        assert path.samefile(made / "labelled" / "fold1" / "images" / path.name)
+
+
+def test_labels_are_held_against_ids_within_a_competition(tmp_path):
+    maker = LabelMaker(weights_sha256="", competition="hubmap_2022", trained_on={"a": "stamp"})
+    record = PseudoRecord(run="runs/E", thresholds={"default": 0.5}, makers={"0": maker})
+    seen, unseen = (Sample(id=key, image_path=tmp_path / key) for key in ("a", "b"))
+    assert label_faults(record, tmp_path, 0, [unseen], "hubmap_2022") == []
+    (fault,) = label_faults(record, tmp_path, 0, [seen, unseen], "hubmap_2022")
+    assert "(a): it leaks" in fault.rule
+    assert label_faults(record, tmp_path, 0, [seen], "folder") == []
