@@ -33,9 +33,13 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_rle.py
 	$(BIN)/python benchmarks/bench_tiled.py
 	$(BIN)/python benchmarks/bench_slide.py
+	$(BIN)/python benchmarks/bench_tiles.py
+	$(BIN)/python benchmarks/bench_synth.py
+	$(BIN)/python benchmarks/bench_augment.py
 
 kernel: $(STAMP)
 	$(BIN)/histoseg kernel hubmap_2022
+	$(BIN)/histoseg kernel kidney_2020
 
 clean:
 	rm -rf $(VENV) demo

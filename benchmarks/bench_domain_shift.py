@@ -30,16 +30,8 @@ from histoseg.imaging.slide import open_slide
 from histoseg.imaging.stain import fit_stain_reference
 from histoseg.predict.image import predict_masks
 from histoseg.schema.atomic import write_atomically, write_bytes_atomically
-from histoseg.schema.experiment import (
-    AugmentConfig,
-    DataConfig,
-    Experiment,
-    ModelConfig,
-    OptimConfig,
-    PredictConfig,
-    TilesConfig,
-    TrainConfig,
-)
+from histoseg.schema.dataset import DataConfig, TilesConfig
+from histoseg.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
 from histoseg.schema.preprocessing import Preprocessing
 from histoseg.synth.files import csv_bytes, png_bytes
 from histoseg.synth.slide import SlideSpec, SyntheticSlide

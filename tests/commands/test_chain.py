@@ -16,15 +16,9 @@ from safetensors.torch import load_file
 
 from histoseg.commands.main import main
 from histoseg.core.rle import parse_rle
-from histoseg.schema.experiment import (
-    AugmentConfig,
-    DataConfig,
-    Experiment,
-    ModelConfig,
-    PredictConfig,
-    TilesConfig,
-    TrainConfig,
-)
+from histoseg.data.tile_files import tile_paths
+from histoseg.schema.dataset import DataConfig, TilesConfig
+from histoseg.schema.experiment import AugmentConfig, Experiment, ModelConfig, PredictConfig, TrainConfig
 from histoseg.schema.manifest import load_manifest
 from histoseg.schema.parse import to_toml
 from histoseg.schema.preprocessing import Preprocessing
@@ -75,8 +69,7 @@ def test_dataset_files(workplace):
     fold_of = folds.set_index("id")["fold"].astype(int)
     assert (index["id"].map(fold_of) == index["fold"]).all()
     for tile_id in index["tile_id"]:
-        assert (dataset / "images" / f"{tile_id}.png").is_file()
-        assert (dataset / "masks" / f"{tile_id}.png").is_file()
+        assert all(path.is_file() for path in tile_paths(dataset, tile_id))
     assert ((index["mask_fraction"] == 0) == (index["bin"] == "none")).all()
 
 

@@ -1,6 +1,7 @@
 """`histoseg check`: every fault at once, through the command line."""
 
 import csv
+import gzip
 import subprocess
 import sys
 
@@ -27,13 +28,22 @@ def rows():
     return {key: [key, "lung", "HPA", "20", "31", "0.4", "", encode_rle(mask)] for key in GOOD}
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory, monkeypatch):
+    """Reports that nobody named a place for go here, not into the project."""
+    path = tmp_path_factory.mktemp("here")
+    monkeypatch.chdir(path)
+    return path
+
+
 @pytest.fixture
 def folder(tmp_path, rows):
     """Ten good training images and two good test images."""
-    pixels = np.random.default_rng(0).integers(0, 255, (20, 31, 3), np.uint8)
+    rng = np.random.default_rng(0)
     for place, keys in (("train_images", GOOD), ("test_images", ["t1", "t2"])):
         (tmp_path / place).mkdir()
         for key in keys:
+            pixels = rng.integers(0, 255, (20, 31, 3), np.uint8)
             tifffile.imwrite(tmp_path / place / f"{key}.tiff", pixels, compression="lzw")
     write_csv(tmp_path / "train.csv", COLUMNS, rows.values())
     write_csv(tmp_path / "test.csv", COLUMNS[:-1], [["t1", "lung", "HPA", "1", "1", "0.4", ""]])
@@ -49,9 +59,155 @@ def bomb(path):
             tiff.pages[0].tags[name].overwrite(100_000)
 
 
-def test_a_clean_folder_passes(folder, capsys):
+def test_a_clean_folder_passes_and_nothing_is_written(folder, elsewhere, capsys):
+    before = sorted(folder.rglob("*"))
     assert main(["check", "dataset", str(folder)]) == 0
-    assert "no faults" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"{folder}: no faults\n"
+    assert sorted(folder.rglob("*")) == before
+    assert list(elsewhere.iterdir()) == []
+
+
+def change(rows, key, **cells):
+    for column, cell in cells.items():
+        rows[key][COLUMNS.index(column)] = cell
+
+
+def cut(path, share):
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+
+
+def header_only(path):
+    with tifffile.TiffFile(path) as tiff:
+        first = tiff.pages[0].dataoffsets[0]
+    path.write_bytes(path.read_bytes()[:first])
+
+
+ROW_FAULTS = {
+    "malformed rle": {"rle": "1 2 3"},
+    "rle of letters": {"rle": "1 x"},
+    "unsorted rle": {"rle": "9 1 3 1"},
+    "overlapping rle": {"rle": "1 5 3 2"},
+    "rle out of range": {"rle": "600 50"},
+    "rle from 0": {"rle": "0 3"},
+    "rle of length 0": {"rle": "5 0"},
+    "negative rle": {"rle": "5 -1"},
+    "NaN rle": {"rle": "nan"},
+    "no rle": {"rle": ""},
+    "wrong size": {"img_height": "31", "img_width": "20"},
+    "size is no number": {"img_width": "wide"},
+    "size 0": {"img_height": "0"},
+    "pixel size 0": {"pixel_size": "0"},
+    "negative pixel size": {"pixel_size": "-0.4"},
+    "NaN pixel size": {"pixel_size": "nan"},
+    "infinite pixel size": {"pixel_size": "inf"},
+    "no pixel size": {"pixel_size": ""},
+    "other organ": {"organ": "liver"},
+    "no organ": {"organ": ""},
+}
+FILE_FAULTS = {
+    "missing image": lambda path: path.unlink(),
+    "empty image": lambda path: path.write_bytes(b""),
+    "truncated image": lambda path: cut(path, 0.7),
+    "header-only image": header_only,
+    "not an image": lambda path: path.write_bytes(b"<html>not found</html>"),
+    "undecodable image": lambda path: undecodable(path),
+    "over-limit image": lambda path: bomb(path),
+}
+
+
+def undecodable(path):
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        start, count = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]
+    data[start : start + count] = b"\xff" * count
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", [*ROW_FAULTS, *FILE_FAULTS, "duplicate id"])
+def test_each_fault_alone_is_named_with_id_file_rule_and_remedy(folder, rows, kind, capsys):
+    """Only that one image is named: a fault never hides nor taints another image."""
+    if kind in ROW_FAULTS:
+        change(rows, "4", **ROW_FAULTS[kind])
+    elif kind in FILE_FAULTS:
+        FILE_FAULTS[kind](folder / "train_images" / "4.tiff")
+    write_csv(folder / "train.csv", COLUMNS, [*rows.values(), *([rows["4"]] if kind == "duplicate id" else [])])
+    assert main(["check", "dataset", str(folder)]) == 2
+    captured = capsys.readouterr()
+    said = [line for line in captured.err.splitlines() if str(folder) in line]
+    assert len(said) == 1
+    assert said[0].startswith("4: ")
+    assert "; " in said[0], "a remedy"
+    assert "1 fault in the input" in captured.err
+
+
+@pytest.mark.parametrize("column", ["organ", "img_height", "img_width", "pixel_size", "rle", "data_source"])
+def test_a_missing_column_is_named_once(folder, rows, column, capsys):
+    place = COLUMNS.index(column)
+    short = [row[:place] + row[place + 1 :] for row in rows.values()]
+    write_csv(folder / "train.csv", COLUMNS[:place] + COLUMNS[place + 1 :], short)
+    assert main(["check", "dataset", str(folder), "--competition", "hubmap_2022"]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if str(folder) in line]
+    assert [line.split(": ")[0] for line in said] == [column]
+
+
+def test_what_is_no_fault(folder, rows, capsys):
+    """Extra columns, an unknown source, no thickness, no annotations, one id in both splits."""
+    pixels = np.random.default_rng(9).integers(0, 255, (20, 31, 3), np.uint8)
+    tifffile.imwrite(folder / "test_images" / "1.tiff", pixels)
+    change(rows, "2", data_source="Elsewhere")
+    place = COLUMNS.index("tissue_thickness")
+    write_csv(folder / "train.csv", [*COLUMNS, "mood"], [[*row, "fine"] for row in rows.values()])
+    write_csv(folder / "sample_submission.csv", ["id", "rle"], [["t1", ""], ["1", ""]])
+    assert main(["check", "dataset", str(folder)]) == 0
+    short = [row[:place] + row[place + 1 :] for row in rows.values()]
+    write_csv(folder / "train.csv", COLUMNS[:place] + COLUMNS[place + 1 :], short)
+    assert main(["check", "dataset", str(folder)]) == 0
+    assert "fault" not in capsys.readouterr().err
+
+
+def test_notices_are_only_counted_and_go_to_the_report(folder, elsewhere, capsys, monkeypatch):
+    """Two like images and misread labels: exit 0, a count, and a report that is never put among the data."""
+    noise = np.kron(np.random.default_rng(5).integers(0, 255, (20, 31, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    mask = np.zeros((80, 124), bool)
+    mask[10:60, 30:70] = True
+    rows = [[key, "lung", "HPA", "80", "124", "0.4", "", encode_rle(mask, order="C")] for key in ("1", "2")]
+    for key in ("1", "2"):
+        tifffile.imwrite(folder / "train_images" / f"{key}.tiff", noise)
+    write_csv(folder / "train.csv", COLUMNS, rows)
+    assert main(["check", "dataset", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "notices: 3; report: dataset_report.html" in said
+    assert "near-dup" not in said
+    page = (elsewhere / "dataset_report.html").read_text()
+    assert "the same tissue twice" in page
+    assert "run lengths look row by row" in page
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    assert main(["check", "dataset", "."]) == 0
+    assert "--report PATH" in capsys.readouterr().out
+    assert sorted(folder.rglob("*")) == before
+    assert main(["check", "dataset", ".", "--report", str(elsewhere / "r.html")]) == 0
+    assert (elsewhere / "r.html").is_file()
+
+
+def test_labels_alone_are_checked_and_shown(folder, rows, elsewhere, capsys):
+    folds = folder / "folds.csv"
+    write_csv(folds, ["id", "group", "stratum", "fold"], [[key, key, "lung-low", str(int(key) % 2)] for key in GOOD])
+    table = folder / "rows.csv.gz"
+    table.write_bytes(gzip.compress((folder / "train.csv").read_bytes()))
+    assert main(["check", "dataset", str(table), "--report", "r.html", "--folds", str(folds)]) == 0
+    assert "No leak between folds" in (elsewhere / "r.html").read_text()
+    change(rows, "3", rle="5 1 3 1")
+    write_csv(folder / "other.csv", COLUMNS, rows.values())
+    write_csv(folds, ["id", "group", "stratum", "fold"], [[key, "all", "lung-low", str(int(key) % 2)] for key in GOOD])
+    assert main(["check", "dataset", str(folder / "other.csv"), "--folds", str(folds)]) == 2
+    said = capsys.readouterr().err
+    assert f"3: {folder / 'other.csv'}: malformed rle" in said
+    assert "leaks" in said
+    table.write_bytes(table.read_bytes()[:-9])
+    assert main(["check", "dataset", str(table)]) == 2
+    assert "cannot be read" in capsys.readouterr().err
 
 
 def test_faults_of_many_kinds_are_named_at_once(folder, rows, capsys):
@@ -68,15 +224,11 @@ def test_faults_of_many_kinds_are_named_at_once(folder, rows, capsys):
         rows[key][places[column]] = value
     write_csv(folder / "train.csv", COLUMNS, [*rows.values(), rows["10"], [*rows["10"][:-1], "1 1", "surplus"]])
     (folder / "train_images" / "8.tiff").unlink()
-    data = bytearray((folder / "train_images" / "9.tiff").read_bytes())
-    with tifffile.TiffFile(folder / "train_images" / "9.tiff") as tiff:
-        start, count = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]
-    data[start : start + count] = b"\xff" * count
-    (folder / "train_images" / "9.tiff").write_bytes(data)
+    undecodable(folder / "train_images" / "9.tiff")
     bomb(folder / "train_images" / "10.tiff")
     (folder / "test_images" / "t1.tiff").unlink()
     (folder / "test_images" / "t2.tiff").write_bytes(b"II*\0")
-    assert main(["check", "dataset", str(folder)]) == 2
+    assert main(["check", "dataset", str(folder), "--report", "r.html"]) == 2
     said = capsys.readouterr().err.splitlines()
     for key, words in {
         "1": "organ 'heart'",
@@ -90,7 +242,7 @@ def test_faults_of_many_kinds_are_named_at_once(folder, rows, capsys):
         "9": "cannot be decoded",
         "10": "pixels are more than",
         "t1": "no such file",
-        "t2": "header",
+        "t2": "truncated",
     }.items():
         assert any(line.startswith(f"{key}: ") and words in line for line in said), (key, words, said)
     assert any(line.startswith("10: ") and "duplicate id" in line for line in said)

@@ -17,15 +17,8 @@ from histoseg.core.faults import InputError
 from histoseg.core.metrics import dice
 from histoseg.core.rle import encode_rle, runs_from_mask
 from histoseg.data.audit import audit_folder
-from histoseg.schema.experiment import (
-    AugmentConfig,
-    DataConfig,
-    Experiment,
-    ModelConfig,
-    PredictConfig,
-    TilesConfig,
-    TrainConfig,
-)
+from histoseg.schema.dataset import DataConfig, TilesConfig
+from histoseg.schema.experiment import AugmentConfig, Experiment, ModelConfig, PredictConfig, TrainConfig
 from histoseg.schema.parse import to_toml
 from histoseg.schema.preprocessing import Preprocessing
 

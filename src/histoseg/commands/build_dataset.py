@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +15,14 @@ import tyro
 from histoseg.competitions.base import Competition
 from histoseg.competitions.registry import detect_competition, get_competition
 from histoseg.core.faults import InputError
+from histoseg.core.log import logger
 from histoseg.data.audit import audit_folder
-from histoseg.data.folds import make_folds, read_folds
+from histoseg.data.cleaning import cleaned_targets
+from histoseg.data.explore_folder import Exploration, explore_folder
+from histoseg.data.folds import plan_folds, read_folds
+from histoseg.data.leaks import find_leaks
 from histoseg.data.store import DatasetInfo
+from histoseg.data.tile_masks import masked_fraction
 from histoseg.data.tiles import TileJob, cut_slides
 from histoseg.schema.atomic import write_atomically
 from histoseg.schema.experiment import Experiment
@@ -42,6 +48,12 @@ class BuildOptions:
     """Processes that cut tiles."""
     num_folds: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
     """Number of folds, instead of the experiment's."""
+    fold_by: Annotated[str | None, tyro.conf.arg(metavar="RULE")] = None
+    """What folds keep whole, instead of the experiment's: group, image, column:NAME; source, organ: a fold for each."""
+    holdout: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Hold out about N images as fold 0 and train on all others, instead of the experiment's."""
+    pseudo_labels: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """An evaluated run, runs/E: label the images of --data with it, once for each of its folds."""
 
 
 def run(arguments: list[str]) -> int:
@@ -50,20 +62,44 @@ def run(arguments: list[str]) -> int:
     experiment = load_toml(Experiment, options.experiment) if options.experiment else Experiment()
     if options.folds is not None and not options.folds.is_file():
         raise InputError(f"--folds {options.folds}: no such file: give a folds.csv; for a number use --num-folds")
-    if options.num_folds is not None:
-        kept = options.folds or options.out / "folds.csv"
-        if kept.is_file():
-            raise InputError(f"{kept}: its folds are kept: leave --num-folds out, or remove the file to draw anew")
-        try:
-            tiles = replace(experiment.tiles, folds=options.num_folds)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        experiment = replace(experiment, tiles=tiles)
+    experiment = _with_fold_options(experiment, options)
     competition = get_competition(options.competition) if options.competition else detect_competition(options.data)
-    index = build_dataset(options.data, competition, experiment, options.out, options.folds, options.workers)
+    if options.pseudo_labels is not None:
+        index = _label_images(options, competition)
+    else:
+        index = build_dataset(options.data, competition, experiment, options.out, options.folds, options.workers)
     print(f"{len(index)} tiles of {index['id'].nunique()} images in {options.out}")
     print(f"report: {options.out / 'dataset_report.html'}")
     return 0
+
+
+def _with_fold_options(experiment: Experiment, options: BuildOptions) -> Experiment:
+    """The experiment with the folds that the command line asks for.
+
+    Raises:
+        InputError: If a value is refused, or there are folds that are kept.
+    """
+    given = {"folds": options.num_folds, "fold_by": options.fold_by, "holdout": options.holdout}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    kept = options.folds or options.out / "folds.csv"
+    reads_split_groups = wanted == {"fold_by": "image"}  # of folds that are kept it says how to read them
+    if wanted and kept.is_file() and not reads_split_groups:
+        names = "--num-folds, --fold-by and --holdout"
+        raise InputError(f"{kept}: its folds are kept: leave {names} out, or remove the file to draw anew")
+    try:
+        return replace(experiment, tiles=replace(experiment.tiles, **wanted))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _label_images(options: BuildOptions, competition: Competition) -> pd.DataFrame:
+    """The dataset of predicted labels; settings and folds are the run's own."""
+    from histoseg.commands.pseudo import build_pseudo_dataset  # it needs torch, which the usual way does not
+
+    assert options.pseudo_labels is not None
+    if options.experiment or options.folds or options.num_folds or options.fold_by or options.holdout:
+        raise InputError("--pseudo-labels takes scale, tiles and folds from its run: give none of them")
+    return build_pseudo_dataset(options.data, competition, options.pseudo_labels, options.out, options.workers)
 
 
 def build_dataset(
@@ -89,46 +125,75 @@ def build_dataset(
     if faults:
         raise InputError(faults)
     targets = {sample.id: competition.target(sample) for sample in samples}
-    fractions = {key: runs.area / (runs.shape_hw[0] * runs.shape_hw[1]) for key, runs in targets.items()}
+    fractions = {key: masked_fraction(target) for key, target in targets.items()}
     if folds_path is None and (out / "folds.csv").is_file():
         folds_path = out / "folds.csv"  # folds are computed once: other library versions would give others
+    exploration = explore_folder(competition, samples)
+    clusters = exploration.clusters
     if folds_path is not None:
-        folds = read_folds(folds_path, samples)
+        folds = read_folds(folds_path, samples, experiment.tiles.fold_by)
     else:
-        folds = make_folds(samples, fractions, experiment.tiles.folds, experiment.tiles.seed)
+        folds = plan_folds(samples, fractions, experiment.tiles, clusters=clusters, root=root)
     # Until the new dataset.json stands, the dataset counts as unfinished.
     (out / "dataset.json").unlink(missing_ok=True)
     write_atomically(out / "folds.csv", folds.to_csv(index=False, lineterminator="\n"))
     fold_of = dict(zip(folds["id"], folds["fold"], strict=True))
+    regions_of = getattr(competition, "regions", lambda sample: {})  # not every competition knows the anatomy
+    if experiment.data.clean_blank:
+        targets = cleaned_targets(samples, targets)
     jobs = [
-        TileJob(sample, targets[sample.id], int(fold_of[sample.id]), experiment.preprocessing, experiment.tiles, out)
+        TileJob(
+            sample=sample,
+            target=targets[sample.id],
+            fold=int(fold_of[sample.id]),
+            preprocessing=experiment.preprocessing,
+            tiles=experiment.tiles,
+            out=out,
+            classes=competition.classes,
+            regions=regions_of(sample),
+        )
         for sample in samples
     ]
     index, mean, std = cut_slides(jobs, workers)
     write_atomically(out / "index.csv", index.to_csv(index=False, lineterminator="\n"))
+    leaks = find_leaks(folds, samples, index=index, clusters=clusters)
+    if leaks.faults:
+        raise InputError(leaks.faults)
+    for notice in leaks.notices:
+        logger.warning("leak: %s", notice)
     info = DatasetInfo(
         competition=competition.name,
         root=str(root.resolve()),
         preprocessing=experiment.preprocessing,
         tiles=experiment.tiles,
+        classes=competition.classes,
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         std=(float(std[0]), float(std[1]), float(std[2])),
     )
-    _write_report(out, samples, fractions, index, folds)
+    _write_report(out, competition, samples, exploration, fractions, index, folds, leaks.notices)
     write_atomically(out / "dataset.json", json.dumps(plain(info), indent=2) + "\n")
     return index
 
 
 def _write_report(
-    out: Path, samples: list[Sample], fractions: dict[str, float], index: pd.DataFrame, folds: pd.DataFrame
+    out: Path,
+    competition: Competition,
+    samples: list[Sample],
+    exploration: Exploration,
+    fractions: dict[str, float],
+    index: pd.DataFrame,
+    folds: pd.DataFrame,
+    notices: Sequence[str],
 ) -> None:
-    from histoseg.commands.pictures import sample_tiles
+    from histoseg.commands.pictures import notice_pictures, sample_slides, sample_tiles
+    from histoseg.report.explore import explore_sections
     from histoseg.report.reports import write_dataset_report
 
+    pictures = notice_pictures(competition, samples, exploration.notices)
     facts = {
         "images": len(samples),
         "groups": int(folds["group"].nunique()),
-        "folds": int(folds["fold"].nunique()),
+        "folds": int(folds.loc[folds["fold"] >= 0, "fold"].nunique()),
         "tiles": len(index),
         "tiles with mask": f"{(index['mask_fraction'] > 0).mean():.0%}",
         "mean mask fraction of an image": f"{sum(fractions.values()) / len(fractions):.3f}",
@@ -139,5 +204,6 @@ def _write_report(
         index=index,
         folds=folds,
         overlays=sample_tiles(out, index),
-        notices=[],
+        notices=notices,
+        explored=explore_sections(exploration, folds, sample_slides(competition, samples), pictures),
     )

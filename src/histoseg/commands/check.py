@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 import tyro
 
 from histoseg.commands.options import parse_options
-from histoseg.competitions.base import scan_table
+from histoseg.competitions.base import Competition, scan_table
 from histoseg.competitions.registry import detect_competition, get_competition
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import parse_rle
 from histoseg.data.audit import audit_folder, audit_test_images
+from histoseg.data.explore_folder import Exploration, Explorer
 from histoseg.imaging.errors import ImageError
 from histoseg.imaging.slide import open_slide
 from histoseg.kaggle.metadata import check_dataset_metadata, check_kernel_metadata
 from histoseg.schema.manifest import load_manifest
+from histoseg.schema.sample import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +37,16 @@ class CheckOptions:
     what: tyro.conf.Positional[Literal["dataset", "weights", "submission", "kernel"]]
     """What PATH is."""
     path: tyro.conf.Positional[Path]
-    """The competition folder, the weights folder, the submission file, or the kernel's folder."""
+    """The competition folder (or its table of labels alone, .csv or .csv.gz), the weights folder, the submission file,
+    or the kernel's folder."""
     competition: str = ""
     """Name of the adapter; detected where it is not given."""
     data: Path | None = None
     """The competition folder that a submission is held against."""
+    report: Path | None = None
+    """Where a dataset's report goes; else to ./dataset_report.html, and only where something was noticed."""
+    folds: Path | None = None
+    """A folds.csv that a dataset is held against, and that its report shows."""
 
 
 def run(arguments: list[str]) -> int:
@@ -52,12 +65,103 @@ def run(arguments: list[str]) -> int:
 
 
 def check_dataset(options: CheckOptions) -> list[str]:
-    """Hold a competition folder's tables and images against each other, both splits, every pixel decoded."""
-    adapter = get_competition(options.competition) if options.competition else detect_competition(options.path)
-    faults = audit_folder(adapter, options.path, decode=True)[1] + audit_test_images(adapter, options.path)
+    """Hold a competition folder's tables and images against each other, both splits, every pixel decoded.
+
+    What deserves a look but is no fault is counted here and told in the report.
+    """
+    if options.path.is_file():
+        with labels_as_folder(options.path) as root:
+            return _check_folder(options, root)
+    return _check_folder(options, options.path)
+
+
+def _check_folder(options: CheckOptions, root: Path) -> list[str]:
+    """Check a folder; of labels alone (`root` is not the path then) no images are looked for."""
+    adapter = get_competition(options.competition) if options.competition else detect_competition(root)
+    explorer = Explorer(adapter)
+    if root == options.path:
+        samples, faults = audit_folder(adapter, root, decode=True, look=explorer.look)
+        faults += audit_test_images(adapter, root)
+    else:
+        samples, found = adapter.inspect(root, "train")
+        faults = [replace(fault, file=str(options.path)) for fault in found]
+        for sample in samples:
+            with contextlib.suppress(InputError):  # a label that is at fault is among the faults already
+                explorer.look_at_labels(sample, adapter.target(sample))
+    folds, leaks, exploration = None, [], explorer.finish()
+    if options.folds is not None:
+        from histoseg.data.folds import read_folds  # with scikit-learn, which a bare check spares
+        from histoseg.data.leaks import find_leaks
+
+        try:
+            folds = read_folds(options.folds, samples)
+            leaks = find_leaks(folds, samples, clusters=exploration.clusters).notices
+        except InputError as error:
+            faults += error.faults
+    _tell_notices(options, adapter, samples, exploration, folds, leaks)
     if faults:
         raise InputError(faults)
     return []
+
+
+@contextlib.contextmanager
+def labels_as_folder(table: Path) -> Iterator[Path]:
+    """A table of labels as a competition folder without images, for as long as the context lasts.
+
+    Args:
+        table: A train.csv under any name, plain or gzipped.
+
+    Raises:
+        InputError: If it is gzipped but broken.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        (root / "train_images").mkdir()
+        opened = gzip.open if table.suffix == ".gz" else open
+        try:
+            with opened(table, "rb") as source, (root / "train.csv").open("wb") as target:
+                shutil.copyfileobj(source, target)
+        except (OSError, EOFError, zlib.error) as error:
+            rule = f"cannot be read ({error})"
+            raise InputError([Fault(table.stem, str(table), rule, "download it again")]) from error
+        yield root
+
+
+def _tell_notices(
+    options: CheckOptions,
+    adapter: Competition,
+    samples: Sequence[Sample],
+    exploration: Exploration,
+    folds: pd.DataFrame | None,
+    leaks: Sequence[str],
+) -> None:
+    """Print the count of notices and write the report, where it is wanted or there is something to tell."""
+    notices = exploration.notices
+    path, count = options.report, len(notices) + len(leaks)
+    if path is None and count:
+        path = Path("dataset_report.html")
+        if Path.cwd().is_relative_to(options.path.resolve()):
+            print(f"notices: {count}; --report PATH writes them down")
+            return
+    if path is None:
+        return
+    from histoseg.commands.pictures import notice_pictures, sample_slides  # with matplotlib, which a bare check spares
+    from histoseg.report.explore import explore_sections
+    from histoseg.report.reports import write_dataset_report
+
+    has_images = any(fact.fingerprint is not None for fact in exploration.facts)
+    seen = {fact.sample.id for fact in exploration.facts}
+    shown = [sample for sample in samples if sample.id in seen] if has_images else []
+    pictures = notice_pictures(adapter, shown, notices)
+    explored = explore_sections(exploration, folds, sample_slides(adapter, shown), pictures)
+    facts = {
+        "images": len(seen),
+        "groups": len({sample.group or sample.id for sample in samples}),
+        "organs": len({sample.organ for sample in samples}),
+        "notices": count,
+    }
+    write_dataset_report(path, facts=facts, folds=folds, notices=leaks, explored=explored)
+    print(f"notices: {count}; report: {path}")
 
 
 def check_weights(options: CheckOptions) -> list[str]:

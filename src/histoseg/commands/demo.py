@@ -34,16 +34,8 @@ from histoseg.imaging.slide import open_slide
 from histoseg.kaggle.package import package_runs
 from histoseg.models.build import build_model
 from histoseg.predict.ensemble import best_device, best_precision
-from histoseg.schema.experiment import (
-    AugmentConfig,
-    DataConfig,
-    Experiment,
-    ModelConfig,
-    OptimConfig,
-    PredictConfig,
-    TilesConfig,
-    TrainConfig,
-)
+from histoseg.schema.dataset import DataConfig, TilesConfig
+from histoseg.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
 from histoseg.schema.plan import model_arguments
 from histoseg.schema.preprocessing import Preprocessing, has_pixel_size
 from histoseg.schema.sample import Sample

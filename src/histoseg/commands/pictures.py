@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
+from histoseg.competitions.base import Competition
+from histoseg.core.components import split_runs
 from histoseg.core.rle import Runs
-from histoseg.imaging.resample import ScaledSlide, resample_mask_region
+from histoseg.data.cleaning import clean_blank_labels
+from histoseg.data.explore import any_class
+from histoseg.data.explore_small import fitting_shape, read_small
+from histoseg.data.notices import Notice
+from histoseg.data.tile_files import read_tile
+from histoseg.imaging.errors import ImageError
+from histoseg.imaging.resample import resample_mask_region
 from histoseg.imaging.slide import open_slide
-from histoseg.report.overlays import draw_overlay
+from histoseg.report.overlays import contact_sheet, draw_overlay
+from histoseg.schema.sample import Sample
 
 PICTURE_SIDE = 900
+SMALL_SIDE = 420
+PAIR_SIDE = 340
+PICTURES_A_KIND = 3
+"""Most pictures of notices of one kind."""
+PICTURES_AN_ORGAN = 3
 
 
 def sample_tiles(dataset: Path, index: pd.DataFrame, each: int = 2) -> list[tuple[str, np.ndarray]]:
@@ -21,22 +36,112 @@ def sample_tiles(dataset: Path, index: pd.DataFrame, each: int = 2) -> list[tupl
     pictures = []
     for name, part in index.groupby("bin", sort=False):
         for row in part.iloc[np.linspace(0, len(part) - 1, min(each, len(part))).astype(int)].to_dict("records"):
-            image_BGR = cv2.imread(str(dataset / "images" / f"{row['tile_id']}.png"), cv2.IMREAD_COLOR)
-            mask_HW = cv2.imread(str(dataset / "masks" / f"{row['tile_id']}.png"), cv2.IMREAD_GRAYSCALE) > 0
-            overlay = draw_overlay(cv2.cvtColor(image_BGR, cv2.COLOR_BGR2RGB), mask_HW, None)
+            image_HWC, mask_HW = read_tile(dataset, row["tile_id"])
+            overlay = draw_overlay(image_HWC, mask_HW > 0, None)
             pictures.append((f"{row['tile_id']} · {name} ({row['mask_fraction']:.0%})", overlay))
     return pictures
 
 
-def slide_overlay(path: Path, truth: Runs | None, prediction: Runs | None) -> np.ndarray:
+def slide_overlay(path: Path, truth: Runs | None, prediction: Runs | None, side: int = PICTURE_SIDE) -> np.ndarray:
     """A slide at picture size with truth and prediction outlined, uint8 HWC; read and decoded by region."""
     with open_slide(path) as slide:
-        zoom = min(1.0, PICTURE_SIDE / max(slide.shape_hw))
-        height, width = (max(1, round(side * zoom)) for side in slide.shape_hw)
+        height, width = fitting_shape(slide.shape_hw, side)
         everything = slice(0, height), slice(0, width)
-        image_HWC = ScaledSlide(slide, (height, width)).read(*everything)
-        masks = [
+        image_HWC = read_small(slide, (height, width))
+        truth_HW, prediction_HW = (
             None if runs is None else resample_mask_region(runs.to_window, slide.shape_hw, (height, width), *everything)
             for runs in (truth, prediction)
-        ]
-    return draw_overlay(image_HWC, *masks, max_side=PICTURE_SIDE)
+        )
+    return draw_overlay(image_HWC, truth_HW, prediction_HW, max_side=side)
+
+
+def sample_slides(competition: Competition, samples: Sequence[Sample]) -> list[tuple[str, np.ndarray]]:
+    """Some slides of every organ with their labels outlined, as (title, uint8 HWC)."""
+    by_organ = defaultdict(list)
+    for sample in samples:
+        by_organ[sample.organ].append(sample)
+    pictures = []
+    for organ, members in sorted(by_organ.items()):
+        places = np.linspace(0, len(members) - 1, min(PICTURES_AN_ORGAN, len(members))).astype(int)
+        for sample in (members[place] for place in places):
+            try:
+                overlay = slide_overlay(sample.image_path, any_class(competition.target(sample)), None, SMALL_SIDE)
+            except ImageError:
+                continue  # a fault, which the audit names
+            pictures.append((" · ".join(filter(None, (sample.id, organ, sample.source))), overlay))
+    return pictures
+
+
+def notice_pictures(
+    competition: Competition, samples: Sequence[Sample], notices: Sequence[Notice]
+) -> list[tuple[str, np.ndarray]]:
+    """Pictures of the first notices of each kind: the labels as they are beside what they might be.
+
+    Args:
+        competition: The adapter that gave the samples.
+        samples: All samples.
+        notices: Of these samples.
+
+    Returns:
+        (title, uint8 HWC) pairs, those of a kind together.
+    """
+    by_id = {sample.id: sample for sample in samples}
+    shown: Counter[str] = Counter()
+    pictures = []
+    for notice in sorted(notices, key=lambda notice: notice.kind):
+        if shown[notice.kind] < PICTURES_A_KIND and set(notice.ids) <= set(by_id):
+            shown[notice.kind] += 1
+            views = _notice_views(competition, by_id, notice)
+            title = f"{', '.join(notice.ids)}: {notice.kind}"
+            if len(views) > 1:
+                pictures.append((title, contact_sheet(list(views.values()), list(views), columns=1, cell=PAIR_SIDE)))
+            pictures += [(title, view) for view in views.values() if len(views) == 1]
+    return pictures
+
+
+def _notice_views(competition: Competition, by_id: Mapping[str, Sample], notice: Notice) -> dict[str, np.ndarray]:
+    """The pictures of one notice by their titles; none where an image cannot be read."""
+    sample = by_id[notice.ids[0]]
+    runs = any_class(competition.target(sample))
+    try:
+        if len(notice.ids) > 1:
+            others = [(key, any_class(competition.target(by_id[key]))) for key in notice.ids]
+            return {key: slide_overlay(by_id[key].image_path, other, None, SMALL_SIDE) for key, other in others}
+        views = {"as it is": slide_overlay(sample.image_path, runs, None, SMALL_SIDE)}
+        mended = _MENDED.get(notice.kind)
+        if mended is not None:
+            title, change = mended
+            views[title] = slide_overlay(sample.image_path, change(sample, runs, notice), None, SMALL_SIDE)
+    except ImageError:
+        return {}
+    return views
+
+
+def _cleaned(sample: Sample, runs: Runs, notice: Notice) -> Runs:
+    with open_slide(sample.image_path) as slide:
+        return clean_blank_labels(slide, runs)
+
+
+def _moved(sample: Sample, runs: Runs, notice: Notice) -> Runs:
+    """The labels moved as the notice says; what leaves the frame is lost."""
+    down, across = notice.shift_px or (0, 0)
+    along, over = (down, across) if runs.order == "F" else (across, down)
+    pieces, length = split_runs(runs), runs.line_length
+    line, first = np.divmod(pieces.starts, length)
+    start = np.clip(first + along, 0, length)
+    end = np.clip(first + pieces.lengths + along, 0, length)
+    line = line + over
+    kept = (end > start) & (line >= 0) & (line < runs.shape_hw[0] * runs.shape_hw[1] // length)
+    return Runs((line * length + start)[kept], (end - start)[kept], runs.shape_hw, runs.order)
+
+
+def _reordered(sample: Sample, runs: Runs, notice: Notice) -> Runs:
+    return Runs(runs.starts, runs.lengths, runs.shape_hw, "C" if runs.order == "F" else "F")
+
+
+_MENDED: dict[str, tuple[str, Callable[[Sample, Runs, Notice], Runs]]] = {
+    "blank labelled": ("without labels on glass", _cleaned),
+    "mask shift": ("moved", _moved),
+    "order of the runs": ("read in the other order", _reordered),
+}
+"""How the labels of a notice look once they are mended, by its kind."""

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from histoseg.competitions.base import Competition, image_error_fault
 from histoseg.core.faults import Fault, InputError
+from histoseg.data.tile_masks import Target, class_runs
 from histoseg.imaging.errors import ImageError
-from histoseg.imaging.slide import open_slide
+from histoseg.imaging.slide import Slide, open_slide
 from histoseg.schema.sample import Sample
 
 BAND_PIXELS = 16_000_000
+TEST_FOLDERS = ("test_images", "test")
+Look = Callable[[Sample, Slide, Target], None]
+"""What looks at a slide and its labels, decoding every pixel: `Explorer.look`."""
 
 
-def audit_folder(competition: Competition, root: Path, decode: bool = False) -> tuple[list[Sample], list[Fault]]:
+def audit_folder(
+    competition: Competition, root: Path, decode: bool = False, look: Look | None = None
+) -> tuple[list[Sample], list[Fault]]:
     """The training samples of a folder and all its faults: of the tables, and of the images that they name.
 
     Args:
         competition: The adapter.
         root: The competition folder.
         decode: Decode every pixel; else only headers are read.
+        look: Shown every slide whose tables are right; see `audit_images`.
     """
     samples, faults = competition.inspect(root, "train")
-    return samples, faults + audit_images(competition, samples, decode)
+    return samples, faults + audit_images(competition, samples, decode, look)
 
 
 def audit_test_images(competition: Competition, root: Path) -> list[Fault]:
@@ -33,57 +40,67 @@ def audit_test_images(competition: Competition, root: Path) -> list[Fault]:
 
     Sizes in test.csv are not held against the images: predictions go by the file's own size.
     """
-    if not (root / "test_images").is_dir() or not (root / "sample_submission.csv").is_file():
+    if not any((root / name).is_dir() for name in TEST_FOLDERS) or not (root / "sample_submission.csv").is_file():
         return []
     samples, faults = competition.inspect(root, "test")
     for sample in tqdm(samples, desc="check test images", unit="image", dynamic_ncols=True):
         try:
-            _image_shape(sample, decode=True)
+            with open_slide(sample.image_path) as slide:
+                _decode(slide)
         except ImageError as error:
             faults.append(image_error_fault(sample.id, sample.image_path, error))
     return faults
 
 
-def audit_images(competition: Competition, samples: Sequence[Sample], decode: bool) -> list[Fault]:
+def audit_images(
+    competition: Competition, samples: Sequence[Sample], decode: bool, look: Look | None = None
+) -> list[Fault]:
     """Find images that are missing, unreadable, or not of the size that their table or mask says.
 
     Args:
         competition: The adapter that gave the samples; truth that it does not have was a fault of the tables.
         samples: What to look at.
         decode: Decode every pixel, in bands; else only headers are read.
+        look: Shown every slide that is as its table says, with its labels. It decodes the slide, so that this is not
+            done twice.
     """
     faults: list[Fault] = []
     for sample in tqdm(samples, desc="check images", unit="image", dynamic_ncols=True):
         try:
-            shape_hw = _image_shape(sample, decode)
+            with open_slide(sample.image_path) as slide:
+                found, target = _table_faults(competition, sample, slide.shape_hw)
+                if look is not None and target is not None:
+                    look(sample, slide, target)
+                elif decode:
+                    _decode(slide)
+            faults += found
         except ImageError as error:
             faults.append(image_error_fault(sample.id, sample.image_path, error))
-            continue
-        if sample.shape_hw is not None and sample.shape_hw != shape_hw:
-            rule = f"image is {shape_hw} (H, W) pixels and its table says {sample.shape_hw}"
-            remedy = "correct img_height and img_width, or the image"
-            faults.append(Fault(sample.id, str(sample.image_path), rule, remedy))
-            continue
-        faults += _target_faults(competition, sample, shape_hw)
     return faults
 
 
-def _image_shape(sample: Sample, decode: bool) -> tuple[int, int]:
-    """Height and width of an image as its header says, once its pixels were decoded where that is wanted."""
-    with open_slide(sample.image_path) as slide:
-        height, width = slide.shape_hw
-        rows = max(1, BAND_PIXELS // width)
-        for y in range(0, height if decode else 0, rows):
-            slide.read(slice(y, min(y + rows, height)), slice(0, width))
-        return height, width
+def _decode(slide: Slide) -> None:
+    """Decode every pixel, in bands, and forget it."""
+    height, width = slide.shape_hw
+    rows = max(1, BAND_PIXELS // width)
+    for y in range(0, height, rows):
+        slide.read(slice(y, min(y + rows, height)), slice(0, width))
 
 
-def _target_faults(competition: Competition, sample: Sample, shape_hw: tuple[int, int]) -> list[Fault]:
+def _table_faults(
+    competition: Competition, sample: Sample, shape_hw: tuple[int, int]
+) -> tuple[list[Fault], Target | None]:
+    """Where the tables disagree with an image, and its labels if they do not."""
+    if sample.shape_hw is not None and sample.shape_hw != shape_hw:
+        rule = f"image is {shape_hw} (H, W) pixels and its table says {sample.shape_hw}"
+        remedy = "correct img_height and img_width, or the image"
+        return [Fault(sample.id, str(sample.image_path), rule, remedy)], None
     try:
-        runs = competition.target(sample)
+        target: Target = competition.target(sample)
     except InputError as error:
-        return error.faults
-    if runs.shape_hw != shape_hw:
-        rule = f"mask is {runs.shape_hw} and image is {shape_hw} (H, W) pixels"
-        return [Fault(sample.id, str(sample.image_path), rule, "correct the mask or the image")]
-    return []
+        return error.faults, None
+    wrong = [runs.shape_hw for runs in class_runs(target) if runs.shape_hw != shape_hw]
+    if wrong:
+        rule = f"mask is {wrong[0]} and image is {shape_hw} (H, W) pixels"
+        return [Fault(sample.id, str(sample.image_path), rule, "correct the mask or the image")], None
+    return [], target

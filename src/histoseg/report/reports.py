@@ -14,6 +14,8 @@ from histoseg.report.overlays import FALSE_RGB, MISSED_RGB, PREDICTION_RGB, TRUT
 from histoseg.report.page import Block, Facts, Figure, Gallery, Legend, Section, Table, Text, write_page
 from histoseg.report.plots import plot_dice_by_group
 
+_INDEX_COLUMNS = ("tile_id", "id", "fold", "mask_fraction", "tissue_fraction", "bin")
+
 
 def write_oof_report(
     path: Path,
@@ -62,36 +64,48 @@ def write_dataset_report(
     path: Path,
     *,
     facts: Mapping[str, Any],
-    index: pd.DataFrame,
-    folds: pd.DataFrame,
-    overlays: Sequence[tuple[str, np.ndarray]],
-    notices: Sequence[str],
+    index: pd.DataFrame | None = None,
+    folds: pd.DataFrame | None = None,
+    overlays: Sequence[tuple[str, np.ndarray]] = (),
+    notices: Sequence[str] = (),
+    explored: Sequence[Section] = (),
 ) -> None:
-    """Write the report of a tiled data set.
+    """Write the report of a data set.
 
     Args:
         path: Where to, usually dataset_report.html.
         facts: Headline label to number or text.
-        index: Columns of index.csv: tile_id, id, fold, mask_fraction, tissue_fraction, bin.
-        folds: Columns id, group, stratum, fold.
+        index: Columns of index.csv: tile_id, id, fold, mask_fraction, tissue_fraction, bin; None before tiles are cut.
+        folds: Columns id, group, stratum, fold; None where there are none yet.
         overlays: (title, RGB uint8 image) pairs of sample tiles or slides.
-        notices: What deserves a look but is no fault.
+        notices: What else deserves a look but is no fault.
+        explored: Sections about the slides themselves, as `explore_sections` gives them.
     """
+    known_index = pd.DataFrame(columns=_INDEX_COLUMNS) if index is None else index
     caption = f"{len(notices):,} things that deserve a look; none of them stops the work."
     notice_rows = [(number, notice) for number, notice in enumerate(notices, start=1)]
+    statements: list[Text] = []
+    tables: list[Block] = []
+    if folds is not None:
+        statements = _leak_statements(known_index, folds)
+        tables = [_fold_table(index, folds), _stratum_table(folds)]
+    tiles: list[Block] = []
+    if len(known_index):
+        tiles = [Figure(plot_class_balance(known_index), "", "Tiles per bin and fold, mask and tissue fractions")]
+    samples: list[Block] = []
+    if overlays:
+        figures = [Figure(image, title) for title, image in overlays]
+        samples = [Legend((("annotation", TRUTH_RGB),)), Gallery(figures)]
     sections = [
-        Section("", [Facts(facts), *_leak_statements(index, folds)]),
-        Section("Folds", [_fold_table(index, folds), _stratum_table(folds)]),
-        Section("Tiles", [Figure(plot_class_balance(index), "", "Tiles per bin and fold, mask and tissue fractions")]),
-        Section(
-            "Samples",
-            [Legend((("annotation", TRUTH_RGB),)), Gallery([Figure(image, title) for title, image in overlays])],
-        ),
-        Section("Notices", [Table(("no.", "notice"), notice_rows, caption)]),
+        Section("", [Facts(facts), *statements]),
+        Section("Folds", tables),
+        Section("Tiles", tiles),
+        Section("Samples", samples),
+        *explored,
+        Section("Notices", [Table(("no.", "notice"), notice_rows, caption)] if notices else []),
     ]
-    filled = {"Samples": bool(overlays), "Notices": bool(notices), "Tiles": len(index) > 0}
-    shown = [section for section in sections if filled.get(section.title, True)]
-    write_page(path, "Data set", "Folds, tiles and what was noticed while cutting them.", shown)
+    subtitle = "What its slides and labels look like, how they are parted, and what was noticed."
+    write_page(path, "Data set", subtitle, [section for section in sections if section.blocks])
 
 
 def _overlay_legend() -> Legend:
@@ -137,13 +151,16 @@ def _leak_statements(index: pd.DataFrame, folds: pd.DataFrame) -> list[Text]:
         problems.append(f"{moved:,} tiles stand in another fold than their image in folds.csv.")
     if problems:
         return [Text(problems, tone="warn")]
-    groups = f"none of the {len(spread):,} groups stands in two folds"
-    sentence = f"No leak between folds: {groups}, and every tile is in its image's fold."
+    tiles = ", and every tile is in its image's fold" if len(index) else ""
+    sentence = f"No leak between folds: none of the {len(spread):,} groups stands in two folds{tiles}."
     return [Text([sentence], tone="good")]
 
 
-def _fold_table(index: pd.DataFrame, folds: pd.DataFrame) -> Table:
-    """Images, groups and tiles of each fold."""
+def _fold_table(index: pd.DataFrame | None, folds: pd.DataFrame) -> Table:
+    """Images and groups of each fold, and its tiles once they are cut."""
+    if index is None:
+        counts = [(fold, len(members), members["group"].nunique()) for fold, members in folds.groupby("fold")]
+        return Table(("fold", "images", "groups"), counts, "What each fold holds")
     rows = []
     for fold, members in folds.groupby("fold"):
         tiles = index[index["fold"] == fold]

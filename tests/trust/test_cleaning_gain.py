@@ -1,0 +1,62 @@
+"""Whether cleaning gains: paired, on the raw truth, over groups."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from histoseg.core.faults import InputError
+from histoseg.core.rle import runs_from_mask
+from histoseg.schema.sample import Sample
+from histoseg.trust.cleaning_gain import cleaning_scores, paired_gain, run_gain
+
+
+def test_a_steady_gain_is_worth_it_and_noise_is_not():
+    rng = np.random.default_rng(0)
+    raw = rng.uniform(0.6, 0.9, 60)
+    groups = [str(place // 3) for place in range(60)]
+    steady = paired_gain(raw, raw + 0.01 + rng.normal(0, 0.002, 60), groups)
+    noise = paired_gain(raw, raw + rng.normal(0, 0.05, 60) - 0.01, groups)
+    assert steady.worth_it
+    assert "switch it on" in str(steady)
+    assert not noise.worth_it
+    assert "leave it off" in str(noise)
+    assert not paired_gain(raw, raw, groups).worth_it
+    assert paired_gain(raw, raw, groups).changed == 0
+    assert paired_gain(raw, raw[::-1], groups).cleaned == pytest.approx(raw.mean())
+
+
+@pytest.mark.parametrize("lengths", [(0, 0, 0), (2, 1, 2), (2, 2, 1)])
+def test_scores_that_do_not_belong_together_are_refused(lengths):
+    first, second, third = lengths
+    with pytest.raises(ValueError, match="at least one slide"):
+        paired_gain([0.5] * first, [0.5] * second, ["a"] * third)
+
+
+def test_predictions_on_glass_cost_what_the_truth_says(tmp_path):
+    rng = np.random.default_rng(1)
+    image_HWC = np.clip(rng.normal(150, 20, (200, 300, 1)) + np.array([40, -30, 20]), 0, 255).astype(np.uint8)
+    image_HWC[:, 200:] = 243
+    tifffile.imwrite(tmp_path / "a.tif", image_HWC)
+    sample = Sample(id="a", image_path=tmp_path / "a.tif")
+    on_tissue, on_glass = np.zeros((2, 200, 300), bool)
+    on_tissue[50:100, 50:120] = True
+    on_glass[50:100, 230:280] = True
+    prediction = runs_from_mask(on_tissue | on_glass)
+    raw, cleaned = cleaning_scores(sample, prediction, runs_from_mask(on_tissue))
+    assert (raw, cleaned) == (pytest.approx(2 * 3500 / (3500 + 6000)), 1.0)
+    raw, cleaned = cleaning_scores(sample, prediction, runs_from_mask(on_tissue | on_glass))
+    assert cleaned < raw == 1.0, "where the host labelled glass, cleaning loses"
+
+
+def test_two_runs_are_compared_slide_by_slide(tmp_path):
+    samples = {key: Sample(id=key, image_path=tmp_path, group=key) for key in "abc"}
+    for name, rows in (("raw", "a,0.5\nb,0.6\nc,0.7\n"), ("cleaned", "c,0.8\na,0.6\nb,0.7\n"), ("less", "a,0.6\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "oof.csv").write_text(f"id,dice\n{rows}")
+    gain = run_gain(tmp_path / "raw", tmp_path / "cleaned", samples)
+    assert gain.cleaned - gain.raw == pytest.approx(0.1)
+    assert gain.worth_it
+    with pytest.raises(InputError, match="other slides"):
+        run_gain(tmp_path / "raw", tmp_path / "less", samples)
+    with pytest.raises(InputError, match="no such file"):
+        run_gain(tmp_path / "raw", tmp_path / "none", samples)
