@@ -47,10 +47,10 @@ NO_COLOUR = {"colour": 0.0, "hed": 0.0}
 ARMS: dict[str, dict[str, float]] = {
     "plain": NO_COLOUR,
     "jitter": {},
-    "stain": {"stain_transfer": 0.7},
-    "transfer": {**NO_COLOUR, "stain_transfer": 0.7},
+    "stain": {"stain_transfer": 0.4, "grey": 0.3},
+    "transfer": {"stain_transfer": 0.7},
     "template": {**NO_COLOUR, "stain_template": 0.7, "stain_template_spread": 3.0},
-    "both": {"stain_transfer": 0.5, "stain_template": 0.3, "stain_template_spread": 3.0, "grey": 0.1},
+    "all": {"stain_transfer": 0.4, "stain_template": 0.3, "stain_template_spread": 3.0, "grey": 0.2},
     "macenko": NO_COLOUR,
     "reinhard": NO_COLOUR,
 }

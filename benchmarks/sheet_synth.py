@@ -2,7 +2,7 @@
 
     python benchmarks/sheet_synth.py --out sheet.png [--real FOLDER_OF_A_2022_COMPETITION] [--no-truth]
 
-With --real the first images of that folder stand in a last column, cut to the same field of view.
+With --real the first images of that folder stand in a last row, cut to the same field of view.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from histoseg.synth.tissue import draw_stain
 STAINS = {"dab": "H-DAB", "eosin": "H&E", "pas": "PAS"}
 FIELD_UM = 600.0
 PIXEL_UM = 0.4
-CELL_PX = 520
 
 
 def synthetic_cell(organ: str, stain: str, seed: int, truth: bool) -> np.ndarray:
@@ -36,7 +35,7 @@ def synthetic_cell(organ: str, stain: str, seed: int, truth: bool) -> np.ndarray
         pixel_size_um=PIXEL_UM,
     )
     picture = SyntheticSlide(spec).read(slice(side // 2, side // 2 + side), slice(side // 2, side // 2 + side))
-    return draw_overlay(picture.image_HWC, picture.mask_HW if truth else None, None, CELL_PX)
+    return draw_overlay(picture.image_HWC, picture.mask_HW if truth else None, None, max_side=side)
 
 
 def real_cells(root: Path, count: int, truth: bool) -> list[np.ndarray]:
@@ -50,7 +49,7 @@ def real_cells(root: Path, count: int, truth: bool) -> list[np.ndarray]:
         side = round(FIELD_UM / (sample.pixel_size_um or PIXEL_UM))
         y, x = (max(0, (length - side) // 2) for length in image_HWC.shape[:2])
         region = np.s_[y : y + side, x : x + side]
-        cells.append(draw_overlay(image_HWC[region], None if mask_HW is None else mask_HW[region], None, CELL_PX))
+        cells.append(draw_overlay(image_HWC[region], None if mask_HW is None else mask_HW[region], None, max_side=side))
     return cells
 
 
@@ -60,19 +59,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("sheet_synth.png"))
     parser.add_argument("--real", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cell", type=int, default=480, help="pixels a side of a picture")
     parser.add_argument("--no-truth", action="store_true")
     options = parser.parse_args()
     truth = not options.no_truth
-    real = real_cells(options.real, len(ORGANS), truth) if options.real else []
-    images, titles = [], []
-    for row, organ in enumerate(ORGANS):
-        for stain, name in STAINS.items():
-            images.append(synthetic_cell(organ, stain, options.seed, truth))
-            titles.append(f"{organ}, {name}")
-        if real:
-            images.append(real[row % len(real)])
-            titles.append("real")
-    save_png(options.out, contact_sheet(images, titles, len(STAINS) + bool(real), CELL_PX))
+    images = [synthetic_cell(organ, stain, options.seed, truth) for stain in STAINS for organ in ORGANS]
+    titles = [f"{organ}, {name}" for name in STAINS.values() for organ in ORGANS]
+    if options.real:
+        images += real_cells(options.real, len(ORGANS), truth)
+        titles += ["real"] * (len(images) - len(titles))
+    save_png(options.out, contact_sheet(images, titles, len(ORGANS), options.cell))
     print(f"{options.out}: {FIELD_UM:.0f} um a side")
 
 
