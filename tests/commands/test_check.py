@@ -5,12 +5,15 @@ import gzip
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
 
 from histoseg.commands.main import main
+from histoseg.competitions.registry import get_competition
 from histoseg.core.rle import encode_rle
+from histoseg.data.audit import audit_folder
 
 COLUMNS = ["id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness", "rle"]
 GOOD = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]
@@ -210,6 +213,19 @@ def test_labels_alone_are_checked_and_shown(folder, rows, elsewhere, capsys):
     assert "cannot be read" in capsys.readouterr().err
 
 
+def test_a_table_of_labels_is_named_as_the_user_gave_it(tmp_path, capsys):
+    """Labels of another competition, and a table that is none: no word of the folder that was made for them."""
+    kidney, odd = tmp_path / "kidney.csv", tmp_path / "odd.csv"
+    write_csv(kidney, ["id", "encoding"], [["a", "5 1 3 1"], ["b", "1 2"]])
+    assert main(["check", "dataset", str(kidney)]) == 2
+    said = capsys.readouterr().err
+    assert f"a: {kidney}: malformed encoding" in said
+    assert "1 fault in" in said
+    write_csv(odd, ["name", "rle"], [["a", "1 2"]])
+    assert main(["check", "dataset", str(odd)]) == 2
+    assert f"odd: {odd}: no known competition" in capsys.readouterr().err
+
+
 def test_faults_of_many_kinds_are_named_at_once(folder, rows, capsys):
     places = {name: place for place, name in enumerate(COLUMNS)}
     for key, column, value in (
@@ -270,6 +286,14 @@ def test_a_submission_s_faults_are_named_at_once(folder, capsys):
     assert main(["check", "submission", str(path), "--data", str(folder)]) == 0
 
 
+def test_a_submission_s_columns_tell_its_competition(tmp_path):
+    path = tmp_path / "submission.csv"
+    write_csv(path, ["id", "predicted"], [["a", "1 5"], ["b", ""]])
+    assert main(["check", "submission", str(path)]) == 0
+    write_csv(path, ["id", "rle"], [["a", "1 5"], ["b", ""]])
+    assert main(["check", "submission", str(path)]) == 2, "hubmap_2022 wants no row empty"
+
+
 def test_weights_of_an_unknown_competition_are_refused(small_package, tmp_path, capsys):
     for path in small_package.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -306,3 +330,15 @@ print(*codes, "torch" in sys.modules, *peak)
     assert int(peak_kib) * 1024 < 400_000_000
     assert done.stderr.count("100000 x 100000") == 2
     assert "mask is (100000, 100000)" in done.stderr
+
+
+def test_a_large_picture_in_one_piece_is_checked_by_its_header(tmp_path, caplog):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    blank = np.zeros((5900, 5800), np.uint8)
+    cv2.imwrite(str(tmp_path / "images" / "large.png"), cv2.merge([blank] * 3), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    cv2.imwrite(str(tmp_path / "masks" / "large.png"), blank)
+    samples, faults = audit_folder(get_competition("folder"), tmp_path, decode=True)
+    assert len(samples) == 1
+    assert faults == []
+    assert "only its header was checked" in caplog.text

@@ -10,7 +10,7 @@ from histoseg.competitions.coco import coco_counts
 from histoseg.competitions.folder import Folder
 from histoseg.core.faults import InputError
 from histoseg.core.rle import encode_rle
-from histoseg.data.audit import audit_folder
+from histoseg.data.audit import audit_folder, audit_test_images
 
 
 @pytest.fixture
@@ -87,6 +87,24 @@ def test_metadata_of_images(folder, masks):
     assert (a.organ, a.group, a.pixel_size_um) == ("colon", "p1", 0.5)
     assert (b.group, b.pixel_size_um) == ("p1", None)
     assert (empty.organ, empty.group) == ("", "empty")
+
+
+def test_a_pixel_size_must_be_positive(folder, masks, caplog):
+    (folder / "rles.csv").write_text("id,rle\na,1 1\nb,1 1\nempty,\n")
+    (folder / "images.csv").write_text("id,pixel_size\na,0\nb,half\nempty,\nelsewhere,-1\n")
+    _, faults = Folder().inspect(folder, "train")
+    assert [fault.id for fault in faults] == ["a", "b"]
+    assert "pixel_size '0'" in faults[0].rule
+    assert [s.pixel_size_um for s in Folder().samples(folder, "test")] == [None] * 3
+    assert "pixel_size 'half'" in caplog.text
+
+
+def test_test_images_are_looked_at_without_a_list(folder):
+    assert audit_test_images(Folder(), folder) == []
+    (folder / "test_images").mkdir()
+    cv2.imwrite(str(folder / "test_images" / "good.png"), np.zeros((5, 6, 3), np.uint8))
+    (folder / "test_images" / "bad.png").write_bytes((folder / "test_images" / "good.png").read_bytes()[:-20])
+    assert [fault.id for fault in audit_test_images(Folder(), folder)] == ["bad"]
 
 
 def test_faults_all_at_once(folder, masks):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from histoseg.core.faults import InputError
 from histoseg.core.rle import Runs, runs_from_mask
 from histoseg.data.cleaning import (
     clean_blank_labels,
@@ -63,6 +64,16 @@ def test_a_label_on_glass_goes_and_the_glands_stay(picture, tmp_path):
     classes = runs_from_mask(glands), runs_from_mask(mask)
     assert cleaned_targets([sample], {"a": classes})["a"] == (classes[0], cleaned)
     assert cleaned_targets([sample], {"a": classes[1]}) == {"a": cleaned}
+
+
+def test_every_slide_that_cannot_be_decoded_is_named(picture, tmp_path):
+    image_HWC, glass = picture
+    tifffile.imwrite(tmp_path / "good.tif", image_HWC)
+    samples = [Sample(id=key, image_path=tmp_path / f"{key}.tif") for key in ("bad", "good", "gone")]
+    (tmp_path / "bad.tif").write_bytes((tmp_path / "good.tif").read_bytes()[:-5])
+    with pytest.raises(InputError) as caught:
+        cleaned_targets(samples, dict.fromkeys(("bad", "good", "gone"), runs_from_mask(glass)))
+    assert [fault.id for fault in caught.value.faults] == ["bad", "gone"]
 
 
 def test_a_corner_that_is_labelled_as_a_whole_is_still_glass(picture):

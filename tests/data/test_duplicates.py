@@ -96,3 +96,7 @@ def test_groups_come_from_the_files_and_what_is_broken_is_left_out(tmp_path):
     (tmp_path / "broken.tif").write_bytes(b"II*\0")
     samples += [Sample(id=name, image_path=tmp_path / f"{name}.tif") for name in ("broken", "missing")]
     assert duplicate_groups(samples) == {"1": "1", "1b": "1"}
+
+
+def test_a_cluster_is_named_after_its_first_id():
+    assert cluster_pairs([("a", "c"), ("b", "c"), ("x", "y")]) == {**dict.fromkeys("abc", "a"), "x": "x", "y": "x"}

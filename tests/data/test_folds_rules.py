@@ -8,6 +8,7 @@ from histoseg.competitions.hubmap_2022 import Hubmap2022
 from histoseg.core.faults import InputError
 from histoseg.core.rle import parse_rle
 from histoseg.data.folds import ALWAYS_TRAINED, make_folds, merge_groups, plan_folds, read_folds, stratum_names
+from histoseg.data.leaks import find_leaks
 from histoseg.schema.dataset import TilesConfig
 from histoseg.schema.sample import Sample
 
@@ -198,3 +199,20 @@ def test_the_committed_folds_are_made_again_from_the_published_labels(shared_dat
     held_out = plan_folds(samples, fractions, TilesConfig(holdout=95))
     assert (held_out["fold"] == 0).sum() == 95
     assert (held_out.groupby("group")["fold"].nunique() == 1).all()
+
+
+def test_a_merged_group_has_the_name_of_its_first_member():
+    groups = {"1": "A", "2": "B", "3": "C", "4": "C", "5": "D"}
+    merged = merge_groups(groups, {"1": "p", "3": "p", "2": "q", "4": "q"})
+    assert merged == {"1": "A", "2": "A", "3": "A", "4": "A", "5": "D"}
+
+
+def test_a_folds_file_need_not_name_groups(tmp_path):
+    samples = [Sample(id=str(i), image_path=tmp_path / "x", group=f"g{i // 2}") for i in range(4)]
+    path = tmp_path / "folds.csv"
+    path.write_text("id,group,stratum,fold\n0,,,0\n1,,,0\n2,,,1\n3,,,1\n")
+    assert read_folds(path, samples)["fold"].tolist() == [0, 0, 1, 1]
+    assert find_leaks(read_folds(path, samples), samples).notices == []
+    path.write_text("id,group,stratum,fold\n0,,,0\n1,,,1\n2,,,1\n3,,,1\n")
+    with pytest.raises(InputError, match="images of group g0 stand in folds 0, 1: it leaks"):
+        read_folds(path, samples)

@@ -157,3 +157,16 @@ def test_a_run_that_trained_on_what_it_was_scored_on_is_told(tmp_path):
     (fault,) = run_leaks(tmp_path)
     assert fault.id == "fold0"
     assert "1 images that it was trained on: a" in fault.rule
+
+
+@pytest.mark.parametrize("empty", [np.nan, ""])
+def test_an_empty_label_fold_is_a_fault_and_no_crash(clean, empty):
+    samples, folds, index = clean
+    index["label_fold"] = index["label_fold"].astype(object)
+    index.loc[8, ["label_origin", "label_fold"]] = ["pseudo", empty]
+    index.loc[9, ["label_origin", "label_fold"]] = ["pseudo", "0"]
+    (fault,) = find_leaks(folds, samples, index=index).faults
+    assert fault.id == index.loc[8, "id"]
+    assert "pseudo-labels without label_fold" in fault.rule
+    faults = find_leaks(folds, samples, index=index.drop(columns="label_fold")).faults
+    assert {fault.id for fault in faults} == set(index.loc[[8, 9], "id"])

@@ -1,6 +1,7 @@
 """Predicted labels: one set a fold, made only by networks that have not seen what the fold is scored on."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from histoseg.commands.evaluate import evaluate_run
 from histoseg.commands.main import main
 from histoseg.commands.pseudo import LabelJournal
 from histoseg.core.faults import InputError
@@ -199,6 +201,11 @@ def test_a_journal_survives_a_line_that_was_cut_short(tmp_path):
     np.testing.assert_array_equal(journal.get("first").to_mask(), mask_HW)
     assert journal.get("empty").area == 0
     assert journal.get("torn") is None
+    for key in ("next", "last"):  # what is written after the torn line is not lost with it
+        journal.add(key, "c", 0, runs_from_mask(mask_HW))
+    again = LabelJournal(path)
+    assert all(again.get(key) is not None for key in ("first", "empty", "next", "last"))
+    assert path.read_text().count("\n") == 5
 
 
 def test_equal_files_are_stored_once_and_different_ones_never(tmp_path):
@@ -227,3 +234,22 @@ def test_labels_are_held_against_ids_within_a_competition(tmp_path):
     (fault,) = label_faults(record, tmp_path, 0, [seen, unseen], "hubmap_2022")
     assert "(a): it leaks" in fault.rule
     assert label_faults(record, tmp_path, 0, [seen], "folder") == []
+
+
+def test_predicted_labels_without_their_record_are_refused(made, tmp_path):
+    shutil.copytree(made / "labelled", tmp_path / "labelled")
+    (tmp_path / "labelled" / "pseudo.json").unlink()
+    experiment = experiment_of(tmp_path, "labelled")
+    experiment = replace(experiment, data=replace(experiment.data, dataset=str(made / "main")))
+    with pytest.raises(InputError, match=r"predicted labels without pseudo\.json"):
+        prepare_fold(experiment, "run", tmp_path, 0, None)
+
+
+def test_a_scored_image_that_has_left_its_folder_is_named_before_anything_is_predicted(tmp_path):
+    root = make_folder(tmp_path / "raw", {f"m{seed}": draw(seed) for seed in range(4)})
+    build(root, tmp_path / "main")
+    run = write_run(tmp_path / "runs" / "E", tmp_path / "main", {0: {}, 1: {}})
+    for path in (root / "images" / "m2.png", root / "masks" / "m2.png", root / "images.csv"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"m2.*id is not in the competition"):
+        evaluate_run(run)

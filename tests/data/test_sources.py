@@ -1,5 +1,6 @@
 """Several datasets in one experiment: what each fold trains on, and what is refused."""
 
+import json
 from dataclasses import replace
 
 import cv2
@@ -11,8 +12,10 @@ from histoseg.commands.build_dataset import build_dataset
 from histoseg.competitions.registry import get_competition
 from histoseg.core.faults import InputError
 from histoseg.core.rle import encode_rle
+from histoseg.data.leaks import image_stamp
 from histoseg.data.sources import JoinedCompetition, joined_folds, joined_samples, load_sources
 from histoseg.schema.dataset import DataConfig, SourceConfig, TilesConfig
+from histoseg.schema.plan import model_arguments
 from histoseg.schema.preprocessing import Preprocessing
 from histoseg.train.setup import prepare_fold
 from small_datasets import BASE, build, draw, make_folder
@@ -161,7 +164,14 @@ def test_groups_of_one_name_in_two_sources_are_warned_of(made, tmp_path, caplog)
         build(make_folder(tmp_path / f"raw_{name}", pictures, group=lambda key: f"patient{key[1]}"), tmp_path / name)
     data = DataConfig(dataset=str(tmp_path / "a"), sources=(SourceConfig(dataset=str(tmp_path / "b")),))
     load_sources(replace(BASE, data=data))
-    assert "patient0, patient1, patient2, patient3 stand in b" in caplog.text
+    assert "patient0, patient1, patient2, patient3 stand in b and in the main dataset" in caplog.text
+    caplog.clear()
+    sources = tuple(SourceConfig(dataset=str(tmp_path / name), role="folds") for name in ("a", "b"))
+    load_sources(experiment_of(made, *sources))
+    assert "patient0, patient1, patient2, patient3 stand in b and in the a dataset" in caplog.text
+    caplog.clear()
+    load_sources(experiment_of(made, *(replace(source, role="train") for source in sources)))
+    assert "stand in" not in caplog.text, "nobody is scored on them"
 
 
 def test_an_overfitting_check_is_of_the_main_dataset_alone(made):
@@ -232,3 +242,43 @@ def test_a_published_full_set_is_read_as_a_plain_folder_and_gives_only_what_is_n
         assert (sample.organ, sample.source, sample.pixel_size_um) == ("lung", "HPA", 0.4)
         np.testing.assert_array_equal(full.competition.target(sample).to_mask(), pictures[key][1])
     assert set(main.samples) == set(own)
+
+
+def test_equal_names_in_plain_folders_neither_hide_nor_invent_what_was_seen(made, tmp_path):
+    """A network of another folder, whose files have the names of these: both files of a name stay known."""
+    pictures = {f"m{seed}": draw(600 + seed) for seed in range(6)}
+    root = make_folder(tmp_path / "raw", pictures)
+    stamps = {key: image_stamp(root / "images" / f"{key}.png") for key in pictures}
+    run = write_run(tmp_path / "run", stamps)
+    experiment = experiment_of(made)
+    experiment = replace(experiment, model=replace(experiment.model, init=str(run)))
+    setup = setup_of(experiment, made)
+    assert set(stamps.values()) < set(setup.trained_on.values()), "what the earlier network saw, is seen"
+    assert not {sample.id for sample in setup.validation} & set(setup.trained_on), "evaluation would refuse the run"
+    own = setup_of(experiment_of(made), made).trained_on
+    assert own.items() <= setup.trained_on.items()
+    again = replace(experiment, model=replace(experiment.model, init=str(write_run(tmp_path / "same", own))))
+    assert setup_of(again, made).trained_on == own
+
+
+def write_run(run, trained_on):
+    """A finished fold 0 of which only the record counts."""
+    (run / "fold0").mkdir(parents=True)
+    (run / "fold0" / "model.safetensors").write_bytes(b"weights")
+    record = {"architecture": "unet", "arguments": model_arguments(BASE.model), "competition": "folder"}
+    (run / "fold0" / "run.json").write_text(json.dumps({**record, "trained_on": trained_on}))
+    return run
+
+
+def test_an_image_that_has_left_its_folder_is_still_written_down_as_seen(tmp_path):
+    pictures = {f"m{seed}": draw(seed) for seed in range(4)}
+    root = make_folder(tmp_path / "raw", pictures)
+    build(root, tmp_path / "main")
+    before = setup_of(experiment_of(tmp_path), tmp_path)
+    gone = before.training[0].id
+    for path in (root / "images" / f"{gone}.png", root / "masks" / f"{gone}.png"):
+        path.unlink()
+    (root / "images.csv").unlink()
+    setup = setup_of(experiment_of(tmp_path), tmp_path)
+    assert gone in set(setup.index["id"])
+    assert setup.trained_on == {**before.trained_on, gone: ""}

@@ -175,6 +175,17 @@ def test_outside_all_rings_there_is_no_region():
     assert RegionMap({}).region_at(0, 0) == ""
 
 
+def square(low, high):
+    return [[low, low], [high, low], [high, high], [low, high], [low, low]]
+
+
+def test_a_ring_within_a_ring_is_a_hole():
+    nested = RegionMap({"Cortex": [square(0, 100), square(20, 60), square(30, 40)], "Medulla": [square(20, 60)]})
+    found = [nested.region_at(place, place) for place in (10, 25, 35)]
+    assert found == ["Cortex", "Medulla", "Cortex"]
+    assert RegionMap({"Cortex": [square(0, 100), square(20, 60)]}).region_at(50, 50) == ""
+
+
 def test_the_kept_background_is_a_fair_share():
     kept = np.array([keeps_background(0.25, 0, f"s_{number}_0") for number in range(4000)])
     assert kept.mean() == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 4000) ** 0.5)

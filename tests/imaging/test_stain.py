@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -23,6 +22,7 @@ from histoseg.imaging.stain import (
 )
 from histoseg.predict.tiled import read_tile
 from histoseg.schema.experiment import AugmentConfig
+from histoseg.schema.manifest import Manifest
 from histoseg.schema.parse import load_toml, parse_dataclass, plain, to_toml
 from histoseg.schema.preprocessing import Preprocessing, StainReference
 from histoseg.schema.sample import Sample
@@ -186,8 +186,9 @@ def test_the_reference_survives_files(tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_without_its_reference_is_refused(method):
     with pytest.raises(ValueError, match="stain_reference"):
-        Preprocessing(stain=method)
-    assert replace(normalising(method), stain="none").stain == "none"
+        Preprocessing(stain=method).check_stain()
+    with pytest.raises(ValueError, match="stain_reference"):
+        Manifest(competition="folder", preprocessing=Preprocessing(stain=method))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from histoseg.commands.build_dataset import build_dataset
 from histoseg.competitions.registry import get_competition
+from histoseg.core.faults import InputError
 from histoseg.data.tile_files import tile_paths
 from histoseg.imaging.slide import open_slide
 from histoseg.imaging.stain import fit_stain_reference, network_view
@@ -80,3 +81,10 @@ def test_only_one_process_keeps_the_templates(experiment, tmp_path):
     augment = replace(experiment.augment, stain_template=0.0)
     training_tiles(replace(setup, experiment=replace(experiment, augment=augment)))
     assert not (setup.folder / "colours.json").exists()
+
+
+def test_tiles_whose_slide_is_gone_are_not_trained_on_in_other_colours(experiment, tmp_path):
+    setup = prepare_fold(experiment, "e", tmp_path / "runs", 0, None)
+    less = replace(setup, training=setup.training[1:])
+    with pytest.raises(InputError, match=f"{setup.training[0].id}.*cannot be normalised"):
+        training_tiles(less, keep=False)

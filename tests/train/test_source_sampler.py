@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from histoseg.core.faults import InputError
 from histoseg.train.dataset import BalancedSampler
 from histoseg.train.source_sampler import SourceSampler, make_sampler, source_quotas
 
@@ -108,3 +109,11 @@ def test_regions_are_asked_only_of_datasets_that_have_them():
     drawn = index.iloc[[tile for tile, _, _ in islice(iter(sampler), len(index) * 20)]]
     assert (drawn.loc[drawn["dataset"] == "main", "region"] == "cortex").mean() == pytest.approx(0.9, abs=0.03)
     assert set(drawn["dataset"]) == set(SIZES)
+
+
+def test_a_region_that_no_dataset_has_is_refused():
+    index = INDEX.assign(region=np.where(INDEX["dataset"] == "main", "cortex", ""))
+    settings = {"seed": 0, "balanced": True, "batch": 1, "start_step": 0, "region_shares": {"Cortxe": 0.9}}
+    for part in (index, index[index["dataset"] == "main"]):
+        with pytest.raises(InputError, match=r"train\.regions\.Cortxe"):
+            make_sampler(part, {"main": 1, "b": 1, "c": 1}, **settings)

@@ -12,9 +12,9 @@ from typing import Annotated
 import pandas as pd
 import tyro
 
-from histoseg.competitions.base import Competition
+from histoseg.competitions.base import Competition, image_error_fault
 from histoseg.competitions.registry import detect_competition, get_competition
-from histoseg.core.faults import InputError
+from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.data.audit import audit_folder
 from histoseg.data.cleaning import cleaned_targets
@@ -24,9 +24,12 @@ from histoseg.data.leaks import find_leaks
 from histoseg.data.store import DatasetInfo
 from histoseg.data.tile_masks import masked_fraction
 from histoseg.data.tiles import TileJob, cut_slides
+from histoseg.imaging.errors import ImageError
+from histoseg.imaging.stain import fit_slide_reference
 from histoseg.schema.atomic import write_atomically
 from histoseg.schema.experiment import Experiment
 from histoseg.schema.parse import load_toml, plain
+from histoseg.schema.preprocessing import StainReference
 from histoseg.schema.sample import Sample
 
 
@@ -128,6 +131,9 @@ def build_dataset(
     fractions = {key: masked_fraction(target) for key, target in targets.items()}
     if folds_path is None and (out / "folds.csv").is_file():
         folds_path = out / "folds.csv"  # folds are computed once: other library versions would give others
+    if experiment.data.clean_blank:
+        targets = cleaned_targets(samples, targets)
+    reference = _stain_reference(samples, experiment)
     exploration = explore_folder(competition, samples)
     clusters = exploration.clusters
     if folds_path is not None:
@@ -139,8 +145,6 @@ def build_dataset(
     write_atomically(out / "folds.csv", folds.to_csv(index=False, lineterminator="\n"))
     fold_of = dict(zip(folds["id"], folds["fold"], strict=True))
     regions_of = getattr(competition, "regions", lambda sample: {})  # not every competition knows the anatomy
-    if experiment.data.clean_blank:
-        targets = cleaned_targets(samples, targets)
     jobs = [
         TileJob(
             sample=sample,
@@ -167,12 +171,33 @@ def build_dataset(
         preprocessing=experiment.preprocessing,
         tiles=experiment.tiles,
         classes=competition.classes,
+        clean_blank=experiment.data.clean_blank,
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         std=(float(std[0]), float(std[1]), float(std[2])),
+        stain_reference=reference,
     )
     _write_report(out, competition, samples, exploration, fractions, index, folds, leaks.notices)
     write_atomically(out / "dataset.json", json.dumps(plain(info), indent=2) + "\n")
     return index
+
+
+def _stain_reference(samples: list[Sample], experiment: Experiment) -> StainReference:
+    """The colours of the images that the experiment names for stain normalisation; empty where it names none."""
+    wanted = experiment.data.stain_references
+    by_id = {sample.id: sample for sample in samples}
+    unknown = [key for key in wanted if key not in by_id]
+    if unknown:
+        rule = "data.stain_references names an image that is not there"
+        raise InputError([Fault(key, "experiment", rule, "name training images") for key in unknown])
+    try:
+        reference = fit_slide_reference([by_id[key] for key in wanted], experiment.preprocessing)
+    except ImageError as error:
+        raise InputError([image_error_fault("data.stain_references", Path("experiment"), error)]) from error
+    if set(reference.images) != set(wanted):
+        pale = sorted(set(wanted) - set(reference.images))
+        rule = f"{', '.join(pale)}: too little tissue to measure colours on"
+        raise InputError([Fault("data.stain_references", "experiment", rule, "name other images")])
+    return reference
 
 
 def _write_report(

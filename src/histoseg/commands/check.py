@@ -18,7 +18,7 @@ import tyro
 
 from histoseg.commands.options import parse_options
 from histoseg.competitions.base import Competition, scan_table
-from histoseg.competitions.registry import detect_competition, get_competition
+from histoseg.competitions.registry import detect_competition, get_competition, submission_competition
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import parse_rle
 from histoseg.data.audit import audit_folder, audit_test_images
@@ -28,6 +28,9 @@ from histoseg.imaging.slide import open_slide
 from histoseg.kaggle.metadata import check_dataset_metadata, check_kernel_metadata
 from histoseg.schema.manifest import load_manifest
 from histoseg.schema.sample import Sample
+
+LABEL_IMAGES = ("train_images", "train")
+"""Folders of images that adapters want beside a table of labels; empty ones where the table is all there is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,10 @@ def check_dataset(options: CheckOptions) -> list[str]:
     """
     if options.path.is_file():
         with labels_as_folder(options.path) as root:
-            return _check_folder(options, root)
+            try:
+                return _check_folder(options, root)
+            except InputError as error:
+                raise InputError([_fault_of_table(fault, options.path, root) for fault in error.faults]) from None
     return _check_folder(options, options.path)
 
 
@@ -83,8 +89,7 @@ def _check_folder(options: CheckOptions, root: Path) -> list[str]:
         samples, faults = audit_folder(adapter, root, decode=True, look=explorer.look)
         faults += audit_test_images(adapter, root)
     else:
-        samples, found = adapter.inspect(root, "train")
-        faults = [replace(fault, file=str(options.path)) for fault in found]
+        samples, faults = adapter.inspect(root, "train")
         for sample in samples:
             with contextlib.suppress(InputError):  # a label that is at fault is among the faults already
                 explorer.look_at_labels(sample, adapter.target(sample))
@@ -116,7 +121,8 @@ def labels_as_folder(table: Path) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        (root / "train_images").mkdir()
+        for images in LABEL_IMAGES:
+            (root / images).mkdir()
         opened = gzip.open if table.suffix == ".gz" else open
         try:
             with opened(table, "rb") as source, (root / "train.csv").open("wb") as target:
@@ -125,6 +131,13 @@ def labels_as_folder(table: Path) -> Iterator[Path]:
             rule = f"cannot be read ({error})"
             raise InputError([Fault(table.stem, str(table), rule, "download it again")]) from error
         yield root
+
+
+def _fault_of_table(fault: Fault, table: Path, root: Path) -> Fault:
+    """A fault of `labels_as_folder` as one of the table that the user gave."""
+    if not Path(fault.file).is_relative_to(root):
+        return fault
+    return replace(fault, file=str(table), id=table.stem if fault.id == root.name else fault.id)
 
 
 def _tell_notices(
@@ -203,7 +216,7 @@ def check_submission(options: CheckOptions) -> list[str]:
     if options.competition:
         adapter = get_competition(options.competition)
     else:
-        adapter = detect_competition(options.data) if options.data else get_competition("hubmap_2022")
+        adapter = detect_competition(options.data) if options.data else submission_competition(options.path)
     table, faults = scan_table(options.path, adapter.columns)
     if not set(adapter.columns) <= set(table.columns):
         raise InputError(faults)

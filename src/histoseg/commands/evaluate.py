@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,8 @@ def evaluate_run(run_folder: Path) -> dict[str, Any]:
     """Write oof.csv, thresholds.json and report.html of a run; gives the summary.
 
     Raises:
-        InputError: If the run has no finished fold, or one was trained on what it is scored on.
+        InputError: If the run has no finished fold, one was trained on what it is scored on, or an image that it is
+            scored on is no longer in the competition.
     """
     folds = finished_folds(run_folder)
     leaks = run_leaks(run_folder)
@@ -66,6 +68,8 @@ def evaluate_run(run_folder: Path) -> dict[str, Any]:
         raise InputError(leaks)
     experiment = run_experiment(run_folder)
     sources = load_sources(experiment)
+    for fold, source in itertools.product(folds, sources):
+        source.held_out(fold.fold)  # refuses images that are gone before anything is predicted
     competition, samples = JoinedCompetition(sources), joined_samples(sources)
     notes = warn_unfinished(folds, known_folds(experiment))
     table = score_folds(run_folder, folds, competition, samples)

@@ -14,6 +14,7 @@ from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import Runs, parse_rle, runs_to_text
 from histoseg.data.folds import ALWAYS_TRAINED, stratum_names
 from histoseg.data.leaks import image_stamp
+from histoseg.data.line_journal import LineJournal
 from histoseg.data.pseudo import PSEUDO_RECORD, LabelMaker, PseudoRecord, cut_pseudo_tiles, pseudo_folder
 from histoseg.data.store import DatasetInfo
 from histoseg.imaging.errors import ImageError
@@ -127,15 +128,10 @@ class LabelJournal:
 
     def __init__(self, path: Path) -> None:
         """Read what is there."""
-        self._path = path
-        self._known: dict[str, Runs] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # a line that was cut short by a kill: that image is predicted again
-            height, width = entry["shape_hw"]
-            self._known[entry["key"]] = parse_rle(entry["rle"], (height, width))
+        self._journal = LineJournal(path)
+        self._known = {
+            entry["key"]: parse_rle(entry["rle"], tuple(entry["shape_hw"])) for entry in self._journal.entries
+        }
 
     def get(self, key: str) -> Runs | None:
         """The label of a key."""
@@ -144,8 +140,7 @@ class LabelJournal:
     def add(self, key: str, sample_id: str, fold: int, runs: Runs) -> None:
         """Keep a label; image and fold are for people to read."""
         entry = {"key": key, "id": sample_id, "fold": fold, "shape_hw": runs.shape_hw, "rle": runs_to_text(runs)}
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        self._journal.add(entry)
 
 
 def predict_labels(

@@ -15,7 +15,7 @@ Layout::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from histoseg.competitions.base import (
@@ -97,6 +97,7 @@ class Folder:
         rows: dict[str, dict[str, str]] = {}
         if (root / "images.csv").is_file():
             rows, table_faults = rows_by_id(root / "images.csv", ("id",))
+            table_faults = table_faults + _scale_faults(rows, listed, root / "images.csv")
             if split == "train":
                 faults += table_faults
             else:
@@ -228,6 +229,15 @@ def _listed_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Pat
 def _read_class_names(path: Path) -> tuple[str, ...]:
     """The lines of a text file that are not empty."""
     return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+
+
+def _scale_faults(rows: Mapping[str, Mapping[str, str]], images: Container[str], path: Path) -> list[Fault]:
+    """Pixel sizes of images that are no positive numbers; an empty cell says that it is not known."""
+    return [
+        Fault(key, str(path), f"pixel_size {size!r} is not a positive number of um", "mend the cell, or leave it empty")
+        for key, size in ((key, row.get("pixel_size", "").strip()) for key, row in rows.items())
+        if key in images and size.lower() not in ("", "nan") and parse_pixel_size(size) is None
+    ]
 
 
 def _folder_sample(name: str, path: Path, row: Mapping[str, str]) -> Sample:

@@ -44,10 +44,10 @@ def detect_competition(root: Path) -> Competition:
     looks_like_2022 = {"organ", "rle"} <= header or (
         {"id", "organ"} <= set(_csv_header(root / "test.csv")) and not header
     )
-    if looks_like_2022 or ((root / "train_images").is_dir() and "id" in header):
+    looks_like_kidney = set(KIDNEY_2020_COLUMNS) <= header or (root / KIDNEY_2020_INFORMATION).is_file()
+    if looks_like_2022 or ((root / "train_images").is_dir() and "id" in header and not looks_like_kidney):
         return Hubmap2022()
     submission = set(_csv_header(root / "sample_submission.csv"))
-    looks_like_kidney = set(KIDNEY_2020_COLUMNS) <= header or (root / KIDNEY_2020_INFORMATION).is_file()
     if looks_like_kidney or set(Kidney2020.columns) <= submission:
         return Kidney2020()
     if (root / "images").is_dir():
@@ -59,6 +59,13 @@ def detect_competition(root: Path) -> Competition:
         "(id, encoding) and train/; folder wants images/"
     )
     raise InputError([Fault(root.name, str(root), "no known competition's layout", remedy)])
+
+
+def submission_competition(path: Path) -> Competition:
+    """The adapter whose columns a submission has; that of hubmap_2022 where it has those of none."""
+    header = set(_csv_header(path))
+    adapters = [get_competition(name) for name in ADAPTERS]
+    return next((adapter for adapter in adapters if set(adapter.columns) <= header), adapters[0])
 
 
 def _csv_header(path: Path) -> list[str]:

@@ -13,9 +13,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import RunEncoder, Runs
 from histoseg.data.explore_small import fitting_shape, read_small
 from histoseg.data.tile_masks import Target, class_runs
+from histoseg.imaging.errors import ImageError
 from histoseg.imaging.resample import resample_mask_region
 from histoseg.imaging.slide import Slide, open_slide
 from histoseg.imaging.tissue import PADDING_DARKER_THAN, tissue_mask
@@ -146,13 +148,20 @@ def cleaned_targets(samples: Sequence[Sample], targets: Mapping[str, Target]) ->
         targets: By id.
 
     Raises:
-        ImageError: If a slide cannot be decoded.
+        InputError: With every slide that cannot be decoded.
     """
     cleaned: dict[str, Target] = {}
+    faults = []
     for sample in tqdm(samples, desc="clean labels", unit="image", dynamic_ncols=True):
-        with open_slide(sample.image_path) as slide:
-            parts = tuple(clean_blank_labels(slide, runs) for runs in class_runs(targets[sample.id]))
+        try:
+            with open_slide(sample.image_path) as slide:
+                parts = tuple(clean_blank_labels(slide, runs) for runs in class_runs(targets[sample.id]))
+        except ImageError as error:
+            faults.append(Fault(sample.id, str(sample.image_path), error.rule, error.remedy))
+            continue
         cleaned[sample.id] = parts if isinstance(targets[sample.id], tuple) else parts[0]
+    if faults:
+        raise InputError(faults)
     return cleaned
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from histoseg.imaging.errors import ImageError
 from histoseg.imaging.resample import ScaledSlide
@@ -96,7 +97,8 @@ def find_duplicates(
         return []
     hashes_NB = np.stack([perceptual_hash(fingerprints[key]) for key in ids])
     turned = [square_symmetries(fingerprints[key]) for key in ids]
-    details = [np.fft.rfft2(_detail(square)) for square in (fingerprints[key] for key in ids)]
+    # Single precision: there is one of each image, and an audit must stay small.
+    details = [np.fft.rfft2(_detail(fingerprints[key])).astype(np.complex64) for key in ids]
     pairs = []
     for second in range(1, len(ids)):
         best: dict[int, float] = {}
@@ -144,7 +146,10 @@ def _peak_correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def cluster_pairs(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Connected ids: id to the name of its cluster, which is its first id; ids without a partner are left out."""
+    """Connected ids: id to the name of its cluster; ids without a partner are left out.
+
+    A cluster is named after that of its ids that stands first among the pairs.
+    """
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -155,7 +160,8 @@ def cluster_pairs(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
     for first, second in pairs:
         parent[root(second)] = root(first)
-    return {key: root(key) for key in list(parent)}
+    names: dict[str, str] = {}
+    return {key: names.setdefault(root(key), key) for key in list(parent)}
 
 
 def duplicate_groups(samples: Sequence[Sample]) -> dict[str, str]:
@@ -165,10 +171,10 @@ def duplicate_groups(samples: Sequence[Sample]) -> dict[str, str]:
         samples: What to compare.
 
     Returns:
-        Id to cluster (its first id), only of images that have a near-duplicate.
+        Id to cluster, named as in `cluster_pairs`, only of images that have a near-duplicate.
     """
     fingerprints = {}
-    for sample in samples:
+    for sample in tqdm(samples, desc="compare images", unit="image", dynamic_ncols=True):
         try:
             with open_slide(sample.image_path) as slide:
                 view = ScaledSlide(slide, (FINGERPRINT_SIDE, FINGERPRINT_SIDE))

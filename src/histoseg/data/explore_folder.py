@@ -35,7 +35,7 @@ class Exploration:
 
     @property
     def clusters(self) -> dict[str, str]:
-        """Cluster of each image that has a near-duplicate: id to the cluster's first id."""
+        """Cluster of each image that has a near-duplicate, as `cluster_pairs` names it."""
         return cluster_pairs((pair.first, pair.second) for pair in self.pairs)
 
 

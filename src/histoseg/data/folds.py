@@ -274,7 +274,7 @@ def read_folds(path: Path, samples: Sequence[Sample], fold_by: str = "group") ->
 
 def _split_groups(path: Path, table: pd.DataFrame, samples: Sequence[Sample]) -> list[Fault]:
     """Groups that stand in several folds: those of the file, and those of our own tables."""
-    folds_of_group = table.groupby("group")["fold"].nunique()
+    folds_of_group = table[table["group"] != ""].groupby("group")["fold"].nunique()
     faults = [
         Fault(group, str(path), "group stands in several folds: it leaks", "give it one fold")
         for group in folds_of_group.index[folds_of_group > 1]

@@ -49,7 +49,8 @@ def find_leaks(
     """
     fold_of = {str(key): int(fold) for key, fold in zip(folds["id"], folds["fold"], strict=True)}
     groups = {sample.id: sample.group or sample.id for sample in samples}
-    filed = dict(zip(folds["id"].astype(str), folds["group"].astype(str), strict=True))
+    named = folds[folds["group"] != ""]  # a file need not name groups
+    filed = dict(zip(named["id"].astype(str), named["group"].astype(str), strict=True))
     report = LeakReport()
     split = {**_split(groups, fold_of), **_split(filed, fold_of)}
     report.notices += _told(split, "group {} stands in folds {}: its images {} score what was trained on")
@@ -106,10 +107,11 @@ def _index_faults(index: pd.DataFrame, fold_of: Mapping[str, int]) -> list[Fault
             faults.append(Fault(str(key), "index.csv", rule, remedy))
     if "label_origin" not in index.columns:
         return faults
-    made = index[index["label_origin"] == PSEUDO].astype({"fold": int, "label_fold": int})
+    made = index[index["label_origin"] == PSEUDO].astype({"fold": int})
     for key in made.loc[made["fold"] != ALWAYS_TRAINED, "id"].unique():
         faults.append(Fault(str(key), "index.csv", "pseudo-labels in a fold: a score against them is none", remedy))
-    for key in made.loc[made["label_fold"] < 0, "id"].unique():
+    label_folds = pd.to_numeric(made.get("label_fold", pd.Series(index=made.index)), errors="coerce")
+    for key in made.loc[~(label_folds >= 0), "id"].unique():  # an empty cell is no number, and none is >= 0
         rule = "pseudo-labels without label_fold: nothing says whose validation images their network saw"
         faults.append(Fault(str(key), "index.csv", rule, remedy))
     return faults

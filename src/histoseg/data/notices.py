@@ -37,7 +37,7 @@ RANKED = {
     "colour_contrast": "colour inside against outside",
     "focus": "sharpness",
     "blank_fraction": "blank share",
-    "object_area_px": "size of objects",
+    "object_area_px": "median area of its objects in px",
 }
 """Facts by which slides are ranked, with their names in words."""
 SUSPICIOUS = tuple(name for name in RANKED if name != "blank_fraction")
@@ -212,7 +212,8 @@ def rank_slides(
 
 def _outlier(fact: SlideFacts, name: str, deviation: float) -> Notice:
     value = getattr(fact, name)
-    text = f"{RANKED[name]} is {value:.3g}, {deviation:.0f} robust standard deviations from its organ's median"
+    words = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    text = f"{RANKED[name]} is {words}, {deviation:.0f} robust standard deviations from its organ's median"
     return Notice(kind="suspicious slide", ids=(fact.sample.id,), text=text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from histoseg.core.rle import Runs
 from histoseg.data.duplicates import duplicate_groups
 from histoseg.data.folds import ALWAYS_TRAINED
 from histoseg.data.leaks import PSEUDO, image_stamp, listed_ids
-from histoseg.data.pseudo import PseudoRecord, load_pseudo_record, pseudo_folder
+from histoseg.data.pseudo import PSEUDO_RECORD, PseudoRecord, load_pseudo_record, pseudo_folder
 from histoseg.data.store import DatasetInfo, agreed_preprocessing, load_dataset
 from histoseg.schema.atomic import write_atomically
 from histoseg.schema.dataset import SourceConfig
@@ -124,6 +125,9 @@ def _load_source(config: SourceConfig, name: str, experiment: Experiment) -> Sou
     agreed_preprocessing(experiment, info, folder)
     competition = get_competition(info.competition)
     pseudo = load_pseudo_record(folder)
+    if pseudo is None and (index["label_origin"] == PSEUDO).any():
+        rule = f"predicted labels without {PSEUDO_RECORD}: nothing says what their network has seen"
+        raise InputError([Fault(name, str(folder / "index.csv"), rule, "predict the labels anew")])
     split: Split = "test" if pseudo else "train"
     samples = {sample.id: sample for sample in competition.samples(Path(config.root or info.root), split)}
     return Source(
@@ -223,15 +227,20 @@ def _near_copies(source: Source, others: Mapping[str, Sample]) -> dict[str, str]
 
 
 def _warn_of_shared_groups(sources: Sequence[Source]) -> None:
-    """Groups of the main dataset whose name a source has too: if they are one patient, they leak."""
-    main = sources[0]
-    scored = set(main.folds.loc[main.folds["fold"] != ALWAYS_TRAINED, "id"])
-    held_out = {s.group for key, s in main.samples.items() if key in scored and s.group not in ("", key)}
-    for source in sources[1:]:
-        shared = sorted(held_out & {sample.group for sample in source.samples.values()})
+    """Groups that are scored in one dataset and whose name another one has too: if they are one patient, they leak."""
+    for first, second in itertools.combinations(sources, 2):
+        names = {source.name: {sample.group for sample in source.samples.values()} for source in (first, second)}
+        shared = (_scored_groups(first) & names[second.name]) | (_scored_groups(second) & names[first.name])
         if shared:
-            words = "groups %s stand in %s and in the main dataset: if they are the same patients, scores leak"
-            logger.warning(words, listed_ids(shared), source.name)
+            words = "groups %s stand in %s and in %s dataset: if they are the same patients, scores leak"
+            other = "the main" if first.name == MAIN else f"the {first.name}"
+            logger.warning(words, listed_ids(sorted(shared)), second.name, other)
+
+
+def _scored_groups(source: Source) -> set[str]:
+    """Groups of the images of a dataset that some fold is scored on; images that are groups of their own have none."""
+    scored = set(source.folds.loc[source.folds["fold"] != ALWAYS_TRAINED, "id"]) if source.role == "folds" else set()
+    return {sample.group for key, sample in source.samples.items() if key in scored and sample.group not in ("", key)}
 
 
 def joined_folds(sources: Sequence[Source]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +12,7 @@ from histoseg.data.tiles import COLOUR_FIELDS, INDEX_COLUMNS
 from histoseg.schema.dataset import TilesConfig
 from histoseg.schema.experiment import Experiment
 from histoseg.schema.parse import load_json
-from histoseg.schema.preprocessing import Preprocessing
+from histoseg.schema.preprocessing import Preprocessing, StainReference
 
 SCALE_FIELDS = tuple(field.name for field in fields(Preprocessing) if field.name not in COLOUR_FIELDS)
 
@@ -31,10 +31,14 @@ class DatasetInfo:
     """How tiles were cut."""
     classes: tuple[str, ...] = ("mask",)
     """Names of the mask classes."""
+    clean_blank: bool = False
+    """Whether the tiles were cut without the labels on the glass around the tissue."""
     mean: tuple[float, float, float]
     """Mean of the tiles' channels, in 0 to 1."""
     std: tuple[float, float, float]
     """Standard deviation of the tiles' channels, in 0 to 1."""
+    stain_reference: StainReference = field(default_factory=StainReference)
+    """Colours of the images in data.stain_references; what an experiment without a reference of its own aims at."""
 
 
 def load_dataset(folder: Path) -> tuple[DatasetInfo, pd.DataFrame, pd.DataFrame]:
@@ -81,6 +85,17 @@ def agreed_preprocessing(experiment: Experiment, info: DatasetInfo, folder: Path
         rule += f"{experiment.model.classes}"
         remedy = "train on one class: build a dataset of a folder whose masks hold that class alone"
         faults.append(Fault("model.classes", str(folder / "dataset.json"), rule, remedy))
+    if info.clean_blank != experiment.data.clean_blank:
+        rule = f"tiles were cut with {info.clean_blank} and the experiment says {experiment.data.clean_blank}"
+        remedy = "build the dataset anew with --experiment, or change the experiment"
+        faults.append(Fault("data.clean_blank", str(folder / "dataset.json"), rule, remedy))
+    if wanted.stain != "none" and wanted.stain_reference == StainReference():
+        wanted = replace(wanted, stain_reference=info.stain_reference)
+    try:
+        wanted.check_stain()
+    except ValueError as error:
+        remedy = "name images in data.stain_references and build the dataset anew with --experiment"
+        faults.append(Fault("preprocessing.stain", str(folder / "dataset.json"), str(error), remedy))
     if faults:
         raise InputError(faults)
     if wanted.normalise == "dataset":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import cv2
@@ -14,8 +15,8 @@ Rings = Mapping[str, Sequence[Sequence[Sequence[float]]]]
 class RegionMap:
     """The regions of a slide, asked for single points.
 
-    A point lies in a region if one of the region's rings holds it; of several rings that hold it, the smallest counts,
-    which is the innermost where regions are nested.
+    A point lies in a region if an odd number of the region's rings hold it: a ring within a ring is a hole. Of several
+    regions that hold it, the one whose ring around it is smallest counts, which is the innermost of nested ones.
     """
 
     def __init__(self, rings: Rings) -> None:
@@ -24,7 +25,9 @@ class RegionMap:
 
     def region_at(self, y: float, x: float) -> str:
         """Name of the region at a point, in slide pixels; empty where there is none."""
-        for name, ring_N2 in self._shapes:
-            if cv2.pointPolygonTest(ring_N2, (float(x), float(y)), False) >= 0:
-                return name
-        return ""
+        around = Counter(name for name, ring_N2 in self._shapes if _is_inside(ring_N2, y, x))
+        return next((name for name, count in around.items() if count % 2), "")
+
+
+def _is_inside(ring_N2: np.ndarray, y: float, x: float) -> bool:
+    return cv2.pointPolygonTest(ring_N2, (float(x), float(y)), False) >= 0

@@ -108,7 +108,25 @@ def fit_stain_reference(images: Mapping[str, np.ndarray]) -> StainReference:
     Returns:
         The reference; the statistics of a method that none of the images allows are left empty.
     """
-    pixels = {name: tissue_pixels(image_HWC) for name, image_HWC in images.items()}
+    return _reference_of({name: tissue_pixels(image_HWC) for name, image_HWC in images.items()})
+
+
+def fit_slide_reference(samples: Sequence[Sample], preprocessing: Preprocessing) -> StainReference:
+    """The reference of some slides, from a bounded sample of each one's tissue at the network's scale.
+
+    Raises:
+        ImageError: If a slide's data cannot be decoded.
+    """
+    pixels = {}
+    for sample in samples:
+        with open_slide(sample.image_path) as slide:
+            view = ScaledSlide(slide, preprocessing.scaled_hw(slide.shape_hw, sample.pixel_size_um))
+            pixels[sample.id] = sample_tissue(view)
+    return _reference_of(pixels)
+
+
+def _reference_of(pixels: Mapping[str, np.ndarray]) -> StainReference:
+    """The average of the statistics of several images, uint8 (N, 3) each."""
     pixels = {name: pixels_NC for name, pixels_NC in pixels.items() if len(pixels_NC) >= LEAST_TISSUE_PIXELS}
     moments = [found for found in map(lab_statistics, pixels.values()) if found is not None]
     stains = [found for found in map(macenko_statistics, pixels.values()) if found is not None]

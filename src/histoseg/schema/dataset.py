@@ -47,6 +47,9 @@ class DataConfig:
     clean_blank: bool = False
     """Cut tiles without the labels on the glass around the tissue; worth it only where it gains out-of-fold."""
 
+    stain_references: tuple[str, ...] = ()
+    """Ids of the images whose colours stain normalisation aims at; they are measured when the dataset is built."""
+
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise ValueError(f"weight={self.weight} of the main dataset must be positive")

@@ -97,6 +97,7 @@ class Manifest:
         if len(self.classes) != 1:
             raise ValueError(f"classes={self.classes}: exactly one mask class is supported")
         check_views(self.views)
+        self.preprocessing.check_stain()
 
     def threshold_of(self, organ: str, source: str) -> float:
         """The threshold of an image: organ/source, else organ, else default."""

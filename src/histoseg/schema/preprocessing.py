@@ -66,7 +66,7 @@ class Preprocessing:
     """Stain normalisation before the network, by the statistics of each whole slide: `reinhard` by moments in CIELAB,
     `macenko` by stain vectors in optical density."""
     stain_reference: StainReference = field(default_factory=StainReference)
-    """The colours that it aims at."""
+    """The colours that it aims at; where it is not given, those that the dataset was built with."""
 
     def __post_init__(self) -> None:
         if not self.target_pixel_size_um > 0:
@@ -79,6 +79,13 @@ class Preprocessing:
             raise ValueError(f"max_megapixels={self.max_megapixels} must be positive")
         if min(self.std) <= 0:
             raise ValueError(f"std={self.std} must be positive")
+
+    def check_stain(self) -> None:
+        """Refuse stain normalisation without the colours that it aims at.
+
+        Raises:
+            ValueError: With what is missing.
+        """
         reference = self.stain_reference
         if self.stain == "reinhard" and not (reference.lab_mean and reference.lab_std):
             raise ValueError("stain='reinhard' needs stain_reference.lab_mean and lab_std: fit them on chosen images")

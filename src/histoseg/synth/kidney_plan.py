@@ -69,7 +69,7 @@ def plan_kidneys(
         planted: Rates of artefacts and JPEG traces.
 
     Raises:
-        ValueError: If a layout is not known, or two slides got the same id.
+        ValueError: If a layout is not known, or there is none.
     """
     unknown = sorted(set(layouts) - set(KIDNEY_LAYOUTS))
     if unknown or not layouts:

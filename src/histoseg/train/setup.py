@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -102,8 +102,11 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
     if index.empty:
         file = str(main.folder / "index.csv")
         raise InputError([Fault(f"fold {fold}", file, "no tiles to train on", "build it anew")])
-    initial, seen = _earlier_networks(experiment, used, fold, scored=limit is None)
+    initial, earlier = _earlier_networks(experiment, used, fold, scored=limit is None)
     trained = [s.qualified(s.samples[k]) for s in used for k in chosen[s.name] if k in s.samples]
+    # An image that has left its folder since its tiles were cut is trained on all the same.
+    stamps = {s.key(k): "" for s in used for k in chosen[s.name]}
+    stamps |= {sample.id: image_stamp(sample.image_path) for sample in trained}
     described = [[s.name, file_sha256(s.folder / "index.csv"), s.weight, chosen[s.name]] for s in used]
     begun = file_sha256(initial.path) if initial else ""
     held_out = [sample.id for sample in validation]
@@ -123,14 +126,14 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
         digest=hashlib.sha256(text.encode()).hexdigest(),
         weights={source.name: source.weight for source in used},
         initial=initial.path if initial else None,
-        trained_on={**seen, **{sample.id: image_stamp(sample.image_path) for sample in trained}},
+        trained_on=_all_stamps(stamps, earlier, main.info.competition),
     )
 
 
 def _earlier_networks(
     experiment: Experiment, sources: Sequence[Source], fold: int, scored: bool
-) -> tuple[InitialWeights | None, dict[str, str]]:
-    """The weights that a fold starts from, and all that they and the makers of its labels were trained on.
+) -> tuple[InitialWeights | None, list[tuple[str, dict[str, str]]]]:
+    """The weights that a fold starts from, and adapter and stamps of what they and the labels' makers were trained on.
 
     Raises:
         InputError: If any of them has seen what the fold is scored on.
@@ -148,12 +151,24 @@ def _earlier_networks(
             earlier += [(maker.competition, maker.trained_on)] if maker else []
     if faults:
         raise InputError(faults)
-    # Ids mean images only within their competition; those of another one are told apart by its name.
-    return initial, {
-        key if owner == competition else f"{owner}:{key}": stamp
-        for owner, seen in earlier
-        for key, stamp in seen.items()
-    }
+    return initial, earlier
+
+
+def _all_stamps(
+    own: Mapping[str, str], earlier: Sequence[tuple[str, Mapping[str, str]]], competition: str
+) -> dict[str, str]:
+    """File stamp by id of what a fold is trained on and of what the networks before it were; no stamp is lost.
+
+    Ids mean images only within their competition, and in plain folders not even there: the others are told apart by the
+    name of their adapter, and files of one id by their stamps.
+    """
+    stamps = dict(own)
+    for owner, seen in earlier:
+        for key, stamp in seen.items():
+            is_same = owner == competition and (owner != "folder" or own.get(key) == stamp)
+            name = key if is_same else f"{owner}:{key}"
+            stamps[name if stamps.get(name, stamp) == stamp else f"{name}:{stamp}"] = stamp
+    return stamps
 
 
 def training_tiles(setup: FoldSetup, keep: bool = True) -> TileDataset:
@@ -166,11 +181,16 @@ def training_tiles(setup: FoldSetup, keep: bool = True) -> TileDataset:
         keep: Whether to keep the templates as runs/E/fold{k}/colours.json; of several processes only one should.
 
     Raises:
-        InputError: If colour templates are wanted and every tile is blank.
+        InputError: If colour templates are wanted and every tile is blank, or slides are to be normalised and one is
+            no longer in its folder.
         ImageError: If slides are to be normalised and one cannot be read.
     """
     config, seed = setup.experiment.augment, setup.experiment.train.seed
     size = int(setup.index["size"].iloc[0])
+    gone = sorted(set(setup.index["id"]) - {sample.id for sample in setup.training})
+    if gone and setup.manifest.preprocessing.stain != "none":
+        rule, remedy = "its tiles cannot be normalised: it is not in the competition", "put it back, or build anew"
+        raise InputError([Fault(key, str(setup.dataset / "folds.csv"), rule, remedy) for key in gone])
     stain_maps = slide_stain_maps(setup.training, setup.manifest.preprocessing)
     bare = TileDataset(
         setup.dataset, setup.index, Augmenter(replace(config, stain_template=0.0), size), seed, stain_maps

@@ -94,12 +94,16 @@ def make_sampler(
         rank: This process.
         ranks: Number of processes.
         region_shares: Share of the draws of each region; datasets that have none of these regions draw from all.
+
+    Raises:
+        InputError: If a region with a share has no tile in any dataset, or none in one that has others of them.
     """
     parts = []
+    nowhere = not set(region_shares or {}) & set(index.get("region", ()))
     for name, part in index.groupby("dataset", sort=False):
         regions = part["region"] if "region" in part.columns else None
         has_regions = regions is not None and bool(set(region_shares or {}) & set(regions))
-        shares = region_shares if has_regions or len(part) == len(index) else None
+        shares = region_shares if has_regions or nowhere else None
         order = BalancedSampler(
             part["bin"], seed, balanced, batch, start_step, rank, ranks, regions=regions, shares=shares
         )

@@ -18,6 +18,7 @@ from histoseg.competitions.base import Competition, runs_dice
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.core.rle import Runs
+from histoseg.data.line_journal import LineJournal
 from histoseg.data.sources import joined_folds, load_sources
 from histoseg.models.build import build_model
 from histoseg.predict.ensemble import Ensemble, best_device, best_precision
@@ -130,22 +131,14 @@ class _ScoreJournal:
     """Scores of finished slides, appended line by line."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: dict[tuple[str, str], list[float]] = {}
-        if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # a line that was cut short by a kill: that slide is predicted again
-                self._known[entry["key"], entry["id"]] = entry["scores"]
+        self._journal = LineJournal(path)
+        self._known = {(entry["key"], entry["id"]): entry["scores"] for entry in self._journal.entries}
 
     def get(self, key: str, sample_id: str) -> list[float] | None:
         return self._known.get((key, sample_id))
 
     def add(self, key: str, sample_id: str, scores: list[float]) -> None:
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"key": key, "id": sample_id, "scores": scores}) + "\n")
+        self._journal.add({"key": key, "id": sample_id, "scores": scores})
 
 
 def score_slide(ensemble: Ensemble, manifest: Manifest, competition: Competition, sample: Sample) -> list[float]:

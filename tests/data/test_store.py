@@ -1,0 +1,47 @@
+from dataclasses import replace
+
+import pytest
+
+from histoseg.core.faults import InputError
+from histoseg.data.store import agreed_preprocessing, load_dataset
+from histoseg.imaging.stain import fit_slide_reference
+from histoseg.schema.dataset import DataConfig
+from small_datasets import BASE, build, draw, make_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("own"), {f"p{n}": draw(n) for n in range(4)})
+
+
+def test_tiles_cut_with_other_labels_are_refused(folder, tmp_path):
+    out = build(folder, tmp_path / "tiles")
+    info = load_dataset(out)[0]
+    wanted = replace(BASE, data=DataConfig(dataset=str(out), clean_blank=True))
+    with pytest.raises(InputError, match=r"clean_blank.*cut with False"):
+        agreed_preprocessing(wanted, info, out)
+
+
+def test_stain_references_are_measured_with_the_dataset(folder, tmp_path):
+    asked = replace(BASE, data=DataConfig(stain_references=("p1", "p3")))
+    info = load_dataset(build(folder, tmp_path / "tiles", asked))[0]
+    assert info.stain_reference.images == ("p1", "p3")
+    wanted = replace(BASE, preprocessing=replace(BASE.preprocessing, stain="reinhard"))
+    agreed = agreed_preprocessing(wanted, info, tmp_path)
+    assert agreed.stain_reference == info.stain_reference
+    agreed.check_stain()
+
+
+def test_normalisation_without_a_reference_is_refused_with_the_remedy(folder, tmp_path):
+    info = load_dataset(build(folder, tmp_path / "tiles"))[0]
+    assert info.stain_reference == fit_slide_reference([], BASE.preprocessing)
+    wanted = replace(BASE, preprocessing=replace(BASE.preprocessing, stain="macenko"))
+    with pytest.raises(InputError, match=r"data\.stain_references"):
+        agreed_preprocessing(wanted, info, tmp_path)
+
+
+def test_an_unknown_reference_is_named(folder, tmp_path):
+    asked = replace(BASE, data=DataConfig(stain_references=("p1", "nobody")))
+    with pytest.raises(InputError, match="nobody"):
+        build(folder, tmp_path / "tiles", asked)
+    assert not (tmp_path / "tiles").exists()
