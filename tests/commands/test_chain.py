@@ -139,7 +139,8 @@ def test_evaluate_package_and_predict(trained, tmp_path, capsys):
     assert "default" in json.loads((run / "thresholds.json").read_text())
     assert (run / "report.html").stat().st_size > 10_000
     before = (run / "oof_scores.jsonl").stat().st_size
-    assert main(["evaluate", str(run)]) == 0
+    assert main(["evaluate", str(run), "--cleaning-gain-over", str(run)]) == 0
+    assert "+0.0000 (95% +0.0000 to +0.0000)" in capsys.readouterr().out
     assert (run / "oof_scores.jsonl").stat().st_size == before, "finished slides are not predicted again"
 
     weights = tmp_path / "weights"

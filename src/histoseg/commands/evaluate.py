@@ -24,6 +24,7 @@ from histoseg.schema.atomic import write_atomically
 from histoseg.schema.manifest import file_sha256, look_up_threshold
 from histoseg.schema.sample import Sample
 from histoseg.train.setup import known_folds
+from histoseg.trust.cleaning_gain import run_gain
 from histoseg.trust.oof import (
     OOF_COLUMNS,
     THRESHOLD_GRID,
@@ -44,6 +45,8 @@ class EvaluateOptions:
 
     run: tyro.conf.Positional[Path]
     """The run, runs/E."""
+    cleaning_gain_over: Path | None = None
+    """An evaluated run that differs in data.clean_blank alone: say whether cleaning the labels gained."""
 
 
 def run(arguments: list[str]) -> int:
@@ -51,6 +54,9 @@ def run(arguments: list[str]) -> int:
     options = parse_options(EvaluateOptions, "evaluate", arguments)
     summary = evaluate_run(options.run)
     print(f"out-of-fold Dice {summary['dice']:.4f} ({_interval_words(summary)})")
+    if options.cleaning_gain_over is not None:
+        samples = joined_samples(load_sources(run_experiment(options.run)))
+        print(run_gain(options.cleaning_gain_over, options.run, samples))
     print(f"report: {options.run / 'report.html'}")
     return 0
 
