@@ -25,9 +25,8 @@ from histoseg.commands.train import train_experiment
 from histoseg.competitions.base import runs_dice
 from histoseg.competitions.registry import get_competition
 from histoseg.core.stain import DENSITY_OF_VALUE, HED_FROM_RUIFROK
-from histoseg.imaging.resample import ScaledSlide
 from histoseg.imaging.slide import open_slide
-from histoseg.imaging.stain import fit_stain_reference
+from histoseg.imaging.stain import fit_slide_reference
 from histoseg.predict.image import predict_masks
 from histoseg.schema.atomic import write_atomically, write_bytes_atomically
 from histoseg.schema.dataset import DataConfig, TilesConfig
@@ -141,7 +140,9 @@ def make_experiment(arguments: argparse.Namespace, arm: str, seed: int) -> Exper
     """A small network for small machines, the same for every arm but for its colours."""
     preprocessing = Preprocessing(target_pixel_size_um=arguments.scale)
     if arm in ("macenko", "reinhard"):
-        reference = fit_stain_reference(_reference_images(arguments.out / "train", preprocessing))
+        samples = get_competition("folder").samples(arguments.out / "train", "train")
+        # Evenly chosen, so that all organs are among them.
+        reference = fit_slide_reference(samples[:: max(1, len(samples) // REFERENCES)], preprocessing)
         preprocessing = replace(preprocessing, stain=arm, stain_reference=reference)
     steps, side = arguments.steps, arguments.crop + OVERHANG
     return Experiment(
@@ -154,17 +155,6 @@ def make_experiment(arguments: argparse.Namespace, arm: str, seed: int) -> Exper
         train=TrainConfig(seed=seed, steps=steps, validate_every=steps, save_every=100, workers=1),
         predict=PredictConfig(tile=224, halo=32, views=("identity",)),
     )
-
-
-def _reference_images(root: Path, preprocessing: Preprocessing) -> dict[str, np.ndarray]:
-    """Some training images at the network's scale, evenly chosen so that all organs are among them, by name."""
-    samples = get_competition("folder").samples(root, "train")
-    images = {}
-    for sample in samples[:: max(1, len(samples) // REFERENCES)]:
-        with open_slide(sample.image_path) as slide:
-            view = ScaledSlide(slide, preprocessing.scaled_hw(slide.shape_hw, sample.pixel_size_um))
-            images[sample.id] = view.read(slice(None), slice(None))
-    return images
 
 
 def train_arm(arguments: argparse.Namespace, arm: str, seed: int) -> Path:

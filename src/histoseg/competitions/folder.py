@@ -33,6 +33,7 @@ from histoseg.competitions.base import (
 )
 from histoseg.competitions.coco import read_coco
 from histoseg.competitions.mask_files import MASK_SUFFIXES, read_labels, read_mask
+from histoseg.competitions.training_table import header_shape_of
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import Runs, parse_rle, runs_from_mask, runs_to_text
 from histoseg.imaging.errors import ImageError
@@ -119,7 +120,7 @@ class Folder:
         if (root / "rles.csv").is_file():
             return self._read_rles(root / "rles.csv", samples)
         if (root / "annotations.json").is_file():
-            shapes = {sample.id: _header_shape(sample) for sample in samples}
+            shapes = {sample.id: header_shape_of(sample.image_path) for sample in samples}
             self._targets, faults = read_coco(root / "annotations.json", shapes)
             return faults
         remedy = "add masks/, rles.csv or annotations.json"
@@ -175,7 +176,7 @@ class Folder:
             if row is None:
                 faults.append(Fault(sample.id, str(path), "image without a row", "add the row, or drop the image"))
                 continue
-            shape_hw = _header_shape(sample)
+            shape_hw = header_shape_of(sample.image_path)
             try:
                 runs = parse_rle(row.get("rle", ""), shape_hw or _FOLDER_ANY_SHAPE)
             except ValueError as error:
@@ -249,12 +250,3 @@ def _folder_sample(name: str, path: Path, row: Mapping[str, str]) -> Sample:
         group=row.get("group", "") or row.get("patient", "") or name,
         pixel_size_um=parse_pixel_size(row.get("pixel_size", "")),
     )
-
-
-def _header_shape(sample: Sample) -> tuple[int, int] | None:
-    """Height and width of a sample's image; None where it cannot be opened, which is a fault of the image alone."""
-    try:
-        with open_slide(sample.image_path) as slide:
-            return slide.shape_hw
-    except ImageError:
-        return None

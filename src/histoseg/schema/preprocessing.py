@@ -12,7 +12,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class StainReference:
-    """The colours that stain normalisation aims at, fitted by `histoseg.imaging.stain.fit_stain_reference`."""
+    """The colours that stain normalisation aims at, fitted by `histoseg.imaging.stain.fit_slide_reference`."""
 
     images: tuple[str, ...] = ()
     """What it was fitted on, for people to read; of several images the statistics are averaged."""
