@@ -22,7 +22,7 @@ from histoseg.models.build import build_model
 from histoseg.schema.dataset import DataConfig, SourceConfig
 from histoseg.schema.manifest import file_sha256
 from histoseg.schema.parse import plain, to_toml
-from histoseg.schema.plan import manifest_of, model_arguments
+from histoseg.schema.plan import manifest_of
 from histoseg.schema.sample import Sample
 from histoseg.train.setup import prepare_fold
 from histoseg.trust.oof import finished_folds, predict_slide
@@ -34,7 +34,7 @@ UNLABELLED = ("u0", "u1", "u2")
 def write_run(run, dataset, trained_by_fold):
     """A run of untrained networks, one a fold, whose records say what they were trained on."""
     experiment = replace(BASE, data=DataConfig(dataset=str(dataset)))
-    arguments = model_arguments(experiment.model)
+    arguments = experiment.model.arguments()
     folds = pd.read_csv(dataset / "folds.csv", dtype={"id": str})
     for fold, trained in trained_by_fold.items():
         folder = run / f"fold{fold}"

@@ -15,7 +15,6 @@ from histoseg.core.rle import encode_rle
 from histoseg.data.leaks import image_stamp
 from histoseg.data.sources import JoinedCompetition, joined_folds, joined_samples, load_sources
 from histoseg.schema.dataset import DataConfig, SourceConfig, TilesConfig
-from histoseg.schema.plan import model_arguments
 from histoseg.schema.preprocessing import Preprocessing
 from histoseg.train.setup import prepare_fold
 from small_datasets import BASE, build, draw, make_folder
@@ -265,7 +264,7 @@ def write_run(run, trained_on):
     """A finished fold 0 of which only the record counts."""
     (run / "fold0").mkdir(parents=True)
     (run / "fold0" / "model.safetensors").write_bytes(b"weights")
-    record = {"architecture": "unet", "arguments": model_arguments(BASE.model), "competition": "folder"}
+    record = {"architecture": "unet", "arguments": BASE.model.arguments(), "competition": "folder"}
     (run / "fold0" / "run.json").write_text(json.dumps({**record, "trained_on": trained_on}))
     return run
 

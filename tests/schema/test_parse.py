@@ -67,7 +67,7 @@ def test_all_faults_at_once_with_the_known_keys(tmp_path):
         ("[predict]\nviews = []", "not be empty"),
         ('[predict]\nviews = ["identity", "hflp"]', "known are identity"),
         ("[predict]\nstride = 600", "stride=600"),
-        ("[model]\nclasses = 2", "exactly one"),
+        ("[model]\nclasses = 8", "1 to 7"),
         ("[train]\nseed = -1", "seed=-1"),
         ("[augment]\nflip = 1.5", "probability"),
         ("[optim]\nlr = 0", "lr must be positive"),

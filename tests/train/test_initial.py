@@ -11,7 +11,6 @@ from histoseg.core.faults import InputError
 from histoseg.data.leaks import image_stamp
 from histoseg.models.build import build_model
 from histoseg.schema.experiment import ModelConfig
-from histoseg.schema.plan import model_arguments
 from histoseg.schema.sample import Sample
 from histoseg.train.initial import find_initial_weights, load_initial_weights
 
@@ -34,7 +33,7 @@ def write_run(folder, fold, trained, competition="hubmap_2022", **changes):
     (folder / f"fold{fold}" / "model.safetensors").write_bytes(b"weights")
     record = {
         "architecture": "unet",
-        "arguments": model_arguments(ModelConfig(**SMALL)),
+        "arguments": ModelConfig(**SMALL).arguments(),
         "competition": competition,
         "trained_on": {s.id: image_stamp(s.image_path) for s in trained},
         **changes,
@@ -87,7 +86,7 @@ def test_what_cannot_be_started_from_is_refused_with_what_there_is(tmp_path, sli
 
 def test_weights_are_loaded_whole_or_not_at_all(tmp_path):
     torch.manual_seed(0)
-    given, model = (build_model("unet", model_arguments(ModelConfig(**SMALL))) for _ in range(2))
+    given, model = (build_model("unet", ModelConfig(**SMALL).arguments()) for _ in range(2))
     path = tmp_path / "model.safetensors"
     save_file(given.state_dict(), path)
     load_initial_weights(model, path)

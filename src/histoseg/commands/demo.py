@@ -36,7 +36,6 @@ from histoseg.models.build import build_model
 from histoseg.predict.ensemble import best_device, best_precision
 from histoseg.schema.dataset import DataConfig, TilesConfig
 from histoseg.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
-from histoseg.schema.plan import model_arguments
 from histoseg.schema.preprocessing import Preprocessing, has_pixel_size
 from histoseg.schema.sample import Sample
 from histoseg.synth.folder import make_hubmap_2022
@@ -161,7 +160,7 @@ def demo_preprocessing(samples: list[Sample]) -> Preprocessing:
 def _print_forecast(experiment: Experiment, folds: int) -> None:
     """Time a few bare steps and say how long the whole will take; the number of steps does not depend on it."""
     device = best_device()
-    model = build_model(experiment.model.architecture, model_arguments(experiment.model)).to(device)
+    model = build_model(experiment.model.architecture, experiment.model.arguments()).to(device)
     model = model.to(memory_format=torch.channels_last)
     side = experiment.augment.crop
     images_NCHW = torch.rand(experiment.train.batch, 3, side, side, device=device)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
-from histoseg.schema.experiment import Experiment, ModelConfig
+from histoseg.schema.experiment import Experiment
 from histoseg.schema.manifest import Manifest
 from histoseg.schema.preprocessing import Preprocessing
 
@@ -40,11 +39,6 @@ def manifest_of(
         batch=predict.batch,
         versions=installed_versions(),
     )
-
-
-def model_arguments(model: ModelConfig) -> dict[str, Any]:
-    """What the network is built with, as a manifest's member records it."""
-    return {"encoder": model.encoder, "decoder_channels": list(model.decoder_channels), "classes": model.classes}
 
 
 def installed_versions() -> dict[str, str]:

@@ -15,7 +15,6 @@ from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.data.leaks import listed_ids, seen_images
 from histoseg.schema.experiment import ModelConfig
-from histoseg.schema.plan import model_arguments
 from histoseg.schema.sample import Sample
 
 FILE_PREFIX = "file:"
@@ -76,7 +75,7 @@ def _recorded_weights(
 ) -> InitialWeights:
     record: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
     faults = []
-    if (record["architecture"], record["arguments"]) != (model.architecture, model_arguments(model)):
+    if (record["architecture"], record["arguments"]) != (model.architecture, model.arguments()):
         rule = f"weights of {record['architecture']} with {record['arguments']}"
         faults.append(Fault("model.init", str(record_path), rule, "give the experiment the same network"))
     if "trained_on" not in record:

@@ -25,7 +25,6 @@ from histoseg.predict.ensemble import Ensemble, best_device, best_precision, nor
 from histoseg.predict.image import predict_masks
 from histoseg.schema.atomic import write_atomically
 from histoseg.schema.parse import plain, to_toml
-from histoseg.schema.plan import model_arguments
 from histoseg.schema.sample import Sample
 from histoseg.train.checkpoint import load_state, newest_state, save_state, save_weights, state_paths
 from histoseg.train.dataset import make_loader
@@ -137,7 +136,7 @@ def _start(setup: FoldSetup, resume: bool) -> Run:
     precision = best_precision(device) if wanted == "auto" else PRECISIONS[wanted]
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=PRECISION_NAMES[precision])
     set_seed(experiment.train.seed)
-    arguments = model_arguments(experiment.model)
+    arguments = experiment.model.arguments()
     model = build_model(experiment.model.architecture, arguments)
     state = load_state(setup.folder, setup.digest) if resume else None
     if state is None and setup.initial is not None:
@@ -259,7 +258,7 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
         "trained_on": setup.trained_on,
         "manifest": plain(setup.manifest),
         "architecture": setup.experiment.model.architecture,
-        "arguments": model_arguments(setup.experiment.model),
+        "arguments": setup.experiment.model.arguments(),
     }
     write_atomically(setup.folder / "run.json", json.dumps(record, indent=2) + "\n")
     return dice

@@ -1,0 +1,85 @@
+"""The network of an experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Architecture = Literal[
+    "unet",
+    "unetplusplus",
+    "unext50",
+    "effunet-b0",
+    "effunet-b1",
+    "effunet-b2",
+    "effunet-b3",
+    "effunet-b4",
+    "effunet-b5",
+    "effunet-b6",
+    "effunet-b7",
+    "deeplabv3",
+    "deeplabv3plus",
+    "deeplabv3_resnet101",
+    "segformer",
+    "upernet",
+]
+DEFAULT_ENCODERS = {
+    "unet": "resnet34",
+    "unetplusplus": "resnet34",
+    "deeplabv3": "resnet50",
+    "deeplabv3plus": "resnet50",
+    "segformer": "mit_b0",
+    "upernet": "tu-convnext_tiny",
+}
+"""Networks whose encoder is a choice, with the one that they have where none is named."""
+DECODER_CHANNELS = (256, 128, 64, 32, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    architecture: Architecture = "unet"
+    """Network family."""
+    encoder: str = ""
+    """Encoder of unet, unetplusplus, deeplabv3, deeplabv3plus and upernet: any of segmentation-models-pytorch, timm
+    ones as tu-NAME; of segformer: mit_b0 to mit_b5. Empty: the family's usual one. Other networks have their own."""
+    encoder_weights: str = "none"
+    """`none`, the name of weights on the hub (imagenet, ...), or `file:PATH` of a local state dict."""
+    decoder_channels: tuple[int, int, int, int, int] = DECODER_CHANNELS
+    """Channels of the five decoder stages, coarse to fine (unet and unetplusplus)."""
+    head_channel: int = 0
+    """The channel of the 21-class head that is the mask (deeplabv3_resnet101 with one class)."""
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    """`sigmoid`: each class for itself. `softmax`: classes and background exclude each other."""
+    init: str = ""
+    """`runs/E`: each fold starts from that run's same fold; `file:PATH`: all start from one file; empty: from none."""
+    classes: int = 1
+    """Number of mask classes."""
+
+    def __post_init__(self) -> None:
+        if self.architecture not in DEFAULT_ENCODERS and self.encoder:
+            raise ValueError(f"encoder={self.encoder!r}: {self.architecture} has an encoder of its own; leave it out")
+        if self.decoder_channels != DECODER_CHANNELS and self.architecture not in ("unet", "unetplusplus"):
+            raise ValueError(
+                f"decoder_channels belong to unet and unetplusplus: leave them out for {self.architecture}"
+            )
+        if not 0 <= self.head_channel <= 20 or (self.head_channel and self.architecture != "deeplabv3_resnet101"):
+            raise ValueError(
+                f"head_channel={self.head_channel} must lie in 0 to 20 for deeplabv3_resnet101, and is 0 for others"
+            )
+        if not 1 <= self.classes <= 7:
+            raise ValueError(f"classes={self.classes} must lie in 1 to 7")
+
+    def arguments(self) -> dict[str, Any]:
+        """What the network is built with, as `build_model` takes it and a manifest's member records it."""
+        arguments: dict[str, Any] = {"classes": self.classes}
+        if self.architecture in DEFAULT_ENCODERS:
+            arguments["encoder"] = self.encoder or DEFAULT_ENCODERS[self.architecture]
+        if self.architecture in ("unet", "unetplusplus"):
+            arguments["decoder_channels"] = list(self.decoder_channels)
+        if self.architecture == "deeplabv3_resnet101":
+            arguments["head_channel"] = self.head_channel
+        if self.activation == "softmax":
+            arguments["activation"] = "softmax"
+        return arguments
