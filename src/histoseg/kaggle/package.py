@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,34 +49,69 @@ def package_runs(runs: Sequence[Path], out: Path, slug: str = "", licence: str =
     records = [(run, record) for run in runs for record in _records(run)]
     evaluated = {run: _evaluated_as_it_is(run) for run in runs}
     manifest = replace(_joined(records), thresholds=_mean_thresholds(evaluated))
-    sources = _member_sources(records, out)
+    check_target(out)
+    sources = _member_sources(records)
+    members = [
+        Member(
+            file=target,
+            sha256=file_sha256(source),
+            architecture=record["architecture"],
+            arguments=record["arguments"],
+            fold=record["fold"],
+            oof_score=_oof_score(run, record["fold"]) if evaluated[run] else None,
+        )
+        for (run, record), (target, source) in zip(records, sources.items(), strict=True)
+    ]
+    return write_package(replace(manifest, members=tuple(members)), sources, out, slug, licence)
+
+
+def write_package(manifest: Manifest, sources: Mapping[str, Path], out: Path, slug: str, licence: str) -> Manifest:
+    """Write a weights folder: members, the wheel that their networks need, metadata and manifest.
+
+    Args:
+        manifest: The finished manifest.
+        sources: The weights of each member by its file name.
+        out: Where to write; files that an earlier package put there are replaced.
+        slug: Name of the dataset on Kaggle; empty for the one that kernels name by default.
+        licence: Its licence, as Kaggle knows it.
+
+    Raises:
+        InputError: With all faults of the metadata, before anything is touched.
+    """
+    from histoseg.models.build import needs_smp  # with torch, which --help and the checks before spare
+
     name = slug or DEFAULT_SLUG
     metadata = dataset_metadata(slug=name, title=name, licence=licence)
     # Everything is checked; only now is anything touched. The old manifest goes first and the new one comes last, so
     # that no half of a package can be taken for a whole.
     out.mkdir(parents=True, exist_ok=True)
     _remove_earlier(out)
-    members = [
-        _copy_member(sources[target], out / target, record, _oof_score(run, record["fold"]) if evaluated[run] else None)
-        for (run, record), target in zip(records, sources, strict=True)
-    ]
-    manifest = replace(manifest, members=tuple(members))
-    build_wheel(WHEEL_DISTRIBUTION, out)
+    for member in manifest.members:
+        write_bytes_atomically(out / member.file, sources[member.file].read_bytes())
+    if any(needs_smp(member.architecture) for member in manifest.members):
+        build_wheel(WHEEL_DISTRIBUTION, out)
     write_atomically(out / METADATA_NAME, json.dumps(metadata, indent=2) + "\n")
     write_atomically(out / MANIFEST_NAME, manifest_json(manifest))
     return load_manifest(out)
 
 
-def _member_sources(records: Sequence[tuple[Path, dict[str, Any]]], out: Path) -> dict[str, Path]:
+def check_target(out: Path) -> None:
+    """Refuse to write a package into a run.
+
+    Raises:
+        InputError: `out` holds a run.
+    """
+    if any(out.glob("run.json")) or any(out.glob("fold*/run.json")):
+        raise InputError([Fault("out", str(out), "this folder holds a run", "give a folder of its own, as weights")])
+
+
+def _member_sources(records: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str, Path]:
     """The weights of each record by the name that they get.
 
     Raises:
-        InputError: With all faults: missing weights, two members of one name or with the same bytes, an `out` that
-            is itself a run.
+        InputError: With all faults: missing weights, two members of one name or with the same bytes.
     """
     faults = []
-    if any(out.glob("run.json")) or any(out.glob("fold*/run.json")):
-        faults.append(Fault("out", str(out), "this folder holds a run", "give a folder of its own, as weights"))
     sources: dict[str, Path] = {}
     hashes: dict[str, str] = {}
     for run, record in records:
@@ -156,18 +191,6 @@ def _evaluated_as_it_is(run: Path) -> bool:
         p.parent.name: json.loads(p.read_text(encoding="utf-8"))["manifest"] for p in run.glob("fold*/run.json")
     }
     return summary["weights_sha256"] == weights and summary["settings"] == settings
-
-
-def _copy_member(source: Path, target: Path, record: dict[str, Any], oof_score: float | None) -> Member:
-    write_bytes_atomically(target, source.read_bytes())
-    return Member(
-        file=target.name,
-        sha256=file_sha256(target),
-        architecture=record["architecture"],
-        arguments=record["arguments"],
-        fold=record["fold"],
-        oof_score=oof_score,
-    )
 
 
 def _oof_score(run: Path, fold: int) -> float | None:

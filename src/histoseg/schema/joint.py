@@ -1,0 +1,17 @@
+"""An ensemble by name: the runs whose folds predict together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointRuns:
+    """What `histoseg package experiments/J.toml` packages; see `experiments/group_ensemble.toml`."""
+
+    runs: tuple[str, ...]
+    """Run folders, runs/A; every finished fold of each becomes a member."""
+
+    def __post_init__(self) -> None:
+        if not self.runs or len(set(self.runs)) < len(self.runs):
+            raise ValueError(f"runs={list(self.runs)}: name at least one run, and each of them once")

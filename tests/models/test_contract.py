@@ -1,0 +1,213 @@
+"""What every network keeps to, whatever its family: sizes, gradients, precision, saving, independence, encoder."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import histoseg
+from histoseg.kaggle.bundler import closure
+from histoseg.models.build import build_model
+
+NARROW = [16, 16, 8, 8, 8]
+NETWORKS = {
+    "unet": {"encoder": "resnet18", "decoder_channels": NARROW},
+    "unetplusplus": {"encoder": "resnet18", "decoder_channels": NARROW},
+    "unext50": {},
+    "effunet-b0": {},
+    "deeplabv3": {"encoder": "resnet18"},
+    "deeplabv3plus": {"encoder": "tu-convnext_atto"},
+    "deeplabv3_resnet101": {"head_channel": 7},
+    "segformer": {"encoder": "mit_b0"},
+    "upernet": {"encoder": "tu-convnext_atto"},
+    "upernet-swin": {"encoder": "tu-swin_tiny_patch4_window7_224"},
+}
+STRIDES = {"deeplabv3": 8, "deeplabv3plus": 16, "deeplabv3_resnet101": 8}
+HEAVY = ("deeplabv3_resnet101", "upernet-swin")
+FITTING_HW = (64, 96)
+ODD_HW = (31, 50)
+
+
+def build(name, classes=1, **more):
+    return build_model(name.removesuffix("-swin"), {**NETWORKS[name], "classes": classes, **more})
+
+
+def images_NCHW(batch, hw, seed=0):
+    return torch.rand(batch, 3, *hw, generator=torch.Generator().manual_seed(seed)) * 4 - 2
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in NETWORKS],
+)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def network(name):
+    """One network of two classes in evaluation mode, with statistics of some images; tests leave it as it is."""
+    torch.manual_seed(0)
+    model = build(name, classes=2)
+    with torch.no_grad():
+        model.train()(images_NCHW(2, FITTING_HW, seed=9))
+    return model.eval()
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+def test_logits_have_the_images_size_and_one_channel_a_class(name, classes):
+    model = build(name, classes).eval()
+    with torch.inference_mode():
+        assert model(images_NCHW(2, FITTING_HW)).shape == (2, classes, *FITTING_HW)
+
+
+@pytest.mark.parametrize("hw", [FITTING_HW, ODD_HW, (1, 7), (33, 32), (1, 1)])
+def test_every_size_is_taken(network, hw):
+    with torch.inference_mode():
+        logits = network(images_NCHW(1, hw))
+    assert logits.shape == (1, 2, *hw)
+    assert logits.isfinite().all()
+
+
+def test_sizes_that_fit_are_untouched_and_others_are_padded_and_cropped(name, network):
+    stride = STRIDES.get(name, 32)
+    fitting = images_NCHW(1, (stride * 4, stride * 5))
+    with torch.inference_mode():
+        assert torch.equal(network(fitting), network.net(fitting))
+        odd = fitting[:, :, : stride * 4 - 3, : stride * 5 - 1]
+        mirrored = torch.cat([odd, odd[:, :, -4:-1].flip(2)], dim=2)
+        mirrored = torch.cat([mirrored, mirrored[:, :, :, -2:-1]], dim=3)
+        assert torch.equal(network(odd), network.net(mirrored)[:, :, :-3, :-1])
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_gradients_reach_every_parameter(name, activation):
+    torch.manual_seed(0)
+    model = build(name, classes=2, activation=activation).train()
+    logits = model(images_NCHW(2, (64, 64)))
+    assert logits.shape == (2, 2 + (activation == "softmax"), 64, 64)
+    logits.log_softmax(dim=1)[:, 0].mean().backward()
+    assert all(p.requires_grad for p in model.parameters())
+    lost = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert lost == []
+    assert any(p.grad.any() for p in model.encoder.parameters())
+
+
+def test_bf16_stays_finite_and_near_float32(network):
+    image = images_NCHW(1, ODD_HW)
+    with torch.inference_mode():
+        exact = network(image)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = network(image).float()
+    assert rough.isfinite().all()
+    assert (rough - exact).abs().max() <= 0.1 * exact.abs().max() + 0.1
+
+
+def test_bf16_trains_with_finite_gradients(name):
+    model = build(name, classes=2, activation="softmax").train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(images_NCHW(2, (64, 64))).float().square().mean()
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_saved_weights_give_the_same_logits(name, activation, tmp_path):
+    torch.manual_seed(1)
+    source, target = (build(name, classes=2, activation=activation) for _ in range(2))
+    with torch.no_grad():
+        source.train()(images_NCHW(2, (64, 64)))
+    save_file(source.state_dict(), tmp_path / "model.safetensors")
+    state = load_file(tmp_path / "model.safetensors")
+    assert not any("net." in key or "hf." in key for key in state)
+    image = images_NCHW(1, ODD_HW)
+    with torch.inference_mode():
+        wanted = source.eval()(image)
+        assert not torch.equal(target.eval()(image), wanted)
+        target.load_state_dict(state, strict=True)
+        assert torch.equal(target(image), wanted)
+
+
+def test_a_lost_or_foreign_tensor_is_refused(network):
+    state = network.state_dict()
+    first = next(iter(state))
+    lacking = {key: tensor for key, tensor in state.items() if key != first}
+    with pytest.raises(RuntimeError, match="Missing key"):
+        network.load_state_dict(lacking)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        network.load_state_dict({**state, "foreign.weight": torch.zeros(1)})
+
+
+def test_a_copy_stands_for_itself(network):
+    twin = copy.deepcopy(network)
+    image = images_NCHW(1, FITTING_HW)
+    with torch.inference_mode():
+        wanted = network(image)
+        assert torch.equal(twin(image), wanted)
+        for tensor in twin.parameters():
+            tensor.zero_()
+        assert not torch.equal(twin(image), wanted)
+        assert torch.equal(network(image), wanted)
+        twin.load_state_dict(network.state_dict())
+        assert torch.equal(twin(image), wanted)
+
+
+def test_evaluation_is_deterministic_and_blind_to_batch_mates(network):
+    pair = images_NCHW(2, FITTING_HW)
+    with torch.inference_mode():
+        together, again = network(pair), network(pair)
+        alone = torch.cat([network(pair[:1]), network(pair[1:])])
+    assert torch.equal(together, again)
+    assert not torch.allclose(together[0], together[1], atol=1e-3)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("hw", [FITTING_HW, ODD_HW])
+def test_the_encoder_is_called_once_and_its_maps_go_from_fine_to_coarse(network, hw):
+    calls = []
+    handle = network.encoder.register_forward_hook(lambda _, __, maps: calls.append(list(maps)))
+    with torch.inference_mode():
+        network(images_NCHW(2, hw))
+    handle.remove()
+    assert len(calls) == 1
+    sizes = [feature.shape[2:].numel() for feature in calls[0]]
+    assert len(sizes) >= 4
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(feature.ndim == 4 and len(feature) == 2 for feature in calls[0])
+    assert calls[0][-1].shape[1] > 0
+    assert sizes[-1] <= 64 * 96 / 64
+
+
+OUTSIDE = {"segmentation_models_pytorch", "torchvision", "transformers"}
+"""What a network may import while it is built; torch stands at the top."""
+
+
+def outside_imports(module: ast.Module, top: bool) -> set[str]:
+    """Third-party packages that a module imports at its top, or anywhere below."""
+    statements = module.body if top else [node for node in ast.walk(module) if node not in module.body]
+    names = set()
+    for node in statements:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0])
+    return names - sys.stdlib_module_names - {"histoseg"}
+
+
+@pytest.mark.parametrize("kernel", ["hubmap_2022", "kidney_2020"])
+def test_a_kernel_holds_every_network_and_loads_its_library_late(kernel):
+    root = Path(histoseg.__file__).parent
+    models = {m.name: m.tree for m in closure(f"histoseg.kernels.{kernel}", root) if ".models." in m.name}
+    assert {f"histoseg.models.{part}" for part in ("smp_nets", "segformer", "deeplab_torchvision")} <= models.keys()
+    assert "histoseg.models.weights" not in models, "a kernel never fetches pretrained weights"
+    late = set()
+    for module, tree in models.items():
+        assert outside_imports(tree, top=True) <= {"torch"}, module
+        late |= outside_imports(tree, top=False)
+    assert late == OUTSIDE

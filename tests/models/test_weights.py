@@ -1,0 +1,271 @@
+"""Pretrained weights from files in every layout, and from hubs that are stood in for."""
+
+import argparse
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from histoseg.core.faults import InputError
+from histoseg.models.build import build_model
+from histoseg.models.weights import encoder_name, load_encoder_weights
+from histoseg.schema.network import ModelConfig
+
+CONVNEXT = "tu-convnext_atto"
+SWIN = "tu-swin_tiny_patch4_window7_224"
+
+
+def network(architecture="unet", **settings):
+    """A network of random weights, and its settings for weights of a file or hub."""
+    config = ModelConfig(architecture=architecture, **settings)
+    return build_model(architecture, config.arguments()), config
+
+
+def load(state, path, architecture="unet", **settings):
+    """Save what a checkpoint holds, load it into a fresh network, and give its encoder's tensors."""
+    torch.save(state, path)
+    model, config = network(architecture, encoder_weights=f"file:{path}", **settings)
+    load_encoder_weights(model, config)
+    return model.encoder.state_dict()
+
+
+def random_state(state, seed=1):
+    """Other values under the same names."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    """Tensors of a ResNet-18 as torchvision and timm name them, the classifier among them."""
+    return random_state(torchvision.models.resnet18(weights=None).state_dict())
+
+
+def assert_equal(encoder, wanted, prefix=""):
+    assert encoder
+    for name, tensor in encoder.items():
+        assert torch.equal(tensor, wanted[name.removeprefix(prefix)]), name
+
+
+WRAPPINGS = {
+    "bare": lambda s: s,
+    "data parallel": lambda s: {f"module.{k}": v for k, v in s.items()},
+    "under state_dict": lambda s: {"epoch": 3, "state_dict": s, "optimizer": {"state": {0: {"exp_avg": s["fc.bias"]}}}},
+    "lightning, several wrappers": lambda s: {"state_dict": {f"model.resnet.{k}": v for k, v in s.items()}},
+    "smp": lambda s: {**{f"encoder.{k}": v for k, v in s.items()}, "decoder.conv1.weight": torch.zeros(64, 3, 7, 7)},
+    "half": lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
+    "projection": lambda s: {**{f"backbone.{k}": v for k, v in s.items()}, "projector.0.weight": torch.zeros(4, 4)},
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_wrappers_and_heads_are_left(resnet, wrapping, tmp_path):
+    encoder = load(WRAPPINGS[wrapping](resnet), tmp_path / "w.pth", encoder="resnet18")
+    wanted = {k: v.half().float() for k, v in resnet.items()} if wrapping == "half" else resnet
+    assert_equal(encoder, wanted)
+
+
+@pytest.mark.parametrize(
+    ("used", "other"),
+    [("teacher", "student"), ("module.encoder_q", "module.encoder_k"), ("state_dict_ema", "state_dict")],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_of_two_copies_the_one_for_use_is_taken(resnet, used, other, first, tmp_path):
+    copies = {used: resnet, other: random_state(resnet, seed=2)}
+    saved = {name: copies[name] for name in sorted(copies, key=lambda name: (name == used) != first)}
+    saved["args"] = argparse.Namespace(arch="resnet18")
+    assert_equal(load(saved, tmp_path / "w.pt", encoder="resnet18"), resnet)
+
+
+def test_a_decoder_of_the_same_names_is_not_mistaken(resnet, tmp_path):
+    few = {f"aux.{k}": torch.zeros_like(v) for k, v in resnet.items() if k.startswith("layer1")}
+    whole = {f"net.{k}": v for k, v in resnet.items()}
+    assert_equal(load({**few, **whole}, tmp_path / "w.pth", encoder="resnet18"), resnet)
+
+
+def test_timm_weights_fit_flattened_stages(tmp_path):
+    state = random_state(timm.create_model("convnext_atto", num_classes=7).state_dict())
+    encoder = load({f"backbone.{k}": v for k, v in state.items()}, tmp_path / "w.pth", "upernet", encoder=CONVNEXT)
+    assert len(encoder) > 100
+    for name, tensor in encoder.items():
+        full = name.removeprefix("model.").replace("stages_", "stages.").replace("stem_", "stem.")
+        assert torch.equal(tensor, state[full]), name
+
+
+def test_smp_weights_of_a_timm_encoder_fit(tmp_path):
+    state = random_state(smp.Unet(CONVNEXT, encoder_weights=None).state_dict())
+    encoder = load(state, tmp_path / "w.pth", "upernet", encoder=CONVNEXT)
+    assert_equal({f"encoder.{k}": v for k, v in encoder.items()}, state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("old", [False, True])
+def test_swin_weights_fit_before_and_after_timm_moved_the_merging(old, tmp_path):
+    state = random_state(timm.create_model("swin_tiny_patch4_window7_224", num_classes=3).state_dict())
+    saved = dict(state)
+    if old:  # up to timm 0.6, and so CTransPath's kind: the merging ended a stage, and masks were saved
+        for stage in (1, 2, 3):
+            for name in [name for name in state if name.startswith(f"layers.{stage}.downsample.")]:
+                saved[name.replace(f"layers.{stage}.", f"layers.{stage - 1}.", 1)] = saved.pop(name)
+        saved = dict(reversed(saved.items()))
+        saved["layers.0.blocks.1.attn_mask"] = torch.zeros(64, 49, 49)
+    encoder = load({"model": saved}, tmp_path / "w.pth", "upernet", encoder=SWIN)
+    assert_equal({k.replace("layers_", "layers."): v for k, v in encoder.items()}, state, "model.")
+
+
+def test_a_stem_of_another_kind_is_refused(tmp_path):
+    state = timm.create_model("swin_tiny_patch4_window7_224").state_dict()
+    state["patch_embed.proj.0.weight"] = state.pop("patch_embed.proj.weight")
+    with pytest.raises(InputError, match=rf"patch_embed.proj.weight: file:.*lack it; use weights of {SWIN}"):
+        load(state, tmp_path / "w.pth", "upernet", encoder=SWIN)
+
+
+@pytest.mark.parametrize("architecture", ["unext50", "effunet-b0"])
+def test_networks_with_their_own_encoder_take_the_usual_names(architecture, tmp_path):
+    name = encoder_name(ModelConfig(architecture=architecture))
+    state = random_state(smp.encoders.get_encoder(name, weights=None).state_dict())
+    encoder = load({"encoder": {**state, "fc.bias": torch.zeros(3)}}, tmp_path / "w.pth", architecture)
+    assert_equal(encoder, state)
+
+
+def test_safetensors_are_read(resnet, tmp_path):
+    save_file(resnet, tmp_path / "w.safetensors")
+    model, config = network(encoder="resnet18", encoder_weights=f"file:{tmp_path}/w.safetensors")
+    load_encoder_weights(model, config)
+    assert_equal(model.encoder.state_dict(), resnet)
+
+
+def test_softmax_and_sigmoid_load_the_same(resnet, tmp_path):
+    assert_equal(load(resnet, tmp_path / "w.pth", encoder="resnet18", activation="softmax"), resnet)
+
+
+def test_what_does_not_fit_is_told_and_changes_nothing(resnet, tmp_path):
+    model, config = network(encoder="resnet18", encoder_weights=f"file:{tmp_path}/w.pth")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def refused(state, words):
+        torch.save(state, tmp_path / "w.pth")
+        with pytest.raises(InputError, match=words) as caught:
+            load_encoder_weights(model, config)
+        return caught.value.faults
+
+    faults = refused(
+        {**resnet, "conv1.weight": torch.zeros(64, 4, 7, 7)}, "take images of 4 channels, the encoder of 3"
+    )
+    assert [fault.id for fault in faults] == ["conv1.weight"]
+    refused({**resnet, "bn1.weight": torch.zeros(65)}, r"needs the shape \(64,\) and the weights have \(65,\)")
+    assert len(refused({"conv1.weight": resnet["conv1.weight"]}, r"layer1.*lack it; use weights of resnet18")) == 20
+    refused({"epoch": 3}, "holds no tensors")
+    refused(torch.nn.Linear(2, 2), "not a state dict")
+    (tmp_path / "w.pth").write_bytes(b"no checkpoint")
+    with pytest.raises(InputError, match="not a state dict"):
+        load_encoder_weights(model, config)
+    with pytest.raises(InputError, match="no such file"):
+        load_encoder_weights(model, ModelConfig(encoder="resnet18", encoder_weights="file:nowhere.pth"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "wanted"),
+    [
+        ("unet", "", "resnet34"),
+        ("upernet", CONVNEXT, CONVNEXT),
+        ("unext50", "", "resnext50_32x4d"),
+        ("effunet-b3", "", "efficientnet-b3"),
+    ],
+)
+def test_smp_is_asked_for_hub_weights(architecture, encoder, wanted, monkeypatch):
+    real, asked = smp.encoders.get_encoder, []
+    model, config = network(architecture, encoder=encoder, encoder_weights="imagenet")
+
+    def hub(name, weights):
+        asked.append((name, weights))
+        found = real(name, weights=None)
+        found.load_state_dict(random_state(found.state_dict()))
+        return found
+
+    monkeypatch.setattr(smp.encoders, "get_encoder", hub)
+    load_encoder_weights(model, config)
+    assert asked == [(wanted, "imagenet")]
+    assert_equal(model.encoder.state_dict(), random_state(real(wanted, weights=None).state_dict()))
+
+
+def test_a_hub_that_fails_is_told_in_words(monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(smp.encoders, "get_encoder", unreachable)
+    model, config = network(encoder="resnet18", encoder_weights="imagenet")
+    with pytest.raises(InputError, match=r"weights 'imagenet' of resnet18 cannot be had .*no route.*file:PATH"):
+        load_encoder_weights(model, config)
+
+
+def test_none_loads_nothing():
+    model, config = network(encoder="resnet18")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_encoder_weights(model, config)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def deeplab():
+    """A DeepLab that tests fill anew, and tensors of torchvision's whole network."""
+    whole = torchvision.models.segmentation.deeplabv3_resnet101(
+        weights=None, weights_backbone=None, num_classes=21, aux_loss=True
+    )
+    return network("deeplabv3_resnet101")[0], random_state(whole.state_dict())
+
+
+def resnet_of(whole):
+    return {key.removeprefix("backbone."): v for key, v in whole.items() if key.startswith("backbone.")}
+
+
+def head_of(state):
+    return {key: tensor.clone() for key, tensor in state.items() if key.startswith("classifier.")}
+
+
+@pytest.mark.slow
+def test_deeplab_takes_its_whole_self_from_a_file_or_a_resnet_alone(deeplab, tmp_path):
+    model, whole = deeplab
+    path = tmp_path / "w.pth"
+    config = ModelConfig(architecture="deeplabv3_resnet101", encoder_weights=f"file:{path}")
+    torch.save({"model": whole}, path)
+    load_encoder_weights(model, config)
+    assert_equal(model.state_dict(), {k.replace("backbone.", "encoder.", 1): v for k, v in whole.items()})
+
+    other = random_state(resnet_of(whole), seed=2)
+    torch.save({**other, "fc.bias": torch.zeros(9), "classifier.4.weight": torch.zeros(2, 256, 1, 1)}, path)
+    load_encoder_weights(model, config)
+    assert_equal(model.encoder.state_dict(), other)
+    assert_equal(head_of(model.state_dict()), head_of(whole))
+
+
+@pytest.mark.slow
+def test_deeplab_asks_torchvision_for_hub_weights(deeplab, monkeypatch):
+    model, whole = deeplab
+    asked = []
+
+    class Stored:
+        def __init__(self, weights, state):
+            asked.append(weights)
+            self.state_dict = lambda: state
+
+    resnet = {**random_state(resnet_of(whole), seed=3), "fc.weight": torch.zeros(1)}
+    monkeypatch.setattr(torchvision.models, "resnet101", lambda weights, progress: Stored(weights, resnet))
+    voc = random_state(whole, seed=4)
+    monkeypatch.setattr(
+        torchvision.models.segmentation, "deeplabv3_resnet101", lambda weights, progress: Stored(weights, voc)
+    )
+    for name in ("imagenet", "IMAGENET1K_V2"):
+        load_encoder_weights(model, ModelConfig(architecture="deeplabv3_resnet101", encoder_weights=name))
+    assert_equal(model.encoder.state_dict(), resnet)
+    load_encoder_weights(model, ModelConfig(architecture="deeplabv3_resnet101", encoder_weights="voc"))
+    assert_equal(model.encoder.state_dict(), resnet_of(voc))
+    assert_equal(head_of(model.state_dict()), head_of(voc))
+    assert asked == ["IMAGENET1K_V1", "IMAGENET1K_V2", "COCO_WITH_VOC_LABELS_V1"]
