@@ -60,7 +60,7 @@ def test_colours_change_and_the_mask_does_not(option):
     image_HWC, mask_HW = square()
     before_HWC = image_HWC.copy()
     for position in range(5):
-        new_HWC, new_HW = Augmenter(config_of(option), 64, TEMPLATES)(image_HWC, mask_HW, (0, 0, position))
+        new_HWC, new_HW, _ = Augmenter(config_of(option), 64, TEMPLATES)(image_HWC, mask_HW, (0, 0, position))
         assert new_HWC.dtype == np.uint8
         assert new_HWC.shape == image_HWC.shape
         assert (new_HWC != image_HWC).any()
@@ -71,7 +71,7 @@ def test_colours_change_and_the_mask_does_not(option):
 def test_nothing_changes_at_probability_zero():
     image_HWC, mask_HW = square()
     for position in range(5):
-        new_HWC, new_HW = Augmenter(STILL, 64)(image_HWC, mask_HW, (0, 0, position))
+        new_HWC, new_HW, _ = Augmenter(STILL, 64)(image_HWC, mask_HW, (0, 0, position))
         assert (new_HWC == image_HWC).all()
         assert (new_HW == mask_HW).all()
 
@@ -80,8 +80,9 @@ def test_the_new_options_are_off_and_leave_the_other_draws_alone():
     image_HWC, mask_HW = square()
     rare = replace(AugmentConfig(), stain_transfer=1e-12, stain_template=1e-12, grey=1e-12)
     for position in range(8):
-        plain_HWC, _ = Augmenter(AugmentConfig(), 64)(image_HWC, mask_HW, (0, 0, position))
-        assert (Augmenter(rare, 64, TEMPLATES)(image_HWC, mask_HW, (0, 0, position))[0] == plain_HWC).all()
+        plain_HWC = Augmenter(AugmentConfig(), 64)(image_HWC, mask_HW, (0, 0, position)).image_HWC
+        rare_HWC = Augmenter(rare, 64, TEMPLATES)(image_HWC, mask_HW, (0, 0, position)).image_HWC
+        assert (rare_HWC == plain_HWC).all()
 
 
 @pytest.mark.parametrize("change", [transfer_stain, shift_to_template])

@@ -7,11 +7,14 @@ import torch
 
 from histoseg.core.faults import InputError
 from histoseg.data.tile_files import write_tile
+from histoseg.data.tile_masks import IGNORED_BIT
+from histoseg.imaging.tissue import tissue_mask
 from histoseg.schema.experiment import AugmentConfig, Experiment, TrainConfig
 from histoseg.schema.parse import load_toml, to_toml
 from histoseg.train.augment import Augmenter, jitter_stains
 from histoseg.train.dataset import BalancedSampler, TileDataset, make_loader
 
+OFF = AugmentConfig(flip=0, rotate90=0, affine=0, sharpness=0, colour=0, hed=0)
 BINS = pd.Series(["none"] * 40 + ["very_small"] * 3 + ["small"] * 10 + ["large"] * 27)
 
 
@@ -81,7 +84,7 @@ def test_the_same_key_gives_the_same_example_and_others_differ():
 def test_examples_have_their_types_and_masks_stay_binary():
     augmenter = Augmenter(AugmentConfig(crop=32, affine=1.0, colour=1.0, hed=1.0, sharpness=1.0), 64)
     for position in range(30):
-        image, mask = augmenter(*tile_pair(position), (0, 0, position))
+        image, mask, _ = augmenter(*tile_pair(position), (0, 0, position))
         assert image.shape == (32, 32, 3)
         assert mask.shape == (32, 32)
         assert image.dtype == mask.dtype == np.uint8
@@ -93,16 +96,16 @@ def test_image_and_mask_move_together():
     image = np.repeat(mask[:, :, None] * 255, 3, axis=2)
     geometric = AugmentConfig(affine=0, sharpness=0, colour=0, hed=0, crop=32)
     for position in range(20):
-        moved, moved_mask = Augmenter(geometric, 64)(image, mask, (0, 0, position))
+        moved, moved_mask, _ = Augmenter(geometric, 64)(image, mask, (0, 0, position))
         np.testing.assert_array_equal(moved[:, :, 0] > 0, moved_mask > 0)
 
 
 def test_everything_off_is_the_identity():
-    off = AugmentConfig(flip=0, rotate90=0, affine=0, sharpness=0, colour=0, hed=0)
     image, mask = tile_pair()
-    same_image, same_mask = Augmenter(off, 64)(image, mask, (0, 0, 0))
+    same_image, same_mask, log_zoom = Augmenter(OFF, 64)(image, mask, (0, 0, 0))
     np.testing.assert_array_equal(same_image, image)
     np.testing.assert_array_equal(same_mask, mask)
+    assert log_zoom == 0
 
 
 def test_stain_jitter_of_strength_zero_is_the_identity_and_white_survives():
@@ -149,14 +152,72 @@ def test_classes_move_through_augmentation_as_each_alone(tmp_path):
         folder, index = store_tiles(tmp_path / str(number), [each >> number & 1 for each in bits])
         alone = TileDataset(folder, index, Augmenter(config, 64), 0)
         for draw in ((0, 0, 0), (3, 1, 5), (5, 2, 1)):
-            images, masks = together[draw]
-            image, mask = alone[draw]
-            assert torch.equal(images, image)
-            assert tuple(masks.shape) == (3, 32, 32)
-            assert torch.equal(masks[number], mask)
-            assert 0 < masks[number].sum() < 32 * 32
+            example, single = together[draw], alone[draw]
+            assert torch.equal(example["image"], single["image"])
+            assert torch.equal(example["mask"] >> number & 1, single["mask"])
+            assert example["log_zoom"] == single["log_zoom"]
+            assert 0 < single["mask"].sum() < 32 * 32
     batch = next(iter(make_loader(together, BalancedSampler(index["bin"], 0, True, 2, 0), 2, 0)))
-    assert tuple(batch[1].shape) == (2, 3, 32, 32)
+    assert tuple(batch["mask"].shape) == (2, 32, 32)
+
+
+def test_the_default_collate_makes_a_batch_of_every_entry(tile_folder):
+    folder, index = tile_folder
+    index = index.assign(organ=["lung", "", "kidney", "spleen", "lung", "kidney"])
+    config = AugmentConfig(crop=32, affine=1.0)
+    dataset = TileDataset(folder, index, Augmenter(config, 64), 0, organs=("kidney", "lung"))
+    batch = next(iter(make_loader(dataset, [(tile, 0, tile) for tile in range(6)], 6, 0)))
+    found = {name: (part.dtype, tuple(part.shape)) for name, part in batch.items()}
+    assert found == {
+        "image": (torch.uint8, (6, 32, 32, 3)),
+        "mask": (torch.uint8, (6, 32, 32)),
+        "organ": (torch.int64, (6,)),
+        "log_zoom": (torch.float32, (6,)),
+    }
+    assert batch["organ"].tolist() == [1, -1, 0, -1, 1, 0]
+    assert batch["log_zoom"].abs().max() > 0
+    assert TileDataset(folder, index[["tile_id", "bin"]], Augmenter(config, 64), 0)[0, 0, 0]["organ"] == -1
+
+
+def half_glass(folder):
+    """A tile whose right half is glass, with a label on every pixel, and one that is all glass."""
+    image = tile_pair()[0] // 2
+    image[:, 32:] = 240
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    write_tile(folder, "half", image, np.full((64, 64), 5, np.uint8), 3)
+    write_tile(folder, "glass", np.full((64, 64, 3), 240, np.uint8), np.zeros((64, 64), np.uint8), 3)
+    return image, pd.DataFrame({"tile_id": ["half", "glass"], "id": ["a", "b"]})
+
+
+def test_blank_glass_is_left_out_with_the_labels_on_it(tmp_path):
+    image, index = half_glass(tmp_path)
+    augmenter = Augmenter(OFF, 64)
+    bits = TileDataset(tmp_path, index, augmenter, 0, classes=3, ignore_blank=True)[0, 0, 0]["mask"].numpy()
+    np.testing.assert_array_equal(bits >= IGNORED_BIT, ~tissue_mask(image))
+    np.testing.assert_array_equal(bits & 127, 5)
+    assert not (bits[:, :30] & IGNORED_BIT).any()
+    assert (bits[:, 34:] & IGNORED_BIT).all()
+    assert (TileDataset(tmp_path, index, augmenter, 0, classes=3)[0, 0, 0]["mask"] == 5).all()
+    blank = TileDataset(tmp_path, index, augmenter, 0, classes=3, ignore_blank=True)[1, 0, 0]["mask"]
+    assert (blank == IGNORED_BIT).all()
+
+
+def test_glass_is_found_on_the_tile_as_cut_and_moves_with_it(tmp_path):
+    """Not on what stain normalisation or augmentation make of it: here all glass becomes dark."""
+    _, index = half_glass(tmp_path)
+    dark = dict.fromkeys(index["id"], lambda image: np.full_like(image, 90))
+    for config in (OFF, AugmentConfig(crop=32, affine=1.0, colour=1.0)):
+        options = {"classes": 3, "ignore_blank": True}
+        plain = TileDataset(tmp_path, index, Augmenter(config, 64), 0, **options)
+        mapped = TileDataset(tmp_path, index, Augmenter(config, 64), 0, dark, **options)
+        counts = []
+        for position in range(8):
+            mask = plain[0, 0, position]["mask"]
+            assert torch.equal(mask, mapped[0, 0, position]["mask"])
+            assert set(mask.unique().tolist()) <= {5, 5 + IGNORED_BIT}
+            counts.append(int((mask >= IGNORED_BIT).sum()))
+        assert max(counts) > 0
 
 
 def test_a_missing_tile_says_what_to_do(tile_folder):
@@ -185,6 +246,21 @@ def test_regions_get_their_shares_of_the_draws(shares, balanced):
         assert found[name] == pytest.approx(share, abs=0.04)
     others = [name for name in ("Cortex", "Medulla", "") if name not in shares]
     assert sum(found.get(name, 0) for name in others) == pytest.approx(1 - sum(shares.values()), abs=0.04)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_regions_and_bins_get_their_shares_within_one_draw_in_every_epoch(balanced):
+    shares = {"Medulla": 0.37, "Cortex": 0.21}
+    sampler = BalancedSampler(BINS, 0, balanced, 4, 0, regions=REGIONS, shares=shares)
+    for epoch in range(30):
+        order = sampler.epoch_order(epoch)
+        assert len(order) == len(BINS)
+        found = pd.Series(REGIONS.to_numpy()[order]).value_counts()
+        for name, share in (*shares.items(), ("", 0.42)):
+            assert abs(found[name] - share * len(BINS)) < 1
+        if balanced:
+            in_cortex = BINS.to_numpy()[order[REGIONS.to_numpy()[order] == "Cortex"]]
+            assert abs((in_cortex == "none").sum() - 0.105 * len(BINS)) < 1
 
 
 def test_within_a_region_bins_are_balanced_and_tiles_drawn_evenly():
@@ -233,13 +309,32 @@ def test_batches_do_not_depend_on_workers(tile_folder):
     def batches(workers):
         dataset = TileDataset(folder, index, Augmenter(AugmentConfig(crop=32), 64), seed=3)
         sampler = BalancedSampler(index["bin"], 3, True, 2, 0)
-        return [[part.clone() for part in batch] for batch in islice(make_loader(dataset, sampler, 2, workers), 5)]
+        loader = make_loader(dataset, sampler, 2, workers)
+        return [{name: part.clone() for name, part in batch.items()} for batch in islice(loader, 5)]
 
     for alone, shared in zip(batches(0), batches(2), strict=True):
-        assert (alone[0] == shared[0]).all()
-        assert (alone[1] == shared[1]).all()
-        assert alone[0].dtype == alone[1].dtype
-        assert tuple(alone[0].shape) == (2, 32, 32, 3)
+        assert all(torch.equal(alone[name], shared[name]) for name in alone)
+        assert tuple(alone["image"].shape) == (2, 32, 32, 3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_every_batch_is_full_however_few_tiles_there_are(tile_folder, count, ranks):
+    folder, index = tile_folder
+    index = index.iloc[[place % 6 for place in range(count)]]
+    dataset = TileDataset(folder, index, Augmenter(AugmentConfig(crop=32), 64), 0)
+    for rank in range(ranks):
+        loader = make_loader(dataset, BalancedSampler(index["bin"], 0, True, 4, 0, rank, ranks), 4, 0)
+        assert [len(batch["image"]) for batch in islice(loader, 2 * count)] == [4] * (2 * count)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("bins", [["none"], ["small"], ["none", "small", "large", "some"], [*["none"] * 8, "some"]])
+def test_no_tile_is_left_out_for_good(bins, balanced):
+    sampler = BalancedSampler(pd.Series(bins), 0, balanced, 4, 0)
+    drawn = np.concatenate([sampler.epoch_order(epoch) for epoch in range(40)])
+    assert set(drawn) == set(range(len(bins)))
+    assert len(drawn) == 40 * len(bins)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -257,6 +352,5 @@ def test_colours_are_read_as_rgb(tile_folder):
 
     folder, index = tile_folder
     cv2.imwrite(str(folder / "images" / "t0.bmp"), np.full((64, 64, 3), (0, 0, 200), np.uint8))  # red in OpenCV's BGR
-    off = AugmentConfig(flip=0, rotate90=0, affine=0, sharpness=0, colour=0, hed=0)
-    image, _ = TileDataset(folder, index, Augmenter(off, 64), 0)[(0, 0, 0)]
+    image = TileDataset(folder, index, Augmenter(OFF, 64), 0)[(0, 0, 0)]["image"]
     assert image[0, 0].tolist() == [200, 0, 0]

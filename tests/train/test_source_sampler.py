@@ -117,3 +117,80 @@ def test_a_region_that_no_dataset_has_is_refused():
     for part in (index, index[index["dataset"] == "main"]):
         with pytest.raises(InputError, match=r"train\.regions\.Cortxe"):
             make_sampler(part, {"main": 1, "b": 1, "c": 1}, **settings)
+
+
+ORGANS = np.random.default_rng(1).choice(["kidney", "lung", "spleen", ""], len(INDEX), p=[0.6, 0.2, 0.15, 0.05])
+
+
+def organ_order(index, shares, balanced, weights=(2, 1, 1)):
+    settings = {"seed": 5, "balanced": balanced, "batch": 4, "start_step": 0, "organ_shares": shares}
+    return make_sampler(index, dict(zip(SIZES, weights, strict=True)), **settings)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("names", [["main", "b", "c"], ["c"]])
+@pytest.mark.parametrize("shares", [{"lung": 0.5}, {"lung": 0.4, "kidney": 0.11, "spleen": 0.49}, {"spleen": 1.0}])
+def test_organs_get_their_shares_within_one_draw_in_every_epoch(names, shares, balanced):
+    index = INDEX.assign(organ=ORGANS)
+    index = index[index["dataset"].isin(names)]
+    sampler = organ_order(index, shares, balanced)
+    for epoch in range(5):
+        order = sampler.epoch_order(epoch)
+        assert len(order) == len(index)
+        found = index["organ"].iloc[order].value_counts()
+        for name, share in shares.items():
+            assert abs(found[name] - share * len(index)) < 1
+        if sum(shares.values()) == 1:
+            assert set(found.index) == set(shares)
+
+
+def test_within_an_organ_datasets_keep_their_weights_and_bins_their_balance():
+    index = INDEX.assign(organ=ORGANS)
+    sampler = organ_order(index, {"lung": 0.6}, balanced=True)
+    drawn = index.iloc[np.concatenate([sampler.epoch_order(epoch) for epoch in range(60)])]
+    lung = drawn[drawn["organ"] == "lung"]
+    weights = {name: {"main": 2, "b": 1, "c": 1}[name] for name in index.loc[index["organ"] == "lung", "dataset"]}
+    for name, weight in weights.items():
+        assert (lung["dataset"] == name).mean() == pytest.approx(weight / sum(weights.values()), abs=0.03)
+    main = lung[lung["dataset"] == "main"]
+    has_both = {"none"} < set(index.loc[(index["organ"] == "lung") & (index["dataset"] == "main"), "bin"])
+    assert has_both
+    assert (main["bin"] == "none").mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_no_tile_of_an_organ_with_a_small_share_is_left_out():
+    index = INDEX.assign(organ=ORGANS)
+    sampler = organ_order(index, {"kidney": 0.02}, balanced=False)
+    drawn = np.concatenate([sampler.epoch_order(epoch) for epoch in range(120)])
+    assert set(drawn) == set(range(len(index)))
+
+
+def test_organ_shares_start_late_and_are_dealt_out_like_any_order():
+    index = INDEX.assign(organ=ORGANS)
+    settings = {"seed": 5, "balanced": True, "organ_shares": {"lung": 0.5, "spleen": 0.3}}
+
+    def drawn(count, **place):
+        return list(islice(iter(make_sampler(index, {"main": 2, "b": 1, "c": 1}, **settings, **place)), count))
+
+    whole = drawn(320, batch=8, start_step=0)
+    assert drawn(320 - 7 * 8, batch=8, start_step=7) == whole[7 * 8 :]
+    parts = [drawn(160, batch=4, start_step=0, rank=rank, ranks=2) for rank in range(2)]
+    for step in range(40):
+        both = parts[0][step * 4 : step * 4 + 4] + parts[1][step * 4 : step * 4 + 4]
+        assert both == whole[step * 8 : step * 8 + 8]
+
+
+def test_an_organ_without_tiles_is_refused_with_the_known_ones():
+    index = INDEX.assign(organ=ORGANS)
+    with pytest.raises(InputError, match=r"train\.organs\.lungs.*no tile.*organ") as caught:
+        organ_order(index, {"lungs": 0.5, "kidney": 0.2}, balanced=True)
+    assert [fault.remedy for fault in caught.value.faults] == ["organs of the tiles: kidney, lung, spleen"]
+    with pytest.raises(InputError, match="none, the competition tells no organ"):
+        organ_order(index.assign(organ=""), {"kidney": 0.2}, balanced=True)
+
+
+def test_without_shares_the_order_does_not_know_organs():
+    plain = draws(300, {"main": 1, "b": 3, "c": 1})
+    index = INDEX.assign(organ=ORGANS)
+    settings = {"seed": 3, "balanced": True, "batch": 4, "start_step": 0, "organ_shares": {}}
+    assert list(islice(iter(make_sampler(index, {"main": 1, "b": 3, "c": 1}, **settings)), 300)) == plain

@@ -2,56 +2,171 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
+
+_MEDIUM_AUGMENTATION: dict[str, float] = {
+    "flip": 0.5,
+    "rotate90": 1.0,
+    "affine": 0.5,
+    "scale": 0.2,
+    "rotate": 20.0,
+    "sharpness": 0.2,
+    "colour": 0.5,
+    "colour_strength": 0.2,
+    "hed": 0.5,
+    "hed_strength": 0.06,
+    **dict.fromkeys(("pixel_size", "elastic", "grid", "stain_transfer", "thickness", "grey"), 0.0),
+    **dict.fromkeys(("clahe", "detail", "noise", "jpeg", "cutout", "cutmix"), 0.0),
+}
+AUGMENT_PRESETS: dict[str, dict[str, float]] = {
+    "light": {
+        **_MEDIUM_AUGMENTATION,
+        "affine": 0.3,
+        "scale": 0.1,
+        "rotate": 10.0,
+        "sharpness": 0.1,
+        "colour": 0.3,
+        "colour_strength": 0.1,
+        "hed": 0.3,
+        "hed_strength": 0.03,
+    },
+    "medium": _MEDIUM_AUGMENTATION,
+    "strong": {
+        **_MEDIUM_AUGMENTATION,
+        "affine": 0.6,
+        "scale": 0.3,
+        "rotate": 45.0,
+        "pixel_size": 0.3,
+        "elastic": 0.25,
+        "grid": 0.2,
+        "colour_strength": 0.25,
+        "hed_strength": 0.1,
+        "stain_transfer": 0.4,
+        "thickness": 0.4,
+        "grey": 0.2,
+        "clahe": 0.1,
+        "detail": 0.25,
+        "noise": 0.15,
+        "jpeg": 0.1,
+        "cutout": 0.3,
+        "cutmix": 0.3,
+    },
+}
+"""What each preset decides, by the name of the field."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Augmentation; each is a probability or a strength, 0 switches it off."""
+    """Augmentation; each is a probability or a strength, 0 switches it off. Not given (None): as the preset says."""
 
+    preset: Literal["light", "medium", "strong"] = "medium"
+    """What all fields that are not given are taken from. `strong` is meant for slides of other laboratories; it shows
+    up to twice the pixel size, and what tiles no larger than `crop` do not hold is reflected."""
     crop: int = 0
     """Side of a random piece of each tile that the network sees, in network pixels; 0: the whole tile."""
-    flip: float = 0.5
+    flip: float | None = None
     """Probability of each flip."""
-    rotate90: float = 1.0
+    rotate90: float | None = None
     """Probability of a rotation by a random multiple of 90 degrees."""
-    affine: float = 0.5
+    affine: float | None = None
     """Probability of scaling, rotation and shear."""
-    scale: float = 0.2
+    scale: float | None = None
     """Largest relative change of scale."""
-    rotate: float = 20.0
+    rotate: float | None = None
     """Largest rotation in degrees."""
-    sharpness: float = 0.2
+    pixel_size: float | None = None
+    """Probability of showing the tile at another pixel size: all structures larger or smaller."""
+    pixel_size_ratio: float = 2.0
+    """Largest factor of the pixel size, to either side; drawn log-uniformly."""
+    elastic: float | None = None
+    """Probability of a smooth random deformation."""
+    elastic_strength: float = 0.12
+    """Standard deviation of its shifts, as a share of the distance over which they change; at most 0.3."""
+    grid: float | None = None
+    """Probability of stretching the rows and the columns of a coarse grid, each by itself."""
+    grid_strength: float = 0.3
+    """Largest relative change of their widths."""
+    sharpness: float | None = None
     """Probability of blurring or sharpening."""
-    colour: float = 0.5
+    colour: float | None = None
     """Probability of brightness, contrast, saturation and hue jitter."""
-    colour_strength: float = 0.2
+    colour_strength: float | None = None
     """Largest relative jitter of colour."""
-    hed: float = 0.5
+    hed: float | None = None
     """Probability of stain jitter in haematoxylin-eosin-DAB space."""
-    hed_strength: float = 0.06
+    hed_strength: float | None = None
     """Largest relative and absolute jitter of each stain."""
-    stain_transfer: float = 0.0
+    stain_transfer: float | None = None
     """Probability of recomposing the tile with other stain vectors, between H-DAB, H&E and PAS."""
     stain_transfer_strength: float = 1.0
     """How far transferred stains stray from the tile's own, 0 to 1."""
     stain_template: float = 0.0
-    """Probability of shifting the tile's colours to a template drawn from the statistics of the training fold."""
+    """Probability of shifting the tile's colours to a template drawn from the statistics of the training fold. No
+    preset sets it, since it reads training tiles before the first step."""
     stain_template_spread: float = 1.0
     """Spread of the drawn templates, as a multiple of that among the training tiles; at most 5."""
-    grey: float = 0.0
+    thickness: float | None = None
+    """Probability of showing the section thinner or thicker: it absorbs less, or more and with a little blur."""
+    thickness_ratio: float = 2.0
+    """Largest factor of the thickness, to either side; drawn log-uniformly."""
+    grey: float | None = None
     """Probability of showing the tile in grey."""
+    clahe: float | None = None
+    """Probability of equalising the brightness of each neighbourhood."""
+    clahe_limit: float = 3.0
+    """Largest gain of contrast in doing so."""
+    detail: float | None = None
+    """Probability of losing fine detail, as of a slide scanned at a coarser pixel size; structures keep their size."""
+    detail_ratio: float = 3.0
+    """Largest factor of that pixel size; drawn log-uniformly."""
+    noise: float | None = None
+    """Probability of a camera's noise."""
+    noise_strength: float = 0.04
+    """Largest standard deviation of the noise, as a share of white."""
+    jpeg: float | None = None
+    """Probability of JPEG compression."""
+    jpeg_quality: int = 40
+    """Lowest quality of it, 1 to 95."""
+    cutout: float | None = None
+    """Probability of painting over one to four rectangles with the tile's mean colour. The mask stays: what is under
+    them is to be inferred from around them."""
+    cutout_area: float = 0.15
+    """Largest share of the tile that they cover together."""
+    cutmix: float | None = None
+    """Probability of a rectangle of another tile of the same organ in this one's place."""
+    cutmix_area: float = 0.5
+    """Largest share of the tile that the rectangle covers."""
 
     def __post_init__(self) -> None:
-        probabilities = ("flip", "rotate90", "affine", "sharpness", "colour", "hed", "stain_transfer", "stain_template")
-        for name in (*probabilities, "grey"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is a probability of 0 to 1")
+        # What a preset may decide is a probability, but for these.
+        sizes = ("scale", "rotate", "colour_strength", "hed_strength")
+        names = [name for name in AUGMENT_PRESETS["medium"] if name not in sizes]
+        for name in (*names, "stain_template", "cutmix_area", "cutout_area"):
+            self._check_range(name, 0, 1, "is a probability of 0 to 1" if "area" not in name else "must lie in [0, 1]")
         if self.crop < 0 or self.crop % 32:
             raise ValueError(f"crop={self.crop} must be a multiple of 32, or 0 for the whole tile")
-        if not 0 <= self.scale < 1 or not 0 <= self.colour_strength < 1 or not 0 <= self.hed_strength < 1:
-            raise ValueError("scale, colour_strength and hed_strength must lie in [0, 1)")
-        if not 0 <= self.stain_transfer_strength <= 1:
-            raise ValueError(f"stain_transfer_strength={self.stain_transfer_strength} must lie in [0, 1]")
-        if not 0 <= self.stain_template_spread <= 5:
-            raise ValueError(f"stain_template_spread={self.stain_template_spread} must lie in [0, 5]")
+        for name in ("scale", "colour_strength", "hed_strength", "grid_strength"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
+        ranges = {
+            "stain_transfer_strength": 1,
+            "stain_template_spread": 5,
+            "elastic_strength": 0.3,
+            "noise_strength": 1,
+        }
+        for name, highest in {**ranges, "rotate": 180}.items():
+            self._check_range(name, 0, highest, f"must lie in [0, {highest}]")
+        for name in ("pixel_size_ratio", "thickness_ratio", "detail_ratio", "clahe_limit"):
+            self._check_range(name, 1, 20, "must lie in [1, 20]")
+        self._check_range("jpeg_quality", 1, 95, "must lie in [1, 95]")
+
+    def _check_range(self, name: str, lowest: float, highest: float, rule: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not lowest <= value <= highest:
+            raise ValueError(f"{name}={value} {rule}")
+
+    def resolved(self) -> AugmentConfig:
+        """The same with every field given: what was None is as the preset says."""
+        chosen = AUGMENT_PRESETS[self.preset]
+        return replace(self, **{name: value for name, value in chosen.items() if getattr(self, name) is None})  # type: ignore[arg-type]

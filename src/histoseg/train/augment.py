@@ -1,17 +1,40 @@
-"""Augmentation that depends on (seed, epoch, position) alone, never on workers."""
+"""Augmentation that depends on the key of an example alone, never on workers."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-from histoseg.core.stain import DENSITY_OF_VALUE, map_in_bands, stain_jitter_map
-from histoseg.schema.experiment import AugmentConfig
+from histoseg.schema.augment import AugmentConfig
+from histoseg.train.augment_draws import ExampleDraws
+from histoseg.train.augment_geometry import move_tile
+from histoseg.train.augment_pixels import (
+    add_noise,
+    change_thickness,
+    compress_jpeg,
+    cut_out,
+    equalise_locally,
+    jitter_colours,
+    jitter_stains,
+    lose_detail,
+    sharpen_or_blur,
+    show_grey,
+)
 from histoseg.train.stain_augment import ColourTemplates, shift_to_template, transfer_stain
+
+
+class Augmented(NamedTuple):
+    """A training example."""
+
+    image_HWC: np.ndarray  # noqa: N815
+    """uint8 (S, S, 3), C-contiguous."""
+    bits_HW: np.ndarray  # noqa: N815
+    """uint8 (S, S), C-contiguous: the mask's values as they were, at other places."""
+    log_zoom: float
+    """Natural logarithm of the pixel size shown over the tile's own: -ln z where structures are z times as large."""
 
 
 class Augmenter:
@@ -21,104 +44,54 @@ class Augmenter:
         """Build the pipeline.
 
         Args:
-            config: Probabilities and strengths.
+            config: Probabilities and strengths; what is not given is as its preset says.
             size: Side of the tiles; the examples have `config.crop` pixels where that is set and smaller.
             templates: Colours of the training tiles, where `config.stain_template` is above 0.
 
         Raises:
             ValueError: If templates are wanted and there are none.
         """
+        config = config.resolved()
         if config.stain_template > 0 and not templates:
             raise ValueError(
                 f"stain_template={config.stain_template} needs the colours of the training tiles: fit templates, "
                 "or set it to 0 where all tiles are blank"
             )
-        self._templates = tuple(templates)
         self.size = min(config.crop or size, size)
         self._config = config
-        self._compose = _build_compose(config, self.size)
+        self._changes = _pixel_changes(config, tuple(templates))
 
-    def __call__(
-        self, image_HWC: np.ndarray, mask_HW: np.ndarray, key: tuple[int, int, int]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image_HWC: np.ndarray, bits_HW: np.ndarray, key: tuple[int, ...]) -> Augmented:
         """Augment one example.
 
         Args:
             image_HWC: uint8 tile.
-            mask_HW: uint8 mask, 0 or 1.
-            key: (seed, epoch, position): the same key always gives the same result.
-
-        Returns:
-            uint8 image (size, size, 3) and uint8 mask (size, size), both C-contiguous.
+            bits_HW: uint8 mask of any values.
+            key: Non-negative numbers, (seed, epoch, position): the same key always gives the same result.
         """
-        generator = np.random.default_rng(key)
-        # albumentations would draw the same numbers in every worker and epoch; its seed is set for each example.
-        self._compose.set_random_seed(int(generator.integers(2**31)))
-        result = self._compose(image=image_HWC, mask=mask_HW)
-        image_HWC = result["image"]
-        if generator.random() < self._config.hed:
-            image_HWC = jitter_stains(image_HWC, self._config.hed_strength, generator)
-        image_HWC = self._restain(image_HWC, generator)
-        return np.ascontiguousarray(image_HWC), np.ascontiguousarray(result["mask"])
-
-    def _restain(self, image_HWC: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Other stains, other colours, or none, each at its probability."""
-        config = self._config
-        if generator.random() < config.stain_transfer:
-            image_HWC = transfer_stain(image_HWC, config.stain_transfer_strength, generator)
-        if generator.random() < config.stain_template:
-            image_HWC = shift_to_template(image_HWC, self._templates, config.stain_template_spread, generator)
-        if generator.random() < config.grey:
-            image_HWC = cv2.cvtColor(cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        return image_HWC
+        draws = ExampleDraws(key)
+        image_HWC, bits_HW, log_zoom = move_tile(image_HWC, bits_HW, self.size, self._config, draws)
+        for step, change in self._changes:
+            if (generator := draws.of(step, getattr(self._config, step))) is not None:
+                image_HWC = change(image_HWC, generator=generator)
+        return Augmented(np.ascontiguousarray(image_HWC), np.ascontiguousarray(bits_HW), log_zoom)
 
 
-def _build_compose(config: AugmentConfig, size: int) -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks PyPI for its version at import
-    import albumentations as A
-
-    jitter = config.colour_strength
-    return A.Compose(
-        [
-            # Scaling and turning first, so that what the crop cuts off hides the reflected border.
-            A.Affine(
-                scale=(1 - config.scale, 1 + config.scale),
-                rotate=(-config.rotate, config.rotate),
-                shear=(-5, 5),
-                interpolation=cv2.INTER_LINEAR,
-                mask_interpolation=cv2.INTER_NEAREST,
-                border_mode=cv2.BORDER_REFLECT_101,
-                p=config.affine,
-            ),
-            A.RandomCrop(size, size),
-            A.HorizontalFlip(p=config.flip),
-            A.VerticalFlip(p=config.flip),
-            A.RandomRotate90(p=config.rotate90),
-            A.OneOf([A.Sharpen(p=1.0), A.GaussianBlur(blur_limit=(3, 5), p=1.0)], p=config.sharpness),
-            A.ColorJitter(
-                brightness=(1 - jitter, 1 + jitter),
-                contrast=(1 - jitter, 1 + jitter),
-                saturation=(1 - jitter, 1 + jitter),
-                hue=(-jitter / 8, jitter / 8),
-                p=config.colour,
-            ),
-        ]
+def _pixel_changes(
+    config: AugmentConfig, templates: tuple[ColourTemplates, ...]
+) -> tuple[tuple[str, Callable[..., np.ndarray]], ...]:
+    """What changes grey levels, by the name of its probability, in the order of slide, stain, optics and camera."""
+    return (
+        ("sharpness", sharpen_or_blur),
+        ("colour", partial(jitter_colours, strength=config.colour_strength)),
+        ("hed", partial(jitter_stains, strength=config.hed_strength)),
+        ("stain_transfer", partial(transfer_stain, strength=config.stain_transfer_strength)),
+        ("stain_template", partial(shift_to_template, templates=templates, spread=config.stain_template_spread)),
+        ("thickness", partial(change_thickness, ratio=config.thickness_ratio)),
+        ("grey", show_grey),
+        ("clahe", partial(equalise_locally, limit=config.clahe_limit)),
+        ("detail", partial(lose_detail, ratio=config.detail_ratio)),
+        ("noise", partial(add_noise, strength=config.noise_strength)),
+        ("jpeg", partial(compress_jpeg, quality=config.jpeg_quality)),
+        ("cutout", partial(cut_out, area=config.cutout_area)),
     )
-
-
-def jitter_stains(image_HWC: np.ndarray, strength: float, generator: np.random.Generator) -> np.ndarray:
-    """Scale and shift the amounts of haematoxylin, eosin and DAB; uint8 in, uint8 out.
-
-    The logarithm is a table of 256 values and the three stains one affine map, so that it costs one pass.
-    """
-    scales = 1 + generator.uniform(-strength, strength, 3)
-    shifts = generator.uniform(-strength, strength, 3)
-    matrix, offset = stain_jitter_map(scales, shifts)
-    affine = np.hstack([matrix.T, offset[:, None]]).astype(np.float32)
-
-    def jitter(band_HWC: np.ndarray) -> np.ndarray:
-        jittered_HWC = cv2.transform(cv2.LUT(band_HWC, DENSITY_OF_VALUE), affine)
-        values_HWC = cv2.exp(-jittered_HWC) * 256 - 1
-        return np.clip(np.rint(values_HWC), 0, 255).astype(np.uint8)
-
-    return map_in_bands(image_HWC, jitter)

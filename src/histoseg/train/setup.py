@@ -6,26 +6,30 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from histoseg.competitions.base import Competition
 from histoseg.core.faults import Fault, InputError
+from histoseg.core.log import logger
 from histoseg.data.folds import ALWAYS_TRAINED
 from histoseg.data.leaks import forbidden_samples, image_stamp
 from histoseg.data.pseudo import label_faults
 from histoseg.data.sources import JoinedCompetition, Source, joined_folds, joined_samples, load_sources
 from histoseg.data.store import agreed_preprocessing, load_dataset
-from histoseg.imaging.stain import slide_stain_maps
+from histoseg.imaging.stain import StainMap, slide_stain_maps
 from histoseg.schema.experiment import Experiment
 from histoseg.schema.manifest import Manifest, file_sha256
-from histoseg.schema.parse import plain
 from histoseg.schema.plan import manifest_of
 from histoseg.schema.sample import Sample
 from histoseg.train.augment import Augmenter
-from histoseg.train.dataset import BalancedSampler, TileDataset
+from histoseg.train.cutmix import CutMix
+from histoseg.train.dataset import BalancedSampler, TileDataset, refuse_unknown
 from histoseg.train.initial import InitialWeights, find_initial_weights
+from histoseg.train.settings import training_settings
 from histoseg.train.source_sampler import make_sampler
 from histoseg.train.stain_augment import kept_templates
 
@@ -62,6 +66,17 @@ class FoldSetup:
     """Weights of a whole network to start from."""
     trained_on: dict[str, str] = field(default_factory=dict)
     """File stamp by id of every image that the weights, or a network before them, are trained on."""
+    organs: tuple[str, ...] = ()
+    """The organs of the training tiles, sorted; the loader tells the place of each example's organ in them."""
+
+    def example_weights(self) -> torch.Tensor:
+        """Weight of each example in the loss by the place of its organ, `loss.organ_weights`, 1 where none is set.
+
+        Returns:
+            float32 (number of organs + 1,): the last is that of an unknown organ, whose place is -1.
+        """
+        weights = self.experiment.loss.organ_weights
+        return torch.tensor([*(weights.get(organ, 1.0) for organ in self.organs), 1.0])
 
 
 def known_folds(experiment: Experiment) -> list[int]:
@@ -83,7 +98,8 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
 
     Raises:
         InputError: If a dataset is missing, does not fit the others or was cut at another scale, the fold is unknown,
-            nothing is left to train on, or labels or initial weights have seen what the fold is scored on.
+            nothing is left to train on, organs are named that no tile has, or labels or initial weights have seen what
+            the fold is scored on.
     """
     folds = known_folds(experiment)
     if fold not in folds:
@@ -102,6 +118,10 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
     if index.empty:
         file = str(main.folder / "index.csv")
         raise InputError([Fault(f"fold {fold}", file, "no tiles to train on", "build it anew")])
+    # An overfitting check on a few slides takes the organs that they have; a real run refuses all others.
+    if limit is None:
+        refuse_unknown("loss.organ_weights", experiment.loss.organ_weights, index["organ"])
+        refuse_unknown("train.organs", experiment.train.organs, index["organ"])
     initial, earlier = _earlier_networks(experiment, used, fold, scored=limit is None)
     trained = [s.qualified(s.samples[k]) for s in used for k in chosen[s.name] if k in s.samples]
     # An image that has left its folder since its tiles were cut is trained on all the same.
@@ -110,7 +130,7 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
     described = [[s.name, file_sha256(s.folder / "index.csv"), s.weight, chosen[s.name]] for s in used]
     begun = file_sha256(initial.path) if initial else ""
     held_out = [sample.id for sample in validation]
-    text = json.dumps([_training_settings(experiment), described, held_out, limit, begun])
+    text = json.dumps([training_settings(experiment), described, held_out, limit, begun])
     preprocessing = agreed_preprocessing(experiment, main.info, main.folder)
     return FoldSetup(
         experiment=experiment,
@@ -127,6 +147,7 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
         weights={source.name: source.weight for source in used},
         initial=initial.path if initial else None,
         trained_on=_all_stamps(stamps, earlier, main.info.competition),
+        organs=tuple(sorted(set(index["organ"]) - {""})),
     )
 
 
@@ -185,16 +206,20 @@ def training_tiles(setup: FoldSetup, keep: bool = True) -> TileDataset:
             no longer in its folder.
         ImageError: If slides are to be normalised and one cannot be read.
     """
-    config, seed = setup.experiment.augment, setup.experiment.train.seed
+    config, seed = setup.experiment.augment.resolved(), setup.experiment.train.seed
     size = int(setup.index["size"].iloc[0])
-    gone = sorted(set(setup.index["id"]) - {sample.id for sample in setup.training})
-    if gone and setup.manifest.preprocessing.stain != "none":
-        rule, remedy = "its tiles cannot be normalised: it is not in the competition", "put it back, or build anew"
-        raise InputError([Fault(key, str(setup.dataset / "folds.csv"), rule, remedy) for key in gone])
-    stain_maps = slide_stain_maps(setup.training, setup.manifest.preprocessing)
-    bare = TileDataset(
-        setup.dataset, setup.index, Augmenter(replace(config, stain_template=0.0), size), seed, stain_maps
+    tiles = partial(
+        TileDataset,
+        setup.dataset,
+        setup.index,
+        seed=seed,
+        stain_maps=_stain_maps(setup),
+        classes=setup.experiment.model.classes,
+        organs=setup.organs,
+        ignore_blank=setup.experiment.loss.ignore == "blank",
+        cutmix=_cutmix(setup),
     )
+    bare = tiles(augmenter=Augmenter(replace(config, stain_template=0.0), size))
     if not config.stain_template:
         return bare
     templates = kept_templates(
@@ -203,7 +228,28 @@ def training_tiles(setup: FoldSetup, keep: bool = True) -> TileDataset:
     if not templates:
         rule = "every training tile is blank: there are no colours to fit"
         raise InputError([Fault("augment.stain_template", str(setup.dataset), rule, "set it to 0")])
-    return TileDataset(setup.dataset, setup.index, Augmenter(config, size, templates), seed, stain_maps)
+    return tiles(augmenter=Augmenter(config, size, templates))
+
+
+def _stain_maps(setup: FoldSetup) -> dict[str, StainMap]:
+    """The stain normalisation of each training slide; empty where there is none."""
+    gone = sorted(set(setup.index["id"]) - {sample.id for sample in setup.training})
+    if gone and setup.manifest.preprocessing.stain != "none":
+        rule, remedy = "its tiles cannot be normalised: it is not in the competition", "put it back, or build anew"
+        raise InputError([Fault(key, str(setup.dataset / "folds.csv"), rule, remedy) for key in gone])
+    return slide_stain_maps(setup.training, setup.manifest.preprocessing)
+
+
+def _cutmix(setup: FoldSetup) -> CutMix | None:
+    """What the augmentation cuts and mixes among a fold's training tiles; None where it does not."""
+    config, index = setup.experiment.augment.resolved(), setup.index
+    if not config.cutmix:
+        return None
+    cutmix = CutMix(index["organ"], index["id"], probability=config.cutmix, area=config.cutmix_area)
+    if cutmix.tiles_with_partner < len(index):
+        alone = len(index) - cutmix.tiles_with_partner
+        logger.warning("fold %d: no CutMix for %d tiles, whose organ has no other slide", setup.fold, alone)
+    return cutmix
 
 
 def training_order(setup: FoldSetup, start_step: int, rank: int = 0, ranks: int = 1) -> BalancedSampler:
@@ -216,6 +262,7 @@ def training_order(setup: FoldSetup, start_step: int, rank: int = 0, ranks: int 
         ranks: Number of processes.
     """
     config = setup.experiment.train
+    organ_shares = {organ: share for organ, share in config.organs.items() if organ in setup.organs}
     return make_sampler(
         setup.index,
         setup.weights,
@@ -226,13 +273,5 @@ def training_order(setup: FoldSetup, start_step: int, rank: int = 0, ranks: int 
         rank=rank,
         ranks=ranks,
         region_shares=config.regions,
+        organ_shares=organ_shares,
     )
-
-
-def _training_settings(experiment: Experiment) -> dict[str, object]:
-    """The settings that decide the weights; how often to look and to save, and where things lie, do not."""
-    settings = plain(experiment)
-    for name in ("workers", "validate_every", "validate_images", "save_every"):
-        del settings["train"][name]
-    del settings["data"], settings["predict"], settings["model"]["init"]
-    return settings
