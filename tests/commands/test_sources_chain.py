@@ -102,11 +102,11 @@ def test_resuming_with_sources_is_bit_identical(made, monkeypatch):
 
 
 def test_each_fold_starts_from_its_own_fold_of_the_earlier_run(made, monkeypatch):
-    import histoseg.train.loop as loop
+    import histoseg.train.start as start
 
     begun = []
-    load = loop.load_initial_weights
-    monkeypatch.setattr(loop, "load_initial_weights", lambda model, path: (begun.append(path), load(model, path)))
+    load = start.load_initial_weights
+    monkeypatch.setattr(start, "load_initial_weights", lambda model, path: (begun.append(path), load(model, path)))
     experiment = made_experiment(made, "main", init=str(made / "runs" / "pretrain"))
     assert train(made, "tuned", experiment) == 0
     assert begun == [made / "runs" / "pretrain" / f"fold{fold}" / "model.safetensors" for fold in (0, 1)]

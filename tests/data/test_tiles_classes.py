@@ -78,9 +78,9 @@ def test_the_masked_fraction_of_overlapping_classes_is_that_of_their_union(seed)
 
 
 def test_more_classes_than_bits_are_refused_in_words():
-    check_class_count([str(number) for number in range(8)], "here")
-    with pytest.raises(InputError, match="9 mask classes") as caught:
-        check_class_count([str(number) for number in range(9)], "here")
+    check_class_count([str(number) for number in range(7)], "here")
+    with pytest.raises(InputError, match="8 mask classes") as caught:
+        check_class_count([str(number) for number in range(8)], "here")
     assert "join" in caught.value.faults[0].remedy
 
 

@@ -7,29 +7,30 @@ import tifffile
 from histoseg.core.faults import InputError
 from histoseg.core.rle import runs_from_mask
 from histoseg.schema.sample import Sample
-from histoseg.trust.cleaning_gain import cleaning_scores, paired_gain, run_gain
+from histoseg.trust.cleaning_gain import cleaning_scores, cleaning_words
+from histoseg.trust.paired import paired_difference, run_difference
 
 
 def test_a_steady_gain_is_worth_it_and_noise_is_not():
     rng = np.random.default_rng(0)
     raw = rng.uniform(0.6, 0.9, 60)
     groups = [str(place // 3) for place in range(60)]
-    steady = paired_gain(raw, raw + 0.01 + rng.normal(0, 0.002, 60), groups)
-    noise = paired_gain(raw, raw + rng.normal(0, 0.05, 60) - 0.01, groups)
-    assert steady.worth_it
-    assert "switch it on" in str(steady)
-    assert not noise.worth_it
-    assert "leave it off" in str(noise)
-    assert not paired_gain(raw, raw, groups).worth_it
-    assert paired_gain(raw, raw, groups).changed == 0
-    assert paired_gain(raw, raw[::-1], groups).cleaned == pytest.approx(raw.mean())
+    steady = paired_difference(raw, raw + 0.01 + rng.normal(0, 0.002, 60), groups)
+    noise = paired_difference(raw, raw + rng.normal(0, 0.05, 60) - 0.01, groups)
+    assert steady.is_gain
+    assert "switch it on" in cleaning_words(steady)
+    assert not noise.is_gain
+    assert "leave it off" in cleaning_words(noise)
+    assert not paired_difference(raw, raw, groups).is_gain
+    assert paired_difference(raw, raw, groups).changed == 0
+    assert paired_difference(raw, raw[::-1], groups).second == pytest.approx(raw.mean())
 
 
 @pytest.mark.parametrize("lengths", [(0, 0, 0), (2, 1, 2), (2, 2, 1)])
 def test_scores_that_do_not_belong_together_are_refused(lengths):
     first, second, third = lengths
     with pytest.raises(ValueError, match="at least one slide"):
-        paired_gain([0.5] * first, [0.5] * second, ["a"] * third)
+        paired_difference([0.5] * first, [0.5] * second, ["a"] * third)
 
 
 def test_predictions_on_glass_cost_what_the_truth_says(tmp_path):
@@ -53,10 +54,10 @@ def test_two_runs_are_compared_slide_by_slide(tmp_path):
     for name, rows in (("raw", "a,0.5\nb,0.6\nc,0.7\n"), ("cleaned", "c,0.8\na,0.6\nb,0.7\n"), ("less", "a,0.6\n")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "oof.csv").write_text(f"id,dice\n{rows}")
-    gain = run_gain(tmp_path / "raw", tmp_path / "cleaned", samples)
-    assert gain.cleaned - gain.raw == pytest.approx(0.1)
-    assert gain.worth_it
+    gain = run_difference(tmp_path / "raw", tmp_path / "cleaned", samples)
+    assert gain.second - gain.first == pytest.approx(0.1)
+    assert gain.is_gain
     with pytest.raises(InputError, match="other slides"):
-        run_gain(tmp_path / "raw", tmp_path / "less", samples)
+        run_difference(tmp_path / "raw", tmp_path / "less", samples)
     with pytest.raises(InputError, match="no such file"):
-        run_gain(tmp_path / "raw", tmp_path / "none", samples)
+        run_difference(tmp_path / "raw", tmp_path / "none", samples)

@@ -17,7 +17,8 @@ import pandas as pd
 import tyro
 
 from histoseg.commands.options import parse_options
-from histoseg.competitions.base import Competition, scan_table
+from histoseg.competitions.base import CLASS_KEYS, Competition, scan_table
+from histoseg.competitions.classes import submission_columns
 from histoseg.competitions.registry import detect_competition, get_competition, submission_competition
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import parse_rle
@@ -211,23 +212,51 @@ def _read_json(path: Path) -> dict[str, object]:
     return data
 
 
+def _submission_classes(adapter: Competition, table: pd.DataFrame) -> tuple[str, ...]:
+    """The classes of a submission in the order of its first id; none where it has no column of classes."""
+    if not adapter.class_column or adapter.class_column not in table.columns or table.empty:
+        return ()
+    return tuple(table.loc[table["id"] == table["id"].iloc[0], adapter.class_column])
+
+
+def _class_faults(path: Path, table: pd.DataFrame, classes: Sequence[str]) -> list[Fault]:
+    """Ids whose rows are not one for each class, together and in one order."""
+    if not classes:
+        return []
+    if len(classes) == 1:
+        rule = f"a column of classes for the single class {classes[0]!r}"
+        return [Fault("class", str(path), rule, "write a row for each class, or leave the column out")]
+    nameless = table.loc[table["class"] == "", "id"]
+    faults = [Fault(key, str(path), "row without a class", "write its class") for key in nameless]
+    together = table["id"].ne(table["id"].shift()).cumsum()
+    for _, rows in table.groupby(together, sort=False):
+        if tuple(rows["class"]) != tuple(classes):
+            rule = f"its rows are of {', '.join(rows['class'])} and those of the first id of {', '.join(classes)}"
+            faults.append(Fault(rows["id"].iloc[0], str(path), rule, "write a row for each class, in one order"))
+    return faults
+
+
 def check_submission(options: CheckOptions) -> list[str]:
     """Check columns and rows; with --data also ids, order and sizes."""
     if options.competition:
         adapter = get_competition(options.competition)
     else:
         adapter = detect_competition(options.data) if options.data else submission_competition(options.path)
-    table, faults = scan_table(options.path, adapter.columns)
+    table, faults = scan_table(options.path, adapter.columns, CLASS_KEYS if adapter.class_column else ("id",))
     if not set(adapter.columns) <= set(table.columns):
         raise InputError(faults)
-    if list(table.columns) != list(adapter.columns):
+    classes = _submission_classes(adapter, table)
+    columns = submission_columns(adapter, classes)
+    if list(table.columns) != list(columns):
         rule = f"columns are {', '.join(table.columns)}"
-        faults.append(Fault("columns", str(options.path), rule, f"write exactly {', '.join(adapter.columns)}"))
+        faults.append(Fault("columns", str(options.path), rule, f"write exactly {', '.join(columns)}"))
+    faults += _class_faults(options.path, table, classes)
+    ids = list(dict.fromkeys(table["id"])) if classes else table["id"].tolist()
     shapes: dict[str, tuple[int, int]] = {}
     if options.data is not None:
         samples = adapter.samples(options.data, "test")
-        if table["id"].tolist() != [sample.id for sample in samples]:
-            rule = f"{len(table)} ids that are not the {len(samples)} of sample_submission.csv in its order"
+        if ids != [sample.id for sample in samples]:
+            rule = f"{len(ids)} ids that are not the {len(samples)} of sample_submission.csv in its order"
             faults.append(Fault("id", str(options.path), rule, "write every id once, in the sample's order"))
         for sample in samples:
             try:

@@ -29,6 +29,7 @@ from histoseg.competitions.registry import detect_competition, get_competition
 from histoseg.core.faults import InputError
 from histoseg.core.rle import parse_rle
 from histoseg.data.audit import audit_folder
+from histoseg.data.tile_masks import masked_fraction
 from histoseg.imaging.errors import ImageError
 from histoseg.imaging.slide import open_slide
 from histoseg.kaggle.package import package_runs
@@ -107,8 +108,7 @@ def demo_experiment(
     competition: Competition, samples: list[Sample], options: DemoOptions, synthetic: bool
 ) -> Experiment:
     """A small experiment for small machines: the scale follows the images, the work is counted in steps."""
-    targets = [competition.target(sample) for sample in samples]
-    fractions = [runs.area / (runs.shape_hw[0] * runs.shape_hw[1]) for runs in targets]
+    fractions = [masked_fraction(competition.target(sample)) for sample in samples]
     usual = SYNTHETIC_STEPS if synthetic else REAL_STEPS
     steps = usual if options.steps is None else options.steps
     return Experiment(
@@ -119,7 +119,7 @@ def demo_experiment(
         ),
         # The synthetic hidden test holds other stains than the training slides; a real folder's may hold one alone.
         augment=AugmentConfig(crop=192, **(STAIN_AUGMENTATION if synthetic else {})),
-        model=ModelConfig(encoder="resnet18", decoder_channels=(128, 64, 32, 24, 16)),
+        model=ModelConfig(encoder="resnet18", decoder_channels=(128, 64, 32, 24, 16), classes=len(competition.classes)),
         optim=OptimConfig(lr=2e-3, ema=0.98),
         train=TrainConfig(
             seed=options.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import pandas as pd
 import tyro
 
+from histoseg.commands.beside import beside_sheet
 from histoseg.commands.options import parse_options
-from histoseg.commands.pictures import slide_overlay
+from histoseg.commands.pictures import class_overlays
 from histoseg.competitions.base import Competition
 from histoseg.core.faults import InputError
 from histoseg.data.leaks import run_leaks
@@ -21,10 +23,10 @@ from histoseg.data.sources import JoinedCompetition, joined_samples, load_source
 from histoseg.report.overlays import contact_sheet, save_png
 from histoseg.report.reports import write_oof_report
 from histoseg.schema.atomic import write_atomically
-from histoseg.schema.manifest import file_sha256, look_up_threshold
+from histoseg.schema.manifest import file_sha256, look_up_thresholds
 from histoseg.schema.sample import Sample
 from histoseg.train.setup import known_folds
-from histoseg.trust.cleaning_gain import run_gain
+from histoseg.trust.cleaning_gain import cleaning_words
 from histoseg.trust.oof import (
     OOF_COLUMNS,
     THRESHOLD_GRID,
@@ -36,6 +38,7 @@ from histoseg.trust.oof import (
     score_folds,
     warn_unfinished,
 )
+from histoseg.trust.paired import run_difference
 from histoseg.trust.thresholds import apply_thresholds, nested_scores
 
 
@@ -47,18 +50,35 @@ class EvaluateOptions:
     """The run, runs/E."""
     cleaning_gain_over: Path | None = None
     """An evaluated run that differs in data.clean_blank alone: say whether cleaning the labels gained."""
+    beside: tuple[Path, ...] = ()
+    """Other evaluated runs of the same folds: print the paired differences and draw runs/E/beside.png."""
 
 
 def run(arguments: list[str]) -> int:
     """The verb."""
     options = parse_options(EvaluateOptions, "evaluate", arguments)
     summary = evaluate_run(options.run)
+    if "classes" in summary:
+        print(_class_words(summary))
     print(f"out-of-fold Dice {summary['dice']:.4f} ({_interval_words(summary)})")
-    if options.cleaning_gain_over is not None:
-        samples = joined_samples(load_sources(run_experiment(options.run)))
-        print(run_gain(options.cleaning_gain_over, options.run, samples))
+    if options.cleaning_gain_over is not None or options.beside:
+        _compare(options)
     print(f"report: {options.run / 'report.html'}")
     return 0
+
+
+def _compare(options: EvaluateOptions) -> None:
+    """Hold the run against others, in figures and in a picture."""
+    sources = load_sources(run_experiment(options.run))
+    samples = joined_samples(sources)
+    if options.cleaning_gain_over is not None:
+        print(cleaning_words(run_difference(options.cleaning_gain_over, options.run, samples)))
+    for other in options.beside:
+        print(f"{options.run.name} to {other.name}: {run_difference(options.run, other, samples)}")
+    if options.beside:
+        picture = beside_sheet([options.run, *options.beside], JoinedCompetition(sources), samples)
+        save_png(options.run / "beside.png", picture)
+        print(f"side by side: {options.run / 'beside.png'}")
 
 
 def evaluate_run(run_folder: Path) -> dict[str, Any]:
@@ -79,15 +99,20 @@ def evaluate_run(run_folder: Path) -> dict[str, Any]:
     competition, samples = JoinedCompetition(sources), joined_samples(sources)
     notes = warn_unfinished(folds, known_folds(experiment))
     table = score_folds(run_folder, folds, competition, samples)
-    scores, thresholds = nested_scores(table, THRESHOLD_GRID)
-    oof = table[["id", "fold", "organ", "source"]].assign(dice=scores)
-    write_atomically(run_folder / "oof.csv", oof[list(OOF_COLUMNS)].to_csv(index=False, float_format="%.6f"))
+    names = folds[0].manifest.classes
+    several = names if len(names) > 1 else ()
+    nested, thresholds = nested_scores(table, THRESHOLD_GRID, several)
+    oof = _oof_table(table, nested, several)
+    write_atomically(run_folder / "oof.csv", oof.to_csv(index=False, float_format="%.6f"))
     write_atomically(run_folder / "thresholds.json", json.dumps(thresholds, indent=2) + "\n")
-    summary = summarise(table, scores, thresholds, folds)
+    summary = summarise(table, oof["dice"].to_numpy(), thresholds, folds)
+    if several:
+        summary["classes"] = {name: float(oof[f"dice_{name}"].mean()) for name in several}
     write_atomically(run_folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     overlays = best_median_worst(oof, folds, competition, samples, thresholds)
     pictures, titles = [picture for _, picture in overlays], [title for title, _ in overlays]
-    save_png(run_folder / "overlays.png", contact_sheet(pictures, titles, columns=len(pictures), cell=480))
+    columns = len(several) or len(pictures)
+    save_png(run_folder / "overlays.png", contact_sheet(pictures, titles, columns=columns, cell=480))
     write_oof_report(
         run_folder / "report.html",
         oof=oof,
@@ -100,17 +125,26 @@ def evaluate_run(run_folder: Path) -> dict[str, Any]:
     return summary
 
 
+def _oof_table(table: pd.DataFrame, nested: np.ndarray, several: Sequence[str]) -> pd.DataFrame:
+    """oof.csv, from the scores of each slide, (N,), or of several classes (N, K)."""
+    own = {f"dice_{name}": nested[:, number] for number, name in enumerate(several)}
+    dice = nested.mean(axis=1) if several else nested
+    return table[["id", "fold", "organ", "source"]].assign(dice=dice, **own)[[*OOF_COLUMNS, *own]]
+
+
 def summarise(
     table: pd.DataFrame, scores: np.ndarray, thresholds: dict[str, float], folds: list[FoldRun]
 ) -> dict[str, Any]:
     """The figures of a run as plain data."""
+    names = folds[0].manifest.classes
+    optimistic = apply_thresholds(table, thresholds, names if len(names) > 1 else ())
     return {
         "dice": float(scores.mean()),
         "interval": list(grouped_interval(scores, table["group"].tolist())),
         "images": len(table),
         "groups": int(table["group"].nunique()),
         "dice_at_half": float(table[0.5].mean()),
-        "dice_thresholds_on_all_optimistic": float(apply_thresholds(table, thresholds).mean()),
+        "dice_thresholds_on_all_optimistic": float(optimistic.mean()),
         "weights_sha256": {fold.folder.name: file_sha256(fold.folder / "model.safetensors") for fold in folds},
         "settings": {fold.folder.name: fold.record["manifest"] for fold in folds},
         "folds": {
@@ -133,6 +167,11 @@ def _interval_words(summary: dict[str, Any]) -> str:
     return f"95% {low:.4f} to {high:.4f} over {summary['groups']} groups"
 
 
+def _class_words(summary: dict[str, Any]) -> str:
+    """The Dice of each class in words."""
+    return "Dice by class: " + ", ".join(f"{name} {dice:.4f}" for name, dice in summary["classes"].items())
+
+
 def _headline(summary: dict[str, Any]) -> dict[str, str]:
     low, high = summary["interval"]
     return {
@@ -152,6 +191,7 @@ def _explanations(summary: dict[str, Any]) -> list[str]:
         "Thresholds of each fold were chosen on the other folds. At the fixed threshold 0.5 the Dice is "
         f"{summary['dice_at_half']:.4f}; with thresholds chosen on all folds, which is optimistic, it would be "
         f"{summary['dice_thresholds_on_all_optimistic']:.4f}.",
+        *([_class_words(summary) + "; that of an image is the mean over its classes."] if "classes" in summary else []),
         *(
             f"Fold {fold}: {values['dice']:.4f}. Best validation during training, on a part of the slides and "
             f"optimistic: {values['best_dice_optimistic']:.4f} at step {values['best_step']}."
@@ -167,7 +207,7 @@ def best_median_worst(
     samples: dict[str, Sample],
     thresholds: dict[str, float],
 ) -> list[tuple[str, np.ndarray]]:
-    """Overlays of the best, the median and the worst slide, as (title, uint8 HWC)."""
+    """Overlays of the best, the median and the worst slide, each class in turn, as (title, uint8 HWC)."""
     ordered = oof.sort_values(["dice", "id"], ascending=False, ignore_index=True)
     places = dict.fromkeys([0, len(ordered) // 2, len(ordered) - 1])
     by_fold = {fold.fold: fold for fold in folds}
@@ -175,8 +215,11 @@ def best_median_worst(
     for name, place in zip(("best", "median", "worst"), places, strict=False):
         row = ordered.iloc[place]
         sample, fold = samples[row["id"]], by_fold[row["fold"]]
-        threshold = look_up_threshold(thresholds, sample.organ, sample.source)
-        prediction = predict_slide(fold, competition, sample, threshold)
-        overlay = slide_overlay(sample.image_path, competition.target(sample), prediction)
-        pictures.append((f"{name}: {sample.id}, Dice {row['dice']:.3f}", overlay))
+        classes = fold.manifest.classes
+        cuts = look_up_thresholds(thresholds, sample.organ, sample.source, classes)
+        prediction = predict_slide(fold, competition, sample, cuts)
+        overlays = class_overlays(sample.image_path, competition.target(sample), prediction)
+        for label, overlay in zip(classes, overlays, strict=True):
+            words = f"{label}, Dice {row[f'dice_{label}']:.3f}" if len(classes) > 1 else f"Dice {row['dice']:.3f}"
+            pictures.append((f"{name}: {sample.id}, {words}", overlay))
     return pictures

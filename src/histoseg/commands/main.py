@@ -11,6 +11,7 @@ import traceback
 VERBS = {
     "build": "folds, tiles and index of a competition folder (also: python build_dataset.py)",
     "train": "train the folds of an experiment",
+    "sweep": "search over the settings of an experiment",
     "evaluate": "out-of-fold score, thresholds and report of a run",
     "package": "weights, manifest and wheel, ready to upload",
     "kernel": "write the self-contained inference kernel of a competition",

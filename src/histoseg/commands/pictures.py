@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histoseg.competitions.base import Competition
+from histoseg.core.class_masks import Masks, class_runs
 from histoseg.core.components import split_runs
 from histoseg.core.rle import Runs
 from histoseg.data.cleaning import clean_blank_labels
@@ -44,15 +45,30 @@ def sample_tiles(dataset: Path, index: pd.DataFrame, each: int = 2) -> list[tupl
 
 def slide_overlay(path: Path, truth: Runs | None, prediction: Runs | None, side: int = PICTURE_SIDE) -> np.ndarray:
     """A slide at picture size with truth and prediction outlined, uint8 HWC; read and decoded by region."""
+    return _outlined(path, [(truth, prediction)], side)[0]
+
+
+def class_overlays(path: Path, truth: Masks, prediction: Masks | None, side: int = PICTURE_SIDE) -> list[np.ndarray]:
+    """As `slide_overlay`, a picture for each class."""
+    of_classes = class_runs(truth)
+    predicted = (None,) * len(of_classes) if prediction is None else class_runs(prediction)
+    return _outlined(path, list(zip(of_classes, predicted, strict=True)), side)
+
+
+def _outlined(path: Path, pairs: Sequence[tuple[Runs | None, Runs | None]], side: int) -> list[np.ndarray]:
+    """A slide, read once, with each pair of truth and prediction outlined."""
     with open_slide(path) as slide:
-        height, width = fitting_shape(slide.shape_hw, side)
-        everything = slice(0, height), slice(0, width)
-        image_HWC = read_small(slide, (height, width))
+        shape_hw, small_hw = slide.shape_hw, fitting_shape(slide.shape_hw, side)
+        image_HWC = read_small(slide, small_hw)
+    everything = slice(0, small_hw[0]), slice(0, small_hw[1])
+    pictures = []
+    for pair in pairs:
         truth_HW, prediction_HW = (
-            None if runs is None else resample_mask_region(runs.to_window, slide.shape_hw, (height, width), *everything)
-            for runs in (truth, prediction)
+            None if runs is None else resample_mask_region(runs.to_window, shape_hw, small_hw, *everything)
+            for runs in pair
         )
-    return draw_overlay(image_HWC, truth_HW, prediction_HW, max_side=side)
+        pictures.append(draw_overlay(image_HWC, truth_HW, prediction_HW, max_side=side))
+    return pictures
 
 
 def sample_slides(competition: Competition, samples: Sequence[Sample]) -> list[tuple[str, np.ndarray]]:

@@ -10,6 +10,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from histoseg.competitions.base import Competition, image_error_fault
+from histoseg.core.class_masks import class_runs
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import Runs, parse_rle, runs_to_text
 from histoseg.data.folds import ALWAYS_TRAINED, stratum_names
@@ -85,8 +86,12 @@ def pseudo_record(run: Path, folds: Sequence[FoldRun]) -> PseudoRecord:
     """What pseudo.json will say of the networks of a run.
 
     Raises:
-        InputError: If the run has no thresholds.json, or a fold does not say what it was trained on.
+        InputError: If the run has no thresholds.json or several classes, or a fold does not say what it was trained on.
     """
+    classes = folds[0].manifest.classes
+    if len(classes) > 1:
+        rule = f"labels are predicted of one class, and it has {', '.join(classes)}"
+        raise InputError([Fault(run.name, str(run), rule, "take a run of one class")])
     path = run / "thresholds.json"
     if not path.is_file():
         raise InputError([Fault(run.name, str(path), "no thresholds", f"run `histoseg evaluate {run}` first")])
@@ -162,10 +167,11 @@ def predict_labels(
         if runs is None:
             ensemble = ensemble or fold.ensemble()
             try:
-                (runs,) = predict_masks(ensemble, sample, fold.manifest, [threshold], never_empty=False)
+                (masks,) = predict_masks(ensemble, sample, fold.manifest, [threshold], never_empty=False)
             except ImageError as error:
                 faults.append(image_error_fault(sample.id, sample.image_path, error))
                 continue
+            (runs,) = class_runs(masks)
             journal.add(key, sample.id, fold.fold, runs)
         labels[sample.id] = runs
     if faults:

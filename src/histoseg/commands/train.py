@@ -9,12 +9,16 @@ from typing import Annotated
 import tyro
 
 from histoseg.commands.options import parse_options
-from histoseg.core.faults import InputError
+from histoseg.core.faults import Fault, InputError
 from histoseg.report.curves import draw_fold_curves
+from histoseg.report.overlays import save_png
+from histoseg.report.schedule_plot import plot_schedule
+from histoseg.report.view_sheet import draw_view_sheet, spread_tiles
 from histoseg.schema.experiment import Experiment
 from histoseg.schema.parse import load_toml
 from histoseg.train.loop import make_room, train_fold
-from histoseg.train.setup import known_folds, prepare_fold
+from histoseg.train.schedule import schedule_table
+from histoseg.train.setup import known_folds, prepare_fold, training_tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,10 @@ class TrainOptions:
     """Train and validate on this many slides only, to see that the model overfits them."""
     runs: Path = Path("runs")
     """Where runs are kept."""
+    show_schedule: Path | None = None
+    """Draw learning rate, momentum and averages over the run into this PNG, and train nothing."""
+    show_views: Path | None = None
+    """Draw what the network is shown of some tiles into this PNG, and train nothing."""
     settings: Annotated[Experiment, tyro.conf.arg(name="")] = field(default_factory=Experiment)
     """The experiment's settings."""
 
@@ -50,8 +58,53 @@ def run(arguments: list[str]) -> int:
         raise InputError(f"{options.path}: an experiment is a TOML file: give its whole name, as experiments/E.toml")
     if options.limit is not None and options.limit < 1:
         raise InputError(f"--limit {options.limit} must be at least 1 slide")
+    if options.show_schedule is not None:
+        show_schedule(options, options.show_schedule)
+        return 0
+    if options.show_views is not None:
+        show_views(options, options.show_views)
+        return 0
     train_experiment(options.settings, options.path.stem, options.runs, options.fold, options.resume, options.limit)
     return 0
+
+
+def show_schedule(options: TrainOptions, path: Path) -> None:
+    """Draw the schedule of one process; in steps alone where no dataset is built that says how long an epoch is.
+
+    Raises:
+        InputError: If the file is no PNG, or the schedule counts epochs and there is no dataset.
+    """
+    experiment = options.settings
+    optim, train, dataset = experiment.optim, experiment.train, Path(experiment.data.dataset)
+    if path.suffix != ".png":
+        raise InputError(f"--show-schedule {path}: the picture is a PNG: give a name that ends in .png")
+    steps_per_epoch = None
+    if (dataset / "dataset.json").is_file():
+        fold = known_folds(experiment)[0] if options.fold is None else options.fold
+        setup = prepare_fold(experiment, options.path.stem, options.runs, fold, options.limit)
+        steps_per_epoch = len(setup.index) / (train.batch * train.accumulate)
+    elif optim.schedule == "step":
+        remedy = "build the dataset first, or choose multi_step, which counts shares of the run"
+        raise InputError([Fault("optim.schedule", str(dataset), "`step` counts epochs and no dataset is here", remedy)])
+    table = schedule_table(train.steps, optim, steps_per_epoch=steps_per_epoch or train.steps)
+    plot_schedule(table, optim, steps_per_epoch=steps_per_epoch, path=path)
+    print(f"schedule of {train.steps} steps: {path}")
+
+
+def show_views(options: TrainOptions, path: Path) -> None:
+    """Draw some training tiles of the fold as they were cut and as augmentation and normalisation show them.
+
+    Raises:
+        InputError: If the file is no PNG, or the fold cannot be trained.
+    """
+    if path.suffix != ".png":
+        raise InputError(f"--show-views {path}: the picture is a PNG: give a name that ends in .png")
+    experiment = options.settings
+    fold = known_folds(experiment)[0] if options.fold is None else options.fold
+    setup = prepare_fold(experiment, options.path.stem, options.runs, fold, options.limit)
+    tiles = training_tiles(setup, keep=False)
+    save_png(path, draw_view_sheet(tiles, spread_tiles(setup.index), setup.manifest.preprocessing, setup.organs))
+    print(f"what the network is shown of fold {fold}: {path}")
 
 
 def train_experiment(

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import pandas as pd
 
+from histoseg.core.class_masks import Masks, class_runs
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.core.rle import Runs
@@ -20,6 +21,8 @@ from histoseg.schema.sample import Sample
 
 Split = Literal["train", "test"]
 IMAGE_SUFFIXES = (".tiff", ".tif", ".png", ".jpg", ".jpeg")
+CLASS_KEYS = ("id", "class")
+"""What tells the rows of a table of several classes apart; of a table without classes it is the id alone."""
 _CSV_FIELD_LIMIT = 1 << 30  # characters; the rle of one slide may be many megabytes
 
 
@@ -42,6 +45,8 @@ class Competition(Protocol):
     """Mask classes."""
     columns: tuple[str, str]
     """Columns of the submission: id and row."""
+    class_column: str
+    """Column between them that names the class, in a submission of several; empty where the host takes one alone."""
     fallback_row: str
     """Legal row for an image that cannot be read."""
     never_empty: bool
@@ -55,7 +60,7 @@ class Competition(Protocol):
         """The samples of a split; raises InputError with every fault of the tables."""
         ...
 
-    def target(self, sample: Sample) -> Runs:
+    def target(self, sample: Sample) -> Masks:
         """The truth of a training sample."""
         ...
 
@@ -92,15 +97,16 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def scan_table(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[Fault]]:
+def scan_table(path: Path, required: Sequence[str], keys: Sequence[str] = ("id",)) -> tuple[pd.DataFrame, list[Fault]]:
     """Read a csv as far as it can be made out: every value as it stands, as text.
 
-    Cells that are not there are empty strings, empty lines and surplus empty fields are dropped. Of rows of one id, and
-    of columns of one name, the first is kept.
+    Cells that are not there are empty strings, empty lines and surplus empty fields are dropped. Of rows of one id
+    (of one key), and of columns of one name, the first is kept.
 
     Args:
         path: The file.
         required: Columns that must be there; one that is not is a fault and stays absent from the table.
+        keys: The id and, where an id may have several rows, what tells them apart.
 
     Returns:
         The table, and its faults: missing or repeated columns, rows without or of one id, rows longer than the header.
@@ -111,6 +117,7 @@ def scan_table(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[
     (_, names), *lines = _csv_table_lines(path)
     faults = _table_header_faults(path, names, required)
     place = names.index("id") if "id" in names else None
+    places = [names.index(name) for name in keys if name in names]
     seen: dict[str, int] = {}
     rows = []
     for number, fields in lines:
@@ -124,11 +131,14 @@ def scan_table(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[
             if not key:
                 faults.append(Fault(f"line {number}", str(path), "row without an id", "write its id, or drop the row"))
                 continue
-            seen[key] = seen.get(key, 0) + 1
-            if seen[key] > 1:
+            full = " ".join(cells[each] for each in places)
+            seen[full] = seen.get(full, 0) + 1
+            if seen[full] > 1:
                 continue
         rows.append(cells)
-    faults += [Fault(key, str(path), "duplicate id", "keep one row an id") for key, count in seen.items() if count > 1]
+    key_words = " and ".join(name for name in keys if name in names)
+    rule, remedy = f"duplicate {key_words}", f"keep one row an {key_words}"
+    faults += [Fault(key, str(path), rule, remedy) for key, count in seen.items() if count > 1]
     table = pd.DataFrame(rows, columns=names, dtype=str)
     return table.loc[:, ~table.columns.duplicated()], faults
 
@@ -183,14 +193,16 @@ def rows_by_id(path: Path, required: Sequence[str]) -> tuple[dict[str, dict[str,
 def submission_ids(path: Path, columns: Sequence[str]) -> list[str]:
     """The ids of sample_submission.csv, each once, in its order; faults of single rows are only logged.
 
+    Where it has a column `class`, an id may have a row for each.
+
     Raises:
         InputError: If the file is missing, no csv, or lacks one of the columns.
     """
-    table, faults = scan_table(path, columns)
+    table, faults = scan_table(path, columns, CLASS_KEYS)
     if not set(columns) <= set(table.columns):
         raise InputError(faults)
     log_faults(faults)
-    return table["id"].tolist()
+    return list(dict.fromkeys(table["id"]))
 
 
 def log_faults(faults: Sequence[Fault]) -> None:
@@ -243,19 +255,21 @@ def find_image(folder: Path, sample_id: str) -> Path:
     return folder / f"{sample_id}{IMAGE_SUFFIXES[0]}"
 
 
-def mean_dice_score(predictions: Mapping[str, Runs], targets: Mapping[str, Runs]) -> Score:
-    """Mean over images of Dice, from runs; an image without a prediction counts as an empty one.
+def mean_dice_score(predictions: Mapping[str, Masks], targets: Mapping[str, Masks]) -> Score:
+    """Mean over images of Dice (the mean over classes), from runs; one without a prediction counts as an empty one.
 
     Raises:
         InputError: If a prediction and its truth differ in size.
     """
     by_id = {}
     for key, truth in targets.items():
-        prediction = predictions.get(key)
-        if prediction is not None and prediction.shape_hw != truth.shape_hw:
-            rule = f"prediction is {prediction.shape_hw} and truth is {truth.shape_hw} pixels"
-            raise InputError([Fault(key, "predictions", rule, "predict at the image's own size")])
-        by_id[key] = runs_dice(prediction, truth)
+        wanted = class_runs(truth)
+        predicted = class_runs(predictions[key]) if key in predictions else (None,) * len(wanted)
+        for prediction, runs in zip(predicted, wanted, strict=True):
+            if prediction is not None and prediction.shape_hw != runs.shape_hw:
+                rule = f"prediction is {prediction.shape_hw} and truth is {runs.shape_hw} pixels"
+                raise InputError([Fault(key, "predictions", rule, "predict at the image's own size")])
+        by_id[key] = sum(runs_dice(*pair) for pair in zip(predicted, wanted, strict=True)) / len(wanted)
     return Score(sum(by_id.values()) / max(1, len(by_id)), by_id)
 
 

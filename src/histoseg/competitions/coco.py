@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from histoseg.core.class_masks import Masks, join_classes
 from histoseg.core.faults import Fault
 from histoseg.core.rle import Runs, runs_from_mask
 
@@ -17,18 +18,23 @@ _COCO_REMEDY = "write images, annotations and segmentations as COCO does"
 _COCO_COUNT_BITS = 60  # of one compressed count; more would be no pixel of any image
 
 
-def read_coco(path: Path, shapes: Mapping[str, tuple[int, int] | None]) -> tuple[dict[str, Runs], list[Fault]]:
-    """Read the truth of images from a COCO file.
+def coco_categories(path: Path) -> dict[int | str, str]:
+    """The categories that some annotation has, by their id, in the file's order; none where fewer than two are used.
 
-    Args:
-        path: The json file.
-        shapes: Height and width of each image wanted, by its name without suffix, as its own header says; None where
-            the image cannot be read, so that its size cannot be held against the file.
-
-    Returns:
-        The runs of each image without fault, and all faults: images that are not listed or of another size,
-        annotations of unknown images or with a malformed segmentation.
+    Of a file that is no COCO file there are none: `read_coco` names its faults.
     """
+    data, faults = _load_coco(path)
+    listed = data.get("categories")
+    if faults or not _is_objects(listed):
+        return {}
+    used = {key for note in data["annotations"] if isinstance(key := note.get("category_id"), int | str)}
+    named = {category.get("id"): category.get("name") for category in listed}
+    chosen = {key: name for key, name in named.items() if key in used and isinstance(name, str) and name}
+    return chosen if len(chosen) > 1 else {}
+
+
+def _load_coco(path: Path) -> tuple[dict[str, Any], list[Fault]]:
+    """The content of a COCO file, or why it is none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError, RecursionError) as error:
@@ -36,21 +42,50 @@ def read_coco(path: Path, shapes: Mapping[str, tuple[int, int] | None]) -> tuple
     wrong = [key for key in ("images", "annotations") if not isinstance(data, dict) or not _is_objects(data.get(key))]
     if wrong:
         return {}, [Fault(path.stem, str(path), f"no list of objects as {' and '.join(wrong)}", _COCO_REMEDY)]
+    return data, []
+
+
+def read_coco(
+    path: Path, shapes: Mapping[str, tuple[int, int] | None], categories: Sequence[int | str] = ()
+) -> tuple[dict[str, Masks], list[Fault]]:
+    """Read the truth of images from a COCO file.
+
+    Args:
+        path: The json file.
+        shapes: Height and width of each image wanted, by its name without suffix, as its own header says; None where
+            the image cannot be read, so that its size cannot be held against the file.
+        categories: Ids of the categories that are classes; empty where all annotations are one class.
+
+    Returns:
+        The runs of each image (of each class) without fault, and all faults: images that are not listed or of another
+        size, annotations of unknown images, of no class, or with a malformed segmentation.
+    """
+    data, faults = _load_coco(path)
+    if faults:
+        return {}, faults
     names, sized, faults = _coco_names(path, data["images"], shapes)
-    by_image: dict[int | str, list[tuple[str, Any]]] = {key: [] for key in names}
+    classes = tuple(categories) or (None,)
+    by_image: dict[int | str, dict[int | str | None, list[tuple[str, Any]]]]
+    by_image = {key: {each: [] for each in classes} for key in names}
     for number, annotation in enumerate(data["annotations"]):
         key, label = annotation.get("image_id"), f"annotation {annotation.get('id', f'no. {number}')}"
         if not isinstance(key, int | str) or key not in by_image:
             rule = f"image_id {key!r} is not among the images"
             faults.append(Fault(label, str(path), rule, "mend or drop the annotation"))
             continue
-        by_image[key].append((label, annotation.get("segmentation")))
-    targets = {}
+        category = annotation.get("category_id") if categories else None
+        if not isinstance(category, int | str | None) or category not in by_image[key]:
+            rule = f"{label}: category_id {category!r} is not among the categories"
+            faults.append(Fault(names[key], str(path), rule, "list the category with a name, or drop the annotation"))
+            continue
+        by_image[key][category].append((label, annotation.get("segmentation")))
+    targets: dict[str, Masks] = {}
     for key, shape_hw in sized.items():
-        runs, found = _coco_runs(path, names[key], by_image[key], shape_hw)
-        faults += found
-        if runs is not None:
-            targets[names[key]] = runs
+        painted = [_coco_runs(path, names[key], by_image[key][each], shape_hw) for each in classes]
+        faults += [fault for _, found in painted for fault in found]
+        runs = [each for each, _ in painted if each is not None]
+        if len(runs) == len(classes):
+            targets[names[key]] = join_classes(runs)
     return targets, faults
 
 

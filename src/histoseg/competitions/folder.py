@@ -6,11 +6,13 @@ Layout::
     masks/NAME.(png|tiff|tif)               non-zero pixels are mask (binary or label image), or
     masks/NAME... and classes.txt           labels: one class a line, the k-th is the pixels of value k, or
     masks/CLASS/NAME.(png|tiff|tif)         one mask a class, which may overlap; classes.txt may order them, or
-    rles.csv                                id, rle (1-based, column-major), or
-    annotations.json                        COCO: polygons, compressed or uncompressed RLE
+    rles.csv                                id, rle (1-based, column-major), or id, class, rle with a row for each, or
+    annotations.json                        COCO: polygons, compressed or uncompressed RLE; each used category a class
     images.csv                              optional: id, then any of organ, source, group or patient, pixel_size (um)
     test_images/                            optional: what `histoseg predict` predicts; else images/
     sample_submission.csv                   optional: the ids to predict and their order
+
+A submission has the columns id, rle; of several classes id, class, rle, with a row for each id and class.
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ from histoseg.competitions.base import (
     rows_by_id,
     submission_ids,
 )
-from histoseg.competitions.coco import read_coco
+from histoseg.competitions.classes import read_class_rows
+from histoseg.competitions.coco import coco_categories, read_coco
 from histoseg.competitions.mask_files import MASK_SUFFIXES, read_labels, read_mask
 from histoseg.competitions.training_table import header_shape_of
+from histoseg.core.class_masks import Masks, join_classes
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.rle import Runs, parse_rle, runs_from_mask, runs_to_text
 from histoseg.imaging.errors import ImageError
@@ -50,12 +54,13 @@ class Folder:
     slug = ""
     classes: tuple[str, ...] = ("ftu",)
     columns = ("id", "rle")
+    class_column = "class"
     fallback_row = ""
     never_empty = False
 
     def __init__(self) -> None:
         self._mask_paths: dict[str, list[Path]] = {}
-        self._targets: dict[str, Runs] = {}
+        self._targets: dict[str, Masks] = {}
         self._has_labels = False
 
     def samples(self, root: Path, split: Split) -> list[Sample]:
@@ -121,7 +126,12 @@ class Folder:
             return self._read_rles(root / "rles.csv", samples)
         if (root / "annotations.json").is_file():
             shapes = {sample.id: header_shape_of(sample.image_path) for sample in samples}
-            self._targets, faults = read_coco(root / "annotations.json", shapes)
+            categories = coco_categories(root / "annotations.json")
+            if len(set(categories.values())) < len(categories):
+                rule = f"categories of one name: {', '.join(categories.values())}"
+                return [Fault("categories", str(root / "annotations.json"), rule, "name each category once")]
+            self.classes = tuple(categories.values()) or Folder.classes
+            self._targets, faults = read_coco(root / "annotations.json", shapes, tuple(categories))
             return faults
         remedy = "add masks/, rles.csv or annotations.json"
         return [Fault("masks", str(root), "no truth beside images/", remedy)]
@@ -168,25 +178,33 @@ class Folder:
         return faults
 
     def _read_rles(self, path: Path, samples: list[Sample]) -> list[Fault]:
-        rows, faults = rows_by_id(path, ("id", "rle"))
+        rows, classes, faults = read_class_rows(path)
         if not rows:
             return faults or [Fault(path.stem, str(path), "no rows", "write a row for each image")]
+        self.classes = classes or Folder.classes
         for sample in samples:
-            row = rows.get(sample.id)
-            if row is None:
-                faults.append(Fault(sample.id, str(path), "image without a row", "add the row, or drop the image"))
-                continue
+            found: list[Runs] = []
             shape_hw = header_shape_of(sample.image_path)
-            try:
-                runs = parse_rle(row.get("rle", ""), shape_hw or _FOLDER_ANY_SHAPE)
-            except ValueError as error:
-                faults.append(Fault(sample.id, str(path), f"malformed rle: {error}", "mend the row or the image"))
-                continue
-            if shape_hw is not None and "rle" in row:
-                self._targets[sample.id] = runs
+            for name in classes or ("",):
+                words = f" of class {name}" if name else ""
+                row = rows.get((sample.id, name))
+                if row is None:
+                    rule = f"image without a row{words}"
+                    faults.append(Fault(sample.id, str(path), rule, "add the row, or drop the image"))
+                    continue
+                try:
+                    runs = parse_rle(row.get("rle", ""), shape_hw or _FOLDER_ANY_SHAPE)
+                except ValueError as error:
+                    rule = f"malformed rle{words}: {error}"
+                    faults.append(Fault(sample.id, str(path), rule, "mend the row or the image"))
+                    continue
+                if shape_hw is not None and "rle" in row:
+                    found.append(runs)
+            if len(found) == len(self.classes):
+                self._targets[sample.id] = join_classes(found)
         return faults
 
-    def target(self, sample: Sample) -> Runs | tuple[Runs, ...]:
+    def target(self, sample: Sample) -> Masks:
         """The truth of a training sample, of each class where there are several; `inspect` must have been called.
 
         Raises:
@@ -204,13 +222,12 @@ class Folder:
             if self._has_labels:
                 labels_HW = read_labels(paths[0], shape_hw, len(self.classes))
                 return tuple(runs_from_mask(labels_HW == number + 1) for number in range(len(self.classes)))
-            masks = tuple(runs_from_mask(read_mask(path, shape_hw)) for path in paths)
-            return masks if len(masks) > 1 else masks[0]
+            return join_classes([runs_from_mask(read_mask(path, shape_hw)) for path in paths])
         except ImageError as error:
             raise InputError([image_error_fault(sample.id, paths[0], error)]) from error
 
-    def score(self, predictions: Mapping[str, Runs], targets: Mapping[str, Runs]) -> Score:
-        """Mean over images of Dice."""
+    def score(self, predictions: Mapping[str, Masks], targets: Mapping[str, Masks]) -> Score:
+        """Mean over images of Dice, of several classes of the mean over classes."""
         return mean_dice_score(predictions, targets)
 
     def row(self, runs: Runs) -> str:

@@ -44,6 +44,7 @@ class Hubmap2022:
     slug = "hubmap-organ-segmentation"
     classes = ("ftu",)
     columns = ("id", "rle")
+    class_column = ""
     fallback_row = "1 1"
     never_empty = True
 

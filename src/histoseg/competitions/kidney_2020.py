@@ -68,6 +68,7 @@ class Kidney2020:
     slug = "hubmap-kidney-segmentation"
     classes: tuple[str, ...] = ("glomerulus",)
     columns = ("id", "predicted")
+    class_column = ""
     fallback_row = ""
     never_empty = False
 

@@ -62,10 +62,15 @@ def detect_competition(root: Path) -> Competition:
 
 
 def submission_competition(path: Path) -> Competition:
-    """The adapter whose columns a submission has; that of hubmap_2022 where it has those of none."""
+    """The adapter whose columns a submission has; that of hubmap_2022 where it has those of none.
+
+    One of several classes goes before those that take a single one.
+    """
     header = set(_csv_header(path))
     adapters = [get_competition(name) for name in ADAPTERS]
-    return next((adapter for adapter in adapters if set(adapter.columns) <= header), adapters[0])
+    fitting = [adapter for adapter in adapters if set(adapter.columns) <= header]
+    several = [adapter for adapter in fitting if adapter.class_column in header]
+    return (several or fitting or adapters)[0]
 
 
 def _csv_header(path: Path) -> list[str]:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from histoseg.competitions.base import Competition, Score, Split
 from histoseg.competitions.registry import get_competition
+from histoseg.core.class_masks import Masks
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.core.rle import Runs
@@ -267,7 +268,8 @@ class JoinedCompetition:
         self._main = sources[0].competition
         self._owners = {source.key(key): (source, key) for source in sources for key in source.samples}
         self.name, self.slug, self.classes = self._main.name, self._main.slug, self._main.classes
-        self.columns, self.fallback_row = self._main.columns, self._main.fallback_row
+        self.columns, self.class_column = self._main.columns, self._main.class_column
+        self.fallback_row = self._main.fallback_row
         self.never_empty = self._main.never_empty
 
     def inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
@@ -278,7 +280,7 @@ class JoinedCompetition:
         """As the main adapter."""
         return self._main.samples(root, split)
 
-    def target(self, sample: Sample) -> Runs:
+    def target(self, sample: Sample) -> Masks:
         """The truth of a training sample of any of the datasets, under the id that the experiment knows."""
         source, key = self._owners[sample.id]
         return source.competition.target(source.samples[key])

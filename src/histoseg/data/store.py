@@ -83,7 +83,7 @@ def agreed_preprocessing(experiment: Experiment, info: DatasetInfo, folder: Path
     if len(info.classes) != experiment.model.classes:
         rule = f"tiles have {len(info.classes)} mask classes ({', '.join(info.classes)}), the experiment's network "
         rule += f"{experiment.model.classes}"
-        remedy = "train on one class: build a dataset of a folder whose masks hold that class alone"
+        remedy = f"write model.classes = {len(info.classes)}, or build a dataset of a folder with that many"
         faults.append(Fault("model.classes", str(folder / "dataset.json"), rule, remedy))
     if info.clean_blank != experiment.data.clean_blank:
         rule = f"tiles were cut with {info.clean_blank} and the experiment says {experiment.data.clean_blank}"

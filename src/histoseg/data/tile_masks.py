@@ -1,4 +1,4 @@
-"""Masks of one or several classes as one byte a pixel: bit k is class k, so that classes may overlap."""
+"""Masks of up to seven classes as one byte a pixel: bit k is class k, so that classes may overlap."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from histoseg.core.class_masks import Masks, class_runs
 from histoseg.core.faults import Fault, InputError
-from histoseg.core.rle import Runs
 from histoseg.imaging.resample import resample_mask_region
 
-Target = Runs | tuple[Runs, ...]
+Target = Masks
 """The truth of a sample: runs, or those of each class where there are several."""
-MAX_CLASSES = 8
-
-
-def class_runs(target: Target) -> tuple[Runs, ...]:
-    """The runs of each class of a target."""
-    return (target,) if isinstance(target, Runs) else target
+MAX_CLASSES = 7
+IGNORED_BIT = 128
+"""The last bit of a training mask: the loss passes over the pixel."""
 
 
 def check_class_count(classes: Sequence[str], place: str) -> None:

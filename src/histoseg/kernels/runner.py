@@ -17,14 +17,16 @@ import torch
 from tqdm import tqdm
 
 from histoseg.competitions.base import Competition
+from histoseg.competitions.classes import submission_columns
+from histoseg.core.class_masks import Masks, class_runs
+from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
-from histoseg.core.rle import Runs
 from histoseg.imaging.slide import open_slide
 from histoseg.predict.budget import Budget
 from histoseg.predict.ensemble import Ensemble, best_device, load_ensemble
-from histoseg.predict.image import clean_runs, grid_of, predict_image
+from histoseg.predict.image import Threshold, clean_runs, grid_of, predict_image
 from histoseg.predict.journal import SubmissionJournal
-from histoseg.schema.manifest import Manifest, joined_thresholds, look_up_threshold, manifest_json
+from histoseg.schema.manifest import Manifest, joined_thresholds, look_up_thresholds, manifest_json
 from histoseg.schema.preprocessing import has_pixel_size
 from histoseg.schema.sample import Sample
 
@@ -65,10 +67,16 @@ def run_submission(
         packages: Weight folders with their checked manifests; several join as one ensemble.
         out: The submission.
         limit_s: Seconds that the run may take; None means no limit.
+
+    Raises:
+        InputError: If the packages are of other classes than one another, or of several where the host takes one.
     """
     started = time.monotonic()
-    fallbacks = {sample.id: competition.fallback_row for sample in samples}
-    journal = SubmissionJournal(out, competition.columns, fallbacks, _journal_key(packages, samples))
+    classes = _agreed_classes(packages)
+    columns = submission_columns(competition, classes)
+    several = classes if len(classes) > 1 else ()
+    fallbacks = {sample.id: "\n".join([competition.fallback_row] * len(classes)) for sample in samples}
+    journal = SubmissionJournal(out, columns, fallbacks, _journal_key(packages, samples), classes=several)
     failed: dict[str, str] = {}
     late: dict[str, str] = {}
     with journal, _flush_on_sigterm(journal):
@@ -91,6 +99,16 @@ def run_submission(
                 journal.give_up(sample.id)
     done = len(waiting) - len(failed) - len(late)
     return RunSummary(done, failed | late, taken_over, time.monotonic() - started)
+
+
+def _agreed_classes(packages: Sequence[tuple[Path, Manifest]]) -> tuple[str, ...]:
+    """The mask classes of the ensemble."""
+    classes = packages[0][1].classes
+    for folder, manifest in packages:
+        if manifest.classes != classes:
+            rule = f"its classes are {', '.join(manifest.classes)} and those of the first {', '.join(classes)}"
+            raise InputError([Fault("classes", str(folder), rule, "predict it apart")])
+    return classes
 
 
 def _journal_key(packages: Sequence[tuple[Path, Manifest]], samples: Sequence[Sample]) -> str:
@@ -157,6 +175,8 @@ class _Predictor:
     def row(self, sample: Sample, megapixels_left: Sequence[float]) -> tuple[str, bool]:
         """The row of one image, and whether the clock made it a lesser one; raises whatever makes it impossible.
 
+        Of several classes it is a line for each.
+
         Args:
             sample: The image.
             megapixels_left: Network megapixels of this image and of those after it.
@@ -167,18 +187,19 @@ class _Predictor:
             raise _OutOfTimeError
         ensemble = self._ensemble.first_members(count).with_views(self._manifest.views[:affordable_views])
         started = time.monotonic()
-        runs = self._runs(ensemble, sample)
+        masks = self._masks(ensemble, sample)
         seconds = time.monotonic() - started
         self._budget.record(seconds, megapixels_left[0], count * affordable_views)
-        return self._competition.row(runs), (count, affordable_views) != (members, views)
+        text = "\n".join(self._competition.row(runs) for runs in class_runs(masks))
+        return text, (count, affordable_views) != (members, views)
 
-    def _runs(self, ensemble: Ensemble, sample: Sample) -> Runs:
+    def _masks(self, ensemble: Ensemble, sample: Sample) -> Masks:
         """Predict one image, with smaller batches, smaller tiles, then the CPU, as memory asks for it."""
-        threshold = look_up_threshold(self._thresholds, sample.organ, sample.source)
+        threshold = look_up_thresholds(self._thresholds, sample.organ, sample.source, self._manifest.classes)
         for manifest, device in _memory_ladder(self._manifest, ensemble.device):
             on_device = ensemble if device == ensemble.device else ensemble.on(device)
             try:
-                return self._runs_once(on_device, manifest, sample, threshold)
+                return self._masks_once(on_device, manifest, sample, threshold)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -198,7 +219,7 @@ class _Predictor:
                 torch.cuda.empty_cache()
         raise MemoryError(f"out of memory even with the smallest tile: {last}")
 
-    def _runs_once(self, ensemble: Ensemble, manifest: Manifest, sample: Sample, threshold: float) -> Runs:
+    def _masks_once(self, ensemble: Ensemble, manifest: Manifest, sample: Sample, threshold: Threshold) -> Masks:
         with open_slide(sample.image_path) as slide:
             if sample.shape_hw not in (None, slide.shape_hw):
                 logger.warning(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from histoseg.core.class_masks import Masks, class_runs, join_classes
 from histoseg.core.components import keep_largest, remove_small
 from histoseg.core.rle import RunEncoder, Runs, runs_from_mask
 from histoseg.core.tiles import TileGrid
@@ -20,6 +21,9 @@ from histoseg.schema.sample import Sample
 
 PEAK_CELLS = 256  # the peak map is at most this many cells a side: 64k floats, whatever the slide's size
 
+Threshold = float | tuple[float, ...]
+"""A probability that all classes are cut at, or one for each class."""
+
 
 @dataclass(frozen=True)
 class ImagePrediction:
@@ -27,13 +31,15 @@ class ImagePrediction:
 
     Attributes:
         shape_hw: The file's own height and width.
-        runs: For each threshold the runs of the mask, column-major, before any cleaning.
-        peak: The most probable place, as a small mask: the last resort where nothing passes the threshold.
+        runs: For each threshold the runs of the mask, column-major, before any cleaning; of each class where there are
+            several.
+        peak: The most probable place of the first class, as a small mask: the last resort where nothing passes the
+            threshold.
         pixel_size_um: Pixel size of the file, None where unknown.
     """
 
     shape_hw: tuple[int, int]
-    runs: dict[float, Runs]
+    runs: dict[Threshold, Masks]
     peak: Runs
     pixel_size_um: float | None
 
@@ -51,43 +57,56 @@ def predict_image(
     slide: Slide,
     pixel_size_um: float | None,
     manifest: Manifest,
-    thresholds: Sequence[float],
+    thresholds: Sequence[Threshold],
 ) -> ImagePrediction:
-    """Predict a slide in memory that does not grow with its probabilities: one tile row, and the runs.
+    """Predict a slide in memory that does not grow with its probabilities: one tile row, and the runs of each class.
 
     Args:
         forward: The ensemble: uint8 tiles NHWC to float32 probabilities NKHW.
         slide: The opened slide.
         pixel_size_um: Its pixel size; None (unknown) means the whole-image scale.
-        manifest: Scale, tiles and batch.
-        thresholds: One mask is made for each; a pixel is mask where its probability is at least the threshold.
+        manifest: Scale, tiles, batch and classes.
+        thresholds: One mask (of each class) is made for each; a pixel is mask where its probability is at least the
+            threshold.
+
+    Raises:
+        ValueError: If the network gives another number of classes than the manifest names.
     """
     scaled = network_view(slide, manifest.preprocessing, pixel_size_um)
     grid = grid_of(manifest, scaled.shape_hw)
-    encoders = {threshold: RunEncoder(slide.shape_hw, order="F", axis="rows") for threshold in thresholds}
+    encoders = {
+        threshold: [(cut, RunEncoder(slide.shape_hw, order="F", axis="rows")) for cut in cuts]
+        for threshold, cuts in _class_cuts(thresholds, len(manifest.classes)).items()
+    }
     upsampler = RowUpsampler(scaled.shape_hw, slide.shape_hw)
     peak = PeakMap(scaled.shape_hw)
 
     def encode(bands: Iterable[tuple[int, np.ndarray]]) -> None:
         for _, probs_KHW in bands:
-            for threshold, encoder in encoders.items():
-                encoder.add(probs_KHW[0] >= threshold)
+            for of_classes in encoders.values():
+                for probs_HW, (cut, encoder) in zip(probs_KHW, of_classes, strict=True):
+                    encoder.add(probs_HW >= cut)
 
     for y, probs_KHW in predict_bands(forward, scaled, grid, manifest.batch, manifest.blend):
         peak.add(y, probs_KHW[0])
         encode(upsampler.push(probs_KHW))
     encode(upsampler.finish())
-    runs = {threshold: encoder.runs() for threshold, encoder in encoders.items()}
+    runs = {cut: join_classes([encoder.runs() for _, encoder in of_classes]) for cut, of_classes in encoders.items()}
     return ImagePrediction(slide.shape_hw, runs, peak.runs(slide.shape_hw), pixel_size_um)
+
+
+def _class_cuts(thresholds: Sequence[Threshold], classes: int) -> dict[Threshold, tuple[float, ...]]:
+    """Where each threshold cuts each class."""
+    return {cut: cut if isinstance(cut, tuple) else (cut,) * classes for cut in thresholds}
 
 
 def predict_masks(
     forward: Callable[[np.ndarray], np.ndarray],
     sample: Sample,
     manifest: Manifest,
-    thresholds: Sequence[float],
+    thresholds: Sequence[Threshold],
     never_empty: bool,
-) -> list[Runs]:
+) -> list[Masks]:
     """The cleaned masks of a sample, one for each threshold; raises ImageError where it cannot be read."""
     with open_slide(sample.image_path) as slide:
         prediction = predict_image(forward, slide, sample.pixel_size_um, manifest, thresholds)
@@ -126,19 +145,25 @@ class PeakMap:
         return encoder.runs()
 
 
-def clean_runs(prediction: ImagePrediction, threshold: float, min_area_um2: float, never_empty: bool) -> Runs:
-    """The mask of an image at a threshold, small components dropped.
+def clean_runs(prediction: ImagePrediction, threshold: Threshold, min_area_um2: float, never_empty: bool) -> Masks:
+    """The mask of an image at a threshold, of each class where there are several, small components dropped.
 
     Args:
         prediction: What the network says.
         threshold: One of the thresholds that it was predicted with.
         min_area_um2: Smallest component in square micrometres; without a pixel size nothing is dropped.
-        never_empty: Where nothing is left, keep the largest component, else the most probable place.
+        never_empty: Where nothing is left, keep the largest component, else the most probable place. Of several classes
+            each may be absent, so it is for a single one alone.
     """
-    runs = prediction.runs[threshold]
-    cleaned = runs
-    if min_area_um2 > 0 and has_pixel_size(prediction.pixel_size_um) and runs.area:
-        cleaned = remove_small(runs, min_area_um2 / float(prediction.pixel_size_um or 1) ** 2)
-    if cleaned.area or not never_empty:
-        return cleaned
-    return keep_largest(runs) if runs.area else prediction.peak
+    found = class_runs(prediction.runs[threshold])
+    cleaned = [_without_small(runs, min_area_um2, prediction.pixel_size_um) for runs in found]
+    if len(cleaned) > 1 or cleaned[0].area or not never_empty:
+        return join_classes(cleaned)
+    return keep_largest(found[0]) if found[0].area else prediction.peak
+
+
+def _without_small(runs: Runs, min_area_um2: float, pixel_size_um: float | None) -> Runs:
+    """Runs without their small components; without a pixel size nothing is dropped."""
+    if min_area_um2 > 0 and has_pixel_size(pixel_size_um) and runs.area:
+        return remove_small(runs, min_area_um2 / float(pixel_size_um or 1) ** 2)
+    return runs

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +24,19 @@ def csv_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return buffer.getvalue()
 
 
+def submission_rows(rows: Mapping[str, str], classes: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """The cells of a submission: id and row, or of several classes id, class and row, an id's rows together.
+
+    Args:
+        rows: For each id its row; of several classes a line for each.
+        classes: Their names, empty for a single one.
+    """
+    if not classes:
+        return list(rows.items())
+    cells = ((key, zip(classes, text.split("\n"), strict=True)) for key, text in rows.items())
+    return [(key, name, row) for key, of_classes in cells for name, row in of_classes]
+
+
 class SubmissionJournal:
     """Collects the rows of a submission.
 
@@ -35,19 +48,22 @@ class SubmissionJournal:
     def __init__(
         self,
         path: Path,
-        columns: tuple[str, str],
+        columns: Sequence[str],
         fallbacks: dict[str, str],
         key: str,
         interval_s: float = 60.0,
+        classes: Sequence[str] = (),
     ) -> None:
         """Prepare; nothing is written before entering.
 
         Args:
             path: The submission.
-            columns: Names of the id column and the row column.
+            columns: Names of the id column and the row column; with classes that of the class between them.
             fallbacks: For each id, in order, the legal row that stands while there is none better.
             key: Identifies weights and ids; a journal of another key is discarded.
             interval_s: Seconds between rebuilds of the csv.
+            classes: Where there are several: names of the classes. An image then has a row for each, and what stands
+                for its row here are the lines of those rows, in this order.
         """
         self.path = path
         self.journal_path = path.with_name(f"{path.name}.journal")
@@ -56,6 +72,7 @@ class SubmissionJournal:
         self._fallbacks = fallbacks
         self._key = key
         self._interval_s = interval_s
+        self._classes = tuple(classes)
         self._lock = threading.RLock()
         self._stopped = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="submission-ticker", daemon=True)
@@ -119,8 +136,8 @@ class SubmissionJournal:
     def flush(self) -> None:
         """Rebuild the csv: finished rows, and fallback rows for the others, in order."""
         with self._lock:
-            rows = [(key, self.done.get(key, fallback)) for key, fallback in self._fallbacks.items()]
-            write_atomically(self.path, csv_text(self._columns, rows))
+            rows = {key: self.done.get(key, fallback) for key, fallback in self._fallbacks.items()}
+            write_atomically(self.path, csv_text(self._columns, submission_rows(rows, self._classes)))
 
     def _tick(self) -> None:
         while not self._stopped.wait(self._interval_s):

@@ -16,6 +16,8 @@ from histoseg.schema.views import check_views
 
 MANIFEST_FORMAT = "histoseg/1"
 MANIFEST_NAME = "manifest.json"
+CLASS_KEY = "class:"
+"""What the keys of thresholds of single classes begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +59,11 @@ class Manifest:
     preprocessing: Preprocessing
     """From a slide's pixels to the network's input."""
     classes: tuple[str, ...] = ("ftu",)
-    """Names of the mask classes."""
+    """Names of the mask classes, in the order of the networks' channels."""
     members: tuple[Member, ...] = ()
     """The ensemble."""
     thresholds: dict[str, float] = field(default_factory=lambda: {"default": 0.5})
-    """Probability thresholds: `default`, then by organ, then by organ/source."""
+    """Probability thresholds: `default`, then by organ, then by organ/source, then by class as `class:NAME`."""
     min_area_um2: float = 0.0
     """Smaller components are dropped."""
     tile: int = 512
@@ -94,10 +96,21 @@ class Manifest:
         largest = self.tile if self.blend else self.tile - 2 * self.halo
         if not 0 <= self.stride <= largest:
             raise ValueError(f"stride={self.stride} must lie in [1, {largest}], or be 0 for the default")
-        if len(self.classes) != 1:
-            raise ValueError(f"classes={self.classes}: exactly one mask class is supported")
+        self._check_classes()
         check_views(self.views)
         self.preprocessing.check_stain()
+
+    def _check_classes(self) -> None:
+        names = set(self.classes)
+        if not names or len(names) < len(self.classes) or "" in names:
+            raise ValueError(f"classes={self.classes}: name at least one mask class, and each once")
+        unknown = [key for key in self.thresholds if key.startswith(CLASS_KEY) and key[len(CLASS_KEY) :] not in names]
+        if unknown:
+            raise ValueError(f"thresholds of {', '.join(unknown)}: known classes are {', '.join(self.classes)}")
+        for member in self.members:
+            count = member.arguments.get("classes", len(self.classes))
+            if count != len(self.classes):
+                raise ValueError(f"{member.file} gives {count} classes and classes={self.classes}: package it apart")
 
     def threshold_of(self, organ: str, source: str) -> float:
         """The threshold of an image: organ/source, else organ, else default."""
@@ -110,6 +123,18 @@ def look_up_threshold(thresholds: Mapping[str, float], organ: str, source: str) 
         if key in thresholds:
             return thresholds[key]
     return thresholds["default"]
+
+
+def look_up_thresholds(
+    thresholds: Mapping[str, float], organ: str, source: str, classes: Sequence[str]
+) -> float | tuple[float, ...]:
+    """The threshold of an image, or those of its classes where there are several.
+
+    A class's own, `class:NAME`, goes before those of organ/source, organ and default.
+    """
+    general = look_up_threshold(thresholds, organ, source)
+    own = tuple(thresholds.get(CLASS_KEY + name, general) for name in classes)
+    return own[0] if len(own) == 1 else own
 
 
 def joined_thresholds(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:

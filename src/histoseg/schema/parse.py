@@ -19,19 +19,27 @@ from histoseg.core.faults import Fault, InputError
 Parsed = TypeVar("Parsed")
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file as plain data.
+
+    Raises:
+        InputError: If the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError([Fault(path.stem, str(path), f"{error.strerror}", "check the path")]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError([Fault(path.stem, str(path), f"not a TOML file ({error})", "mend that line")]) from error
+
+
 def load_toml(cls: type[Parsed], path: Path) -> Parsed:
     """Read a TOML file into a dataclass; keys that are left out keep their defaults.
 
     Raises:
         InputError: If the file is missing, is not TOML, or does not fit; with all faults.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError([Fault(path.stem, str(path), f"{error.strerror}", "check the path")]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError([Fault(path.stem, str(path), f"not a TOML file ({error})", "mend that line")]) from error
-    return parse_dataclass(cls, data, str(path))
+    return parse_dataclass(cls, read_toml(path), str(path))
 
 
 def load_json(cls: type[Parsed], path: Path) -> Parsed:

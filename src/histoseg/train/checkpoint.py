@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
+from histoseg.schema.experiment import Experiment
+from histoseg.train.settings import changed_settings
 
 
 def state_paths(folder: Path) -> list[Path]:
@@ -45,17 +47,40 @@ def newest_state(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def load_state(folder: Path, digest: str) -> dict[str, Any] | None:
+def load_state(folder: Path, digest: str, experiment: Experiment) -> dict[str, Any] | None:
     """The newest state that can be read, None where there is none.
+
+    Args:
+        folder: runs/E/fold{k}, with the experiment.toml that the state was made with.
+        digest: Of the run that wants it.
+        experiment: Of the run that wants it.
 
     Raises:
         InputError: If it belongs to another experiment or dataset: resuming would mix two runs.
     """
     state = newest_state(folder)
-    if state is not None and state["digest"] != digest:
-        rule = "the state was made with other settings or another dataset"
-        raise InputError([Fault(folder.name, str(folder), rule, "undo the change, or train under another name")])
+    if state is not None:
+        refuse_other_run(folder, state["digest"] == digest, experiment, "the state")
     return state
+
+
+def refuse_other_run(folder: Path, is_same: bool, experiment: Experiment, what: str) -> None:
+    """Refuse to go on with what another run has left, and say in which settings it differs.
+
+    Args:
+        folder: runs/E/fold{k}.
+        is_same: Whether it is the same run after all.
+        experiment: The experiment that would go on.
+        what: What was left there, in words.
+
+    Raises:
+        InputError: If it is another run.
+    """
+    if is_same:
+        return
+    changed = changed_settings(folder / "experiment.toml", experiment)
+    rule = f"{what} was made with other settings: {'; '.join(changed)}" if changed else f"{what} is of other data"
+    raise InputError([Fault(folder.name, str(folder), rule, "undo the change, or train under another name")])
 
 
 def save_weights(model: torch.nn.Module, path: Path) -> None:

@@ -14,22 +14,25 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from histoseg.competitions.base import Competition, runs_dice
+from histoseg.competitions.base import Competition
+from histoseg.competitions.classes import class_dice
+from histoseg.core.class_masks import Masks
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
-from histoseg.core.rle import Runs
 from histoseg.data.line_journal import LineJournal
 from histoseg.data.sources import joined_folds, load_sources
 from histoseg.models.build import build_model
 from histoseg.predict.ensemble import Ensemble, best_device, best_precision
-from histoseg.predict.image import predict_masks
+from histoseg.predict.image import Threshold, predict_masks
 from histoseg.schema.experiment import Experiment
 from histoseg.schema.manifest import Manifest, file_sha256
 from histoseg.schema.parse import load_toml, parse_dataclass, plain
 from histoseg.schema.sample import Sample
+from histoseg.trust.thresholds import score_column
 
 THRESHOLD_GRID = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
 OOF_COLUMNS = ("id", "fold", "organ", "source", "dice")
+"""Of oof.csv; where there are several classes a column `dice_CLASS` follows for each."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,13 @@ def run_experiment(run: Path) -> Experiment:
 def score_folds(
     run: Path, folds: Sequence[FoldRun], competition: Competition, samples: dict[str, Sample]
 ) -> pd.DataFrame:
-    """Dice of every held-out slide at every threshold of the grid.
+    """Dice of every held-out slide, the mean over its classes, at every threshold of the grid.
 
     Scores are kept in runs/E/oof_scores.jsonl as they come, so that an interrupted evaluation goes on.
 
     Returns:
-        Table of id, fold, organ, source, group and one column for each threshold (float column names).
+        Table of id, fold, organ, source, group and one column for each threshold (float column names); where there are
+        several classes, then one for each class and threshold, as `score_column` names them.
     """
     experiment = run_experiment(run)
     table = joined_folds(load_sources(experiment))
@@ -105,8 +109,19 @@ def score_folds(
                 scores = score_slide(ensemble, fold.manifest, competition, sample)
                 journal.add(key, sample_id, scores)
             row = {"id": sample.id, "fold": fold.fold, "organ": sample.organ, "source": sample.source}
-            rows.append({**row, "group": sample.group, **dict(zip(THRESHOLD_GRID, scores, strict=True))})
+            rows.append({**row, "group": sample.group, **_score_columns(scores, fold.manifest.classes)})
     return pd.DataFrame(rows)
+
+
+def _score_columns(scores: Sequence[Sequence[float]], classes: Sequence[str]) -> dict[str | float, float]:
+    """The scores of a slide's classes at each threshold, (K, T), as columns."""
+    columns: dict[str | float, float] = {
+        threshold: sum(at) / len(at) for threshold, at in zip(THRESHOLD_GRID, zip(*scores, strict=True), strict=True)
+    }
+    if len(classes) > 1:
+        for name, of_class in zip(classes, scores, strict=True):
+            columns |= {score_column(name, t): score for t, score in zip(THRESHOLD_GRID, of_class, strict=True)}
+    return columns
 
 
 def _held_out_ids(fold: FoldRun, table: pd.DataFrame) -> list[str]:
@@ -128,28 +143,30 @@ def _fold_key(fold: FoldRun) -> str:
 
 
 class _ScoreJournal:
-    """Scores of finished slides, appended line by line."""
+    """Scores of finished slides, appended line by line: a list of the thresholds', of several classes one for each."""
 
     def __init__(self, path: Path) -> None:
         self._journal = LineJournal(path)
         self._known = {(entry["key"], entry["id"]): entry["scores"] for entry in self._journal.entries}
 
-    def get(self, key: str, sample_id: str) -> list[float] | None:
-        return self._known.get((key, sample_id))
+    def get(self, key: str, sample_id: str) -> list[list[float]] | None:
+        scores = self._known.get((key, sample_id))
+        return scores if scores is None or isinstance(scores[0], list) else [scores]
 
-    def add(self, key: str, sample_id: str, scores: list[float]) -> None:
-        self._journal.add({"key": key, "id": sample_id, "scores": scores})
+    def add(self, key: str, sample_id: str, scores: list[list[float]]) -> None:
+        self._journal.add({"key": key, "id": sample_id, "scores": scores if len(scores) > 1 else scores[0]})
 
 
-def score_slide(ensemble: Ensemble, manifest: Manifest, competition: Competition, sample: Sample) -> list[float]:
-    """Dice of one slide at each threshold of the grid."""
+def score_slide(ensemble: Ensemble, manifest: Manifest, competition: Competition, sample: Sample) -> list[list[float]]:
+    """Dice of each class of one slide at each threshold of the grid, (K, T)."""
     truth = competition.target(sample)
-    masks = predict_masks(ensemble, sample, manifest, THRESHOLD_GRID, competition.never_empty)
-    return [runs_dice(runs, truth) for runs in masks]
+    predictions = predict_masks(ensemble, sample, manifest, THRESHOLD_GRID, competition.never_empty)
+    by_threshold = [class_dice(masks, truth) for masks in predictions]
+    return [list(of_class) for of_class in zip(*by_threshold, strict=True)]
 
 
-def predict_slide(fold: FoldRun, competition: Competition, sample: Sample, threshold: float) -> Runs:
-    """The cleaned mask of one slide, for pictures."""
+def predict_slide(fold: FoldRun, competition: Competition, sample: Sample, threshold: Threshold) -> Masks:
+    """The cleaned mask of one slide, of each class where there are several, for pictures."""
     return predict_masks(fold.ensemble(), sample, fold.manifest, [threshold], competition.never_empty)[0]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from histoseg.schema.manifest import look_up_threshold
+from histoseg.schema.manifest import CLASS_KEY, look_up_threshold, look_up_thresholds
 
 FEWEST_IMAGES = 8
 
@@ -30,15 +30,27 @@ def choose_threshold(scores: np.ndarray, grid: Sequence[float]) -> float:
     return min(good, key=lambda t: (round(abs(t - 0.5), 6), t))
 
 
-def choose_thresholds(table: pd.DataFrame, grid: Sequence[float]) -> dict[str, float]:
+def score_column(name: str, threshold: float) -> str:
+    """The column of a class's scores at a threshold."""
+    return f"{name}@{threshold}"
+
+
+def choose_thresholds(table: pd.DataFrame, grid: Sequence[float], classes: Sequence[str] = ()) -> dict[str, float]:
     """`default`, and one for each organ and each organ/source with at least `FEWEST_IMAGES` images.
 
+    Where there are several classes, one for each class with as many images instead: structures differ more than organs.
+
     Args:
-        table: Columns organ, source, and one of scores for each threshold.
+        table: Columns organ, source, and one of scores for each threshold; of several classes one for each of them too.
         grid: The thresholds.
+        classes: Names of the classes where there are several.
     """
     columns = list(grid)
     chosen = {"default": choose_threshold(table[columns].to_numpy(), grid)}
+    if classes:
+        own = {CLASS_KEY + name: table[[score_column(name, t) for t in grid]].to_numpy() for name in classes}
+        chosen |= {key: choose_threshold(scores, grid) for key, scores in own.items() if len(scores) >= FEWEST_IMAGES}
+        return chosen
     keys = {"organ": table["organ"], "organ/source": table["organ"] + "/" + table["source"]}
     for names in keys.values():
         for name, part in table.groupby(names):
@@ -47,26 +59,43 @@ def choose_thresholds(table: pd.DataFrame, grid: Sequence[float]) -> dict[str, f
     return chosen
 
 
-def apply_thresholds(table: pd.DataFrame, thresholds: dict[str, float]) -> np.ndarray:
-    """Score of each image at its threshold: organ/source, else organ, else default."""
+def apply_thresholds(table: pd.DataFrame, thresholds: dict[str, float], classes: Sequence[str] = ()) -> np.ndarray:
+    """Score of each image at its threshold: organ/source, else organ, else default.
+
+    Returns:
+        float (N,); where there are several classes (N, K), each at its own threshold.
+    """
     rows = table.to_dict("records")
+    if classes:
+        cuts = [look_up_thresholds(thresholds, row["organ"], row["source"], classes) for row in rows]
+        return np.array(
+            [
+                [row[score_column(name, cut)] for name, cut in zip(classes, of_row, strict=True)]
+                for row, of_row in zip(rows, cuts, strict=True)
+            ]
+        )
     return np.array([row[look_up_threshold(thresholds, row["organ"], row["source"])] for row in rows])
 
 
-def nested_scores(table: pd.DataFrame, grid: Sequence[float]) -> tuple[np.ndarray, dict[str, float]]:
+def nested_scores(
+    table: pd.DataFrame, grid: Sequence[float], classes: Sequence[str] = ()
+) -> tuple[np.ndarray, dict[str, float]]:
     """Honest scores and the thresholds to ship.
 
     Each fold is scored at thresholds that the other folds chose; the thresholds that ship are chosen on all folds.
     With a single fold there is nothing to choose on, so it is scored, and ships, at 0.5.
 
     Returns:
-        (scores, thresholds): score of each image in the table's order, and the thresholds to ship.
+        (scores, thresholds): score of each image in the table's order, as `apply_thresholds` gives it, and the
+        thresholds to ship.
     """
     folds = table["fold"].unique()
     if len(folds) < 2:
-        return table[0.5].to_numpy(), {"default": 0.5}
-    scores = np.empty(len(table))
+        thresholds = {"default": 0.5}
+        return apply_thresholds(table, thresholds, classes), thresholds
+    scores = np.empty((len(table), len(classes)) if classes else len(table))
     for fold in folds:
         inside = (table["fold"] == fold).to_numpy()
-        scores[inside] = apply_thresholds(table[inside], choose_thresholds(table[~inside], grid))
-    return scores, choose_thresholds(table, grid)
+        chosen = choose_thresholds(table[~inside], grid, classes)
+        scores[inside] = apply_thresholds(table[inside], chosen, classes)
+    return scores, choose_thresholds(table, grid, classes)

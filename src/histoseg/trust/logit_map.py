@@ -1,0 +1,40 @@
+"""What a network says of a slide before the threshold, small enough for a picture."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from histoseg.imaging.slide import open_slide
+from histoseg.imaging.stain import network_view
+from histoseg.predict.ensemble import Ensemble
+from histoseg.predict.image import grid_of
+from histoseg.predict.tiled import predict_bands
+from histoseg.schema.manifest import Manifest
+from histoseg.schema.sample import Sample
+
+LARGEST_LOGIT = 10.0
+
+
+def logit_map(ensemble: Ensemble, manifest: Manifest, sample: Sample, side: int) -> np.ndarray:
+    """Logits of the views' averaged probabilities, every so many pixels of the network's scale.
+
+    Args:
+        ensemble: The network.
+        manifest: Scale, tiles and batch.
+        sample: The slide.
+        side: Most pixels of the longer side.
+
+    Returns:
+        float32 (K, h, w), within plus and minus `LARGEST_LOGIT`.
+
+    Raises:
+        ImageError: If the slide cannot be read.
+    """
+    with open_slide(sample.image_path) as slide:
+        view = network_view(slide, manifest.preprocessing, sample.pixel_size_um)
+        step = max(1, -(-max(view.shape_hw) // side))
+        bands = predict_bands(ensemble, view, grid_of(manifest, view.shape_hw), manifest.batch, manifest.blend)
+        thinned = [probs_KHW[:, -y % step :: step, ::step] for y, probs_KHW in bands]
+    probs_KHW = np.clip(np.concatenate(thinned, axis=1).astype(np.float64), 1e-12, 1 - 1e-12)
+    logits_KHW = np.log(probs_KHW) - np.log1p(-probs_KHW)
+    return np.clip(logits_KHW, -LARGEST_LOGIT, LARGEST_LOGIT).astype(np.float32)
