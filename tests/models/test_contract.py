@@ -26,16 +26,15 @@ NETWORKS = {
     "deeplabv3_resnet101": {"head_channel": 7},
     "segformer": {"encoder": "mit_b0"},
     "upernet": {"encoder": "tu-convnext_atto"},
-    "upernet-swin": {"encoder": "tu-swin_tiny_patch4_window7_224"},
 }
 STRIDES = {"deeplabv3": 8, "deeplabv3plus": 16, "deeplabv3_resnet101": 8}
-HEAVY = ("deeplabv3_resnet101", "upernet-swin")
+HEAVY = ("deeplabv3_resnet101",)
 FITTING_HW = (64, 96)
 ODD_HW = (31, 50)
 
 
 def build(name, classes=1, **more):
-    return build_model(name.removesuffix("-swin"), {**NETWORKS[name], "classes": classes, **more})
+    return build_model(name, {**NETWORKS[name], "classes": classes, **more})
 
 
 def images_NCHW(batch, hw, seed=0):
@@ -182,6 +181,21 @@ def test_the_encoder_is_called_once_and_its_maps_go_from_fine_to_coarse(network,
     assert all(feature.ndim == 4 and len(feature) == 2 for feature in calls[0])
     assert calls[0][-1].shape[1] > 0
     assert sizes[-1] <= 64 * 96 / 64
+
+
+@pytest.mark.slow
+def test_a_swin_takes_every_size_too():
+    torch.manual_seed(0)
+    model = build_model("upernet", {"encoder": "tu-swin_tiny_patch4_window7_224", "classes": 2})
+    model(images_NCHW(2, (64, 64))).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    model.eval()
+    with torch.inference_mode():
+        for hw in (FITTING_HW, ODD_HW, (1, 7), (256, 320)):
+            pair = images_NCHW(2, hw)
+            together = model(pair)
+            assert together.shape == (2, 2, *hw)
+            torch.testing.assert_close(together[1:], model(pair[1:]), rtol=1e-5, atol=1e-5)
 
 
 OUTSIDE = {"segmentation_models_pytorch", "torchvision", "transformers"}

@@ -18,9 +18,7 @@ NAMES = ("gland", "lumen", "nerve")
 PHYSICAL = Manifest(
     competition="folder", preprocessing=Preprocessing(target_pixel_size_um=1.0), tile=64, halo=8, classes=NAMES
 )
-WHOLE = Manifest(
-    competition="folder", preprocessing=Preprocessing(scale_mode="whole", whole_size=96), classes=NAMES
-)
+WHOLE = Manifest(competition="folder", preprocessing=Preprocessing(scale_mode="whole", whole_size=96), classes=NAMES)
 
 
 def colours(images_NHWC):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from histoseg.core.faults import InputError
-from histoseg.schema.experiment import ModelConfig
+from histoseg.schema.experiment import Experiment, ModelConfig
 from histoseg.train.checkpoint import load_state, save_state, state_paths
 
 
@@ -10,17 +10,17 @@ def test_two_states_are_kept_and_the_newest_readable_one_is_taken(tmp_path):
     for step in (10, 20, 30):
         save_state(tmp_path, step, {"digest": "d", "step": step})
     assert [path.name for path in state_paths(tmp_path)] == ["state_0000020.pt", "state_0000030.pt"]
-    assert load_state(tmp_path, "d")["step"] == 30
+    assert load_state(tmp_path, "d", Experiment())["step"] == 30
     path = tmp_path / "state_0000030.pt"
     path.write_bytes(path.read_bytes()[:50])
-    assert load_state(tmp_path, "d")["step"] == 20
-    assert load_state(tmp_path / "empty", "d") is None
+    assert load_state(tmp_path, "d", Experiment())["step"] == 20
+    assert load_state(tmp_path / "empty", "d", Experiment()) is None
 
 
 def test_a_state_of_another_run_is_refused(tmp_path):
     save_state(tmp_path, 10, {"digest": "d", "step": 10})
-    with pytest.raises(InputError, match="other settings"):
-        load_state(tmp_path, "e")
+    with pytest.raises(InputError, match="other data"):
+        load_state(tmp_path, "e", Experiment())
 
 
 def test_encoder_weights_from_a_file(tmp_path):

@@ -56,7 +56,6 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     from histoseg.core.faults import InputError
     from histoseg.imaging.errors import ImageError
 
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     # Threads that wait must sleep, not spin: beside any other busy process a spinning pool slows training several
     # times. It must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

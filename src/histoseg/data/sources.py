@@ -155,6 +155,10 @@ def _source_faults(source: Source, before: Sequence[Source]) -> list[Fault]:
         own, wanted = _words(source.index["size"]), _words(main.index["size"])
         rule = f"its tiles have {own} pixels and those of the main dataset {wanted}"
         faults.append(Fault(source.name, file, rule, "build it anew with the experiment's tiles.size"))
+    own_classes, wanted_classes = source.info.classes, main.info.classes
+    if len(wanted_classes) > 1 and own_classes != wanted_classes:
+        rule = f"its classes are {', '.join(own_classes)} and those of the main dataset {', '.join(wanted_classes)}"
+        faults.append(Fault(source.name, file, rule, "name the same classes in the same order in its classes.txt"))
     if source.role == "folds" and source.pseudo:
         rule = "predicted labels cannot be scored against"
         faults.append(Fault(source.name, file, rule, 'write role = "train"'))

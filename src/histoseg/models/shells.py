@@ -31,8 +31,10 @@ def rename_in_state_dicts(module: nn.Module, outward: Callable[[str], str], inwa
 
 def _rename(state: dict[str, Any], prefix: str, new_name: Callable[[str], str]) -> None:
     """Rename the entries under a prefix, in place and in their order."""
-    for key in [key for key in state if key.startswith(prefix)]:
-        state[prefix + new_name(key.removeprefix(prefix))] = state.pop(key)
+    taken = {
+        key: state.pop(key) for key in list(state) if key.startswith(prefix)
+    }  # all first: a new name may be an old
+    state.update({prefix + new_name(key.removeprefix(prefix)): tensor for key, tensor in taken.items()})
 
 
 def _without_shell(name: str) -> str:

@@ -79,7 +79,8 @@ def refuse_other_run(folder: Path, is_same: bool, experiment: Experiment, what: 
     if is_same:
         return
     changed = changed_settings(folder / "experiment.toml", experiment)
-    rule = f"{what} was made with other settings: {'; '.join(changed)}" if changed else f"{what} is of other data"
+    differs = f"was made with other settings: {'; '.join(changed)}" if changed else "is of other data or first weights"
+    rule = f"{what} {differs}"
     raise InputError([Fault(folder.name, str(folder), rule, "undo the change, or train under another name")])
 
 

@@ -73,10 +73,10 @@ class CrossRankBatchNorm2d(nn.BatchNorm2d):
     def of(cls, plain: nn.BatchNorm2d) -> CrossRankBatchNorm2d:
         """The same layer, with the very tensors of `plain`."""
         shared = cls(plain.num_features, plain.eps, plain.momentum, plain.affine, plain.track_running_stats)
-        for name, tensor in plain._parameters.items():
-            shared.register_parameter(name, tensor)
-        for name, tensor in plain._buffers.items():
-            shared.register_buffer(name, tensor)
+        for name, parameter in plain._parameters.items():
+            shared.register_parameter(name, parameter)
+        for name, buffer in plain._buffers.items():
+            shared.register_buffer(name, buffer)
         shared.drop = getattr(plain, "drop", nn.Identity())
         shared.act = getattr(plain, "act", nn.Identity())
         return shared.train(plain.training)

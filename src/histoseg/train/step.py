@@ -32,7 +32,8 @@ def training_step(run: Run, setup: FoldSetup, batches: Iterator[Batch]) -> dict[
     optim, count = setup.experiment.optim, setup.experiment.train.accumulate
     _seed_step(setup.experiment.train.seed, run.step, run.accelerator.process_index)
     run.rate = _set_rates(run, setup)
-    run.model.train()
+    if not run.model.training:  # it asks every module
+        run.model.train()
     total: dict[str, torch.Tensor] = {}
     for place in range(count):
         is_last = place == count - 1
