@@ -64,3 +64,17 @@ def test_the_interval_is_wider_when_groups_are_few():
 
 def test_the_interval_of_equal_scores_is_a_point():
     assert grouped_interval(np.full(5, 0.25), list("abcde")) == (0.25, 0.25)
+
+
+def test_images_of_one_group_count_once():
+    rng = np.random.default_rng(0)
+    grid = (0.4, 0.5, 0.6)
+    scores = np.column_stack([rng.normal(0.7, 0.002, 12), rng.normal(0.68, 0.002, 12), rng.normal(0.6, 0.002, 12)])
+    assert choose_threshold(scores, grid) == 0.4, "twelve independent images are sure"
+    # The gain is that of one group alone; its images, taken as independent, would be as sure.
+    scores[4:, 0] = scores[4:, 1] - 0.0005
+    groups = ["a"] * 4 + ["b"] * 4 + ["c"] * 4
+    assert choose_threshold(scores, grid) == 0.4
+    assert choose_threshold(scores, grid, groups) == 0.5
+    assert choose_threshold(scores, grid, [str(place) for place in range(12)]) == choose_threshold(scores, grid)
+    assert choose_threshold(scores, grid, ["a"] * 12) == 0.4, "one group says nothing of its own spread"

@@ -12,22 +12,40 @@ from histoseg.schema.manifest import CLASS_KEY, look_up_threshold, look_up_thres
 FEWEST_IMAGES = 8
 
 
-def choose_threshold(scores: np.ndarray, grid: Sequence[float]) -> float:
+def choose_threshold(scores: np.ndarray, grid: Sequence[float], groups: Sequence[str] | None = None) -> float:
     """The threshold nearest to 0.5 that is not clearly worse than the best one.
 
     Not clearly worse: its mean falls short of the best by at most one standard error of the images' differences (the
     one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984). The best mean of a few images
-    is mostly luck, and luck does not carry over to other images.
+    is mostly luck, and luck does not carry over to other images. Images of one group are not independent, so that the
+    error is that of groups.
 
     Args:
         scores: Score of each image at each threshold, float (N, T).
         grid: The thresholds, (T,).
+        groups: Group of each image; each is a group of its own where they are not given.
     """
     best = scores[:, scores.mean(axis=0).argmax()]
     shortfalls = best[:, None] - scores
-    errors = shortfalls.std(axis=0, ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else np.zeros(len(grid))
+    errors = _standard_errors(shortfalls, groups if groups is not None else range(len(scores)))
     good = [t for t, mean, error in zip(grid, shortfalls.mean(axis=0), errors, strict=True) if mean <= error + 1e-9]
     return min(good, key=lambda t: (round(abs(t - 0.5), 6), t))
+
+
+def _standard_errors(values_NT: np.ndarray, groups: Sequence[object]) -> np.ndarray:
+    """Standard error of each column's mean where rows of one group move together, (T,); 0 where there is one group.
+
+    The cluster-robust estimate of Liang and Zeger 1986 (doi:10.1093/biomet/73.1.13) for a mean, with the usual factor
+    G / (G - 1) for few groups; of groups of one it is the ordinary standard error.
+    """
+    codes = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)[1]
+    count = int(codes.max()) + 1
+    if count < 2:
+        return np.zeros(values_NT.shape[1])
+    sums_GT = np.zeros((count, values_NT.shape[1]))
+    np.add.at(sums_GT, codes, values_NT - values_NT.mean(axis=0))
+    variances_T: np.ndarray = (sums_GT**2).sum(axis=0) * count / (count - 1)
+    return np.sqrt(variances_T) / len(values_NT)
 
 
 def score_column(name: str, threshold: float) -> str:
@@ -41,22 +59,27 @@ def choose_thresholds(table: pd.DataFrame, grid: Sequence[float], classes: Seque
     Where there are several classes, one for each class with as many images instead: structures differ more than organs.
 
     Args:
-        table: Columns organ, source, and one of scores for each threshold; of several classes one for each of them too.
+        table: Columns organ, source, group (each image its own where there is none), and one of scores for each
+            threshold; of several classes one for each of them too.
         grid: The thresholds.
         classes: Names of the classes where there are several.
     """
     columns = list(grid)
-    chosen = {"default": choose_threshold(table[columns].to_numpy(), grid)}
+    chosen = {"default": choose_threshold(table[columns].to_numpy(), grid, _groups(table))}
     if classes:
         own = {CLASS_KEY + name: table[[score_column(name, t) for t in grid]].to_numpy() for name in classes}
-        chosen |= {key: choose_threshold(scores, grid) for key, scores in own.items() if len(scores) >= FEWEST_IMAGES}
-        return chosen
+        enough = {key: scores for key, scores in own.items() if len(scores) >= FEWEST_IMAGES}
+        return chosen | {key: choose_threshold(scores, grid, _groups(table)) for key, scores in enough.items()}
     keys = {"organ": table["organ"], "organ/source": table["organ"] + "/" + table["source"]}
     for names in keys.values():
         for name, part in table.groupby(names):
             if name.strip("/") and len(part) >= FEWEST_IMAGES:
-                chosen[str(name)] = choose_threshold(part[columns].to_numpy(), grid)
+                chosen[str(name)] = choose_threshold(part[columns].to_numpy(), grid, _groups(part))
     return chosen
+
+
+def _groups(table: pd.DataFrame) -> list[str] | None:
+    return table["group"].tolist() if "group" in table else None
 
 
 def apply_thresholds(table: pd.DataFrame, thresholds: dict[str, float], classes: Sequence[str] = ()) -> np.ndarray:
