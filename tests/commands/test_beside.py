@@ -31,8 +31,11 @@ def runs(tmp_path_factory):
 
 def test_a_run_that_is_not_evaluated_is_refused_and_then_compared(runs, capsys):
     command = ["evaluate", str(runs / "seed0"), "--beside", str(runs / "seed1")]
+    capsys.readouterr()
     assert main(command) == 2
-    assert "oof.csv" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert f"{runs / 'seed1' / 'oof.csv'}: no such file; run `histoseg evaluate {runs / 'seed1'}` first" in told.err
+    assert not told.out  # nothing was predicted before
     assert main(["evaluate", str(runs / "seed1")]) == 0
     capsys.readouterr()
     assert main(command) == 0

@@ -148,7 +148,7 @@ def test_sources_that_do_not_fit_are_refused(made, tmp_path):
     with pytest.raises(InputError, match="its folds are 0, 1, 2 and those of the main dataset 0, 1"):
         load_sources(experiment_of(made, replace(three, role="folds")))
     assert len(load_sources(experiment_of(made, three))) == 2, "its folds do not matter where it is only trained on"
-    with pytest.raises(InputError, match="no built dataset"):
+    with pytest.raises(InputError, match=r"no built dataset.*--out "):
         load_sources(experiment_of(made, SourceConfig(dataset=str(tmp_path / "nothing"))))
     for wrong in ({"weight": 0.0}, {"weight": float("nan")}):
         with pytest.raises(ValueError, match="weight"):

@@ -28,7 +28,7 @@ NETWORKS = {
     "upernet": {"encoder": "tu-convnext_atto"},
 }
 STRIDES = {"deeplabv3": 8, "deeplabv3plus": 16, "deeplabv3_resnet101": 8}
-HEAVY = ("deeplabv3_resnet101",)
+HEAVY = ("deeplabv3_resnet101", "unext50")
 FITTING_HW = (64, 96)
 ODD_HW = (31, 50)
 
@@ -59,7 +59,7 @@ def network(name):
     return model.eval()
 
 
-@pytest.mark.parametrize("classes", [1, 5])
+@pytest.mark.parametrize("classes", [1, 5])  # the other tests have 2
 def test_logits_have_the_images_size_and_one_channel_a_class(name, classes):
     model = build(name, classes).eval()
     with torch.inference_mode():
@@ -108,6 +108,7 @@ def test_bf16_stays_finite_and_near_float32(network):
     assert (rough - exact).abs().max() <= 0.1 * exact.abs().max() + 0.1
 
 
+@pytest.mark.slow
 def test_bf16_trains_with_finite_gradients(name):
     model = build(name, classes=2, activation="softmax").train()
     with torch.autocast("cpu", dtype=torch.bfloat16):

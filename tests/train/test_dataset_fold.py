@@ -121,3 +121,9 @@ def test_cutmix_takes_pieces_of_the_training_fold_alone(made, tmp_path, caplog):
             assert {ORGANS[name] for name in names} == {ORGANS[slide]}
         assert cut >= 2
     assert "no CutMix for 1 tiles, whose organ has no other slide" in caplog.text
+
+
+def test_a_crop_that_no_tile_holds_is_refused(made, tmp_path):
+    assert setup_of(made, tmp_path, augment=replace(OFF, crop=64)).index["size"].eq(64).all()
+    with pytest.raises(InputError, match=r"augment.crop: .*index.csv: crop=96 is larger than the tiles, of 64 pixels"):
+        setup_of(made, tmp_path, augment=replace(OFF, crop=96))

@@ -17,7 +17,7 @@ from torch import distributed, multiprocessing, nn
 from histoseg.models.build import build_model
 from histoseg.schema.experiment import LossConfig
 from histoseg.schema.parse import to_toml
-from histoseg.train.cross_rank import CrossRankBatchNorm2d, share_batch_norm, sum_over_ranks
+from histoseg.train.cross_rank import CrossRankBatchNorm2d, join_group, share_batch_norm, sum_over_ranks
 from histoseg.train.losses import segmentation_loss
 from small_runs import TinyNet, same_tensors, small_dataset, small_experiment
 
@@ -151,3 +151,31 @@ def test_a_killed_process_costs_no_bit(dataset, tmp_path):
 def children(pid):
     """The processes that a process has started, oldest first."""
     return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+JOIN_PROGRAM = """
+import os, signal, time, torch
+from histoseg.train.cross_rank import join_group, restarts
+rank = int(os.environ["RANK"])
+# Each time another one comes late, and could find the address that the other had before.
+time.sleep(1.5 * ((rank + restarts()) % 2))
+join_group(torch.device("cpu"))
+torch.distributed.barrier()
+if restarts() < 2 and rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+torch.distributed.barrier()
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_start_again_find_each_other(tmp_path):
+    (tmp_path / "program.py").write_text(JOIN_PROGRAM)
+    words = [*TORCHRUN, "--max-restarts=2", str(tmp_path / "program.py")]
+    group = subprocess.run(words, env=ENVIRONMENT, capture_output=True, timeout=240, check=False)
+    assert group.returncode == 0, group.stderr.decode()[-2000:]
+
+
+def test_a_process_alone_joins_nobody(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    join_group(torch.device("cpu"))
+    assert not distributed.is_initialized()

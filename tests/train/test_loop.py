@@ -59,7 +59,7 @@ def test_log_has_fixed_columns_and_the_active_terms(dataset, tmp_path, monkeypat
     setup = trained(dataset, tmp_path, loss=loss, train={"steps": 12, "validate_every": 4})
     log = pd.read_csv(setup.folder / "log.csv")
     terms = ["loss_bce", "loss_tversky", "loss_pixel_size", "loss_deep"]
-    last = ["val_loss", "val_dice", "val_dice_raw", "images_per_s", "seconds"]
+    last = ["val_dice", "images_per_s", "seconds"]
     assert list(log.columns) == ["step", "epoch", "lr", "loss", *terms, *last]
     assert log["step"].tolist() == [4, 8, 10, 12]
     assert log["val_dice"].notna().tolist() == [True, True, False, True]
@@ -158,6 +158,13 @@ def test_several_classes_are_refused_before_a_step(dataset, tmp_path):
         train_fold(setup, False)
 
 
+def test_half_floats_without_a_gpu_are_refused(dataset, tmp_path, monkeypatch):
+    use_tiny_nets(monkeypatch)
+    monkeypatch.setattr("histoseg.train.start.best_device", lambda: torch.device("cpu"))
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        train_fold(small_setup(dataset, tmp_path, train={"precision": "fp16"}), False)
+
+
 def test_softmax_trains_and_validates(dataset, tmp_path):
     setup = small_setup(
         dataset, tmp_path, model={"activation": "softmax"}, loss={"bce": 0.0, "ce": 0.5}, train={"steps": 2}
@@ -230,6 +237,29 @@ def test_the_refusal_names_what_has_changed(dataset, tmp_path, monkeypatch):
     (setup.folder / "run.json").unlink()
     with pytest.raises(InputError, match=r"the state was made with other settings: optim\.lr: 0\.001.*0\.5"):
         train_fold(other, True)
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "cosine"])
+def test_other_views_are_refused_only_where_the_rate_follows_their_scores(dataset, tmp_path, monkeypatch, schedule):
+    use_tiny_nets(monkeypatch)
+    setup = trained(dataset, tmp_path, optim={"schedule": schedule})
+    (setup.folder / "run.json").unlink()
+    other = small_setup(dataset, tmp_path, optim={"schedule": schedule}, predict={"views": ("identity", "vflip")})
+    assert other.experiment.predict != setup.experiment.predict
+    if schedule == "cosine":
+        assert isinstance(train_fold(other, True), float)
+        return
+    with pytest.raises(InputError, match=r"follows validation scores, and \[predict\]"):
+        train_fold(other, True)
+
+
+def test_another_encoder_file_under_the_same_name_is_another_run(dataset, tmp_path):
+    path = tmp_path / "encoder.pth"
+    digests = []
+    for content in (b"one", b"two", b"one"):
+        path.write_bytes(content)
+        digests.append(small_setup(dataset, tmp_path, model={"encoder_weights": f"file:{path}"}).digest)
+    assert digests[0] == digests[2] != digests[1]
 
 
 def test_the_record_of_a_finished_run(dataset, tmp_path, monkeypatch):

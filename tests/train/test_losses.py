@@ -310,6 +310,5 @@ def test_settings_pass_through_plain_data():
     config = LossConfig(ce=1.0, organ_weights={"lung": 0.3}, ignore="blank", deep_supervision=0.5, organ=0.1)
     assert parse_dataclass(LossConfig, plain(config), "loss") == config
     assert config.weights() == {"bce": 0.5, "ce": 1.0, "dice": 0.5}
-    assert config.auxiliary_weights() == {"organ": 0.1, "deep_supervision": 0.5}
     with pytest.raises(InputError, match="not a choice"):
         parse_dataclass(LossConfig, {"ignore": "glass"}, "loss")

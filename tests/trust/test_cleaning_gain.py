@@ -26,6 +26,13 @@ def test_a_steady_gain_is_worth_it_and_noise_is_not():
     assert paired_difference(raw, raw[::-1], groups).second == pytest.approx(raw.mean())
 
 
+def test_one_group_alone_has_no_interval_and_shows_no_gain():
+    alone = paired_difference([0.5, 0.6], [0.7, 0.8], ["a", "a"])
+    assert not alone.is_gain
+    assert str(alone) == "Dice 0.5500 to 0.7500, +0.2000 (no interval: one group) on 2 slides"
+    assert paired_difference([0.5, 0.6], [0.7, 0.8], ["a", "b"]).is_gain
+
+
 @pytest.mark.parametrize("lengths", [(0, 0, 0), (2, 1, 2), (2, 2, 1)])
 def test_scores_that_do_not_belong_together_are_refused(lengths):
     first, second, third = lengths

@@ -17,7 +17,7 @@ from histoseg.commands.beside import beside_sheet
 from histoseg.commands.options import parse_options
 from histoseg.commands.pictures import class_overlays
 from histoseg.competitions.base import Competition
-from histoseg.core.faults import InputError
+from histoseg.core.faults import Fault, InputError
 from histoseg.data.leaks import run_leaks
 from histoseg.data.sources import JoinedCompetition, joined_samples, load_sources
 from histoseg.report.overlays import contact_sheet, save_png
@@ -57,6 +57,7 @@ class EvaluateOptions:
 def run(arguments: list[str]) -> int:
     """The verb."""
     options = parse_options(EvaluateOptions, "evaluate", arguments)
+    _refuse_unevaluated([*filter(None, [options.cleaning_gain_over]), *options.beside])
     summary = evaluate_run(options.run)
     if "classes" in summary:
         print(_class_words(summary))
@@ -65,6 +66,18 @@ def run(arguments: list[str]) -> int:
         _compare(options)
     print(f"report: {options.run / 'report.html'}")
     return 0
+
+
+def _refuse_unevaluated(others: Sequence[Path]) -> None:
+    """Refuse to compare with runs that have no scores, before anything is predicted.
+
+    Raises:
+        InputError: With each of them.
+    """
+    missing = [run for run in others if not (run / "oof.csv").is_file()]
+    if missing:
+        remedy = "run `histoseg evaluate {}` first"
+        raise InputError([Fault(run.name, str(run / "oof.csv"), "no such file", remedy.format(run)) for run in missing])
 
 
 def _compare(options: EvaluateOptions) -> None:
@@ -186,8 +199,8 @@ def _headline(summary: dict[str, Any]) -> dict[str, str]:
 def _explanations(summary: dict[str, Any]) -> list[str]:
     """How the score was made, in words."""
     return [
-        "Every slide was predicted by the fold that did not see its group, from the averaged (EMA) weights of the last "
-        "step, through the same code as the kernel.",
+        "Every slide was predicted by the fold that did not see its group, from the weights of the last step, averaged "
+        "where the experiment averages them, through the same code as the kernel.",
         "Thresholds of each fold were chosen on the other folds. At the fixed threshold 0.5 the Dice is "
         f"{summary['dice_at_half']:.4f}; with thresholds chosen on all folds, which is optimistic, it would be "
         f"{summary['dice_thresholds_on_all_optimistic']:.4f}.",

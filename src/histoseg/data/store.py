@@ -51,7 +51,8 @@ def load_dataset(folder: Path) -> tuple[DatasetInfo, pd.DataFrame, pd.DataFrame]
         InputError: If it is missing or incomplete, with the command that makes it.
     """
     if not (folder / "dataset.json").is_file():
-        remedy = "run `python build_dataset.py --data DIR` first, or set data.dataset"
+        command = f"python build_dataset.py --data DIR --experiment E.toml --out {folder}"
+        remedy = f"run `{command}` first, or set data.dataset"
         raise InputError([Fault("dataset", str(folder), "no built dataset here", remedy)])
     info = load_json(DatasetInfo, folder / "dataset.json")
     text = dict.fromkeys(("tile_id", "id", "bin", "organ", "source", "grid", "region", "label_origin"), str)

@@ -31,9 +31,8 @@ def rename_in_state_dicts(module: nn.Module, outward: Callable[[str], str], inwa
 
 def _rename(state: dict[str, Any], prefix: str, new_name: Callable[[str], str]) -> None:
     """Rename the entries under a prefix, in place and in their order."""
-    taken = {
-        key: state.pop(key) for key in list(state) if key.startswith(prefix)
-    }  # all first: a new name may be an old
+    # All are taken out first: a new name may be another's old one.
+    taken = {key: state.pop(key) for key in list(state) if key.startswith(prefix)}
     state.update({prefix + new_name(key.removeprefix(prefix)): tensor for key, tensor in taken.items()})
 
 

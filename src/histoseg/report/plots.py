@@ -28,7 +28,7 @@ Log: TypeAlias = pd.DataFrame | Sequence[tuple[str, pd.DataFrame]]
 def plot_curves(log: Log, path: Path | None = None) -> bytes:
     """Draw loss, validation Dice and learning rate against the optimisation step.
 
-    The last averaged (EMA) Dice is marked as the reported one; the best is shown hollow, as the optimistic one.
+    The last Dice is marked as the reported one; the best is shown hollow, as the optimistic one.
 
     Args:
         log: Columns step, lr, loss, val_loss, val_dice, val_dice_raw (blank where nothing was validated); or several

@@ -118,7 +118,8 @@ def _spans(config: OptimConfig, steps: int) -> list[_Span]:
         spans.append(_Span(0, warmup, f"{word}: {warmup} steps", 0))
     if config.ema:
         full_from = (1 - config.ema) ** (-1 / _EMA_POWER) - 1
-        reach = f"about the last {1 / (1 - config.ema):.0f} steps, reached at step {full_from:.0f}"
+        when = f"reached at step {full_from:.0f}" if full_from <= steps else "not reached in this run"
+        reach = f"about the last {1 / (1 - config.ema):.0f} steps, {when}"
         spans.append(_Span(0, steps, f"moving average: decay {config.ema:g}, {reach}", min(steps, full_from)))
     if config.average_from < 1:
         start = min(round(config.average_from * steps), steps - 1)

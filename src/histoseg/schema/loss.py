@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 LOSS_TERMS = ("bce", "ce", "dice", "jaccard", "tversky", "lovasz", "focal", "boundary")
-AUXILIARY_LOSSES = ("organ", "pixel_size", "deep_supervision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class LossConfig:
     focal: float = 0.0
     """Weight of the focal loss."""
     boundary: float = 0.0
-    """Weight of the boundary loss. It may be negative, goes beside another term, and copies masks off a GPU."""
+    """Weight of the boundary loss, which may fall below 0, goes beside another term, and copies masks off a GPU."""
     bce_pos_weight: float = 1.0
     """Factor on the binary cross-entropy of mask pixels."""
     focal_gamma: float = 2.0
@@ -84,10 +83,6 @@ class LossConfig:
     def weights(self) -> dict[str, float]:
         """The terms with a weight above 0."""
         return {name: getattr(self, name) for name in LOSS_TERMS if getattr(self, name) > 0}
-
-    def auxiliary_weights(self) -> dict[str, float]:
-        """The auxiliary heads with a weight above 0."""
-        return {name: getattr(self, name) for name in AUXILIARY_LOSSES if getattr(self, name) > 0}
 
     def check_activation(self, activation: str) -> None:
         """Refuse the cross-entropy that does not belong to a network's activation.

@@ -9,28 +9,41 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from timm.layers import convert_sync_batchnorm
 from torch import distributed, nn
 from torch.nn.functional import batch_norm
 
 from histoseg.train.losses_scores import same
 
+JOIN_LIMIT = timedelta(minutes=10)
+"""How long processes wait for each other at the start."""
 VALIDATION_LIMIT = timedelta(hours=12)
 """How long the other processes wait while the first one validates."""
 
 
-def is_restart() -> bool:
-    """Whether torchrun has started this process again after one of its group had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def restarts() -> int:
+    """How often torchrun has started this process again, because one of its group had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def group_settings() -> list[Any]:
-    """How Accelerate sets up the group: patient, and without a second copy of the gradients."""
-    return [
-        InitProcessGroupKwargs(timeout=VALIDATION_LIMIT),
-        DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-    ]
+def join_group(device: torch.device) -> None:
+    """Join the processes that torchrun has started with this one, unless that is done; alone, do nothing.
+
+    torchrun keeps one store for all its starts: without names of its own a process that starts again may find the
+    address of one that is dead, and wait for it. Of several machines each counts its own starts, so they need another
+    remedy (docs/training.md).
+
+    Args:
+        device: CPU processes talk through gloo, others through NCCL.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or distributed.is_initialized():
+        return
+    store, rank, ranks = next(distributed.rendezvous("env://", timeout=JOIN_LIMIT))
+    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
+        store = distributed.PrefixStore(f"start_{restarts()}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=JOIN_LIMIT)
+    distributed.set_timeout(VALIDATION_LIMIT)
 
 
 def agreed(value: float, accelerator: Accelerator) -> float:

@@ -17,7 +17,7 @@ from histoseg.train.averaging import WeightAverage
 from histoseg.train.heads import TrainingNetwork
 
 FIRST_COLUMNS = ("step", "epoch", "lr", "loss")
-LAST_COLUMNS = ("val_loss", "val_dice", "val_dice_raw", "images_per_s", "seconds")
+LAST_COLUMNS = ("val_dice", "images_per_s", "seconds")
 
 
 class MovingAverage(ModelEmaV3):

@@ -98,8 +98,8 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
 
     Raises:
         InputError: If a dataset is missing, does not fit the others or was cut at another scale, the fold is unknown,
-            nothing is left to train on, organs are named that no tile has, or labels or initial weights have seen what
-            the fold is scored on.
+            nothing is left to train on, the crop is larger than the tiles, organs are named that no tile has, or labels
+            or initial weights have seen what the fold is scored on.
     """
     folds = known_folds(experiment)
     if fold not in folds:
@@ -118,6 +118,7 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
     if index.empty:
         file = str(main.folder / "index.csv")
         raise InputError([Fault(f"fold {fold}", file, "no tiles to train on", "build it anew")])
+    _refuse_wide_crop(experiment, index, main.folder)
     # An overfitting check on a few slides takes the organs that they have; a real run refuses all others.
     if limit is None:
         refuse_unknown("loss.organ_weights", experiment.loss.organ_weights, index["organ"])
@@ -128,7 +129,7 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
     stamps = {s.key(k): "" for s in used for k in chosen[s.name]}
     stamps |= {sample.id: image_stamp(sample.image_path) for sample in trained}
     described = [[s.name, file_sha256(s.folder / "index.csv"), s.weight, chosen[s.name]] for s in used]
-    begun = file_sha256(initial.path) if initial else ""
+    begun = [file_sha256(path) for path in (initial.path if initial else None, _encoder_file(experiment)) if path]
     held_out = [sample.id for sample in validation]
     text = json.dumps([training_settings(experiment), described, held_out, limit, begun])
     preprocessing = agreed_preprocessing(experiment, main.info, main.folder)
@@ -149,6 +150,20 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
         trained_on=_all_stamps(stamps, earlier, main.info.competition),
         organs=tuple(sorted(set(index["organ"]) - {""})),
     )
+
+
+def _refuse_wide_crop(experiment: Experiment, index: pd.DataFrame, folder: Path) -> None:
+    """Refuse a crop that no tile holds, which would be the whole tile without a word."""
+    crop, size = experiment.augment.crop, int(index["size"].iloc[0])
+    if crop > size:
+        rule, remedy = f"crop={crop} is larger than the tiles, of {size} pixels", "lower it, or set it to 0"
+        raise InputError([Fault("augment.crop", str(folder / "index.csv"), rule, remedy)])
+
+
+def _encoder_file(experiment: Experiment) -> Path | None:
+    """The file of the encoder's first weights, where they are of a file that is there (else loading them tells)."""
+    kind, _, name = experiment.model.encoder_weights.partition(":")
+    return Path(name) if kind == "file" and Path(name).is_file() else None
 
 
 def _earlier_networks(

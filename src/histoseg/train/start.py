@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
@@ -16,10 +16,10 @@ from histoseg.models.weights import load_encoder_weights
 from histoseg.predict.ensemble import best_device, best_precision
 from histoseg.schema.atomic import write_atomically
 from histoseg.schema.experiment import Experiment
-from histoseg.schema.parse import to_toml
+from histoseg.schema.parse import load_toml, to_toml
 from histoseg.train.averaging import WeightAverage
 from histoseg.train.checkpoint import load_state, newest_state, refuse_other_run, state_paths
-from histoseg.train.cross_rank import group_settings, is_restart, share_batch_norm
+from histoseg.train.cross_rank import join_group, restarts, share_batch_norm
 from histoseg.train.heads import TrainingNetwork
 from histoseg.train.initial import load_initial_weights
 from histoseg.train.optim import make_optimizer
@@ -41,7 +41,7 @@ def make_room(setup: FoldSetup, resume: bool) -> None:
     Raises:
         InputError: If the folder holds a real run and `resume` is not asked for.
     """
-    resume = resume or is_restart()
+    resume = resume or restarts() > 0
     setup.folder.mkdir(parents=True, exist_ok=True)
     record = setup.folder / "run.json"
     state = newest_state(setup.folder)
@@ -68,7 +68,7 @@ def start_run(setup: FoldSetup, resume: bool) -> Run:
     experiment = setup.experiment
     accelerator = _make_accelerator(setup)
     set_seed(experiment.train.seed)
-    state = load_state(setup.folder, setup.digest, experiment) if resume or is_restart() else None
+    state = load_state(setup.folder, setup.digest, experiment) if resume or restarts() else None
     network = _make_network(setup, fresh=state is None).to(accelerator.device)
     network = network.to(memory_format=torch.channels_last)
     average = _make_average(network.model, experiment)
@@ -88,13 +88,18 @@ def start_run(setup: FoldSetup, resume: bool) -> Run:
 def _make_accelerator(setup: FoldSetup) -> Accelerator:
     device = best_device()
     train = setup.experiment.train
+    if train.precision == "fp16" and device.type == "cpu":  # Accelerate would train in fp32 without a word
+        remedy = "set it to bf16, fp32 or auto"
+        raise InputError([Fault("train.precision", "experiment", "fp16 needs a GPU, and there is none here", remedy)])
+    join_group(device)
     precision = best_precision(device) if train.precision == "auto" else PRECISIONS[train.precision]
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=PRECISION_NAMES[precision],
         log_with=train.tracker or None,
         project_dir=setup.folder,
-        kwargs_handlers=group_settings(),
+        # No second copy of the gradients.
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
 
 
@@ -124,8 +129,19 @@ def _restore(run: Run, setup: FoldSetup, state: dict[str, Any]) -> None:
         rule = f"the state was made by {state['processes']} processes, not by {processes}"
         remedy = "start as many as then, or train under another name"
         raise InputError([Fault(f"fold {setup.fold}", str(setup.folder), rule, remedy)])
+    _refuse_other_scores(setup)
     run.restore(state)
     logger.info("fold %d goes on at step %d", setup.fold, run.step)
+
+
+def _refuse_other_scores(setup: FoldSetup) -> None:
+    """Refuse to go on with other prediction settings where the learning rate follows the scores that they give."""
+    path = setup.folder / "experiment.toml"
+    if setup.experiment.optim.schedule != "plateau" or not path.is_file():
+        return
+    if load_toml(Experiment, path).predict != setup.experiment.predict:
+        rule = "the learning rate follows validation scores, and [predict], which decides them, has changed"
+        raise InputError([Fault(f"fold {setup.fold}", str(path), rule, "undo the change, or train under another name")])
 
 
 def refuse_other_finished_run(setup: FoldSetup) -> None:

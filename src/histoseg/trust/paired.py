@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ class Difference:
     Attributes:
         first: Mean Dice of the first set.
         second: Mean Dice of the second set.
-        interval: 95% interval of the mean difference (second less first), by the bootstrap over groups.
+        interval: 95% interval of the mean difference (second less first), by the bootstrap over groups; infinite where
+            there is one group, which says nothing of others.
         images: How many slides were compared.
         changed: Of how many the score differs.
     """
@@ -39,15 +41,11 @@ class Difference:
         """Whether the second is better beyond chance: the whole interval lies above zero."""
         return self.interval[0] > 0
 
-    @property
-    def is_loss(self) -> bool:
-        """Whether the second is worse beyond chance."""
-        return self.interval[1] < 0
-
     def __str__(self) -> str:
         """The figures in words."""
         low, high = self.interval
-        difference = f"{self.second - self.first:+.4f} (95% {low:+.4f} to {high:+.4f})"
+        words = f"95% {low:+.4f} to {high:+.4f}" if math.isfinite(low) else "no interval: one group"
+        difference = f"{self.second - self.first:+.4f} ({words})"
         return f"Dice {self.first:.4f} to {self.second:.4f}, {difference} on {self.images} slides"
 
 
@@ -69,7 +67,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float], groups: S
     return Difference(
         first=float(np.mean(first)),
         second=float(np.mean(second)),
-        interval=grouped_interval(differences, groups),
+        interval=grouped_interval(differences, groups) if len(set(groups)) > 1 else (-math.inf, math.inf),
         images=len(first),
         changed=int((differences != 0).sum()),
     )
