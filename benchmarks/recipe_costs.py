@@ -2,8 +2,9 @@
 
     python benchmarks/recipe_costs.py [experiments/*.toml]
 
-The multiply-adds of a forward pass are counted on the meta device, so that nothing is computed; a training step is taken as
-three forward passes. The hours are an estimate, not a measurement: they assume that a card reaches a quarter of its fp16 peak.
+The operations of a forward pass are counted on the meta device, so that nothing is computed; a training step is taken
+as three forward passes. The hours are an estimate, not a measurement: they assume that a card reaches a quarter of its
+fp16 peak.
 """
 
 from __future__ import annotations

@@ -53,7 +53,8 @@ class ModelConfig:
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     """`sigmoid`: each class for itself. `softmax`: classes and background exclude each other."""
     init: str = ""
-    """`runs/E`: each fold starts from that run's same fold; `file:PATH`: all start from one file; empty: from none."""
+    """`runs/E`: each fold starts from that run's same fold; `file:PATH`: all start from one file; empty: from none.
+    The whole network is given, so encoder_weights are not read then."""
     classes: int = 1
     """Number of mask classes."""
 
