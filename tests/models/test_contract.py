@@ -28,7 +28,7 @@ NETWORKS = {
     "upernet": {"encoder": "tu-convnext_atto"},
 }
 STRIDES = {"deeplabv3": 8, "deeplabv3plus": 16, "deeplabv3_resnet101": 8}
-HEAVY = ("deeplabv3_resnet101", "unext50")
+HEAVY = ("deeplabv3_resnet101", "effunet-b0", "unetplusplus", "unext50", "upernet")
 FITTING_HW = (64, 96)
 ODD_HW = (31, 50)
 
