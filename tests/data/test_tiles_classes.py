@@ -21,7 +21,6 @@ from histoseg.data.tile_masks import (
     class_runs,
     masked_fraction,
     target_bits,
-    unpack_bits,
 )
 from histoseg.data.tiles import TileJob, cut_slides
 from histoseg.imaging.resample import resample_mask
@@ -31,6 +30,11 @@ from histoseg.schema.preprocessing import Preprocessing
 from histoseg.schema.sample import Sample
 
 SHAPE = (61, 93)
+
+
+def unpack_bits(bits_HW, classes):
+    """One plane a class, uint8 (K, H, W) of 0 and 1."""
+    return np.stack([(bits_HW >> number) & 1 for number in range(classes)])
 
 
 def masks_of(classes, seed=0):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,12 +12,13 @@ from histoseg.commands.pictures import class_overlays
 from histoseg.competitions.base import Competition
 from histoseg.competitions.classes import class_dice
 from histoseg.core.faults import Fault, InputError
+from histoseg.predict.image import predict_masks
 from histoseg.report.logits import COLOUR_LIMIT, draw_logits
 from histoseg.report.overlays import contact_sheet
 from histoseg.schema.manifest import look_up_thresholds
 from histoseg.schema.sample import Sample
 from histoseg.trust.logit_map import logit_map
-from histoseg.trust.oof import FoldRun, finished_folds, predict_slide
+from histoseg.trust.oof import FoldRun, finished_folds, run_thresholds
 
 CELL_SIDE = 420
 SLIDES = 4
@@ -45,7 +45,7 @@ def beside_sheet(
     oof = pd.read_csv(runs[0] / "oof.csv", dtype={"id": str}).sort_values(["dice", "id"], ascending=[False, True])
     places = dict.fromkeys(np.linspace(0, len(oof) - 1, min(slides, len(oof))).round().astype(int))
     folds = {run: finished_folds(run) for run in runs}
-    thresholds = {run: _thresholds(run) for run in runs}
+    thresholds = {run: run_thresholds(run) for run in runs}
     images, titles = [], []
     for key in (oof["id"].iloc[place] for place in places):
         sample = samples[key]
@@ -79,9 +79,10 @@ def _class_rows(
         for picture, name in zip(pictures, names, strict=True)
     ]
     for run, fold in folds.items():
-        logits_KHW = logit_map(fold.ensemble(), fold.manifest, sample, CELL_SIDE)
+        ensemble = fold.ensemble()
+        logits_KHW = logit_map(ensemble, fold.manifest, sample, CELL_SIDE)
         cuts = look_up_thresholds(thresholds[run], sample.organ, sample.source, classes)
-        prediction = predict_slide(fold, competition, sample, cuts)
+        (prediction,) = predict_masks(ensemble, sample, fold.manifest, [cuts], competition.never_empty)
         overlays = class_overlays(sample.image_path, truth, prediction, CELL_SIDE)
         scores = class_dice(prediction, truth)
         for row, logits_HW, overlay, score in zip(rows, logits_KHW, overlays, scores, strict=True):
@@ -89,14 +90,6 @@ def _class_rows(
             row.append((draw_logits(logits_HW, row[0][0].shape[:2]), words))
             row.append((overlay, f"{run.name}: Dice {score:.3f}"))
     return rows
-
-
-def _thresholds(run: Path) -> dict[str, float]:
-    path = run / "thresholds.json"
-    if not path.is_file():
-        raise InputError([Fault(run.name, str(path), "no such file", f"run `histoseg evaluate {run}` first")])
-    thresholds: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-    return thresholds
 
 
 def _fold_without(folds: Sequence[FoldRun], key: str, run: Path) -> FoldRun:

@@ -25,7 +25,7 @@ from histoseg.schema.atomic import write_atomically
 from histoseg.schema.manifest import file_sha256, look_up_threshold
 from histoseg.schema.parse import plain
 from histoseg.schema.sample import Sample
-from histoseg.trust.oof import FoldRun, finished_folds, run_experiment
+from histoseg.trust.oof import FoldRun, finished_folds, run_experiment, run_thresholds
 
 LABEL_JOURNAL = "pseudo_labels.jsonl"
 
@@ -92,9 +92,7 @@ def pseudo_record(run: Path, folds: Sequence[FoldRun]) -> PseudoRecord:
     if len(classes) > 1:
         rule = f"labels are predicted of one class, and it has {', '.join(classes)}"
         raise InputError([Fault(run.name, str(run), rule, "take a run of one class")])
-    path = run / "thresholds.json"
-    if not path.is_file():
-        raise InputError([Fault(run.name, str(path), "no thresholds", f"run `histoseg evaluate {run}` first")])
+    thresholds = run_thresholds(run)
     silent = [
         Fault(
             fold.folder.name, str(fold.folder / "run.json"), "it does not say what it was trained on", "train it anew"
@@ -112,7 +110,7 @@ def pseudo_record(run: Path, folds: Sequence[FoldRun]) -> PseudoRecord:
         )
         for fold in folds
     }
-    return PseudoRecord(run=str(run), thresholds=json.loads(path.read_text(encoding="utf-8")), makers=makers)
+    return PseudoRecord(run=str(run), thresholds=thresholds, makers=makers)
 
 
 def _readable_samples(samples: Sequence[Sample]) -> list[Sample]:

@@ -18,7 +18,7 @@ from histoseg.schema.experiment import Experiment
 from histoseg.schema.parse import load_toml
 from histoseg.train.loop import make_room, train_fold
 from histoseg.train.schedule import schedule_table
-from histoseg.train.setup import known_folds, prepare_fold, training_tiles
+from histoseg.train.setup import FoldSetup, known_folds, prepare_fold, training_tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +74,12 @@ def show_schedule(options: TrainOptions, path: Path) -> None:
     Raises:
         InputError: If the file is no PNG, or the schedule counts epochs and there is no dataset.
     """
+    _refuse_no_png("--show-schedule", path)
     experiment = options.settings
     optim, train, dataset = experiment.optim, experiment.train, Path(experiment.data.dataset)
-    if path.suffix != ".png":
-        raise InputError(f"--show-schedule {path}: the picture is a PNG: give a name that ends in .png")
     steps_per_epoch = None
     if (dataset / "dataset.json").is_file():
-        fold = known_folds(experiment)[0] if options.fold is None else options.fold
-        setup = prepare_fold(experiment, options.path.stem, options.runs, fold, options.limit)
-        steps_per_epoch = len(setup.index) / (train.batch * train.accumulate)
+        steps_per_epoch = len(_shown_fold(options).index) / (train.batch * train.accumulate)
     elif optim.schedule == "step":
         remedy = "build the dataset first, or choose multi_step, which counts shares of the run"
         raise InputError([Fault("optim.schedule", str(dataset), "`step` counts epochs and no dataset is here", remedy)])
@@ -97,14 +94,23 @@ def show_views(options: TrainOptions, path: Path) -> None:
     Raises:
         InputError: If the file is no PNG, or the fold cannot be trained.
     """
-    if path.suffix != ".png":
-        raise InputError(f"--show-views {path}: the picture is a PNG: give a name that ends in .png")
-    experiment = options.settings
-    fold = known_folds(experiment)[0] if options.fold is None else options.fold
-    setup = prepare_fold(experiment, options.path.stem, options.runs, fold, options.limit)
+    _refuse_no_png("--show-views", path)
+    setup = _shown_fold(options)
     tiles = training_tiles(setup, keep=False)
     save_png(path, draw_view_sheet(tiles, spread_tiles(setup.index), setup.manifest.preprocessing, setup.organs))
-    print(f"what the network is shown of fold {fold}: {path}")
+    print(f"what the network is shown of fold {setup.fold}: {path}")
+
+
+def _refuse_no_png(option: str, path: Path) -> None:
+    """Refuse a picture's name before anything is computed for it."""
+    if path.suffix != ".png":
+        raise InputError(f"{option} {path}: the picture is a PNG: give a name that ends in .png")
+
+
+def _shown_fold(options: TrainOptions) -> FoldSetup:
+    """The fold that is asked for, else the first one."""
+    fold = known_folds(options.settings)[0] if options.fold is None else options.fold
+    return prepare_fold(options.settings, options.path.stem, options.runs, fold, options.limit)
 
 
 def train_experiment(

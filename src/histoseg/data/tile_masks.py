@@ -69,12 +69,6 @@ def target_bits(target: Target, scaled_hw: tuple[int, int], y: slice, x: slice) 
     return bits_HW
 
 
-def unpack_bits(bits_HW: np.ndarray, classes: int) -> np.ndarray:
-    """One plane a class, uint8 (K, H, W) of 0 and 1, from uint8 (H, W) of bits."""
-    planes_K11 = np.arange(classes, dtype=np.uint8)[:, np.newaxis, np.newaxis]
-    return (bits_HW[np.newaxis] >> planes_K11) & np.uint8(1)
-
-
 def class_fractions(bits_HW: np.ndarray, classes: int) -> list[float]:
     """Share of the pixels of each class; of any class for a single one."""
     if classes == 1:

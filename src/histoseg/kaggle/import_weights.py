@@ -14,23 +14,13 @@ from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.kaggle.package import check_target, write_package
 from histoseg.schema.manifest import Manifest, Member, file_sha256
+from histoseg.schema.network import PyramidArchitecture
 from histoseg.schema.plan import installed_versions
 from histoseg.schema.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 if TYPE_CHECKING:
     import torch
 
-ImportedArchitecture = Literal[
-    "unext50",
-    "effunet-b0",
-    "effunet-b1",
-    "effunet-b2",
-    "effunet-b3",
-    "effunet-b4",
-    "effunet-b5",
-    "effunet-b6",
-    "effunet-b7",
-]
 NO_FOLD = -1
 """The fold of an imported member: none of ours."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -41,7 +31,7 @@ _PREFIXES = ("module.", "model.")
 class ImportSettings:
     """What a .pth file does not say: its network, and how it was trained to see slides. Only with --import."""
 
-    architecture: ImportedArchitecture = "unext50"
+    architecture: PyramidArchitecture = "unext50"
     """The published network of the files."""
     competition: str = "hubmap_2022"
     """Name of the adapter that reads the images and writes the rows."""

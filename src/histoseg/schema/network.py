@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Architecture = Literal[
-    "unet",
-    "unetplusplus",
+PyramidArchitecture = Literal[
     "unext50",
     "effunet-b0",
     "effunet-b1",
@@ -17,6 +15,12 @@ Architecture = Literal[
     "effunet-b5",
     "effunet-b6",
     "effunet-b7",
+]
+"""The nets of the 2022 team, whose published weights can be imported."""
+Architecture = Literal[
+    "unet",
+    "unetplusplus",
+    PyramidArchitecture,
     "deeplabv3",
     "deeplabv3plus",
     "deeplabv3_resnet101",

@@ -82,6 +82,19 @@ def run_experiment(run: Path) -> Experiment:
     return load_toml(Experiment, sorted(run.glob("fold*/experiment.toml"))[0])
 
 
+def run_thresholds(run: Path) -> dict[str, float]:
+    """The thresholds that an evaluation chose, by the keys of a manifest.
+
+    Raises:
+        InputError: If the run was not evaluated.
+    """
+    path = run / "thresholds.json"
+    if not path.is_file():
+        raise InputError([Fault(run.name, str(path), "no thresholds", f"run `histoseg evaluate {run}` first")])
+    thresholds: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return thresholds
+
+
 def score_folds(
     run: Path, folds: Sequence[FoldRun], competition: Competition, samples: dict[str, Sample]
 ) -> pd.DataFrame:
