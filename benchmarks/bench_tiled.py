@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from histoseg.core.tiles import TileGrid
-from histoseg.predict.ensemble import Ensemble, best_precision
+from histoseg.predict.devices import best_precision
+from histoseg.predict.ensemble import Ensemble
 from histoseg.predict.tiled import predict_bands
 from histoseg.schema.preprocessing import Preprocessing
 

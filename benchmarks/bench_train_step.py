@@ -26,7 +26,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from histoseg.commands.build_dataset import build_dataset
 from histoseg.competitions.registry import get_competition
 from histoseg.models.build import build_model
-from histoseg.predict.ensemble import best_device, best_precision
+from histoseg.predict.devices import best_device, best_precision
 from histoseg.schema.dataset import DataConfig, TilesConfig
 from histoseg.schema.experiment import Experiment, ModelConfig, TrainConfig
 from histoseg.schema.preprocessing import Preprocessing

@@ -12,7 +12,7 @@ import time
 
 import pandas as pd
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from histoseg.commands.main import main
 from histoseg.core.rle import parse_rle
@@ -236,3 +236,40 @@ def test_tiles_of_another_scale_are_refused(trained, tmp_path, capsys):
     path.write_text(to_toml(dataclasses.replace(experiment, preprocessing=Preprocessing(target_pixel_size_um=2.0))))
     assert main(["train", str(path), "--runs", str(tmp_path)]) == 2
     assert "target_pixel_size_um" in capsys.readouterr().err
+
+
+def test_runs_of_two_scales_package_as_one_ensemble(trained, tmp_path, capsys):
+    shutil.copytree(trained / "runs" / "tiny", tmp_path / "coarse")
+    for record in tmp_path.glob("coarse/fold*/run.json"):
+        data = json.loads(record.read_text())
+        data["manifest"]["preprocessing"]["target_pixel_size_um"] *= 2
+        record.write_text(json.dumps(data))
+    for weights in tmp_path.glob("coarse/fold*/model.safetensors"):
+        tensors = load_file(weights)
+        name = next(name for name in tensors if name.endswith("bias"))
+        save_file({**tensors, name: tensors[name] + 0.25}, weights)
+    out = tmp_path / "weights"
+    runs = [str(trained / "runs" / "tiny"), str(tmp_path / "coarse")]
+    assert main(["package", *runs, "--out", str(out), "--shares", "3", "1", "--tune"]) == 0
+    assert "goes into the manifest" in capsys.readouterr().out
+    manifest = load_manifest(out)
+    fine = manifest.preprocessing.target_pixel_size_um
+    sizes = [(m.preprocessing or manifest.preprocessing).target_pixel_size_um for m in manifest.members]
+    assert sizes == [fine, fine, 2 * fine, 2 * fine]
+    assert [m.weight for m in manifest.members] == [1.5, 1.5, 0.5, 0.5]
+    table = tmp_path / "s.csv"
+    assert main(["predict", "--weights", str(out), "--data", str(trained / "raw"), "--out", str(table)]) == 0
+    assert main(["check", "submission", str(table), "--data", str(trained / "raw")]) == 0
+    assert main(["package", *runs, "--out", str(out), "--shares", "3"]) == 2
+    assert "1 shares for 2 runs" in capsys.readouterr().err
+
+
+def test_a_run_that_skips_blank_tiles_unproven_is_not_packaged(trained, tmp_path, capsys):
+    shutil.copytree(trained / "runs" / "tiny", tmp_path / "tiny")
+    for record in tmp_path.glob("tiny/fold*/run.json"):
+        data = json.loads(record.read_text())
+        data["manifest"]["skip_blank"] = True
+        record.write_text(json.dumps(data))
+    assert main(["package", str(tmp_path / "tiny"), "--out", str(tmp_path / "weights")]) == 2
+    assert "skips blank tiles" in capsys.readouterr().err
+    assert not (tmp_path / "weights").exists()

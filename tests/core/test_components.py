@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from hard_masks import STRUCTURE, hard_masks, use_implementation
 from histoseg.core.components import (
     component_areas,
     keep_largest,
@@ -15,30 +16,13 @@ from histoseg.core.components import (
     remove_small,
     split_runs,
 )
-from histoseg.core.jit import HAS_NUMBA
 from histoseg.core.rle import Runs, encode_rle, parse_rle, runs_from_mask
-
-STRUCTURE = {4: ndimage.generate_binary_structure(2, 1), 8: ndimage.generate_binary_structure(2, 2)}
 
 
 @pytest.fixture(params=["numba", "numpy"], autouse=True)
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "numba" and not HAS_NUMBA:
-        pytest.skip("numba is not installed")
-    for module in ("rle_scan", "rle_text", "rle_paint", "components"):
-        monkeypatch.setattr(f"histoseg.core.{module}.HAS_NUMBA", request.param == "numba")
-    return str(request.param)
-
-
-def random_masks(count: int, seed: int) -> list[np.ndarray]:
-    """Masks with H != W, at densities around the percolation threshold, where components are largest and strangest."""
-    rng = np.random.default_rng(seed)
-    masks = []
-    while len(masks) < count:
-        height, width = rng.integers(1, 40, 2)
-        if height != width:
-            masks.append(rng.random((height, width)) < rng.choice([0, 0.1, 0.35, 0.5, 0.6, 0.8, 1]))
-    return masks
+    modules = ("rle_scan", "rle_text", "rle_paint", "components")
+    return use_implementation(request.param, modules, monkeypatch)
 
 
 def label_map(runs: Runs, labels: np.ndarray) -> np.ndarray:
@@ -52,7 +36,7 @@ def label_map(runs: Runs, labels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("connectivity", [4, 8])
 @pytest.mark.parametrize("order", ["F", "C"])
 def test_labels_and_areas_equal_those_of_scipy(connectivity: int, order: str) -> None:
-    for mask_HW in random_masks(500, seed=0):
+    for mask_HW in hard_masks(500, seed=0):
         runs = split_runs(runs_from_mask(mask_HW, order))
         labels = label_runs(runs, connectivity)
         # scipy numbers components row by row; turned, it numbers them as column-major runs do.
@@ -66,7 +50,7 @@ def test_labels_and_areas_equal_those_of_scipy(connectivity: int, order: str) ->
 
 @pytest.mark.parametrize("connectivity", [4, 8])
 def test_remove_small_and_keep_largest_equal_those_of_opencv(connectivity: int) -> None:
-    for index, mask_HW in enumerate(random_masks(500, seed=1)):
+    for index, mask_HW in enumerate(hard_masks(500, seed=1)):
         runs = runs_from_mask(mask_HW, "FC"[index % 2])
         _, labels_HW, stats, _ = cv2.connectedComponentsWithStats(mask_HW.astype(np.uint8), connectivity=connectivity)
         areas = stats[:, cv2.CC_STAT_AREA].copy()
@@ -117,7 +101,7 @@ def test_a_spiral_is_one_component() -> None:
 
 @pytest.mark.parametrize("order", ["F", "C"])
 def test_split_and_merge_keep_the_mask(order: str) -> None:
-    for mask_HW in random_masks(100, seed=2):
+    for mask_HW in hard_masks(100, seed=2):
         runs = runs_from_mask(mask_HW, order)
         pieces = split_runs(runs)
         last = pieces.starts + pieces.lengths - 1

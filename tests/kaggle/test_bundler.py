@@ -4,57 +4,17 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import histoseg
 from histoseg.core.faults import Fault, InputError
-from histoseg.kaggle.bundler import FORBIDDEN, BundleError, bundle, closure, source_digest, to_notebook
+from histoseg.kaggle.bundler import FORBIDDEN, BundleError, bundle, closure, source_digest
+from small_bundles import NASTY, run_bundle, run_package, write_package
 
-NASTY = Path(__file__).parent / "nasty"
 FUTURE = "from __future__ import annotations\n"
-
-
-def write_package(folder: Path, files: dict[str, str]) -> Path:
-    """Write a package `bad`; its __init__ files are empty where none is given."""
-    root = folder / "bad"
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for parent in (path.parent, *path.parent.parents):
-            if parent.is_relative_to(root):
-                (parent / "__init__.py").touch()
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return root
-
-
-def run_python(arguments: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1", **variables}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-
-
-def run_bundle(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a bundle with nothing but its own file: isolated, from a folder without the package."""
-    folder.mkdir(exist_ok=True)
-    (folder / "kernel.py").write_text(text, encoding="utf-8")
-    return run_python(["-I", "-X", "utf8", "kernel.py"], folder)
-
-
-def run_package(root: Path, entry: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return run_python(["-m", entry], folder, PYTHONPATH=str(root.parent))
-
-
-def code_cells(notebook: str) -> str:
-    cells = json.loads(notebook)["cells"]
-    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +32,6 @@ def test_the_bundle_of_the_nasty_package_runs_as_the_package_does(nasty_bundle: 
     assert kernel.returncode == 0, kernel.stderr
     assert len(package.stdout) > 500
     assert kernel.stdout == package.stdout
-
-
-def test_the_code_cells_of_the_notebook_run_as_the_package_does(nasty_bundle: str, tmp_path: Path) -> None:
-    kernel = run_bundle(code_cells(to_notebook(nasty_bundle)), tmp_path / "elsewhere")
-    assert kernel.returncode == 0, kernel.stderr
-    assert kernel.stdout == run_package(NASTY, "nasty.entry", tmp_path).stdout
 
 
 class PeerSurgery(ast.NodeTransformer):
@@ -174,6 +128,17 @@ def test_modules_come_after_what_they_need_and_the_entry_last() -> None:
     assert names[-1] == "nasty.entry"
     for module in closure("nasty.entry", NASTY, "nasty"):
         assert all(names.index(need) < names.index(module.name) for need in module.needs)
+
+
+def test_modules_named_first_go_before_all_that_they_do_not_need(tmp_path: Path) -> None:
+    files = {"a.py": "A = 1\n", "b.py": "B = 2\n", "c.py": "from bad.b import B\nC = B\n"}
+    files["entry.py"] = "from bad.a import A\nfrom bad.c import C\nprint(A, C)\n"
+    root = write_package(tmp_path, files)
+    for first, expected in (((), "abc"), (("bad.b",), "bac"), (("bad.b", "bad.c"), "bca"), (("bad.c",), "abc")):
+        names = [module.name for module in closure("bad.entry", root, "bad", first=first)]
+        assert names == [*(f"bad.{name}" for name in expected), "bad.entry"]
+    text = bundle("bad.entry", root, "bad", first=("bad.b", "bad.c"))
+    assert run_bundle(text, tmp_path / "elsewhere").stdout == "1 2\n"
 
 
 def test_a_closure_holds_no_more_than_it_needs(tmp_path: Path) -> None:
@@ -552,41 +517,3 @@ def test_a_path_of_this_machine_is_refused(tmp_path: Path) -> None:
     root = write_package(tmp_path, {"entry.py": f"A = {str(tmp_path.resolve() / 'bad')!r}\n"})
     with pytest.raises(BundleError, match="a path of this machine"):
         bundle("bad.entry", root, "bad")
-
-
-# --- notebooks --------------------------------------------------------------------------------------------------------
-
-
-def test_the_notebook_follows_the_format(nasty_bundle: str) -> None:
-    notebook = json.loads(to_notebook(nasty_bundle))
-    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
-    assert set(notebook) == {"cells", "metadata", "nbformat", "nbformat_minor"}
-    ids = [cell["id"] for cell in notebook["cells"]]
-    assert len(set(ids)) == len(ids)
-    for cell in notebook["cells"]:
-        assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", cell["id"])
-        optional = {"execution_count", "outputs"} if cell["cell_type"] == "code" else set()
-        assert set(cell) == {"id", "cell_type", "metadata", "source"} | optional
-        assert all(isinstance(line, str) for line in cell["source"])
-
-
-def test_a_heading_stands_before_each_module_and_strings_make_none(nasty_bundle: str) -> None:
-    cells = json.loads(to_notebook(nasty_bundle))["cells"]
-    names = [module.name for module in closure("nasty.entry", NASTY, "nasty")]
-    headings = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
-    assert headings[1:] == [f"## {name}" for name in names]
-    assert "GENERATED" in headings[0]
-    assert [cell["cell_type"] for cell in cells] == ["markdown", "code"] * (len(names) + 1)
-
-
-def test_notebooks_are_deterministic_and_ids_follow_the_content(nasty_bundle: str) -> None:
-    first = to_notebook(nasty_bundle)
-    assert to_notebook(nasty_bundle) == first
-    changed = json.loads(to_notebook(nasty_bundle.replace("scale: float = 2.5", "scale: float = 2.6")))["cells"]
-    moved = [a["id"] == b["id"] for a, b in zip(json.loads(first)["cells"], changed, strict=True)]
-    assert moved.count(False) == 1
-
-
-def test_a_text_that_is_no_bundle_makes_no_notebook() -> None:
-    with pytest.raises(ValueError, match="no module banner"):
-        to_notebook("print(1)\n")

@@ -13,7 +13,7 @@ from histoseg.core.faults import InputError
 from histoseg.kaggle.import_keys import SHOWN_FAULTS, fold_weight_norm, to_our_state
 from histoseg.kaggle.import_weights import ImportSettings, read_published_state
 from histoseg.models.build import build_model
-from histoseg.predict.ensemble import load_ensemble
+from histoseg.predict.members import load_joint
 from histoseg.schema.manifest import load_manifest
 from published_nets import NormalisedConv, PublishedEffUnet, PublishedUneXt50, randomised
 
@@ -192,7 +192,8 @@ def test_two_files_become_an_ensemble_that_loads_and_passes_the_check(effunet, t
     assert json.loads((out / "dataset-metadata.json").read_text())["licenses"] == [{"name": "CC-BY-4.0"}]
     assert len(list(out.glob("segmentation_models_pytorch-*.whl"))) == 1
     assert main(["check", "weights", str(out)]) == 0
-    ensemble = load_ensemble([(out, manifest)], torch.device("cpu"), torch.float32)
+    (part,) = load_joint([(out, manifest)], [torch.device("cpu")], torch.float32).parts
+    ensemble = part.ensemble
     images = torch.rand(*IMAGES)
     torch.testing.assert_close(logits_of(ensemble.models[0], images), logits_of(effunet, images), atol=1e-5, rtol=0)
     assert torch.equal(load_file(out / "fold1.safetensors")["head.bias"], torch.tensor([0.25]))

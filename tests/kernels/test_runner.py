@@ -1,4 +1,7 @@
 import dataclasses
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -6,24 +9,11 @@ import tifffile
 import torch
 
 from histoseg.competitions.hubmap_2022 import Hubmap2022
-from histoseg.kernels import runner
-from histoseg.schema.manifest import Manifest, joined_thresholds, load_manifest
-from histoseg.schema.preprocessing import Preprocessing
+from histoseg.core.rle import parse_rle
+from histoseg.kernels import predictor, runner
+from histoseg.predict.devices import is_out_of_memory
+from histoseg.schema.manifest import joined_thresholds, load_manifest
 from histoseg.schema.sample import Sample
-
-MANIFEST = Manifest(
-    competition="hubmap_2022", preprocessing=Preprocessing(), tile=1024, halo=32, batch=4, thresholds={"default": 0.5}
-)
-
-
-def test_the_memory_ladder_halves_the_batch_then_the_tile_then_takes_the_cpu():
-    steps = list(runner._memory_ladder(MANIFEST, torch.device("cuda", 0)))
-    assert [(m.batch, m.tile, d.type) for m, d in steps] == [
-        *((4, 1024, "cuda"), (2, 1024, "cuda"), (1, 1024, "cuda"), (1, 512, "cuda"), (1, 256, "cuda")),
-        (1, 256, "cpu"),
-    ]
-    whole = dataclasses.replace(MANIFEST, preprocessing=Preprocessing(scale_mode="whole", whole_size=768))
-    assert [m.tile for m, _ in runner._memory_ladder(whole, torch.device("cpu"))] == [1024] * 3
 
 
 @pytest.fixture
@@ -40,33 +30,36 @@ class CpuAllocatorError(RuntimeError):
 
 
 def test_other_errors_are_not_taken_for_memory():
-    assert runner.is_out_of_memory(CpuAllocatorError("x"))
-    assert not runner.is_out_of_memory(RuntimeError("shapes differ"))
+    assert is_out_of_memory(CpuAllocatorError("x"))
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, CpuAllocatorError])
 def test_out_of_memory_tries_smaller_batches(one_image, small_package, tmp_path, monkeypatch, error):
     tried = []
-    original = runner.predict_image
+    original = predictor.predict_image
 
-    def hungry(forward, slide, pixel_size_um, manifest, thresholds):
-        tried.append(manifest.batch)
-        if manifest.batch > 1:
+    def hungry(stages, slide, pixel_size_um, manifest, thresholds):
+        batch = stages[0].manifest.batch
+        tried.append(batch)
+        if batch > 1:
             raise error("too large")
-        return original(forward, slide, pixel_size_um, manifest, thresholds)
+        return original(stages, slide, pixel_size_um, manifest, thresholds)
 
-    monkeypatch.setattr(runner, "predict_image", hungry)
+    monkeypatch.setattr(predictor, "predict_image", hungry)
     packages = [(small_package, load_manifest(small_package))]
-    summary = runner.run_submission(Hubmap2022(), [one_image], packages, tmp_path / "s.csv")
-    assert tried == [3, 1]
-    assert (summary.done, summary.failed) == (1, {})
+    second = dataclasses.replace(one_image, id="b")
+    summary = runner.run_submission(Hubmap2022(), [one_image, second], packages, tmp_path / "s.csv")
+    assert tried == [3, 1, 1], "what sufficed is kept for the images that follow"
+    assert (summary.done, summary.failed) == (2, {})
+    assert summary.steps == ("a: out of memory, tried again: batches 2 times smaller",)
 
 
 def test_an_image_that_never_fits_keeps_its_fallback_row(one_image, small_package, tmp_path, monkeypatch):
     def starved(*arguments):
         raise MemoryError("never")
 
-    monkeypatch.setattr(runner, "predict_image", starved)
+    monkeypatch.setattr(predictor, "predict_image", starved)
     packages = [(small_package, load_manifest(small_package))]
     summary = runner.run_submission(Hubmap2022(), [one_image], packages, tmp_path / "s.csv")
     assert summary.done == 0
@@ -93,14 +86,14 @@ def test_a_killed_run_takes_no_row_of_a_changed_image_over(one_image, small_pack
     second = dataclasses.replace(one_image, id="b")
     out = tmp_path / "s.csv"
 
-    def killed(self, sample, megapixels_left):
+    def killed(self, sample, own, later):
         if sample.id == "b":
             raise SystemExit(137)
-        return "1 5", False
+        return predictor.PredictedRow("1 5", (300, 211), 5, "4 of 4")
 
     def run_again():
         with monkeypatch.context() as patch, pytest.raises(SystemExit):
-            patch.setattr(runner._Predictor, "row", killed)
+            patch.setattr(predictor.SubmissionPredictor, "row", killed)
             runner.run_submission(Hubmap2022(), [one_image, second], packages, out)
         return out.read_text()
 
@@ -116,3 +109,181 @@ def test_no_samples_give_a_header_alone(small_package, tmp_path):
     summary = runner.run_submission(Hubmap2022(), [], packages, tmp_path / "s.csv")
     assert (summary.done, summary.failed) == (0, {})
     assert (tmp_path / "s.csv").read_text() == "id,rle\n"
+
+
+def test_members_of_two_scales_join_and_their_average_is_of_both(one_image, small_package, tmp_path):
+    manifest = load_manifest(small_package)
+    coarse = dataclasses.replace(manifest.preprocessing, target_pixel_size_um=3.2)
+    first, second = manifest.members
+    mixed = dataclasses.replace(manifest, members=(first, dataclasses.replace(second, preprocessing=coarse)))
+    apart = [
+        (small_package, dataclasses.replace(manifest, members=(first,))),
+        (small_package, dataclasses.replace(manifest, members=(second,), preprocessing=coarse)),
+    ]
+    texts = set()
+    for name, packages in (("one", [(small_package, mixed)]), ("two", apart), ("plain", [(small_package, manifest)])):
+        summary = runner.run_submission(Hubmap2022(), [one_image], packages, tmp_path / f"{name}.csv")
+        assert summary.images[0].outcome == "predicted"
+        assert summary.images[0].passes == "4 of 4"
+        texts.add((tmp_path / f"{name}.csv").read_text())
+    assert len(texts) == 2, "two packages or one give the same; another scale gives something else"
+
+
+def test_every_image_has_its_record(one_image, small_package, tmp_path):
+    (tmp_path / "broken.tiff").write_bytes(b"no image")
+    broken = dataclasses.replace(one_image, id="b", image_path=tmp_path / "broken.tiff")
+    packages = [(small_package, load_manifest(small_package))]
+    summary = runner.run_submission(Hubmap2022(), [broken, one_image], packages, tmp_path / "s.csv")
+    bad, good = summary.images
+    assert (bad.id, bad.outcome, bad.shape_hw) == ("b", "fallback", None)
+    assert bad.reason == summary.failed["b"]
+    assert (good.id, good.outcome, good.shape_hw) == ("a", "predicted", (300, 211))
+    assert good.area_px > 0
+    assert "CPU" in summary.device
+
+
+class Slow(torch.nn.Module):
+    """A network that takes its time for each tile."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, images_NCHW):
+        time.sleep(self.seconds * len(images_NCHW))
+        return images_NCHW[:, :1] + self.bias
+
+
+@pytest.fixture
+def slow_members(monkeypatch):
+    """Members that take 20 ms a tile and differ, whatever their files hold."""
+    made = []
+
+    def load(self, device):
+        made.append(Slow(0.0))
+        made[-1].bias.data += len(made)
+        made[-1].seconds = 0.02
+        return made[-1]
+
+    monkeypatch.setattr("histoseg.predict.members.MemberFile.load", load)
+    return made
+
+
+def test_short_time_drops_views_and_members_and_still_gives_every_row(one_image, small_package, tmp_path, slow_members):
+    images = [dataclasses.replace(one_image, id=f"i{number}") for number in range(12)]
+    manifest = load_manifest(small_package)
+    packages = [(small_package, manifest)]
+    # 12 images of 6 tiles, 4 passes of 20 ms: 5.8 s of work; 4 s less half of them in reserve.
+    summary = runner.run_submission(Hubmap2022(), images, packages, tmp_path / "s.csv", limit_s=4.0)
+    assert summary.seconds < 4.0
+    outcomes = [record.outcome for record in summary.images]
+    assert "degraded" in outcomes
+    assert any("of 2 views" in words for words in summary.steps)
+    rows = (tmp_path / "s.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["id", *(f"i{number}" for number in range(12))]
+    assert all(row.split(",")[1] for row in rows[1:])
+
+
+def test_one_image_that_takes_longer_than_all_the_time_gives_the_rows_that_were_seen(
+    small_package, tmp_path, slow_members
+):
+    image_HWC = np.full((3000, 400, 3), 200, np.uint8)
+    tifffile.imwrite(tmp_path / "g.tiff", image_HWC)
+    giant = Sample(id="g", image_path=tmp_path / "g.tiff", organ="kidney", pixel_size_um=1.6)
+    packages = [(small_package, load_manifest(small_package))]
+    summary = runner.run_submission(Hubmap2022(), [giant], packages, tmp_path / "s.csv", limit_s=3.0)
+    assert summary.seconds < 3.0
+    (record,) = summary.images
+    assert record.outcome == "degraded"
+    assert "of 3000 rows" in record.reason
+    runs = parse_rle((tmp_path / "s.csv").read_text().splitlines()[1].split(",")[1], (3000, 400))
+    assert 0 < runs.area < 3000 * 400
+
+
+def test_an_image_that_hangs_is_interrupted_and_the_csv_is_complete(one_image, small_package, tmp_path, monkeypatch):
+    script = tmp_path / "hang.py"
+    script.write_text(
+        f"""
+import time
+from pathlib import Path
+from histoseg.competitions.hubmap_2022 import Hubmap2022
+from histoseg.kernels import predictor, runner
+from histoseg.schema.manifest import load_manifest
+from histoseg.schema.sample import Sample
+
+def hang(*_):
+    while True:  # in small pieces, so that it can be interrupted
+        time.sleep(0.05)
+
+predictor.predict_image = hang
+sample = Sample(id="a", image_path=Path({str(one_image.image_path)!r}), organ="kidney", pixel_size_um=1.6)
+folder = Path({str(small_package)!r})
+started = time.monotonic()
+summary = runner.run_submission(
+    Hubmap2022(), [sample], [(folder, load_manifest(folder))], Path({str(tmp_path / "s.csv")!r}), limit_s=4.0
+)
+assert time.monotonic() - started < 4.0
+print(summary.failed)
+"""
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "{'a': 'it hung'}"
+    assert (tmp_path / "s.csv").read_text() == "id,rle\na,1 1\n"
+
+
+def test_a_hang_that_cannot_be_interrupted_ends_the_process_with_a_complete_csv(one_image, small_package, tmp_path):
+    script = tmp_path / "hang.py"
+    script.write_text(
+        f"""
+import signal, time
+from pathlib import Path
+from histoseg.competitions.hubmap_2022 import Hubmap2022
+from histoseg.kernels import predictor, runner
+from histoseg.schema.manifest import load_manifest
+from histoseg.schema.sample import Sample
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as if it never came back from a library
+predictor.predict_image = lambda *_: time.sleep(60)
+sample = Sample(id="a", image_path=Path({str(one_image.image_path)!r}), organ="kidney", pixel_size_um=1.6)
+folder = Path({str(small_package)!r})
+runner.run_submission(
+    Hubmap2022(), [sample], [(folder, load_manifest(folder))], Path({str(tmp_path / "s.csv")!r}), limit_s=4.0
+)
+print("came back")
+"""
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert time.monotonic() - started < 40
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (tmp_path / "s.csv").read_text() == "id,rle\na,1 1\n"
+
+
+def test_a_rehearsal_comes_last_and_costs_nothing_when_it_fails(one_image, small_package, tmp_path):
+    packages = [(small_package, load_manifest(small_package))]
+    out = tmp_path / "s.csv"
+    told = []
+
+    def rehearse(who):
+        told.append(out.read_text())
+        told.append(who.time_slide(RehearsedSlide(), 0.8))
+        raise ValueError("whatever")
+
+    summary = runner.run_submission(Hubmap2022(), [one_image], packages, out, rehearse=rehearse)
+    assert summary.done == 1
+    assert told[0] == out.read_text()
+    timed = told[1]
+    assert timed.passes == 4
+    assert timed.megapixels == pytest.approx(2 * 2 * 128**2 / 1e6)
+    assert timed.seconds > 0
+
+
+class RehearsedSlide:
+    """A slide that is no file."""
+
+    shape_hw = (300, 280)
+
+    def read(self, y, x):
+        return np.full((y.stop - y.start, x.stop - x.start, 3), 180, np.uint8)

@@ -14,6 +14,7 @@ from histoseg.competitions.hubmap_2022 import Hubmap2022
 from histoseg.core.faults import InputError
 from histoseg.core.rle import parse_rle
 from histoseg.kernels import runner
+from histoseg.kernels.predictor import SubmissionPredictor
 from histoseg.models.build import build_model
 from histoseg.predict.journal import SubmissionJournal, submission_rows
 from histoseg.schema.manifest import Manifest, Member, file_sha256
@@ -96,15 +97,15 @@ def test_an_unreadable_image_keeps_an_empty_row_for_each_class(work, tmp_path):
 def test_a_killed_run_takes_all_rows_of_a_finished_image_over(work, tmp_path, monkeypatch):
     packages, samples = work
     out = tmp_path / "s.csv"
-    original = runner._Predictor.row
+    original = SubmissionPredictor.row
 
-    def killed(self, sample, megapixels_left):
+    def killed(self, sample, own, later):
         if sample.id == "a":
             raise SystemExit(137)
-        return original(self, sample, megapixels_left)
+        return original(self, sample, own, later)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(runner._Predictor, "row", killed)
+        patch.setattr(SubmissionPredictor, "row", killed)
         runner.run_submission(Folder(), samples, [packages["both"]], out)
     assert out.read_text().splitlines()[3:] == ["a,gland,", "a,lumen,"]
     assert runner.run_submission(Folder(), samples, [packages["both"]], out).taken_over == 1

@@ -4,11 +4,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from histoseg.core.faults import InputError
-from histoseg.predict.ensemble import Ensemble, best_precision, load_ensemble, normalise_tiles
-from histoseg.schema.manifest import file_sha256, load_manifest, manifest_json
+from histoseg.predict.devices import best_precision
+from histoseg.predict.ensemble import Ensemble, normalise_tiles
 from histoseg.schema.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 CPU = torch.device("cpu")
@@ -97,64 +95,24 @@ def test_normalisations():
     assert normalise_tiles(white, Preprocessing(normalise="per_image")).isfinite().all()
 
 
-def test_results_do_not_depend_on_the_neighbours_in_a_batch(small_package):
-    manifest = load_manifest(small_package)
-    net = load_ensemble([(small_package, manifest)], CPU, torch.float32)
-    together = net(TILES_NHWC)
-    alone = np.concatenate([net(TILES_NHWC[i : i + 1]) for i in range(3)])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+def test_logits_are_averaged_where_it_is_asked_for():
+    values = torch.from_numpy(TILES_NHWC[..., 0]).float() / 255
+    net = dataclasses.replace(ensemble_of([Scale(1), Scale(-2)], [3.0, 1.0]), average="logits")
+    np.testing.assert_allclose(net(TILES_NHWC)[:, 0], ((3 - 2) * values / 4).numpy(), atol=1e-6)
 
 
-def test_every_member_counts(small_package):
-    manifest = load_manifest(small_package)
-    net = load_ensemble([(small_package, manifest)], CPU, torch.float32)
-    assert len({id(model) for model in net.models}) == 2
-    both = net(TILES_NHWC)
-    first = net.first_members(1)(TILES_NHWC)
-    assert np.abs(both - first).max() > 1e-3
+def test_a_stain_view_changes_what_the_network_sees():
+    plain, restained = (ensemble_of([Scale(2)], views=v)(TILES_NHWC) for v in (("identity",), ("identity~h1.4e1.4",)))
+    assert (restained <= plain + 1e-6).all(), "more stain is darker"
+    assert (restained < plain - 1e-3).any()
 
 
-@pytest.fixture
-def package(small_package, tmp_path):
-    """A copy that may be broken."""
-    manifest = load_manifest(small_package)
-    for member in manifest.members:
-        (tmp_path / member.file).write_bytes((small_package / member.file).read_bytes())
-    return tmp_path, manifest
-
-
-def rewritten(folder, manifest, place, tensors):
-    """The manifest after a member's weights were replaced, its SHA-256 true."""
-    path = folder / manifest.members[place].file
-    save_file(tensors, path)
-    members = list(manifest.members)
-    members[place] = dataclasses.replace(members[place], sha256=file_sha256(path))
-    changed = dataclasses.replace(manifest, members=tuple(members))
-    (folder / "manifest.json").write_text(manifest_json(changed))
-    return load_manifest(folder)
-
-
-def test_members_that_say_the_same_are_refused_though_their_bytes_differ(package):
-    folder, manifest = package
-    tensors = load_file(folder / manifest.members[0].file)
-    tensors["encoder.bn1.num_batches_tracked"] += 1
-    with pytest.raises(InputError, match="gives the same output"):
-        load_ensemble([(folder, rewritten(folder, manifest, 1, tensors))], CPU)
-
-
-def test_weights_that_do_not_fit_are_refused(package):
-    folder, manifest = package
-    tensors = load_file(folder / manifest.members[0].file)
-    tensors.pop("segmentation_head.0.bias")
-    with pytest.raises(InputError, match="do not fit unet"):
-        load_ensemble([(folder, rewritten(folder, manifest, 0, tensors))], CPU)
-
-
-def test_members_of_another_preprocessing_are_refused(small_package):
-    manifest = load_manifest(small_package)
-    other = dataclasses.replace(manifest, preprocessing=Preprocessing(target_pixel_size_um=3.0))
-    with pytest.raises(InputError, match="one ensemble has one preprocessing"):
-        load_ensemble([(small_package, manifest), (small_package, other)], CPU)
+def test_levels_keep_the_first_members_and_views_on_every_device():
+    net = ensemble_of([Scale(1), Scale(2), Scale(3)], [1.0, 2.0, 3.0], views=("identity", "hflip"))
+    net = dataclasses.replace(net, replicas=(net, net))
+    fewer = net.first_members(2).with_views(("identity",))
+    for each in (fewer, *fewer.replicas):
+        assert (len(each.models), list(each.weights), each.views) == (2, [1.0, 2.0], ("identity",))
 
 
 def test_precision_is_read_from_the_machine():

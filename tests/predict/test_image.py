@@ -9,7 +9,9 @@ import torch
 from histoseg.core.components import component_areas, label_runs, split_runs
 from histoseg.core.rle import runs_from_mask
 from histoseg.imaging.slide import open_slide
-from histoseg.predict.image import ImagePrediction, PeakMap, clean_runs, grid_of, predict_image
+from histoseg.predict.budget import OutOfTimeError
+from histoseg.predict.image import ImagePrediction, PeakMap, grid_of, predict_image
+from histoseg.predict.joint import Stage
 from histoseg.schema.manifest import Manifest
 from histoseg.schema.preprocessing import Preprocessing
 
@@ -73,15 +75,20 @@ def test_cleaning_drops_by_physical_area_and_never_everything():
     mask_HW[10:20, 10:14] = True  # 40 px
     peak = runs_from_mask(np.eye(40, 50, dtype=bool))
     prediction = ImagePrediction((40, 50), {0.5: runs_from_mask(mask_HW)}, peak, 2.0)
-    assert clean_runs(prediction, 0.5, 0.0, True).area == 49
-    assert clean_runs(prediction, 0.5, 4 * 10.0, True).area == 40, "10 px of 2 um are 40 um2"
-    assert clean_runs(prediction, 0.5, 4 * 41.0, False).area == 0
-    assert clean_runs(prediction, 0.5, 4 * 41.0, True).area == 40, "the largest component stays"
+
+    def area(prediction, min_area_um2, never_empty):
+        manifest = dataclasses.replace(PHYSICAL, min_area_um2=min_area_um2)
+        return prediction.masks(0.5, manifest, never_empty).area
+
+    assert area(prediction, 0.0, True) == 49
+    assert area(prediction, 4 * 10.0, True) == 40, "10 px of 2 um are 40 um2"
+    assert area(prediction, 4 * 41.0, False) == 0
+    assert area(prediction, 4 * 41.0, True) == 40, "the largest component stays"
     unknown = dataclasses.replace(prediction, pixel_size_um=None)
-    assert clean_runs(unknown, 0.5, 1e9, True).area == 49, "without a pixel size nothing is dropped"
+    assert area(unknown, 1e9, True) == 49, "without a pixel size nothing is dropped"
     empty = dataclasses.replace(prediction, runs={0.5: runs_from_mask(np.zeros((40, 50), bool))})
-    assert clean_runs(empty, 0.5, 0.0, False).area == 0
-    assert clean_runs(empty, 0.5, 0.0, True) == peak
+    assert empty.masks(0.5, PHYSICAL, False).area == 0
+    assert empty.masks(0.5, PHYSICAL, True) == peak
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 400), (600, 37), (300, 301)])
@@ -122,3 +129,90 @@ def test_masks_of_rising_thresholds_are_nested(slide_path):
     for larger, smaller in pairwise(masks):
         assert not (smaller & ~larger).any()
         assert smaller.sum() < larger.sum()
+
+
+def test_several_stages_meet_at_the_original_size(slide_path):
+    path, mask_HW = slide_path
+
+    def stage(target_um, share, value=red):
+        spec = Preprocessing(target_pixel_size_um=target_um)
+        return Stage(value, dataclasses.replace(PHYSICAL, preprocessing=spec), share)
+
+    def none(images_NHWC):
+        return np.zeros((len(images_NHWC), 1, *images_NHWC.shape[1:3]), np.float32)
+
+    with open_slide(path) as slide:
+        (alone,) = predict_image(red, slide, 1.0, PHYSICAL, [0.5]).runs.values()
+        same = predict_image([stage(1.0, 0.25), stage(1.0, 0.75)], slide, 1.0, PHYSICAL, [0.5])
+        assert same.runs[0.5] == alone
+        mixed = predict_image([stage(1.0, 0.5), stage(2.1, 0.3), stage(0.7, 0.2)], slide, 1.0, PHYSICAL, [0.5])
+        assert (mixed.runs[0.5].to_mask() != mask_HW).mean() < 0.02
+        shares = predict_image([stage(1.0, 0.6), stage(2.0, 0.4, none)], slide, 1.0, PHYSICAL, [0.59, 0.61])
+    np.testing.assert_array_equal(shares.runs[0.59].to_mask(), mask_HW)
+    assert shares.runs[0.61].area == 0
+    assert shares.peak.area > 0
+
+
+def test_stages_of_other_classes_are_refused(slide_path):
+    def two(images_NHWC):
+        return np.concatenate([red(images_NHWC)] * 2, axis=1)
+
+    with open_slide(slide_path[0]) as slide, pytest.raises(ValueError, match="different classes"):
+        predict_image([Stage(red, PHYSICAL, 0.5), Stage(two, PHYSICAL, 0.5)], slide, 1.0, PHYSICAL, [0.5])
+
+
+def test_logits_become_probabilities_at_the_end(slide_path):
+    path, mask_HW = slide_path
+    manifest = dataclasses.replace(PHYSICAL, average="logits")
+
+    def logits(images_NHWC):
+        return np.where(images_NHWC[:, None, :, :, 0] > 127, np.float32(2), np.float32(-2))
+
+    high = 1 / (1 + np.exp(-2))
+    with open_slide(path) as slide:
+        prediction = predict_image(logits, slide, 1.0, manifest, [high - 0.01, high + 0.01])
+    np.testing.assert_array_equal(prediction.runs[high - 0.01].to_mask(), mask_HW)
+    assert prediction.runs[high + 0.01].area == 0
+
+
+def test_components_without_a_seed_go(tmp_path):
+    image_HWC = np.zeros((40, 90, 3), np.uint8)
+    image_HWC[5:20, 5:30, 0] = 153  # 0.6
+    image_HWC[5:20, 50:80, 0] = 153
+    image_HWC[10, 60, 0] = 230  # 0.9: the seed of the second one
+    tifffile.imwrite(tmp_path / "s.tiff", image_HWC)
+    manifest = dataclasses.replace(PHYSICAL, seed_threshold=0.8)
+    with open_slide(tmp_path / "s.tiff") as slide:
+        prediction = predict_image(red, slide, 1.0, manifest, [0.5, 0.85])
+    kept_HW = prediction.masks(0.5, manifest, False).to_mask()
+    assert kept_HW.sum() == 15 * 30
+    assert kept_HW[:, 50:80].sum() == 15 * 30
+    assert prediction.masks(0.85, manifest, False).area == 1, "a threshold above the seeds' stays what it is"
+
+
+@pytest.mark.parametrize("blend", [False, True])
+def test_rows_for_which_there_is_no_time_are_empty(slide_path, blend):
+    path, _ = slide_path
+    calls = []
+
+    def until_late(images_NHWC):
+        calls.append(len(images_NHWC))
+        if len(calls) > 40:
+            raise OutOfTimeError
+        return red(images_NHWC)
+
+    manifest = dataclasses.replace(PHYSICAL, batch=1, tile=32, halo=4, blend=blend)
+    with open_slide(path) as slide:
+        cut = predict_image(until_late, slide, 1.0, manifest, [0.5])
+        whole = predict_image(red, slide, 1.0, manifest, [0.5])
+    done = cut.rows_done
+    assert 0 < done < 150
+    np.testing.assert_array_equal(cut.runs[0.5].to_mask()[:done], whole.runs[0.5].to_mask()[:done])
+    assert not cut.runs[0.5].to_mask()[done:].any()
+    assert whole.rows_done == 150
+
+    def never(images_NHWC):
+        raise OutOfTimeError
+
+    with open_slide(path) as slide, pytest.raises(OutOfTimeError):
+        predict_image(never, slide, 1.0, manifest, [0.5])

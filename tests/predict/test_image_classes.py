@@ -9,7 +9,7 @@ import tifffile
 from histoseg.core.class_masks import class_runs
 from histoseg.core.rle import runs_from_mask
 from histoseg.imaging.slide import open_slide
-from histoseg.predict.image import ImagePrediction, clean_runs, predict_image, predict_masks
+from histoseg.predict.image import ImagePrediction, predict_image, predict_masks
 from histoseg.schema.manifest import Manifest
 from histoseg.schema.preprocessing import Preprocessing
 from histoseg.schema.sample import Sample
@@ -79,8 +79,9 @@ def test_small_components_are_dropped_class_by_class():
     masks_KHW[0, 3:6, 3:6] = masks_KHW[1, 10:20, 10:14] = True
     runs = tuple(map(runs_from_mask, masks_KHW))
     prediction = ImagePrediction((40, 50), {0.5: runs}, runs[0], 2.0)
-    assert [each.area for each in clean_runs(prediction, 0.5, 0.0, True)] == [9, 40]
-    assert [each.area for each in clean_runs(prediction, 0.5, 4 * 10.0, True)] == [0, 40]
+    assert [each.area for each in prediction.masks(0.5, PHYSICAL, True)] == [9, 40]
+    larger = dataclasses.replace(PHYSICAL, min_area_um2=4 * 10.0)
+    assert [each.area for each in prediction.masks(0.5, larger, True)] == [0, 40]
 
 
 @pytest.mark.parametrize("classes", [("one",), ("one", "two"), ("one", "two", "three", "four")])

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from histoseg.core.tiles import TileGrid
-from histoseg.predict.tiled import blending_weights, predict_bands, read_ahead
+from histoseg.predict.blend import normalised_weights
+from histoseg.predict.threads import map_in_order, read_ahead
+from histoseg.predict.tiled import BlankTiles, is_blank_tile, predict_bands
 
 
 class ArrayReader:
@@ -31,7 +33,7 @@ def assemble(bands, shape_hw):
     for y, band_KHW in bands:
         assert y == rows
         assert band_KHW.shape[2] == shape_hw[1]
-        parts.append(band_KHW)
+        parts.append(band_KHW.copy())
         rows += band_KHW.shape[1]
     assert rows == shape_hw[0]
     return np.concatenate(parts, axis=1)
@@ -94,10 +96,22 @@ def test_batches_never_exceed_their_size():
 
 
 def test_blending_favours_the_middle_of_a_tile():
-    weights = blending_weights(9)
-    assert weights.argmax() == 40
-    assert weights.min() == pytest.approx(1e-3)
-    np.testing.assert_allclose(weights, weights.T)
+    grid = TileGrid((40, 9), 9, 4)
+    (alone,) = normalised_weights(grid.column_spans, 9, 9)
+    np.testing.assert_array_equal(alone, 1)
+    profile = normalised_weights(grid.row_spans, 9, 40)[2]
+    assert profile[3:6].min() > 0.9
+    np.testing.assert_allclose(profile, profile[::-1], atol=1e-6)
+    assert profile.min() < 0.1
+
+
+@pytest.mark.parametrize(("length", "size", "stride"), [(40, 9, 4), (9, 9, 1), (5, 8, 8), (1000, 64, 17)])
+def test_blending_weights_add_up_to_one_everywhere(length, size, stride):
+    spans = TileGrid((length, length), size, stride).row_spans
+    total = np.zeros(length)
+    for span, weights in zip(spans, normalised_weights(spans, size, length), strict=True):
+        total[span.read] += weights
+    np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
 def test_read_ahead_keeps_order_and_hands_over_errors():
@@ -119,3 +133,114 @@ def test_read_ahead_ends_its_thread_when_left_early():
     assert next(items) == 0
     items.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("copies", [2, 3, 5])
+def test_several_devices_give_what_one_gives(copies):
+    class Everywhere:
+        """A network with copies, each of which remembers the threads that it ran in."""
+
+        def __init__(self):
+            self.threads = [set() for _ in range(copies)]
+            self.replicas = [self.copy(seen) for seen in self.threads]
+
+        def copy(self, seen):
+            def forward(images_NHWC):
+                seen.add(threading.get_ident())
+                return identity(images_NHWC)
+
+            return forward
+
+    image_HWC = np.random.default_rng(5).integers(0, 256, (200, 170, 3)).astype(np.uint8)
+    grid = TileGrid((200, 170), 16, 0, 2)
+    net = Everywhere()
+    before = threading.active_count()
+    several = assemble(predict_bands(net, ArrayReader(image_HWC), grid, 3), (200, 170))
+    np.testing.assert_array_equal(
+        several, assemble(predict_bands(identity, ArrayReader(image_HWC), grid, 3), (200, 170))
+    )
+    assert threading.active_count() == before
+    assert max(map(len, net.threads)) == 1, "a device is used by one thread alone"
+    assert not any(threading.get_ident() in seen for seen in net.threads)
+
+
+def test_an_error_on_one_of_several_devices_is_raised_and_ends_all_threads():
+    def broken(images_NHWC):
+        raise ArithmeticError("not numbers")
+
+    class Both:
+        replicas = (broken, broken)
+
+    before = threading.active_count()
+    image_HWC = np.zeros((300, 300, 3), np.uint8)
+    with pytest.raises(ArithmeticError, match="not numbers"):
+        list(predict_bands(Both(), ArrayReader(image_HWC), TileGrid((300, 300), 16), 2))
+    assert threading.active_count() == before
+
+
+def test_bands_that_are_left_early_end_all_threads():
+    class Both:
+        replicas = (identity, identity)
+
+    before = threading.active_count()
+    image_HWC = np.zeros((900, 300, 3), np.uint8)
+    for forward in (identity, Both()):
+        bands = predict_bands(forward, ArrayReader(image_HWC), TileGrid((900, 300), 16), 2)
+        assert next(bands)[0] == 0
+        bands.close()
+        assert threading.active_count() == before
+
+
+def test_results_keep_the_order_of_the_items():
+    import time
+
+    def slow(item):
+        time.sleep(0.002 * (item % 3))
+        return item * item
+
+    assert list(map_in_order([slow] * 4, range(30))) == [(item, item * item) for item in range(30)]
+    assert list(map_in_order([slow], range(5))) == [(item, item * item) for item in range(5)]
+
+
+@pytest.mark.parametrize("blend", [False, True])
+def test_blank_tiles_are_left_out_and_others_are_not(blend):
+    rng = np.random.default_rng(8)
+    image_HWC = np.full((70, 130, 3), 240, np.uint8)
+    image_HWC[20:40, 60:90] = rng.integers(0, 256, (20, 30, 3))
+    seen = []
+
+    def forward(images_NHWC):
+        seen.append(len(images_NHWC))
+        return np.ones((len(images_NHWC), 2, 16, 16), np.float32)
+
+    grid = TileGrid((70, 130), 16, 8)
+    reader = ArrayReader(image_HWC)
+    result_KHW = assemble(predict_bands(forward, reader, grid, 3, blend, BlankTiles(2, 0.0)), (70, 130))
+    blank = [is_blank_tile(image_HWC[tile.read]) for tile in grid]
+    assert sum(seen) == len(grid) - sum(blank)
+    assert 0 < sum(blank) < len(grid)
+    assert set(seen[:-1]) <= {3}
+    np.testing.assert_allclose(result_KHW[:, 24:36, 64:86], 1, atol=1e-6)
+    np.testing.assert_array_equal(result_KHW[:, 60:], 0)
+
+
+def test_an_image_of_nothing_but_glass_needs_no_network():
+    def forward(images_NHWC):
+        raise AssertionError("called")
+
+    white = ArrayReader(np.full((50, 60, 3), 255, np.uint8))
+    bands = predict_bands(forward, white, TileGrid((50, 60), 16), 3, blank=BlankTiles(1, 0.0))
+    assert assemble(bands, (50, 60)).max() == 0
+
+
+def test_what_counts_as_blank():
+    tile_HWC = np.full((8, 9, 3), 230, np.uint8)
+    assert is_blank_tile(tile_HWC)
+    tile_HWC[-1, -1, 1] = 199
+    assert not is_blank_tile(tile_HWC), "one darker pixel may be tissue"
+    fill_HWC = np.zeros((8, 9, 3), np.uint8)
+    fill_HWC[..., 2] = 90
+    fill_HWC[0, 0] += 2
+    assert is_blank_tile(fill_HWC), "a scanner's fill of any colour"
+    fill_HWC[0, 0, 0] += 1
+    assert not is_blank_tile(fill_HWC)

@@ -124,3 +124,11 @@ def test_a_tuple_of_dataclasses_is_an_array_of_tables_that_reads_back(tmp_path):
     with pytest.raises(InputError) as caught:
         load_toml(Experiment, path)
     assert [fault.id for fault in caught.value.faults] == ["data.sources[0].wheight", "data.sources[1].dataset"]
+
+
+def test_shares_of_runs_are_one_for_each():
+    assert JointRuns(runs=("runs/A", "runs/B"), shares=(2.0, 1.0)).shares == (2.0, 1.0)
+    with pytest.raises(ValueError, match="a positive number for each of the 2 runs"):
+        JointRuns(runs=("runs/A", "runs/B"), shares=(2.0,))
+    with pytest.raises(ValueError, match="a positive number"):
+        JointRuns(runs=("runs/A",), shares=(0.0,))

@@ -1,10 +1,12 @@
-"""`histoseg check dataset|weights|submission|kernel PATH`: every fault, one line each. Never loads torch."""
+"""`histoseg check dataset|weights|submission|kernel|log PATH`: every fault, one line each.
+
+Only `weights` loads torch.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
-import json
 import shutil
 import tempfile
 import zlib
@@ -26,8 +28,10 @@ from histoseg.data.audit import audit_folder, audit_test_images
 from histoseg.data.explore_folder import Exploration, Explorer
 from histoseg.imaging.errors import ImageError
 from histoseg.imaging.slide import open_slide
-from histoseg.kaggle.metadata import check_dataset_metadata, check_kernel_metadata
-from histoseg.schema.manifest import load_manifest
+from histoseg.kaggle.error_words import explain
+from histoseg.kaggle.metadata import check_kernel_metadata
+from histoseg.kaggle.metadata_checks import KERNEL_METADATA_NAME
+from histoseg.kaggle.weights_checks import check_weights_folder, read_metadata
 from histoseg.schema.sample import Sample
 
 LABEL_IMAGES = ("train_images", "train")
@@ -36,13 +40,17 @@ LABEL_IMAGES = ("train_images", "train")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """List every fault; exit status 2 where there is one."""
+    """List every fault; exit status 2 where there is one.
 
-    what: tyro.conf.Positional[Literal["dataset", "weights", "submission", "kernel"]]
+    `log` explains Kaggle's words instead: those of the page of submissions (Threw Exception, Exceeded Allowed Compute,
+    CSV Not Found, Scoring Error, Timeout), of the client, and of a kernel's log.
+    """
+
+    what: tyro.conf.Positional[Literal["dataset", "weights", "submission", "kernel", "log"]]
     """What PATH is."""
     path: tyro.conf.Positional[Path]
     """The competition folder (or its table of labels alone, .csv or .csv.gz), the weights folder, the submission file,
-    or the kernel's folder."""
+    the kernel's folder, or a file that holds what Kaggle said."""
     competition: str = ""
     """Name of the adapter; detected where it is not given."""
     data: Path | None = None
@@ -61,6 +69,7 @@ def run(arguments: list[str]) -> int:
         "weights": check_weights,
         "submission": check_submission,
         "kernel": check_kernel,
+        "log": check_log,
     }
     for notice in checks[options.what](options):
         print(f"notice: {notice}")
@@ -179,37 +188,29 @@ def _tell_notices(
 
 
 def check_weights(options: CheckOptions) -> list[str]:
-    """Check manifest, members and metadata of a weights folder."""
-    manifest = load_manifest(options.path)
-    get_competition(manifest.competition)  # refuses one that no adapter could write a submission for
-    path = options.path / "dataset-metadata.json"
-    if not path.is_file():
-        return [f"{path} is missing: `histoseg package` writes it"]
-    faults, notices = check_dataset_metadata(_read_json(path), options.path)
-    if faults:
-        raise InputError(faults)
-    return [*notices, f"{len(manifest.members)} members of {manifest.competition}"]
+    """Check manifest, members, wheels and metadata of a weights folder, and tell its size."""
+    return check_weights_folder(options.path)[1]
 
 
 def check_kernel(options: CheckOptions) -> list[str]:
-    """Check the metadata of a kernel's folder."""
+    """Check the metadata of a kernel's folder, and that its code is there."""
     folder = options.path if options.path.is_dir() else options.path.parent
-    faults, notices = check_kernel_metadata(_read_json(folder / "kernel-metadata.json"), folder)
+    faults, notices = check_kernel_metadata(read_metadata(folder / KERNEL_METADATA_NAME), folder)
     if faults:
         raise InputError(faults)
     return notices
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def check_log(options: CheckOptions) -> list[str]:
+    """Explain every known word of Kaggle's in a file."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError([Fault(path.stem, str(path), "no such file", "check the path")]) from error
-    except ValueError as error:
-        raise InputError([Fault(path.stem, str(path), f"not JSON ({error})", "write it anew")]) from error
-    if not isinstance(data, dict):
-        raise InputError([Fault(path.stem, str(path), "not an object", "write an object of keys")])
-    return data
+        text = options.path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError([Fault("log", str(options.path), str(error.strerror), "check the path")]) from error
+    known = explain(text)
+    if known:
+        raise InputError([Fault(entry.words, str(options.path), entry.cause, entry.cure) for entry in known])
+    return []
 
 
 def _submission_classes(adapter: Competition, table: pd.DataFrame) -> tuple[str, ...]:

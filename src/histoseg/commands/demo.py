@@ -34,7 +34,7 @@ from histoseg.imaging.errors import ImageError
 from histoseg.imaging.slide import open_slide
 from histoseg.kaggle.package import package_runs
 from histoseg.models.build import build_model
-from histoseg.predict.ensemble import best_device, best_precision
+from histoseg.predict.devices import best_device, best_precision
 from histoseg.schema.dataset import DataConfig, TilesConfig
 from histoseg.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
 from histoseg.schema.preprocessing import Preprocessing, has_pixel_size

@@ -26,6 +26,7 @@ from histoseg.schema.atomic import write_atomically
 from histoseg.schema.manifest import file_sha256, look_up_thresholds
 from histoseg.schema.sample import Sample
 from histoseg.train.setup import known_folds
+from histoseg.trust.blank_tiles import refuse_costly_skipping
 from histoseg.trust.cleaning_gain import cleaning_words
 from histoseg.trust.oof import (
     OOF_COLUMNS,
@@ -111,6 +112,7 @@ def evaluate_run(run_folder: Path) -> dict[str, Any]:
         source.held_out(fold.fold)  # refuses images that are gone before anything is predicted
     competition, samples = JoinedCompetition(sources), joined_samples(sources)
     notes = warn_unfinished(folds, known_folds(experiment))
+    refuse_costly_skipping(folds[0].manifest, competition, list(samples.values()))
     table = score_folds(run_folder, folds, competition, samples)
     names = folds[0].manifest.classes
     several = names if len(names) > 1 else ()

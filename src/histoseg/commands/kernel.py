@@ -10,13 +10,17 @@ import tyro
 
 import histoseg
 from histoseg.commands.options import parse_options
+from histoseg.competitions.base import Competition
 from histoseg.competitions.registry import get_competition
 from histoseg.core.faults import Fault, InputError
-from histoseg.kaggle.bundler import bundle, to_notebook
+from histoseg.kaggle.bundle_notebook import to_notebook
+from histoseg.kaggle.bundler import bundle
 from histoseg.kaggle.metadata import kernel_metadata
 from histoseg.schema.atomic import write_atomically
 
 KERNELS = ("hubmap_2022", "kidney_2020")
+FIRST_MODULES = ("histoseg.kernels.configuration",)
+"""What stands first in a kernel, since people may change it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +53,41 @@ def write_kernel(name: str, out: Path, notebook: bool, dataset: str) -> Path:
     """
     if name not in KERNELS:
         raise InputError([Fault(name, "kernel", "no kernel of this competition", f"known ones: {', '.join(KERNELS)}")])
-    source = bundle(f"histoseg.kernels.{name}", Path(histoseg.__file__).parent)
+    competition = get_competition(name)
+    source = bundle(f"histoseg.kernels.{name}", Path(histoseg.__file__).parent, first=FIRST_MODULES)
     folder = out / name
     path = folder / ("kernel.ipynb" if notebook else "kernel.py")
-    write_atomically(path, to_notebook(source) if notebook else source)
+    write_atomically(path, to_notebook(source, kernel_introduction(competition, dataset)) if notebook else source)
     metadata = kernel_metadata(
-        competition_slug=get_competition(name).slug,
+        competition_slug=competition.slug,
         kernel_name=f"histoseg-{name.replace('_', '-')}",
         code_file=path.name,
         dataset_sources=[dataset],
     )
     write_atomically(folder / "kernel-metadata.json", json.dumps(metadata, indent=2) + "\n")
     return path
+
+
+def kernel_introduction(competition: Competition, dataset: str) -> str:
+    """What a kernel's notebook says before all else, in Markdown.
+
+    Args:
+        competition: The adapter.
+        dataset: The dataset of the weights, owner/slug.
+    """
+    id_column, row_column = competition.columns
+    return f"""# Inference: {competition.name}
+
+Predicts every test image of [{competition.slug}](https://www.kaggle.com/competitions/{competition.slug}) with the
+networks of a packaged ensemble, and writes the submission.
+
+**Inputs.** Add two: the competition, and the dataset of weights (`{dataset}`) that `histoseg package` made. Both are
+found by their content, wherever they are mounted, and every weight file is checked against its SHA-256. Leave the
+internet off; an accelerator makes it faster and is not needed.
+
+**Output.** `submission.csv` with the columns `{id_column}` and `{row_column}`. It holds a legal fallback row for
+each id before any network is loaded, and then the rows as they are predicted. The last cell shows a table of the
+images, the worst first.
+
+**To change.** The first cell after the imports says where inputs and output are and how long the run may take. What
+decides pixels stands in `manifest.json` beside the weights. The other cells are the package's own modules."""

@@ -15,8 +15,11 @@ VERBS = {
     "evaluate": "out-of-fold score, thresholds and report of a run",
     "package": "weights, manifest and wheel, ready to upload",
     "kernel": "write the self-contained inference kernel of a competition",
-    "predict": "predict a folder and write the submission",
+    "predict": "predict a folder and write the submission, or one shard of it",
+    "merge": "join the shards of a submission",
+    "simulate": "a fake hidden set through the packaged kernel",
     "check": "list every fault of a dataset, weights, a submission or a kernel",
+    "submit": "weights, kernel and submission to Kaggle",
     "demo": "the whole chain, on synthetic slides or on a folder",
 }
 MODULES = {"build": "build_dataset"}

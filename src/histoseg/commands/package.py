@@ -14,6 +14,7 @@ from histoseg.core.faults import Fault, InputError
 from histoseg.kaggle.import_weights import ImportSettings, import_package
 from histoseg.kaggle.package import package_runs
 from histoseg.schema.joint import JointRuns
+from histoseg.schema.manifest import Manifest
 from histoseg.schema.parse import load_toml
 
 
@@ -29,6 +30,10 @@ class PackageOptions:
     """The runs, runs/A runs/B ..., or files that name some, as experiments/group_ensemble.toml."""
     out: Path = Path("weights")
     """Where to write."""
+    shares: tuple[float, ...] = ()
+    """Part of each run in the average, in their order, divided among its folds; else every member counts alike."""
+    tune: bool = False
+    """Time batches of growing size here and write the best one into the manifest."""
     slug: str = ""
     """Name of the dataset on Kaggle; histoseg-weights, as the kernel expects it, where it is not given."""
     licence: str = "other"
@@ -50,15 +55,40 @@ def run(arguments: list[str]) -> int:
         rule = "options of an import, and runs say all this themselves"
         raise InputError([Fault("import", "command line", rule, "add --import FILE, or leave them out")])
     else:
-        manifest = package_runs(_named_runs(options.runs), options.out, options.slug, options.licence)
+        runs, shares = _named_runs(options.runs, options.shares)
+        tune = _tuned_batch if options.tune else None
+        manifest = package_runs(runs, options.out, options.slug, options.licence, shares, tune)
     megabytes = sum(path.stat().st_size for path in options.out.iterdir() if path.is_file()) / 1e6
     print(f"{len(manifest.members)} members, {megabytes:.1f} MB in {options.out}")
     return 0
 
 
-def _named_runs(paths: Sequence[Path]) -> list[Path]:
-    """The runs, those of every ensemble file in its place."""
+def _named_runs(paths: Sequence[Path], shares: Sequence[float]) -> tuple[list[Path], dict[Path, float] | None]:
+    """The runs, those of every ensemble file in its place, and their shares where some are given.
+
+    Raises:
+        InputError: If not every run has a positive share.
+    """
     runs: list[Path] = []
+    given: list[float] = []
     for path in paths:
-        runs += map(Path, load_toml(JointRuns, path).runs) if path.suffix == ".toml" else [path]
-    return runs
+        joint = load_toml(JointRuns, path) if path.suffix == ".toml" else JointRuns(runs=(str(path),))
+        runs += map(Path, joint.runs)
+        given += joint.shares
+    if shares and given:
+        raise InputError([Fault("shares", "command line", "given here and in a file", "give them in one place")])
+    given = given or list(shares)
+    if given and (len(given) != len(runs) or min(given) <= 0):
+        rule = f"{len(given)} shares for {len(runs)} runs"
+        raise InputError([Fault("shares", "command line", rule, "give each run a positive share, or none of them")])
+    return runs, dict(zip(runs, given, strict=True)) if given else None
+
+
+def _tuned_batch(manifest: Manifest, folder: Path) -> int:
+    """The batch that this machine predicts fastest with."""
+    from histoseg.predict.tuner import propose_batch  # with torch, which --help spares
+
+    proposal = propose_batch(folder, manifest)
+    for line in proposal.lines():
+        print(line)
+    return proposal.batch

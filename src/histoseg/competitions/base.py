@@ -51,6 +51,12 @@ class Competition(Protocol):
     """Legal row for an image that cannot be read."""
     never_empty: bool
     """Whether an empty row is never right."""
+    visible_test_images: int
+    """Images of the test set that everybody can see, which the hidden one replaces when the host scores; 0: none."""
+    hidden_test_images: int
+    """Images of the hidden test set, as far as is known; 0 where there is none."""
+    hidden_image_side: int
+    """Side in pixels of a square of as many pixels as the largest hidden image, as far as is known."""
 
     def inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
         """The samples of a split, as far as they can be made out, and every fault of the tables."""

@@ -57,6 +57,9 @@ class Folder:
     class_column = "class"
     fallback_row = ""
     never_empty = False
+    visible_test_images = 0
+    hidden_test_images = 0
+    hidden_image_side = 0
 
     def __init__(self) -> None:
         self._mask_paths: dict[str, list[Path]] = {}

@@ -47,6 +47,9 @@ class Hubmap2022:
     class_column = ""
     fallback_row = "1 1"
     never_empty = True
+    visible_test_images = 1
+    hidden_test_images = 550  # the host says "about"
+    hidden_image_side = 4500
 
     def __init__(self) -> None:
         self._targets: dict[str, Runs] = {}

@@ -71,6 +71,9 @@ class Kidney2020:
     class_column = ""
     fallback_row = ""
     never_empty = False
+    visible_test_images = 5
+    hidden_test_images = 10  # not stated by the host: an assumption
+    hidden_image_side = 46_600  # the largest known slide has about 41 x 53 thousand pixels
 
     def __init__(self, assumed_pixel_size_um: float | None = KIDNEY_2020_PIXEL_SIZE_UM) -> None:
         self._assumed_pixel_size_um = assumed_pixel_size_um

@@ -9,6 +9,16 @@ from histoseg.core.rle import Runs
 from histoseg.core.rle_paint import split_lines
 
 
+def require_connectivity(connectivity: int) -> None:
+    """Refuse any connectivity but 4 and 8.
+
+    Raises:
+        ValueError: For another connectivity.
+    """
+    if connectivity not in (4, 8):
+        raise ValueError(f"connectivity={connectivity}: 4 or 8 neighbours")
+
+
 def split_runs(runs: Runs) -> Runs:
     """The same mask with runs cut at the ends of lines (columns for order "F", rows for "C").
 
@@ -40,8 +50,7 @@ def label_runs(runs: Runs, connectivity: int = 8) -> np.ndarray:
     Raises:
         ValueError: If a run passes the end of a line, or for another connectivity.
     """
-    if connectivity not in (4, 8):
-        raise ValueError(f"connectivity={connectivity}: 4 or 8 neighbours")
+    require_connectivity(connectivity)
     lines = runs.starts // runs.line_length
     if (lines != (runs.starts + runs.lengths - 1) // runs.line_length).any():
         raise ValueError("a run passes the end of a line: label split_runs(runs) instead")
@@ -84,7 +93,7 @@ def remove_small(runs: Runs, min_area_px: float, connectivity: int = 8) -> Runs:
     """
     pieces = split_runs(runs)
     labels = label_runs(pieces, connectivity)
-    return _select_runs(pieces, (component_areas(pieces, labels) >= min_area_px)[labels])
+    return select_runs(pieces, (component_areas(pieces, labels) >= min_area_px)[labels])
 
 
 def keep_largest(runs: Runs, connectivity: int = 8) -> Runs:
@@ -104,10 +113,16 @@ def keep_largest(runs: Runs, connectivity: int = 8) -> Runs:
     labels = label_runs(pieces, connectivity)
     if len(pieces) == 0:
         return pieces
-    return _select_runs(pieces, labels == component_areas(pieces, labels).argmax())
+    return select_runs(pieces, labels == component_areas(pieces, labels).argmax())
 
 
-def _select_runs(runs: Runs, chosen: np.ndarray) -> Runs:
+def select_runs(runs: Runs, chosen: np.ndarray) -> Runs:
+    """The mask of some of the runs, touching ones joined.
+
+    Args:
+        runs: The runs to choose from.
+        chosen: bool (n,), whether each run stays.
+    """
     return merge_touching(Runs(runs.starts[chosen], runs.lengths[chosen], runs.shape_hw, runs.order))
 
 

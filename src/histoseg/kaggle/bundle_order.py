@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import graphlib
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from histoseg.core.faults import Fault
 from histoseg.kaggle.bundle_modules import Module
 
 
-def import_order(modules: Mapping[str, Module]) -> tuple[list[str], list[Fault]]:
-    """Names in an order in which each stands after all that it needs, the smallest first among the ready ones."""
+def import_order(modules: Mapping[str, Module], first: Collection[str] = ()) -> tuple[list[str], list[Fault]]:
+    """Names in an order in which each stands after all that it needs, the smallest first among the ready ones.
+
+    Args:
+        modules: The closure.
+        first: Names that go before all others that are ready with them.
+    """
     graph = {name: {target for target in module.needs if target in modules} for name, module in modules.items()}
     sorter = graphlib.TopologicalSorter(dict(sorted(graph.items())))
     try:
         sorter.prepare()
     except graphlib.CycleError:
         return [], list(_cycle_faults(modules, graph))
-    order, ready = [], list[str]()
+    order, ready = [], list[tuple[bool, str]]()
     while sorter.is_active():
         for name in sorter.get_ready():
-            heapq.heappush(ready, name)
-        order.append(heapq.heappop(ready))
+            heapq.heappush(ready, (name not in first, name))
+        order.append(heapq.heappop(ready)[1])
         sorter.done(order[-1])
     return order, []
 

@@ -38,13 +38,22 @@ def banner_lines(source: str) -> list[tuple[int, str]]:
 
 def bundled_body(module: Module) -> str:
     """The module's text without what moves elsewhere, its docstring as a comment above."""
-    text = _Text(module.source)
+    text = SourceText(module.source)
     edits = list(_cache_edits(text, module.tree))
     for node in ast.walk(module.tree):
         for _, block in blocks(node):
             edits += _block_edits(text, block, module.dropped, may_be_empty=isinstance(node, ast.Module))
     body = _edited(text.source, edits).strip("\n")
     return "\n\n".join(part for part in (_docstring_comment(module), body) if part)
+
+
+def leading_comment(body: str) -> tuple[str, str]:
+    """Undo what `bundled_body` did to a docstring: the comment that an empty line ends, as text, and what follows."""
+    lines = body.strip("\n").split("\n")
+    count = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    if count == 0 or (count < len(lines) and lines[count]):
+        return "", body
+    return "\n".join(line[1:].removeprefix(" ") for line in lines[:count]), "\n".join(lines[count:])
 
 
 class _Edit(NamedTuple):
@@ -55,7 +64,7 @@ class _Edit(NamedTuple):
     text: str = ""
 
 
-class _Text:
+class SourceText:
     """Positions in a source as offsets in its string; ast counts the UTF-8 bytes of a line, tokenize its characters."""
 
     def __init__(self, source: str) -> None:
@@ -64,9 +73,11 @@ class _Text:
         self.starts = list(accumulate((len(line) + 1 for line in self.lines), initial=0))
 
     def start(self, node: ast.AST) -> int:
+        """Where a node begins."""
         return self._offset(node.lineno, node.col_offset)  # type: ignore[attr-defined]
 
     def end(self, node: ast.AST) -> int:
+        """Where a node ends."""
         return self._offset(node.end_lineno, node.end_col_offset)  # type: ignore[attr-defined]
 
     def _offset(self, line: int, column_bytes: int) -> int:
@@ -97,7 +108,7 @@ def _docstring_comment(module: Module) -> str:
 
 
 def _block_edits(
-    text: _Text, block: list[ast.stmt], dropped: frozenset[ast.AST], *, may_be_empty: bool
+    text: SourceText, block: list[ast.stmt], dropped: frozenset[ast.AST], *, may_be_empty: bool
 ) -> Iterator[_Edit]:
     """Edits that take the dropped statements out of one block, with `pass` where nothing would be left."""
     gone = [statement for statement in block if statement in dropped]
@@ -109,7 +120,7 @@ def _block_edits(
             yield from _line_edits(text, line, set(gone))
 
 
-def _logical_lines(text: _Text, block: list[ast.stmt]) -> list[list[ast.stmt]]:
+def _logical_lines(text: SourceText, block: list[ast.stmt]) -> list[list[ast.stmt]]:
     """The statements of a block, those joined by semicolons together."""
     lines = [[block[0]]]
     for before, after in pairwise(block):
@@ -121,7 +132,7 @@ def _logical_lines(text: _Text, block: list[ast.stmt]) -> list[list[ast.stmt]]:
     return lines
 
 
-def _line_edits(text: _Text, line: list[ast.stmt], gone: set[ast.stmt]) -> Iterator[_Edit]:
+def _line_edits(text: SourceText, line: list[ast.stmt], gone: set[ast.stmt]) -> Iterator[_Edit]:
     """Edits that take statements out of one logical line; the line goes with its comment if nothing is left of it."""
     kept = [statement for statement in line if statement not in gone]
     if not kept:
@@ -135,7 +146,7 @@ def _line_edits(text: _Text, line: list[ast.stmt], gone: set[ast.stmt]) -> Itera
         yield _Edit(text.end(kept[-1]), text.end(line[-1]))
 
 
-def _cache_edits(text: _Text, tree: ast.Module) -> Iterator[_Edit]:
+def _cache_edits(text: SourceText, tree: ast.Module) -> Iterator[_Edit]:
     """Edits that take `cache=True` out of the calls of njit: numba cannot cache what has no file of its own."""
     for call in filter(is_jit, ast.walk(tree)):
         for keyword in call.keywords:  # type: ignore[attr-defined]
@@ -143,7 +154,7 @@ def _cache_edits(text: _Text, tree: ast.Module) -> Iterator[_Edit]:
                 yield from _argument_edits(text, text.start(keyword), text.end(keyword))
 
 
-def _argument_edits(text: _Text, start: int, end: int) -> Iterator[_Edit]:
+def _argument_edits(text: SourceText, start: int, end: int) -> Iterator[_Edit]:
     """Edits that take one argument out of a call, with the comma that it makes superfluous."""
     starts = [token[0] for token in text.tokens]
     before = text.tokens[bisect.bisect_left(starts, start) - 1]

@@ -11,19 +11,17 @@ One difference stays: `from __future__ import annotations` then holds for all mo
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 from histoseg.core.faults import Fault, InputError
 from histoseg.kaggle.bundle_modules import Library, Module
 from histoseg.kaggle.bundle_order import import_order
 from histoseg.kaggle.bundle_rules import code_faults, import_faults, init_faults, name_faults
 from histoseg.kaggle.bundle_syntax import OutsideName
-from histoseg.kaggle.bundle_text import banner_lines, bundled_body, module_banner
+from histoseg.kaggle.bundle_text import bundled_body, module_banner
 
 FORBIDDEN = frozenset({"albumentations", "sklearn", "tyro", "accelerate", "matplotlib", "jinja2"})
 LIMIT_BYTES = 1_000_000  # Kaggle takes a script or notebook of at most 1 MB
@@ -42,6 +40,8 @@ def bundle(
     package: str = "histoseg",
     forbidden: Iterable[str] = FORBIDDEN,
     limit: int = LIMIT_BYTES,
+    *,
+    first: Collection[str] = (),
 ) -> str:
     """Join the import closure of an entry module into the text of one Python file.
 
@@ -51,6 +51,7 @@ def bundle(
         package: The package's name.
         forbidden: Outside packages that may not be imported anywhere in the closure.
         limit: Largest size of the result in bytes.
+        first: Modules that go before all others as far as their own imports allow, such as a configuration.
 
     Returns:
         The file's text: the same for the same sources, whatever the machine and the folder.
@@ -58,7 +59,7 @@ def bundle(
     Raises:
         BundleError: With every violated rule.
     """
-    modules = closure(entry, package_root, package, forbidden)
+    modules = closure(entry, package_root, package, forbidden, first)
     outside = {binding for module in modules for binding in module.hoisted}
     head = "\n\n".join(part for part in (_header(entry, modules), _FUTURE_LINE, _import_block(outside)) if part)
     bodies = [f"{module_banner(module.name)}\n{bundled_body(module)}".rstrip("\n") for module in modules]
@@ -68,7 +69,11 @@ def bundle(
 
 
 def closure(
-    entry: str, package_root: Path, package: str = "histoseg", forbidden: Iterable[str] = FORBIDDEN
+    entry: str,
+    package_root: Path,
+    package: str = "histoseg",
+    forbidden: Iterable[str] = FORBIDDEN,
+    first: Collection[str] = (),
 ) -> list[Module]:
     """The modules that an entry needs, each after all that it imports, the entry last; ties go by name.
 
@@ -77,6 +82,7 @@ def closure(
         package_root: The package's own folder.
         package: The package's name.
         forbidden: Outside packages that may not be imported.
+        first: Modules that go before all others as far as their own imports allow.
 
     Raises:
         BundleError: With every violated rule of the modules and of their names together.
@@ -88,7 +94,7 @@ def closure(
         faults += import_faults(module, library, frozenset(forbidden))
         faults += code_faults(module, is_entry=module.name == entry)
     faults += name_faults(modules.values())
-    order, cycle_faults = import_order(modules)
+    order, cycle_faults = import_order(modules, first)
     faults += [*cycle_faults, *init_faults(library)]
     if faults:
         raise BundleError(sorted(set(faults), key=_by_place))
@@ -102,46 +108,6 @@ def source_digest(modules: Iterable[Module]) -> str:
         for text in (module.name, module.source):
             digest.update(text.encode() + b"\0")
     return digest.hexdigest()
-
-
-def to_notebook(source: str) -> str:
-    """Turn a bundled file into a notebook (nbformat 4.5): a heading and a code cell for each module.
-
-    The code cells joined with newlines run as the file does. Cell ids come from the content, so that the same file
-    gives the same bytes.
-
-    Args:
-        source: What `bundle` returned.
-
-    Raises:
-        ValueError: If the text has no banner of a module, hence is no bundle.
-    """
-    banners = banner_lines(source)
-    if not banners:
-        raise ValueError("no module banner in this text: give to_notebook what `histoseg kernel` wrote")
-    lines = source.split("\n")
-    head = lines[: banners[0][0]]
-    comments = [line for line in head if line.startswith("#")]
-    cells = [
-        _cell("markdown", "\n".join(line.removeprefix("#").removeprefix(" ") for line in comments)),
-        _cell("code", "\n".join(line for line in head if not line.startswith("#"))),
-    ]
-    ends = [line for line, _ in banners[1:]] + [len(lines)]
-    for (start, name), end in zip(banners, ends, strict=True):
-        cells += [_cell("markdown", f"## {name}"), _cell("code", "\n".join(lines[start + 1 : end]))]
-    for index, cell in enumerate(cells):
-        content = f"{index}\0{cell['cell_type']}\0{''.join(cell['source'])}"
-        cell["id"] = hashlib.sha256(content.encode()).hexdigest()[:16]
-    kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    metadata = {"kernelspec": kernelspec, "language_info": {"name": "python"}}
-    notebook = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
-    return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def _cell(kind: str, text: str) -> dict[str, Any]:
-    """A cell without its id; code cells carry the two fields that the format demands."""
-    cell: dict[str, Any] = {"cell_type": kind, "metadata": {}, "source": text.strip("\n").splitlines(keepends=True)}
-    return cell | ({"execution_count": None, "outputs": []} if kind == "code" else {})
 
 
 def _by_place(fault: Fault) -> tuple[str, int, str]:

@@ -66,7 +66,9 @@ def kernel_metadata(
     return data
 
 
-def dataset_metadata(slug: str, title: str, licence: str, owner: str = PLACEHOLDER_OWNER) -> dict[str, Any]:
+def dataset_metadata(
+    slug: str, title: str, licence: str, owner: str = PLACEHOLDER_OWNER, description: str = ""
+) -> dict[str, Any]:
     """The content of dataset-metadata.json.
 
     Args:
@@ -74,15 +76,37 @@ def dataset_metadata(slug: str, title: str, licence: str, owner: str = PLACEHOLD
         title: Title, 6 to 50 characters.
         licence: One of LICENCES.
         owner: The account; the placeholder stays until the upload.
+        description: What the dataset's page says; where the licence is `other`, what that means.
 
     Raises:
         InputError: With every fault that `check_dataset_metadata` would find in it.
     """
-    data = {"id": f"{owner}/{slug}", "title": title, "licenses": [{"name": licence}]}
+    data: dict[str, Any] = {"id": f"{owner}/{slug}", "title": title, "licenses": [{"name": licence}]}
+    if description:
+        data["description"] = description
     report = dataset_report(data)
     if report.faults:
         raise InputError(report.faults)
     return data
+
+
+def wheels_notice(wheels: Sequence[Path]) -> str:
+    """What a dataset's description says of the packages of others in it, for the licence `other`.
+
+    Args:
+        wheels: The wheels in the dataset.
+
+    Returns:
+        A notice that names each of them; empty where there is none.
+    """
+    if not wheels:
+        return ""
+    names = ", ".join(" ".join(path.name.split("-")[:2]) for path in wheels)
+    return (
+        f"Holds Python packages as wheels ({names}), so that a kernel without internet can import them. Each is under "
+        "the licence of its authors, which its dist-info folder names. Their code is unchanged. The licence of all "
+        "other files is for the owner of this dataset to name here."
+    )
 
 
 def with_owner(data: Mapping[str, Any], owner: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,20 +26,38 @@ from histoseg.schema.manifest import (
     manifest_json,
 )
 from histoseg.schema.parse import parse_dataclass
+from histoseg.schema.preprocessing import Preprocessing
 
 WHEEL_DISTRIBUTION = "segmentation-models-pytorch"
 METADATA_NAME = "dataset-metadata.json"
+AGREED_SETTINGS = (
+    *("competition", "classes", "views", "average", "skip_blank"),
+    *("min_area_um2", "max_hole_um2", "smooth_um", "seed_threshold"),
+)
+TILE_SETTINGS = ("tile", "halo", "blend", "stride")
 DEFAULT_SLUG = "histoseg-weights"  # the dataset that a kernel names by default
 
 
-def package_runs(runs: Sequence[Path], out: Path, slug: str = "", licence: str = "other") -> Manifest:
+def package_runs(
+    runs: Sequence[Path],
+    out: Path,
+    slug: str = "",
+    licence: str = "other",
+    shares: Mapping[Path, float] | None = None,
+    batch: Callable[[Manifest, Path], int] | None = None,
+) -> Manifest:
     """Put every finished fold of the runs into one flat folder and check the result.
+
+    Runs may differ in network and preprocessing, scale included: each member carries its own. They must agree in all
+    else that decides a prediction.
 
     Args:
         runs: Run folders, runs/A.
         out: Where to write; files that an earlier package put there are replaced.
         slug: Name of the dataset on Kaggle.
         licence: Its licence.
+        shares: Part of each run in the average, divided among its folds; None: every member counts alike.
+        batch: Proposes the tiles of a forward pass for a finished package; None leaves what the runs say.
 
     Raises:
         InputError: With all faults: runs without finished folds, overfitting checks, runs that do not fit together,
@@ -49,8 +68,10 @@ def package_runs(runs: Sequence[Path], out: Path, slug: str = "", licence: str =
     records = [(run, record) for run in runs for record in _records(run)]
     evaluated = {run: _evaluated_as_it_is(run) for run in runs}
     manifest = replace(_joined(records), thresholds=_mean_thresholds(evaluated))
+    _refuse_unproven_skipping(evaluated, manifest)
     check_target(out)
     sources = _member_sources(records)
+    folds = Counter(run for run, _ in records)
     members = [
         Member(
             file=target,
@@ -59,10 +80,39 @@ def package_runs(runs: Sequence[Path], out: Path, slug: str = "", licence: str =
             arguments=record["arguments"],
             fold=record["fold"],
             oof_score=_oof_score(run, record["fold"]) if evaluated[run] else None,
+            weight=1.0 if shares is None else shares[run] / folds[run],
+            preprocessing=_own_preprocessing(run, record, manifest),
         )
         for (run, record), (target, source) in zip(records, sources.items(), strict=True)
     ]
-    return write_package(replace(manifest, members=tuple(members)), sources, out, slug, licence)
+    manifest = write_package(replace(manifest, members=tuple(members)), sources, out, slug, licence)
+    if batch is not None:
+        manifest = replace(manifest, batch=batch(manifest, out))
+        write_atomically(out / MANIFEST_NAME, manifest_json(manifest))
+    return manifest
+
+
+def _manifest_of_record(run: Path, record: dict[str, Any]) -> Manifest:
+    return parse_dataclass(Manifest, record["manifest"], str(run))
+
+
+def _own_preprocessing(run: Path, record: dict[str, Any], manifest: Manifest) -> Preprocessing | None:
+    """The preprocessing of a member where it is not that of the package."""
+    own = _manifest_of_record(run, record).preprocessing
+    return None if own == manifest.preprocessing else own
+
+
+def _refuse_unproven_skipping(evaluated: Mapping[Path, bool], manifest: Manifest) -> None:
+    """Blank tiles may only be skipped where an evaluation showed that it costs no truth.
+
+    Raises:
+        InputError: With every run that skips them and was not evaluated as it is.
+    """
+    rule = "skips blank tiles, and no evaluation of it as it is showed that this costs no truth"
+    remedy = "run `histoseg evaluate` first, or train with predict.skip_blank = false"
+    faults = [Fault(run.name, str(run), rule, remedy) for run, as_it_is in evaluated.items() if not as_it_is]
+    if manifest.skip_blank and faults:
+        raise InputError(faults)
 
 
 def write_package(manifest: Manifest, sources: Mapping[str, Path], out: Path, slug: str, licence: str) -> Manifest:
@@ -148,18 +198,19 @@ def _records(run: Path) -> list[dict[str, Any]]:
 
 def _joined(records: Sequence[tuple[Path, dict[str, Any]]]) -> Manifest:
     """The one manifest of all runs; they must predict the same way."""
-    manifests = [parse_dataclass(Manifest, record["manifest"], str(run)) for run, record in records]
-    first = manifests[0]
-    settings = ("competition", "preprocessing", "classes", "min_area_um2", "tile", "halo", "blend", "stride", "views")
+    manifests = [_manifest_of_record(run, record) for run, record in records]
+    # Whole images have no tiles: what tiles are like, is what the first run with tiles says.
+    tiled = [manifest for manifest in manifests if manifest.preprocessing.scale_mode != "whole"]
+    first = (tiled or manifests)[0]
     faults = [
         Fault(
             f"{run.name}/fold{record['fold']}",
             str(run),
-            f"{name} is {getattr(manifest, name)!r} and {records[0][0].name} has {getattr(first, name)!r}",
+            f"{name} is {getattr(manifest, name)!r} and another run has {getattr(first, name)!r}",
             "package the runs apart: a kernel joins several packages",
         )
         for (run, record), manifest in zip(records, manifests, strict=True)
-        for name in settings
+        for name in (*AGREED_SETTINGS, *(TILE_SETTINGS if manifest in tiled else ()))
         if getattr(manifest, name) != getattr(first, name)
     ]
     if faults:

@@ -20,6 +20,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, PackagePath
 from importlib.metadata import distribution as installed_distribution
 from pathlib import Path, PurePosixPath
 
+import histoseg
 from histoseg.core.faults import Fault, InputError
 from histoseg.schema.atomic import write_bytes_atomically
 
@@ -27,6 +28,7 @@ from histoseg.schema.atomic import write_bytes_atomically
 _INSTALLER_FILES = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "RECORD.jws", "RECORD.p7s"})
 _COMPILED = frozenset({".so", ".pyd", ".dll", ".dylib", ".a", ".o"})
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
+_OWN_SUFFIXES = (".py", ".j2")  # what this package consists of; compiled leftovers stay behind
 _FILE_MODE = (stat.S_IFREG | 0o644) << 16
 
 
@@ -56,6 +58,31 @@ def build_wheel(distribution: str, folder: Path) -> Path:
     info = next(name for name in contents if name.endswith(".dist-info/METADATA")).removesuffix("/METADATA")
     contents[f"{info}/RECORD"] = _record(contents, f"{info}/RECORD")
     path = Path(folder) / f"{_escaped(found.metadata['Name'])}-{found.version}-{tags}.whl"
+    write_bytes_atomically(path, _zipped(contents, info))
+    return path
+
+
+def build_own_wheel(folder: Path) -> Path:
+    """Write the wheel of this very package from its folder, which may be a source tree that was installed with -e.
+
+    The same files give the same bytes on every machine, whatever the installation says about them.
+
+    Args:
+        folder: Where the wheel goes.
+
+    Returns:
+        Path of the wheel.
+    """
+    root = Path(histoseg.__file__).parent
+    kept = (path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix in _OWN_SUFFIXES)
+    contents = {path.relative_to(root.parent).as_posix(): path.read_bytes() for path in kept}
+    info = f"histoseg-{histoseg.__version__}.dist-info"
+    head = f"Metadata-Version: 2.1\nName: histoseg\nVersion: {histoseg.__version__}\n"
+    contents[f"{info}/METADATA"] = head.encode()
+    contents[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: histoseg\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    contents[f"{info}/entry_points.txt"] = b"[console_scripts]\nhistoseg = histoseg.commands.main:main\n"
+    contents[f"{info}/RECORD"] = _record(contents, f"{info}/RECORD")
+    path = Path(folder) / f"histoseg-{histoseg.__version__}-py3-none-any.whl"
     write_bytes_atomically(path, _zipped(contents, info))
     return path
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from histoseg.competitions.hubmap_2022 import Hubmap2022
-from histoseg.kernels.entry import run_kernel, start_kernel
+from histoseg.kernels.entry import run_kernel, show_summary, start_kernel
 from histoseg.kernels.runner import RunSummary
-
-# The host allows 9 hours. Everything else (scale, tiles, views, thresholds) stands in the manifest beside the weights.
-HUBMAP_2022_LIMIT_S = 9 * 3600.0
 
 
 def run_hubmap_2022(inputs: Path, working: Path, limit_s: float) -> RunSummary:
@@ -18,4 +15,5 @@ def run_hubmap_2022(inputs: Path, working: Path, limit_s: float) -> RunSummary:
 
 
 if __name__ == "__main__":
-    start_kernel(run_hubmap_2022, HUBMAP_2022_LIMIT_S)
+    kernel_summary = start_kernel(Hubmap2022(), run_hubmap_2022)
+    show_summary(kernel_summary)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from histoseg.competitions.kidney_2020 import Kidney2020
-from histoseg.kernels.entry import run_kernel, start_kernel
+from histoseg.kernels.entry import run_kernel, show_summary, start_kernel
 from histoseg.kernels.runner import RunSummary
-
-# The host allows 9 hours. Everything else (scale, tiles, views, thresholds) stands in the manifest beside the weights.
-KIDNEY_2020_LIMIT_S = 9 * 3600.0
 
 
 def run_kidney_2020(inputs: Path, working: Path, limit_s: float) -> RunSummary:
@@ -18,4 +15,5 @@ def run_kidney_2020(inputs: Path, working: Path, limit_s: float) -> RunSummary:
 
 
 if __name__ == "__main__":
-    start_kernel(run_kidney_2020, KIDNEY_2020_LIMIT_S)
+    kernel_summary = start_kernel(Kidney2020(), run_kidney_2020)
+    show_summary(kernel_summary)

@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from histoseg.competitions.base import Competition
 from histoseg.competitions.classes import submission_columns
-from histoseg.core.class_masks import Masks, class_runs
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
-from histoseg.imaging.slide import open_slide
-from histoseg.predict.budget import Budget
-from histoseg.predict.ensemble import Ensemble, best_device, load_ensemble
-from histoseg.predict.image import Threshold, clean_runs, grid_of, predict_image
+from histoseg.kernels.predictor import SubmissionPredictor
+from histoseg.kernels.watchdog import Watchdog, flush_on_sigterm
+from histoseg.predict.budget import Budget, OutOfTimeError
 from histoseg.predict.journal import SubmissionJournal
-from histoseg.schema.manifest import Manifest, joined_thresholds, look_up_thresholds, manifest_json
-from histoseg.schema.preprocessing import has_pixel_size
+from histoseg.predict.pacing import WorkAhead
+from histoseg.schema.manifest import Manifest, manifest_json
 from histoseg.schema.sample import Sample
 
-UNKNOWN_MEGAPIXELS = 1.0  # forecast of an image whose header cannot be read
+LATE = "the clock ran out"
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What became of one image.
+
+    Attributes:
+        id: The image.
+        shape_hw: Its size in pixels, None where it was not read.
+        seconds: Wall time.
+        area_px: Pixels of its mask, of all classes together.
+        passes: Forward passes of each tile, as "8 of 8".
+        outcome: "predicted", "degraded" (fewer passes, or not to its end), "taken over" (of an earlier run) or
+            "fallback".
+        reason: Why it is degraded or a fallback.
+    """
+
+    id: str
+    shape_hw: tuple[int, int] | None = None
+    seconds: float = 0.0
+    area_px: int = 0
+    passes: str = ""
+    outcome: str = "predicted"
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,12 +59,31 @@ class RunSummary:
         failed: For each image that kept its fallback row, the reason.
         taken_over: Rows that an earlier, interrupted run had made.
         seconds: Wall time.
+        images: A record for each image, in the order of the rows.
+        device: What the networks ran on.
+        steps: What was left out for want of time or memory, in words.
     """
 
     done: int
     failed: dict[str, str]
     taken_over: int
     seconds: float
+    images: tuple[ImageRecord, ...] = ()
+    device: str = ""
+    steps: tuple[str, ...] = ()
+
+
+@dataclass
+class _Progress:
+    """The records so far."""
+
+    records: dict[str, ImageRecord] = field(default_factory=dict)
+
+    def add(self, record: ImageRecord) -> None:
+        self.records[record.id] = record
+
+    def failed(self) -> dict[str, str]:
+        return {key: record.reason for key, record in self.records.items() if record.outcome == "fallback"}
 
 
 def run_submission(
@@ -56,6 +92,7 @@ def run_submission(
     packages: Sequence[tuple[Path, Manifest]],
     out: Path,
     limit_s: float | None = None,
+    rehearse: Callable[[SubmissionPredictor], None] | None = None,
 ) -> RunSummary:
     """Predict samples and write the submission.
 
@@ -67,9 +104,11 @@ def run_submission(
         packages: Weight folders with their checked manifests; several join as one ensemble.
         out: The submission.
         limit_s: Seconds that the run may take; None means no limit.
+        rehearse: Called with the predictor when all rows are written; what it raises is logged and forgotten.
 
     Raises:
-        InputError: If the packages are of other classes than one another, or of several where the host takes one.
+        InputError: If the packages are of other classes than one another, or of several where the host takes one, or
+            members cannot be loaded or are not distinct.
     """
     started = time.monotonic()
     classes = _agreed_classes(packages)
@@ -77,28 +116,82 @@ def run_submission(
     several = classes if len(classes) > 1 else ()
     fallbacks = {sample.id: "\n".join([competition.fallback_row] * len(classes)) for sample in samples}
     journal = SubmissionJournal(out, columns, fallbacks, _journal_key(packages, samples), classes=several)
-    failed: dict[str, str] = {}
-    late: dict[str, str] = {}
-    with journal, _flush_on_sigterm(journal):
-        taken_over = len(journal.done)
+    budget, progress, predictor = Budget(limit_s), _Progress(), None
+    with journal, flush_on_sigterm(journal), Watchdog(budget, journal) as watchdog:
+        for key in journal.done:
+            progress.add(ImageRecord(key, outcome="taken over"))
         waiting = [sample for sample in samples if sample.id not in journal.done]
-        predictor = _Predictor(competition, packages, Budget(limit_s)) if waiting else None
-        megapixels = [_network_megapixels(sample, packages[0][1]) for sample in waiting]
-        for place, sample in enumerate(tqdm(waiting, desc="predict", unit="image", dynamic_ncols=True)):
-            assert predictor is not None
-            try:
-                row, degraded = predictor.row(sample, megapixels[place:])
-                journal.add(sample.id, row, final=not degraded)
-            except _OutOfTimeError:
-                late = {left.id: "the clock ran out" for left in waiting[place:]}
-                logger.error("the clock ran out: %d images keep their fallback row", len(late))
-                break
-            except Exception as error:  # one image must never cost the other rows
-                failed[sample.id] = f"{type(error).__name__}: {error}"
-                logger.warning("image %s keeps its fallback row: %s", sample.id, failed[sample.id])
-                journal.give_up(sample.id)
-    done = len(waiting) - len(failed) - len(late)
-    return RunSummary(done, failed | late, taken_over, time.monotonic() - started)
+        try:
+            if waiting:
+                predictor = SubmissionPredictor(competition, packages, budget)
+                _predict_waiting(predictor, waiting, journal, progress)
+        except KeyboardInterrupt:
+            if not watchdog.fired:
+                raise
+            progress.add(ImageRecord(_first_without(waiting, progress), outcome="fallback", reason="it hung"))
+            _give_up_rest(waiting, progress, LATE)
+    if rehearse is not None and predictor is not None:
+        try:
+            rehearse(predictor)
+        except Exception as error:  # the submission stands; a rehearsal must not cost it
+            logger.warning("the rehearsal failed: %s: %s", type(error).__name__, error)
+    return _summary(samples, progress, predictor, time.monotonic() - started)
+
+
+def _predict_waiting(
+    predictor: SubmissionPredictor, waiting: Sequence[Sample], journal: SubmissionJournal, progress: _Progress
+) -> None:
+    """Predict one image after another; one image must never cost the other rows."""
+    megapixels = [predictor.megapixels(sample) for sample in waiting]
+    ahead = [sum(stage) for stage in zip(*megapixels, strict=True)]
+    for place, sample in enumerate(tqdm(waiting, desc="predict", unit="image", dynamic_ncols=True)):
+        own = megapixels[place]
+        ahead = [max(0.0, total - mine) for total, mine in zip(ahead, own, strict=True)]
+        started = time.monotonic()
+        try:
+            row = predictor.row(sample, own, WorkAhead(tuple(ahead), len(waiting) - place - 1))
+        except OutOfTimeError:
+            _give_up_rest(waiting[place:], progress, LATE)
+            predictor.tell(f"{LATE}: {len(waiting) - place} images keep their fallback row")
+            return
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            logger.warning("image %s keeps its fallback row: %s", sample.id, reason)
+            journal.give_up(sample.id)
+            seconds = time.monotonic() - started
+            progress.add(ImageRecord(sample.id, seconds=seconds, outcome="fallback", reason=reason))
+            continue
+        journal.add(sample.id, row.text, final=not row.degraded)
+        outcome = "degraded" if row.degraded else "predicted"
+        seconds = time.monotonic() - started
+        progress.add(ImageRecord(sample.id, row.shape_hw, seconds, row.area_px, row.passes, outcome, row.degraded))
+
+
+def _first_without(waiting: Sequence[Sample], progress: _Progress) -> str:
+    return next((sample.id for sample in waiting if sample.id not in progress.records), waiting[-1].id)
+
+
+def _give_up_rest(waiting: Sequence[Sample], progress: _Progress, reason: str) -> None:
+    """Fallback rows for those that have no record; they are not journalled, so that a later run predicts them."""
+    for sample in waiting:
+        if sample.id not in progress.records:
+            progress.add(ImageRecord(sample.id, outcome="fallback", reason=reason))
+
+
+def _summary(
+    samples: Sequence[Sample], progress: _Progress, predictor: SubmissionPredictor | None, seconds: float
+) -> RunSummary:
+    images = tuple(progress.records[sample.id] for sample in samples)
+    outcomes = [record.outcome for record in images]
+    return RunSummary(
+        done=outcomes.count("predicted") + outcomes.count("degraded"),
+        failed=progress.failed(),
+        taken_over=outcomes.count("taken over"),
+        seconds=seconds,
+        images=images,
+        device=predictor.device if predictor is not None else "",
+        steps=tuple(predictor.steps) if predictor is not None else (),
+    )
 
 
 def _agreed_classes(packages: Sequence[tuple[Path, Manifest]]) -> tuple[str, ...]:
@@ -127,129 +220,3 @@ def _file_stamp(path: Path) -> tuple[int, int]:
     except (OSError, ValueError):
         return 0, 0
     return status.st_size, status.st_mtime_ns
-
-
-@contextmanager
-def _flush_on_sigterm(journal: SubmissionJournal) -> Iterator[None]:
-    """On SIGTERM write the csv, then leave with the usual status 143. Only the main thread may install handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: object) -> None:
-        journal.flush()
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _network_megapixels(sample: Sample, manifest: Manifest) -> float:
-    """Megapixels that one pass over the image forwards, for the forecast; from its header where that can be read."""
-    try:
-        with open_slide(sample.image_path) as slide:
-            scaled_hw = manifest.preprocessing.scaled_hw(slide.shape_hw, sample.pixel_size_um)
-    except Exception:  # whatever is wrong with the file is told when it is predicted
-        return UNKNOWN_MEGAPIXELS
-    grid = grid_of(manifest, scaled_hw)
-    return len(grid) * grid.size**2 / 1e6
-
-
-class _OutOfTimeError(Exception):
-    """The budget allows no further image."""
-
-
-class _Predictor:
-    """The ensemble with its budget and its ladder for memory that does not suffice."""
-
-    def __init__(self, competition: Competition, packages: Sequence[tuple[Path, Manifest]], budget: Budget) -> None:
-        self._competition = competition
-        self._manifest = packages[0][1]
-        self._ensemble = load_ensemble(packages, best_device())
-        self._thresholds = joined_thresholds([manifest.thresholds for _, manifest in packages])
-        self._budget = budget
-
-    def row(self, sample: Sample, megapixels_left: Sequence[float]) -> tuple[str, bool]:
-        """The row of one image, and whether the clock made it a lesser one; raises whatever makes it impossible.
-
-        Of several classes it is a line for each.
-
-        Args:
-            sample: The image.
-            megapixels_left: Network megapixels of this image and of those after it.
-        """
-        members, views = len(self._ensemble.models), len(self._manifest.views)
-        count, affordable_views = self._budget.affordable(sum(megapixels_left), members, views)
-        if count == 0:
-            raise _OutOfTimeError
-        ensemble = self._ensemble.first_members(count).with_views(self._manifest.views[:affordable_views])
-        started = time.monotonic()
-        masks = self._masks(ensemble, sample)
-        seconds = time.monotonic() - started
-        self._budget.record(seconds, megapixels_left[0], count * affordable_views)
-        text = "\n".join(self._competition.row(runs) for runs in class_runs(masks))
-        return text, (count, affordable_views) != (members, views)
-
-    def _masks(self, ensemble: Ensemble, sample: Sample) -> Masks:
-        """Predict one image, with smaller batches, smaller tiles, then the CPU, as memory asks for it."""
-        threshold = look_up_thresholds(self._thresholds, sample.organ, sample.source, self._manifest.classes)
-        for manifest, device in _memory_ladder(self._manifest, ensemble.device):
-            on_device = ensemble if device == ensemble.device else ensemble.on(device)
-            try:
-                return self._masks_once(on_device, manifest, sample, threshold)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                logger.warning(
-                    "image %s: out of memory with batch %d, tile %d on %s",
-                    sample.id,
-                    manifest.batch,
-                    manifest.tile,
-                    device,
-                )
-                last = str(error)
-            finally:
-                if on_device is not ensemble:
-                    ensemble.on(ensemble.device)
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        raise MemoryError(f"out of memory even with the smallest tile: {last}")
-
-    def _masks_once(self, ensemble: Ensemble, manifest: Manifest, sample: Sample, threshold: Threshold) -> Masks:
-        with open_slide(sample.image_path) as slide:
-            if sample.shape_hw not in (None, slide.shape_hw):
-                logger.warning(
-                    "image %s is %s pixels and its table says %s: the file counts",
-                    sample.id,
-                    slide.shape_hw,
-                    sample.shape_hw,
-                )
-            if not has_pixel_size(sample.pixel_size_um) and manifest.preprocessing.scale_mode == "physical":
-                logger.warning("image %s has no pixel size: predicted at the whole-image scale", sample.id)
-            prediction = predict_image(ensemble, slide, sample.pixel_size_um, manifest, [threshold])
-        return clean_runs(prediction, threshold, manifest.min_area_um2, self._competition.never_empty)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice; only CUDA and Python have types of their own for it."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "Insufficient memory")
-    return any(word in str(error) for word in words)
-
-
-def _memory_ladder(manifest: Manifest, device: torch.device) -> Iterator[tuple[Manifest, torch.device]]:
-    """Halve the batch down to 1, then the tile (not below 256 or four halos), then take the CPU."""
-    yield manifest, device
-    while manifest.batch > 1:
-        manifest = replace(manifest, batch=manifest.batch // 2)
-        yield manifest, device
-    while manifest.preprocessing.scale_mode == "physical" and manifest.tile // 2 >= max(256, 4 * manifest.halo):
-        manifest = replace(manifest, tile=manifest.tile // 64 * 32, stride=0)
-        yield manifest, device
-    if device.type != "cpu":
-        yield manifest, torch.device("cpu")

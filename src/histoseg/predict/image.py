@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from histoseg.core.class_masks import Masks, class_runs, join_classes
-from histoseg.core.components import keep_largest, remove_small
+from histoseg.core.class_masks import Masks, join_classes
+from histoseg.core.components import keep_largest
 from histoseg.core.rle import RunEncoder, Runs, runs_from_mask
 from histoseg.core.tiles import TileGrid
 from histoseg.imaging.resample import RowUpsampler
 from histoseg.imaging.slide import Slide, open_slide
 from histoseg.imaging.stain import network_view
-from histoseg.predict.tiled import predict_bands
+from histoseg.predict.budget import OutOfTimeError
+from histoseg.predict.joint import JointEnsemble, Stage, mean_bands, stages_of
+from histoseg.predict.postprocess import clean_masks
+from histoseg.predict.tiled import BlankTiles, Forward, predict_bands
 from histoseg.schema.manifest import Manifest
-from histoseg.schema.preprocessing import has_pixel_size
 from histoseg.schema.sample import Sample
 
 PEAK_CELLS = 256  # the peak map is at most this many cells a side: 64k floats, whatever the slide's size
+BLANK_LOGIT = -20.0  # logit of a tile that no network sees; its probability is 2e-9
+EMPTY_ROWS = 1024  # rows at a time that fill up an image whose time ran out
 
 Threshold = float | tuple[float, ...]
 """A probability that all classes are cut at, or one for each class."""
@@ -36,12 +40,21 @@ class ImagePrediction:
         peak: The most probable place of the first class, as a small mask: the last resort where nothing passes the
             threshold.
         pixel_size_um: Pixel size of the file, None where unknown.
+        seeds: What passes the manifest's seed threshold; None where it has none.
+        rows_done: Rows that the network saw; the others, for which there was no time, are empty.
     """
 
     shape_hw: tuple[int, int]
     runs: dict[Threshold, Masks]
     peak: Runs
     pixel_size_um: float | None
+    seeds: Masks | None = None
+    rows_done: int | None = None
+
+    def masks(self, threshold: Threshold, manifest: Manifest, never_empty: bool) -> Masks:
+        """The cleaned mask at a threshold that the image was predicted with; see `clean_masks`."""
+        found = self.runs[threshold]
+        return clean_masks(found, self.seeds, self.peak, manifest.postprocess, self.pixel_size_um, never_empty)
 
 
 def grid_of(manifest: Manifest, scaled_hw: tuple[int, int]) -> TileGrid:
@@ -53,7 +66,7 @@ def grid_of(manifest: Manifest, scaled_hw: tuple[int, int]) -> TileGrid:
 
 
 def predict_image(
-    forward: Callable[[np.ndarray], np.ndarray],
+    forward: Forward | JointEnsemble | Sequence[Stage],
     slide: Slide,
     pixel_size_um: float | None,
     manifest: Manifest,
@@ -62,37 +75,41 @@ def predict_image(
     """Predict a slide in memory that does not grow with its probabilities: one tile row, and the runs of each class.
 
     Args:
-        forward: The ensemble: uint8 tiles NHWC to float32 probabilities NKHW.
+        forward: The ensemble, or any function of uint8 tiles NHWC to float32 probabilities NKHW.
         slide: The opened slide.
         pixel_size_um: Its pixel size; None (unknown) means the whole-image scale.
-        manifest: Scale, tiles, batch and classes.
+        manifest: Scale, tiles, batch and classes; the parts of a joint ensemble have their own.
         thresholds: One mask (of each class) is made for each; a pixel is mask where its probability is at least the
             threshold.
 
     Raises:
         ValueError: If the network gives another number of classes than the manifest names.
+        OutOfTimeError: If time ran out before there was a single row.
     """
-    scaled = network_view(slide, manifest.preprocessing, pixel_size_um)
-    grid = grid_of(manifest, scaled.shape_hw)
+    wanted: list[Threshold] = [*thresholds, *([manifest.seed_threshold] if manifest.seed_threshold > 0 else [])]
     encoders = {
         threshold: [(cut, RunEncoder(slide.shape_hw, order="F", axis="rows")) for cut in cuts]
-        for threshold, cuts in _class_cuts(thresholds, len(manifest.classes)).items()
+        for threshold, cuts in _class_cuts(wanted, len(manifest.classes)).items()
     }
-    upsampler = RowUpsampler(scaled.shape_hw, slide.shape_hw)
-    peak = PeakMap(scaled.shape_hw)
-
-    def encode(bands: Iterable[tuple[int, np.ndarray]]) -> None:
-        for _, probs_KHW in bands:
+    bands = _ImageBands(stages_of(forward, manifest), slide, pixel_size_um)
+    rows = 0
+    try:
+        for y, probs_KHW in bands:
             for of_classes in encoders.values():
                 for probs_HW, (cut, encoder) in zip(probs_KHW, of_classes, strict=True):
                     encoder.add(probs_HW >= cut)
-
-    for y, probs_KHW in predict_bands(forward, scaled, grid, manifest.batch, manifest.blend):
-        peak.add(y, probs_KHW[0])
-        encode(upsampler.push(probs_KHW))
-    encode(upsampler.finish())
-    runs = {cut: join_classes([encoder.runs() for _, encoder in of_classes]) for cut, of_classes in encoders.items()}
-    return ImagePrediction(slide.shape_hw, runs, peak.runs(slide.shape_hw), pixel_size_um)
+            rows = y + probs_KHW.shape[1]
+    except OutOfTimeError:
+        if rows == 0:
+            raise
+        for start in range(rows, slide.shape_hw[0], EMPTY_ROWS):
+            empty_HW = np.zeros((min(EMPTY_ROWS, slide.shape_hw[0] - start), slide.shape_hw[1]), bool)
+            for of_classes in encoders.values():
+                for _, encoder in of_classes:
+                    encoder.add(empty_HW)
+    runs = {key: join_classes([encoder.runs() for _, encoder in of_classes]) for key, of_classes in encoders.items()}
+    seeds = runs[manifest.seed_threshold] if manifest.seed_threshold > 0 else None
+    return ImagePrediction(slide.shape_hw, runs, bands.peak_runs(), pixel_size_um, seeds, rows)
 
 
 def _class_cuts(thresholds: Sequence[Threshold], classes: int) -> dict[Threshold, tuple[float, ...]]:
@@ -100,8 +117,61 @@ def _class_cuts(thresholds: Sequence[Threshold], classes: int) -> dict[Threshold
     return {cut: cut if isinstance(cut, tuple) else (cut,) * classes for cut in thresholds}
 
 
+class _ImageBands:
+    """The probabilities of an image at its original size, band by band, and the peak of what has passed.
+
+    One stage is upsampled once; several meet at the original size.
+    """
+
+    def __init__(self, stages: Sequence[Stage], slide: Slide, pixel_size_um: float | None) -> None:
+        self._stages, self._slide, self._pixel_size_um = stages, slide, pixel_size_um
+        self._logits = stages[0].manifest.average == "logits"
+        self._peak: PeakMap | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Bands (y, float32 (K, h, W)) that partition the rows, each valid until the next is asked for."""
+        if len(self._stages) == 1:
+            streams = [self._stage_bands(self._stages[0], peak_here=True)]
+        else:
+            self._peak = PeakMap(self._slide.shape_hw)
+            parts = [(stage.share, self._stage_bands(stage, peak_here=False)) for stage in self._stages]
+            streams = [mean_bands(parts)]
+        for y, values_KHW in streams[0]:
+            probs_KHW = self._probs(values_KHW)
+            if len(self._stages) > 1 and self._peak is not None:
+                self._peak.add(y, probs_KHW[0])
+            yield y, probs_KHW
+
+    def _stage_bands(self, stage: Stage, peak_here: bool) -> Iterator[tuple[int, np.ndarray]]:
+        """What a stage says of the image, at the original size."""
+        manifest = stage.manifest
+        scaled = network_view(self._slide, manifest.preprocessing, self._pixel_size_um)
+        if peak_here:
+            self._peak = PeakMap(scaled.shape_hw)
+        upsampler = RowUpsampler(scaled.shape_hw, self._slide.shape_hw)
+        blank = BlankTiles(len(manifest.classes), BLANK_LOGIT if self._logits else 0.0)
+        grid = grid_of(manifest, scaled.shape_hw)
+        skipping = blank if manifest.skip_blank else None
+        for y, values_KHW in predict_bands(stage.forward, scaled, grid, manifest.batch, manifest.blend, skipping):
+            if peak_here and self._peak is not None:
+                self._peak.add(y, self._probs(values_KHW[:1])[0])
+            yield from upsampler.push(values_KHW)
+        yield from upsampler.finish()
+
+    def _probs(self, values_KHW: np.ndarray) -> np.ndarray:
+        """Probabilities of what the stages average."""
+        if not self._logits:
+            return values_KHW
+        return 1 / (1 + np.exp(-np.clip(values_KHW, -30, 30)))
+
+    def peak_runs(self) -> Runs:
+        """The most probable place so far."""
+        assert self._peak is not None
+        return self._peak.runs(self._slide.shape_hw)
+
+
 def predict_masks(
-    forward: Callable[[np.ndarray], np.ndarray],
+    forward: Forward | JointEnsemble,
     sample: Sample,
     manifest: Manifest,
     thresholds: Sequence[Threshold],
@@ -110,7 +180,7 @@ def predict_masks(
     """The cleaned masks of a sample, one for each threshold; raises ImageError where it cannot be read."""
     with open_slide(sample.image_path) as slide:
         prediction = predict_image(forward, slide, sample.pixel_size_um, manifest, thresholds)
-    return [clean_runs(prediction, threshold, manifest.min_area_um2, never_empty) for threshold in thresholds]
+    return [prediction.masks(threshold, manifest, never_empty) for threshold in thresholds]
 
 
 class PeakMap:
@@ -143,27 +213,3 @@ class PeakMap:
         for start in range(0, original_hw[0], 1024):
             encoder.add(largest_HW[rows[start : start + 1024]][:, columns])
         return encoder.runs()
-
-
-def clean_runs(prediction: ImagePrediction, threshold: Threshold, min_area_um2: float, never_empty: bool) -> Masks:
-    """The mask of an image at a threshold, of each class where there are several, small components dropped.
-
-    Args:
-        prediction: What the network says.
-        threshold: One of the thresholds that it was predicted with.
-        min_area_um2: Smallest component in square micrometres; without a pixel size nothing is dropped.
-        never_empty: Where nothing is left, keep the largest component, else the most probable place. Of several classes
-            each may be absent, so it is for a single one alone.
-    """
-    found = class_runs(prediction.runs[threshold])
-    cleaned = [_without_small(runs, min_area_um2, prediction.pixel_size_um) for runs in found]
-    if len(cleaned) > 1 or cleaned[0].area or not never_empty:
-        return join_classes(cleaned)
-    return keep_largest(found[0]) if found[0].area else prediction.peak
-
-
-def _without_small(runs: Runs, min_area_um2: float, pixel_size_um: float | None) -> Runs:
-    """Runs without their small components; without a pixel size nothing is dropped."""
-    if min_area_um2 > 0 and has_pixel_size(pixel_size_um) and runs.area:
-        return remove_small(runs, min_area_um2 / float(pixel_size_um or 1) ** 2)
-    return runs

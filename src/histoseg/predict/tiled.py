@@ -1,19 +1,27 @@
-"""Tiles through a network and back, with accumulators one tile row high and reading beside the forward pass."""
+"""Tiles through a network and back: reading, forward passes and joining as a pipeline, its memory one tile row high.
+
+One thread reads ahead into a few buffers that are used again and again. The network runs where it is called; networks
+with copies on several devices get a thread for each, fed in turn, their results taken in order.
+"""
 
 from __future__ import annotations
 
 import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from histoseg.core.tiles import Tile, TileGrid
+from histoseg.predict.blend import BlendedRows, CutRows
+from histoseg.predict.threads import map_in_order, read_ahead
 
-Item = TypeVar("Item")
-# uint8 tiles NHWC -> float32 probabilities NKHW
+# uint8 tiles NHWC -> float32 values NKHW
 Forward = Callable[[np.ndarray], np.ndarray]
+READ_AHEAD = 2  # batches
+BLANK_LEVEL = 200  # bare glass: no pixel of a tile is darker in any channel
+FLAT_RANGE = 2  # scanner fill: grey levels of a tile differ by no more than this
 
 
 class RegionReader(Protocol):
@@ -25,6 +33,19 @@ class RegionReader(Protocol):
     def read(self, y: slice, x: slice) -> np.ndarray: ...  # noqa: D102
 
 
+@dataclass(frozen=True)
+class BlankTiles:
+    """What stands for tiles that the network need not see.
+
+    Attributes:
+        classes: Channels of the network.
+        value: Its value for a blank tile: probability 0, or a logit that means it.
+    """
+
+    classes: int
+    value: float
+
+
 def read_tile(reader: RegionReader, tile: Tile) -> np.ndarray:
     """Read a tile as uint8 (size, size, 3); images smaller than a tile are reflected on both sides."""
     image_HWC = reader.read(*tile.read)
@@ -33,150 +54,120 @@ def read_tile(reader: RegionReader, tile: Tile) -> np.ndarray:
     return np.pad(image_HWC, (*tile.pad, (0, 0)), mode="reflect")
 
 
-def predict_bands(
-    forward: Forward, reader: RegionReader, grid: TileGrid, batch: int, blend: bool = False
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Predict an image tile by tile and give its probabilities as consecutive row bands.
-
-    Batches never span images; only the last one of an image may be smaller. One thread reads the tiles of the next
-    batch while the network works on the current one.
+def is_blank_tile(tile_HWC: np.ndarray) -> bool:
+    """Whether a tile shows nothing: all of it bare glass (almost white), or one colour (a scanner's fill).
 
     Args:
-        forward: The network.
+        tile_HWC: uint8 (h, w, 3).
+    """
+    if tile_HWC.min() >= BLANK_LEVEL:
+        return True
+    flat_PC = tile_HWC.reshape(-1, tile_HWC.shape[2])
+    return bool((flat_PC.max(axis=0) - flat_PC.min(axis=0)).max() <= FLAT_RANGE)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Tiles in reading order, the places of those among them that go through the network, and these as uint8 NHWC."""
+
+    tiles: list[Tile]
+    places: list[int]
+    images: np.ndarray
+
+
+def predict_bands(
+    forward: Forward,
+    reader: RegionReader,
+    grid: TileGrid,
+    batch: int,
+    blend: bool = False,
+    blank: BlankTiles | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Predict an image tile by tile and give its values as consecutive row bands.
+
+    Batches never span images; only the last one of an image may be smaller.
+
+    Args:
+        forward: The network; where it has `replicas`, the same network on several devices, all of them work.
         reader: The image at the network's scale.
         grid: Its tiles.
         batch: Tiles of a forward pass.
         blend: Average overlapping tiles by a smooth weight; else each pixel comes from the one tile that writes it.
+        blank: Leave blank tiles out, and what stands for them.
 
     Yields:
-        (y, probs_KhW): the first row of the band and its float32 probabilities over the whole width. The bands
-        partition the image from top to bottom.
+        (y, values_KhW): the first row of the band and its float32 values over the whole width, valid until the next
+        band is asked for. The bands partition the image from top to bottom.
     """
-
-    def batches() -> Iterator[tuple[list[Tile], np.ndarray]]:
-        tiles = list(grid)
-        for start in range(0, len(tiles), batch):
-            chosen = tiles[start : start + batch]
-            images_NHWC = np.empty((len(chosen), grid.size, grid.size, 3), np.uint8)
-            for place, tile in enumerate(chosen):
-                images_NHWC[place] = read_tile(reader, tile)
-            yield chosen, images_NHWC
-
-    accumulator: _CutRows | _BlendedRows = _BlendedRows(grid) if blend else _CutRows(grid)
-    for tiles, images_NHWC in read_ahead(batches()):
-        probs_NKHW = forward(images_NHWC)
-        for tile, probs_KHW in zip(tiles, probs_NKHW, strict=True):
-            yield from accumulator.add(tile, probs_KHW)
-    yield from accumulator.finish()
-
-
-def read_ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
-    """Iterate in a thread, at most `depth` items ahead; errors of the thread are raised here, and it ends with us."""
-    waiting: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-
-    def put(kind: str, value: Item | BaseException | None) -> bool:
-        while not stopped.is_set():
-            try:
-                waiting.put((kind, value), timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def produce() -> None:
-        try:
-            for item in items:
-                if not put("item", item):
-                    return
-            put("end", None)
-        except BaseException as error:  # handed over whole: the consumer raises it
-            put("error", error)
-
-    thread = threading.Thread(target=produce, name="read-ahead", daemon=True)
-    thread.start()
+    replicas: Sequence[Forward] = getattr(forward, "replicas", ()) or (forward,)
+    buffers = TileBuffers(batch, grid.size, READ_AHEAD + 2 + len(replicas))
+    works = [_forward_of(replica) for replica in replicas]
+    batches = read_ahead(_read_batches(reader, grid, batch, buffers, blank is not None), READ_AHEAD)
+    joined: CutRows | BlendedRows = BlendedRows(grid) if blend else CutRows(grid)
+    results = map_in_order(works, batches)
     try:
-        while True:
-            kind, value = waiting.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                assert isinstance(value, BaseException)
-                raise value
-            yield value  # type: ignore[misc]
+        for done, values_NKHW in results:
+            values = dict(zip(done.places, values_NKHW, strict=True))
+            for place, tile in enumerate(done.tiles):
+                values_KHW = values[place] if place in values else _blank_values(blank, grid.size)
+                yield from joined.add(tile, values_KHW)
+            buffers.give_back(done.images)
+        yield from joined.finish()
     finally:
-        stopped.set()
-        thread.join()
+        results.close()
+        batches.close()
 
 
-class _CutRows:
-    """One row of tiles; each pixel is written by exactly one of them."""
-
-    def __init__(self, grid: TileGrid) -> None:
-        self._grid = grid
-        self._row = 0
-        self._band_KHW: np.ndarray | None = None
-
-    def add(self, tile: Tile, probs_KHW: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Take the probabilities of the next tile; gives the row before when a new one begins."""
-        if tile.index[0] != self._row:
-            yield from self.finish()
-            self._row = tile.index[0]
-        if self._band_KHW is None:
-            height = tile.write[0].stop - tile.write[0].start
-            self._band_KHW = np.empty((probs_KHW.shape[0], height, self._grid.shape_hw[1]), np.float32)
-        self._band_KHW[:, :, tile.write[1]] = probs_KHW[(slice(None), *tile.crop)]
-
-    def finish(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Give the row that is still held."""
-        if self._band_KHW is not None:
-            yield self._grid.row_spans[self._row].write.start, self._band_KHW
-        self._band_KHW = None
+def _forward_of(forward: Forward) -> Callable[[_Batch], np.ndarray]:
+    return lambda batch: forward(batch.images) if batch.places else np.empty((0, 0, 0, 0), np.float32)
 
 
-class _BlendedRows:
-    """A weighted sum as high as one tile, shifted down as rows become final."""
-
-    def __init__(self, grid: TileGrid) -> None:
-        self._grid = grid
-        self._row = 0
-        self._weights_HW = blending_weights(grid.size)
-        self._sum_KHW: np.ndarray | None = None
-        self._total_HW = np.zeros((min(grid.size, grid.shape_hw[0]), grid.shape_hw[1]), np.float32)
-
-    def add(self, tile: Tile, probs_KHW: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Take the probabilities of the next tile; gives the rows that no later tile touches."""
-        if tile.index[0] != self._row:
-            spans = self._grid.row_spans
-            yield self._shift(spans[tile.index[0]].read.start - spans[self._row].read.start)
-            self._row = tile.index[0]
-        if self._sum_KHW is None:
-            self._sum_KHW = np.zeros((probs_KHW.shape[0], *self._total_HW.shape), np.float32)
-        weights_HW = self._weights_HW[tile.inner]
-        self._sum_KHW[:, :, tile.read[1]] += probs_KHW[(slice(None), *tile.inner)] * weights_HW
-        self._total_HW[:, tile.read[1]] += weights_HW
-
-    def _shift(self, rows: int) -> tuple[int, np.ndarray]:
-        """Give the first rows as final and move the others up."""
-        assert self._sum_KHW is not None
-        band_KHW = self._sum_KHW[:, :rows] / self._total_HW[:rows]
-        for held in (self._sum_KHW, self._total_HW[None]):
-            held[:, : -rows or None] = held[:, rows:].copy()
-            held[:, held.shape[1] - rows :] = 0
-        return self._grid.row_spans[self._row].read.start, band_KHW
-
-    def finish(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Give the rows that are still held."""
-        if self._sum_KHW is not None:
-            yield self._shift(self._total_HW.shape[0])
-        self._sum_KHW = None
+def _blank_values(blank: BlankTiles | None, size: int) -> np.ndarray:
+    assert blank is not None
+    return np.full((blank.classes, size, size), blank.value, np.float32)
 
 
-def blending_weights(size: int) -> np.ndarray:
-    """Smooth weights of a tile, float32 (size, size): a Gaussian of sigma = size / 8 with a floor of 1e-3.
+class TileBuffers:
+    """Buffers for batches of tiles, used again and again: fresh memory costs more than filling it.
 
-    The shape is the one that nnU-Net blends with (Isensee 2021, doi:10.1038/s41592-020-01008-z).
+    Args:
+        batch: Tiles of a buffer.
+        size: Side of a tile.
+        count: Buffers that may be out at once.
     """
-    offsets = (np.arange(size) - (size - 1) / 2) / (size / 8)
-    profile = np.exp(-0.5 * offsets**2)
-    return np.maximum(np.outer(profile, profile), 1e-3).astype(np.float32)
+
+    def __init__(self, batch: int, size: int, count: int) -> None:
+        self._shape = batch, size, size, 3
+        self._free: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
+        for _ in range(count):
+            self._free.put(None)
+
+    def take(self) -> np.ndarray:
+        """A buffer, uint8 (batch, size, size, 3); waits until one is free."""
+        buffer_NHWC = self._free.get()
+        return np.empty(self._shape, np.uint8) if buffer_NHWC is None else buffer_NHWC
+
+    def give_back(self, images_NHWC: np.ndarray) -> None:
+        """Free the buffer that some images are the first of."""
+        self._free.put(images_NHWC.base if images_NHWC.base is not None else images_NHWC)
+
+
+def _read_batches(
+    reader: RegionReader, grid: TileGrid, batch: int, buffers: TileBuffers, skip_blank: bool
+) -> Iterator[_Batch]:
+    """The tiles of an image in batches of those that go through the network."""
+    tiles: list[Tile] = []
+    places: list[int] = []
+    buffer_NHWC = buffers.take()
+    for tile in grid:
+        image_HWC = read_tile(reader, tile)
+        tiles.append(tile)
+        if skip_blank and is_blank_tile(image_HWC):
+            continue
+        buffer_NHWC[len(places)] = image_HWC
+        places.append(len(tiles) - 1)
+        if len(places) == batch:
+            yield _Batch(tiles, places, buffer_NHWC[:batch])
+            tiles, places, buffer_NHWC = [], [], buffers.take()
+    if tiles:
+        yield _Batch(tiles, places, buffer_NHWC[: len(places)])

@@ -10,6 +10,7 @@ from histoseg.schema.dataset import DataConfig, TilesConfig
 from histoseg.schema.loss import LossConfig
 from histoseg.schema.network import ModelConfig
 from histoseg.schema.optim import OptimConfig
+from histoseg.schema.postprocess import Postprocess
 from histoseg.schema.preprocessing import Preprocessing
 from histoseg.schema.views import check_views
 
@@ -76,11 +77,21 @@ class PredictConfig:
     stride: int = 0
     """Distance of tile origins; 0 means tile less twice the halo, or half a tile when blending."""
     views: tuple[str, ...] = ("identity", "hflip", "vflip", "rot180")
-    """Symmetries of the square that are averaged."""
+    """Views that are averaged: symmetries of the square, each also zoomed (hflip@0.8) or restained (hflip~h1.1e0.9)."""
+    average: Literal["probabilities", "logits"] = "probabilities"
+    """What members and views are averaged in."""
+    skip_blank: bool = False
+    """Leave tiles out that show nothing but bare glass. Refused by `evaluate` where that costs truth."""
     batch: int = 4
     """Tiles of a forward pass; goes into the manifest."""
     min_area_um2: float = 0.0
     """Smaller components are dropped; without a pixel size nothing is dropped."""
+    max_hole_um2: float = 0.0
+    """Holes up to this area are filled."""
+    smooth_um: float = 0.0
+    """Radius that boundaries are smoothed with, at the original size."""
+    seed_threshold: float = 0.0
+    """Components stay only where a pixel reaches this probability (hysteresis); 0 switches it off."""
 
     def __post_init__(self) -> None:
         if self.tile < 32 or self.tile % 32:
@@ -90,8 +101,14 @@ class PredictConfig:
         largest = self.tile if self.blend else self.tile - 2 * self.halo
         if not 0 <= self.stride <= largest:
             raise ValueError(f"stride={self.stride} must lie in [1, {largest}], or be 0 for the default")
-        if self.batch < 1 or self.min_area_um2 < 0:
-            raise ValueError("batch must be at least 1 and min_area_um2 not negative")
+        if self.batch < 1:
+            raise ValueError(f"batch={self.batch} must be at least 1")
+        Postprocess(
+            min_area_um2=self.min_area_um2,
+            max_hole_um2=self.max_hole_um2,
+            smooth_um=self.smooth_um,
+            seed_threshold=self.seed_threshold,
+        )
         check_views(self.views)
 
 

@@ -7,10 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from histoseg.core.faults import Fault, InputError
 from histoseg.schema.parse import load_json, plain
+from histoseg.schema.postprocess import Postprocess
 from histoseg.schema.preprocessing import Preprocessing
 from histoseg.schema.views import check_views
 
@@ -66,6 +67,12 @@ class Manifest:
     """Probability thresholds: `default`, then by organ, then by organ/source, then by class as `class:NAME`."""
     min_area_um2: float = 0.0
     """Smaller components are dropped."""
+    max_hole_um2: float = 0.0
+    """Holes up to this area are filled."""
+    smooth_um: float = 0.0
+    """Radius that boundaries are smoothed with, at the original size."""
+    seed_threshold: float = 0.0
+    """Components stay only where a pixel reaches this probability (hysteresis); 0 switches it off."""
     tile: int = 512
     """Tile side in network pixels."""
     halo: int = 32
@@ -75,7 +82,11 @@ class Manifest:
     stride: int = 0
     """Distance of tile origins; 0 means tile less twice the halo, or half a tile when blending."""
     views: tuple[str, ...] = ("identity",)
-    """Symmetries that are averaged."""
+    """Views that are averaged; `histoseg.schema.views` tells their names."""
+    average: Literal["probabilities", "logits"] = "probabilities"
+    """What members and views are averaged in."""
+    skip_blank: bool = False
+    """Leave tiles out that show nothing but bare glass; their probability is 0."""
     batch: int = 4
     """Tiles of a forward pass."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -99,6 +110,10 @@ class Manifest:
         self._check_classes()
         check_views(self.views)
         self.preprocessing.check_stain()
+        for member in self.members:
+            if member.preprocessing is not None:
+                member.preprocessing.check_stain()
+        _ = self.postprocess  # its ranges
 
     def _check_classes(self) -> None:
         names = set(self.classes)
@@ -111,6 +126,16 @@ class Manifest:
             count = member.arguments.get("classes", len(self.classes))
             if count != len(self.classes):
                 raise ValueError(f"{member.file} gives {count} classes and classes={self.classes}: package it apart")
+
+    @property
+    def postprocess(self) -> Postprocess:
+        """What becomes of a mask."""
+        return Postprocess(
+            min_area_um2=self.min_area_um2,
+            max_hole_um2=self.max_hole_um2,
+            smooth_um=self.smooth_um,
+            seed_threshold=self.seed_threshold,
+        )
 
     def threshold_of(self, organ: str, source: str) -> float:
         """The threshold of an image: organ/source, else organ, else default."""

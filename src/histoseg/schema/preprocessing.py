@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -92,6 +92,13 @@ class Preprocessing:
         if self.stain == "macenko" and not (reference.haematoxylin and reference.second and reference.strengths):
             remedy = "fit them on chosen images"
             raise ValueError(f"stain='macenko' needs stain_reference.haematoxylin, second and strengths: {remedy}")
+
+    def zoomed(self, zoom: float) -> Preprocessing:
+        """The same with images `zoom` times as large; a whole image's side stays a multiple of 32."""
+        if zoom == 1:
+            return self
+        side = max(32, round(self.whole_size * zoom / 32) * 32)
+        return replace(self, target_pixel_size_um=self.target_pixel_size_um / zoom, whole_size=side)
 
     def scaled_hw(self, shape_hw: tuple[int, int], pixel_size_um: float | None) -> tuple[int, int]:
         """Height and width of the image at the network's scale.

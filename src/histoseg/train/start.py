@@ -13,7 +13,7 @@ from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.models.build import build_model
 from histoseg.models.weights import load_encoder_weights
-from histoseg.predict.ensemble import best_device, best_precision
+from histoseg.predict.devices import best_device, best_precision
 from histoseg.schema.atomic import write_atomically
 from histoseg.schema.experiment import Experiment
 from histoseg.schema.parse import load_toml, to_toml

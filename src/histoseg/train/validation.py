@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from histoseg.competitions.classes import masks_dice
 from histoseg.core.faults import Fault, InputError
-from histoseg.predict.ensemble import Ensemble, best_precision
+from histoseg.predict.devices import best_precision
+from histoseg.predict.ensemble import Ensemble
 from histoseg.predict.image import predict_masks
 from histoseg.schema.sample import Sample
 from histoseg.train.cross_rank import agreed
@@ -55,11 +56,13 @@ def validate_slides(model: torch.nn.Module, setup: FoldSetup, samples: list[Samp
     device = next(model.parameters()).device
     was_training = model.training
     precision = best_precision(device)
-    preprocessing = setup.manifest.preprocessing
-    ensemble = Ensemble([model.eval()], [1.0], preprocessing, setup.manifest.views, device, precision)
+    manifest = setup.manifest
+    ensemble = Ensemble(
+        [model.eval()], [1.0], manifest.preprocessing, manifest.views, device, precision, manifest.average
+    )
     by_id = {}
     for sample in tqdm(samples, desc="validate", unit="slide", leave=False, dynamic_ncols=True):
-        (masks,) = predict_masks(ensemble, sample, setup.manifest, [0.5], setup.competition.never_empty)
+        (masks,) = predict_masks(ensemble, sample, manifest, [0.5], setup.competition.never_empty)
         by_id[sample.id] = masks_dice(masks, setup.competition.target(sample))
     model.train(was_training)
     return by_id

@@ -8,6 +8,7 @@ from histoseg.imaging.slide import open_slide
 from histoseg.imaging.stain import network_view
 from histoseg.predict.ensemble import Ensemble
 from histoseg.predict.image import grid_of
+from histoseg.predict.joint import ensemble_stages
 from histoseg.predict.tiled import predict_bands
 from histoseg.schema.manifest import Manifest
 from histoseg.schema.sample import Sample
@@ -16,7 +17,7 @@ LARGEST_LOGIT = 10.0
 
 
 def logit_map(ensemble: Ensemble, manifest: Manifest, sample: Sample, side: int) -> np.ndarray:
-    """Logits of the views' averaged probabilities, every so many pixels of the network's scale.
+    """Logits of the average over the views of one zoom, every so many pixels of the network's scale.
 
     Args:
         ensemble: The network.
@@ -30,11 +31,15 @@ def logit_map(ensemble: Ensemble, manifest: Manifest, sample: Sample, side: int)
     Raises:
         ImageError: If the slide cannot be read.
     """
+    stage = ensemble_stages(ensemble, manifest)[0]
+    manifest = stage.manifest
     with open_slide(sample.image_path) as slide:
         view = network_view(slide, manifest.preprocessing, sample.pixel_size_um)
         step = max(1, -(-max(view.shape_hw) // side))
-        bands = predict_bands(ensemble, view, grid_of(manifest, view.shape_hw), manifest.batch, manifest.blend)
-        thinned = [probs_KHW[:, -y % step :: step, ::step] for y, probs_KHW in bands]
-    probs_KHW = np.clip(np.concatenate(thinned, axis=1).astype(np.float64), 1e-12, 1 - 1e-12)
-    logits_KHW = np.log(probs_KHW) - np.log1p(-probs_KHW)
+        bands = predict_bands(stage.forward, view, grid_of(manifest, view.shape_hw), manifest.batch, manifest.blend)
+        thinned = [values_KHW[:, -y % step :: step, ::step].copy() for y, values_KHW in bands]
+    logits_KHW = np.concatenate(thinned, axis=1).astype(np.float64)
+    if manifest.average == "probabilities":
+        probs_KHW = np.clip(logits_KHW, 1e-12, 1 - 1e-12)
+        logits_KHW = np.log(probs_KHW) - np.log1p(-probs_KHW)
     return np.clip(logits_KHW, -LARGEST_LOGIT, LARGEST_LOGIT).astype(np.float32)

@@ -22,7 +22,8 @@ from histoseg.core.log import logger
 from histoseg.data.line_journal import LineJournal
 from histoseg.data.sources import joined_folds, load_sources
 from histoseg.models.build import build_model
-from histoseg.predict.ensemble import Ensemble, best_device, best_precision
+from histoseg.predict.devices import best_device, best_precision
+from histoseg.predict.ensemble import Ensemble
 from histoseg.predict.image import Threshold, predict_masks
 from histoseg.schema.experiment import Experiment
 from histoseg.schema.manifest import Manifest, file_sha256
@@ -51,7 +52,8 @@ class FoldRun:
         model.load_state_dict(load_file(self.folder / "model.safetensors"))
         model = model.eval().to(device).to(memory_format=torch.channels_last)
         precision = best_precision(device)
-        return Ensemble([model], [1.0], self.manifest.preprocessing, self.manifest.views, device, precision)
+        manifest = self.manifest
+        return Ensemble([model], [1.0], manifest.preprocessing, manifest.views, device, precision, manifest.average)
 
 
 def finished_folds(run: Path) -> list[FoldRun]:

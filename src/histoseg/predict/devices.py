@@ -1,0 +1,60 @@
+"""Where networks run, and in what precision."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+
+def best_device() -> torch.device:
+    """The first GPU where there is one, else the CPU."""
+    return all_devices()[0]
+
+
+def all_devices() -> list[torch.device]:
+    """Every GPU, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return [torch.device("cpu")]
+    return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+
+
+def best_precision(device: torch.device) -> torch.dtype:
+    """bf16 where the hardware computes it, fp16 on older GPUs, else fp32.
+
+    It is read from the hardware's own description, not timed, so that one machine always answers the same.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    cpuinfo = Path("/proc/cpuinfo")
+    if sys.platform == "linux" and cpuinfo.is_file():
+        text = cpuinfo.read_text(errors="replace")
+        if "avx512_bf16" in text or "amx_bf16" in text:
+            return torch.bfloat16
+    return torch.float32
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that a device has left, in bytes; of the CPU what the system calls available, infinite if untold."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024.0 * int(line.split()[1])
+    return float("inf")
+
+
+def describe_device(device: torch.device) -> str:
+    """A device in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice; only CUDA and Python have types of their own for it."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "Insufficient memory")
+    return any(word in str(error) for word in words)

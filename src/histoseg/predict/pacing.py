@@ -1,0 +1,121 @@
+"""One image under the clock: before each batch the budget says how many members and views still work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from histoseg.predict.budget import Budget
+from histoseg.predict.joint import Stage
+from histoseg.predict.tiled import Forward
+
+
+@dataclass(frozen=True)
+class WorkAhead:
+    """What follows an image.
+
+    Attributes:
+        megapixels: For each stage of the whole ensemble the megapixels of the tiles that are left.
+        images: Images that are left.
+    """
+
+    megapixels: tuple[float, ...]
+    images: int
+
+
+class ImagePacer:
+    """Keeps an image's forward passes within the budget. Within an image the level only falls.
+
+    Args:
+        budget: The clock.
+        stages: All stages of the whole ensemble; it is their passes that the forecast counts.
+        own: Megapixels of this image for each of them.
+        later: What follows this image.
+        tell: Takes what happens, in words.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        stages: Sequence[Stage],
+        own: Sequence[float],
+        later: WorkAhead,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._budget, self._stages, self._later, self._tell = budget, stages, later, tell
+        self._left = list(own)
+        self.seconds = 0.0
+        self.seen = 0.0
+
+    def begin(self, members: int, views: int) -> tuple[int, int]:
+        """The level that the image begins with.
+
+        Raises:
+            OutOfTimeError: If nothing is left of the time.
+        """
+        self.full = self.level = (members, views)
+        self._lower()
+        return self.level
+
+    def paced(self, stages: Sequence[Stage]) -> list[Stage]:
+        """The stages that are left at the first level, asking the budget before each batch."""
+        return [replace(stage, forward=PacedForward(self, stage)) for stage in stages]
+
+    def _lower(self) -> None:
+        megapixels = sum(self._left) + sum(self._later.megapixels)
+        beside_s = self._budget.beside_s(self._later.images + 1, megapixels / max(1, len(self._stages)))
+        level = self._budget.affordable(self._work, *self.level, beside_s)
+        if level != self.level:
+            words = "%.0f s are left for work of %.0f s: on with %d of %d members and %d of %d views"
+            rate = self._budget.rate() or 0.0
+            needed_s = rate * self._work(*self.level) + beside_s
+            self._tell(words % (self._budget.left_s(), needed_s, level[0], self.full[0], level[1], self.full[1]))
+            self.level = level
+
+    def _work(self, members: int, views: int) -> float:
+        """Megapixels times passes that are left at a level; of this image each stage keeps a pass."""
+        share = self._budget.seen_share()
+        work = 0.0
+        for stage, own, later in zip(self._stages, self._left, self._later.megapixels, strict=True):
+            passes = stage.passes(members, views)
+            work += share * (own * max(1, passes) + later * passes)
+        return work
+
+    def batch(self, stage: Stage, images_NHWC: np.ndarray) -> np.ndarray:
+        """A batch of a stage, at the level that the budget allows."""
+        self._lower()
+        forward, passes = stage.at_level(*self.level)
+        started = time.monotonic()
+        values_NKHW = forward(images_NHWC)
+        seconds = time.monotonic() - started
+        megapixels = images_NHWC.shape[0] * images_NHWC.shape[1] * images_NHWC.shape[2] / 1e6
+        self._budget.record_batch(seconds / self._devices(stage), megapixels * passes)
+        self.seconds += seconds / self._devices(stage)
+        self.seen += megapixels
+        place = self._place(stage)
+        self._left[place] = max(0.0, self._left[place] - megapixels)
+        return values_NKHW
+
+    def _place(self, stage: Stage) -> int:
+        """Place of a stage among those of the whole ensemble: the one of its members and zoom."""
+        key = (stage.members_before, stage.view_places[0])
+        return next(i for i, s in enumerate(self._stages) if (s.members_before, s.view_places[0]) == key)
+
+    def _devices(self, stage: Stage) -> int:
+        return max(1, len(getattr(self._stages[self._place(stage)].forward, "replicas", ())))
+
+
+class PacedForward:
+    """A stage's network under the clock; copies on several devices are paced together."""
+
+    def __init__(self, pacer: ImagePacer, stage: Stage) -> None:
+        self._pacer, self._stage = pacer, stage
+        copies: Sequence[Forward] = getattr(stage.forward, "replicas", ())
+        self.replicas = [PacedForward(pacer, replace(stage, forward=copy)) for copy in copies]
+
+    def __call__(self, images_NHWC: np.ndarray) -> np.ndarray:
+        """Tiles to values; raises OutOfTimeError."""
+        return self._pacer.batch(self._stage, images_NHWC)

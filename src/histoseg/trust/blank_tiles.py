@@ -1,0 +1,64 @@
+"""Whether leaving blank tiles out costs truth: measured on held-out slides before it may reach a kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from histoseg.competitions.base import Competition
+from histoseg.core.class_masks import class_runs
+from histoseg.core.faults import Fault, InputError
+from histoseg.core.tiles import Tile
+from histoseg.imaging.slide import open_slide
+from histoseg.imaging.stain import network_view
+from histoseg.predict.image import grid_of
+from histoseg.predict.tiled import is_blank_tile, read_tile
+from histoseg.schema.manifest import Manifest
+from histoseg.schema.sample import Sample
+
+
+def refuse_costly_skipping(manifest: Manifest, competition: Competition, samples: Sequence[Sample]) -> None:
+    """Refuse a manifest that skips blank tiles where some of them hold truth; one that does not skip passes unseen.
+
+    Args:
+        manifest: The settings of prediction.
+        competition: Gives the truth.
+        samples: Held-out slides.
+
+    Raises:
+        InputError: With every slide that would lose truth, and how many pixels.
+    """
+    if not manifest.skip_blank:
+        return
+    faults = []
+    for sample in tqdm(samples, desc="blank tiles", unit="slide", leave=False, dynamic_ncols=True):
+        lost = blank_truth_pixels(manifest, competition, sample)
+        if lost:
+            rule = f"{lost} pixels of its truth lie in tiles that skip_blank would leave out"
+            faults.append(Fault(sample.id, str(sample.image_path), rule, "set predict.skip_blank = false"))
+    if faults:
+        raise InputError(faults)
+
+
+def blank_truth_pixels(manifest: Manifest, competition: Competition, sample: Sample) -> int:
+    """Pixels of a slide's truth, of all classes, that blank tiles answer for."""
+    truth = class_runs(competition.target(sample))
+    lost = 0
+    with open_slide(sample.image_path) as slide:
+        view = network_view(slide, manifest.preprocessing, sample.pixel_size_um)
+        for tile in grid_of(manifest, view.shape_hw):
+            if is_blank_tile(read_tile(view, tile)):
+                window = _original_window(tile, view.shape_hw, slide.shape_hw)
+                lost += sum(int(runs.to_window(*window).sum()) for runs in truth)
+    return lost
+
+
+def _original_window(tile: Tile, scaled_hw: tuple[int, int], original_hw: tuple[int, int]) -> tuple[slice, slice]:
+    """What a tile answers for, in pixels of the file; cut pixels count in full."""
+    y, x = (
+        slice(math.floor(span.start * original / scaled), math.ceil(span.stop * original / scaled))
+        for span, scaled, original in zip(tile.write, scaled_hw, original_hw, strict=True)
+    )
+    return y, x

@@ -1,0 +1,44 @@
+"""Small masks on which code on runs goes wrong first, and scipy's view of neighbours."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from histoseg.core.jit import HAS_NUMBA
+
+STRUCTURE = {4: ndimage.generate_binary_structure(2, 1), 8: ndimage.generate_binary_structure(2, 2)}
+DENSITIES = (0.1, 0.35, 0.5, 0.6, 0.8)  # around the percolation threshold components are largest and strangest
+
+
+def hard_masks(count: int, seed: int) -> list[np.ndarray]:
+    """Masks with H != W in turn: empty, full, one pixel, all but one, the four corners, noise, and blobs twice."""
+    rng = np.random.default_rng(seed)
+    return [hard_mask(index % 8, rng) for index in range(count)]
+
+
+def hard_mask(kind: int, rng: np.random.Generator) -> np.ndarray:
+    """One of them, bool (H, W), sides below 40."""
+    height, width = rng.choice(np.arange(1, 40), 2, replace=False)
+    mask_HW = np.full((height, width), kind in (1, 3))
+    if kind in (2, 3):
+        mask_HW[rng.integers(height), rng.integers(width)] ^= True
+    elif kind == 4:
+        mask_HW[:: max(1, height - 1), :: max(1, width - 1)] = True
+    elif kind == 5:
+        mask_HW = rng.random((height, width)) < rng.choice(DENSITIES)
+    elif kind > 5:
+        noise_HW = cv2.GaussianBlur(rng.random((height, width)), (0, 0), rng.uniform(0.7, 3))
+        mask_HW = noise_HW > np.quantile(noise_HW, rng.choice(DENSITIES))
+    return mask_HW
+
+
+def use_implementation(name: str, modules: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have modules of the core run with numba or in plain numpy; skips where there is no numba."""
+    if name == "numba" and not HAS_NUMBA:
+        pytest.skip("numba is not installed")
+    for module in modules:
+        monkeypatch.setattr(f"histoseg.core.{module}.HAS_NUMBA", name == "numba")
+    return name

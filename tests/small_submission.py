@@ -1,0 +1,33 @@
+"""Weights and a kernel that pass all checks and hold next to nothing, for tests of the hand-over to Kaggle."""
+
+import hashlib
+import json
+
+from histoseg.kaggle.metadata import dataset_metadata, kernel_metadata
+from histoseg.schema.manifest import Manifest, Member, manifest_json
+from histoseg.schema.preprocessing import Preprocessing
+
+SLUG = "hubmap-organ-segmentation"
+
+
+def make_weights(folder, content=b"weights"):
+    """A weights folder; its network needs no wheel."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "a_fold0.safetensors").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    member = Member(file="a_fold0.safetensors", sha256=digest, architecture="segformer")
+    manifest = Manifest(competition="hubmap_2022", preprocessing=Preprocessing(), members=(member,))
+    (folder / "manifest.json").write_text(manifest_json(manifest))
+    data = dataset_metadata("histoseg-weights", "histoseg weights", "CC-BY-4.0")
+    (folder / "dataset-metadata.json").write_text(json.dumps(data))
+    (folder / "README.md").write_text("not for the dataset")
+    return folder
+
+
+def make_kernel(folder, code="print('predicting')\n"):
+    """A kernel's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kernel.py").write_text(code)
+    data = kernel_metadata(SLUG, "histoseg-hubmap-2022", "kernel.py", ["your-kaggle-name/histoseg-weights"])
+    (folder / "kernel-metadata.json").write_text(json.dumps(data))
+    return folder
