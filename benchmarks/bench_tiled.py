@@ -1,7 +1,8 @@
 """Tiled prediction against MONAI's sliding_window_inference and a naive loop, interleaved in one run; prints ratios.
 
-Three questions: what the orchestration costs a tile when the network costs nothing; how far the whole is from the bare
-forward passes with a real network; and how much memory it takes. `python benchmarks/bench_tiled.py --help` for sizes.
+Four questions: what the orchestration costs a tile when the network costs nothing; how far the whole is from the bare
+forward passes with a real network; how much memory a whole prediction takes, from slide to runs; and how many pixels go
+through the network for each pixel of the image. `python benchmarks/bench_tiled.py --help` for sizes.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from histoseg.core.rle import Runs
 from histoseg.core.tiles import TileGrid
 from histoseg.predict.devices import best_precision
 from histoseg.predict.ensemble import Ensemble
+from histoseg.predict.image import predict_image
 from histoseg.predict.tiled import predict_bands
+from histoseg.schema.manifest import Manifest
 from histoseg.schema.preprocessing import Preprocessing
 
 TILE = 512
@@ -174,34 +178,70 @@ def peak_mb() -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 
 
-def memory_probe(side: tuple[int, int], peer: bool) -> None:
+def blobs_forward(images_NHWC: np.ndarray) -> np.ndarray:
+    """A network that costs nothing and finds blobs: as many runs as a real mask has, and soft values between."""
+    height, width = images_NHWC.shape[1:3]
+    waves_HW = np.outer(np.sin(np.arange(height) / 20), np.sin(np.arange(width) / 20))
+    probs_HW = (0.5 + 0.5 * waves_HW).astype(np.float32)
+    return np.broadcast_to(probs_HW, (len(images_NHWC), 1, height, width))
+
+
+def to_runs(side: tuple[int, int], blend: bool) -> int:
+    """A whole prediction, from slide to cleaned runs at a pixel size that needs no resampling; gives the mask's area."""
+    manifest = Manifest(
+        competition="folder",
+        preprocessing=Preprocessing(target_pixel_size_um=1.0),
+        tile=TILE,
+        halo=0 if blend else 64,
+        blend=blend,
+        min_area_um2=10.0,
+    )
+    prediction = predict_image(blobs_forward, RepeatedImage(side), 1.0, manifest, [0.5])  # type: ignore[arg-type]
+    masks = prediction.masks(0.5, manifest, never_empty=True)
+    assert isinstance(masks, Runs)
+    return masks.area
+
+
+def memory_probe(side: tuple[int, int], work: str) -> None:
     """Run in a process of its own: print the growth of its peak memory in MB."""
     net = NullNet()
     image = RepeatedImage((1024, 1024))
-    ours(null_forward, image, 0.25, blend=False)
-    if peer:
-        monai(net, image.tensor(), 0.25)
+    works: dict[str, Callable[[RepeatedImage], object]] = {
+        "ours": lambda image: ours(null_forward, image, 0.25, blend=False),
+        "runs": lambda image: to_runs(image.shape_hw, blend=False),
+        "blended": lambda image: to_runs(image.shape_hw, blend=True),
+        "monai": lambda image: monai(net, image.tensor(), 0.25),
+    }
+    works[work](image)
     before = peak_mb()
-    large = RepeatedImage(side)
-    if peer:
-        monai(net, large.tensor(), 0.25)
-    else:
-        ours(null_forward, large, 0.25, blend=False)
+    works[work](RepeatedImage(side))
     print(peak_mb() - before)
 
 
 def memory_table(sides: list[tuple[int, int]]) -> None:
-    print("\n| peak memory above the start | ours | MONAI |\n|---|---|---|")
+    print(
+        "\n| peak memory above the start | the mask alone | bands | to runs | blended | MONAI |\n|---|---|---|---|---|---|"
+    )
     for side in sides:
-        row = []
-        for peer in (False, True):
-            if peer and not fitting(side):
+        row = [f"{side[0] * side[1] / 2**20:.0f} MB"]
+        for work in ("ours", "runs", "blended", "monai"):
+            if work == "monai" and not fitting(side):
                 row.append("left out: over 8 GB")
                 continue
-            command = [sys.executable, __file__, "--probe", f"{side[0]}x{side[1]}", *(["--peer"] if peer else [])]
+            command = [sys.executable, __file__, "--probe", f"{side[0]}x{side[1]}", "--work", work]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             row.append(f"{float(done.stdout.split()[-1]):.0f} MB")
-        print(f"| {side[0]} x {side[1]} | {row[0]} | {row[1]} |", flush=True)
+        print(f"| {side[0]} x {side[1]} | {' | '.join(row)} |", flush=True)
+
+
+def forwarded_table(sides: list[tuple[int, int]]) -> None:
+    """Pixels through the network for each pixel of the image."""
+    settings = [(size, halo, 0) for size in (512, 1024) for halo in (32, 64)] + [(512, 0, 256), (1024, 0, 512)]
+    names = [f"{size}, halo {halo}" if halo else f"{size}, blend {stride}" for size, halo, stride in settings]
+    print(f"\n| pixels forwarded, tile | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}")
+    for side in sides:
+        cells = [f"{TileGrid(side, size, stride, halo).pixels_forwarded:.2f}" for size, halo, stride in settings]
+        print(f"| {side[0]} x {side[1]} | {' | '.join(cells)} |")
 
 
 def parse_side(text: str) -> tuple[int, int]:
@@ -215,13 +255,15 @@ def main() -> None:
     parser.add_argument("--model-size", type=parse_side, default=(3000, 3000))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--probe", type=parse_side, help=argparse.SUPPRESS)
-    parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--work", default="ours", help=argparse.SUPPRESS)
+    parser.add_argument("--memory-sizes", nargs="+", type=parse_side, default=[(12000, 12000), (30000, 40000)])
     options = parser.parse_args()
     if options.probe:
-        memory_probe(options.probe, options.peer)
+        memory_probe(options.probe, options.work)
         return
     orchestration_table(options.sizes, options.repeats)
-    memory_table(options.sizes)
+    memory_table(options.memory_sizes)
+    forwarded_table([*options.sizes, *options.memory_sizes])
     total_over_forward(options.model_size, options.repeats)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -109,14 +110,37 @@ def tell(outcomes: list[SetOutcome], alone: int, seconds: float) -> None:
     print("planted in sets: " + ", ".join(f"{kind} {tables[kind]}" for kind in SET_FAULTS))
 
 
+def tell_clock(clock_s: float, work_s: float) -> int:
+    """Run work that the clock does not allow and tell what came of it."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    from slow_network import run_slowly
+
+    with tempfile.TemporaryDirectory() as folder:
+        slow = run_slowly(Path(folder), clock_s, work_s)
+    print(
+        f"clock {clock_s:.0f} s, work {slow.work_s:.0f} s (one image alone {slow.giant_s:.0f} s): {slow.seconds:.1f} s"
+    )
+    outcomes = Counter(image.outcome for image in slow.summary.images)
+    print("  " + ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()))
+    for image in slow.summary.images:
+        print(f"  {image.id} {image.shape_hw} {image.seconds:6.2f} s {image.passes} {image.outcome} {image.reason}")
+    for words in (*slow.summary.steps, *slow.faults):
+        print(f"  {words}")
+    return 0 if slow.seconds <= clock_s and not slow.faults else 1
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--alone", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clock", type=float, help="seconds that are allowed")
+    parser.add_argument("--work", type=float, default=300.0, help="seconds of work that are asked for then")
     options = parser.parse_args()
     logging.getLogger("histoseg").setLevel(logging.CRITICAL)
     started = time.monotonic()
+    if options.clock is not None:
+        return tell_clock(options.clock, options.work)
     with tempfile.TemporaryDirectory() as folder:
         outcomes = run_sets(options.count, options.alone, options.seed, Path(folder))
     tell(outcomes, options.alone, time.monotonic() - started)

@@ -1,8 +1,12 @@
 """Kaggle on this machine: a small server that answers the real client as the site does, and counts what it is asked."""
 
+import io
 import json
+import os
+import sys
+import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -240,3 +244,53 @@ def loopback(folder):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def client_in_process(command, lock):
+    """Stands in for the client's own process: the same code in this one, which saves its start.
+
+    Args:
+        command: `-m kaggle ...` or `-m histoseg.kaggle.client_probe ...`.
+        lock: Not needed here.
+
+    Returns:
+        Exit status and all that it prints.
+    """
+    del lock
+    from kagglesdk import kaggle_env
+
+    for env in kaggle_env.KaggleEnv:
+        kaggle_env._env_to_endpoint[env] = os.environ["LOOPBACK_URL"]
+    printed = io.StringIO()
+    argv, folder, tempfile.tempdir = sys.argv, tempfile.tempdir, os.environ["TMPDIR"]
+    with redirect_stdout(printed), redirect_stderr(printed):
+        try:
+            sys.argv = ["kaggle", *command[2:]]
+            code = _run_client(command[1], command[2:])
+        except SystemExit as stop:
+            code = stop.code or 0
+        finally:
+            sys.argv, tempfile.tempdir = argv, folder
+    return code, printed.getvalue()
+
+
+def _run_client(module, arguments):
+    from kaggle import api
+    from kaggle.cli import main
+
+    from histoseg.kaggle import client_probe
+
+    api.config_values, api._authenticated = {}, False
+    api.authenticate()
+    return (main() or 0) if module == "kaggle" else client_probe.main(list(arguments))
+
+
+def submit_in_child(environment, folder, arguments):
+    """The body of a process that is killed: the command with the client in it."""
+    from histoseg.commands.main import main
+    from histoseg.kaggle import client
+
+    os.environ.update(environment)
+    os.chdir(folder)
+    client.run_process = client_in_process
+    sys.exit(main(arguments))

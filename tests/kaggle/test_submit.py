@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,9 +11,10 @@ import sys
 import pytest
 
 from histoseg.commands.main import main
-from histoseg.kaggle.ledger import read_ledger
+from histoseg.kaggle import client
+from histoseg.kaggle.ledger import add_line, read_ledger
 from histoseg.kaggle.submit_state import read_states
-from loopback import OWNER, TOKEN, loopback
+from loopback import OWNER, TOKEN, client_in_process, loopback, submit_in_child
 from small_submission import SLUG, make_kernel, make_weights
 
 DATASET, KERNEL = f"{OWNER}/histoseg-weights", f"{OWNER}/histoseg-hubmap-2022"
@@ -30,8 +32,15 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def site(place, monkeypatch):
-    """Kaggle on this machine; the client is sent there by its environment."""
+def site(own_process_site, monkeypatch):
+    """Kaggle on this machine, and the real client inside of this process, which saves its start."""
+    monkeypatch.setattr(client, "run_process", client_in_process)
+    return own_process_site
+
+
+@pytest.fixture
+def own_process_site(place, monkeypatch):
+    """Kaggle on this machine; the client runs in a process of its own and is sent there by its environment."""
     with loopback(place / "loopback") as (fake, environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -49,7 +58,8 @@ def contents(place):
     return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
-def test_from_weights_to_a_score(place, site, capsys):
+def test_from_weights_to_a_score(place, own_process_site, capsys):
+    site = own_process_site
     assert main(COMMAND) == 0
     folder = the_state(place).folder
     (version,) = site.datasets[DATASET]["versions"]
@@ -123,7 +133,6 @@ def test_a_failed_kernel_is_explained_and_pushed_anew(place, site, capsys, caplo
         assert main(COMMAND) == 2
     told = capsys.readouterr().err
     assert "CUDA out of memory: the GPU's memory was used up" in told
-    assert "Threw Exception: the kernel failed on the hidden images" in told
     assert any("Tried to allocate" in record.getMessage() for record in caplog.records)
     assert list(the_state(place).folder.glob("failed_1/*.log"))
     assert main(COMMAND) == 0
@@ -292,18 +301,19 @@ def test_a_dry_run_tells_the_commands_and_changes_nothing(place, site, capsys):
     assert "kaggle config view" in capsys.readouterr().out
 
 
-def test_credentials_are_nowhere(place, site, capfd, caplog, monkeypatch):
+def test_credentials_are_nowhere(place, own_process_site, capfd, caplog, monkeypatch):
+    site = own_process_site
     monkeypatch.setenv("VERBOSE", "true")  # the client would print its requests, headers and all
     monkeypatch.setenv("KAGGLE_KEY", "0123456789abcdef-the-old-kind")
-    site.runs = [["ERROR"], ["COMPLETE"]]
+    site.runs, site.processing = [["ERROR"]], 0
     site.log = f"the environment: KAGGLE_API_TOKEN={TOKEN}\n"
     with caplog.at_level(logging.DEBUG, logger="histoseg"):
         assert main(COMMAND) == 2
-        assert main(COMMAND) == 0
     captured = capfd.readouterr()
-    written = {path: text for path, text in contents(place / "runs").items() if path.name != "histoseg-hubmap-2022.log"}
-    texts = [captured.out, captured.err, caplog.text, *(text.decode(errors="replace") for text in written.values())]
-    assert any("$ kaggle kernels push" in text for text in texts), "the client's log is among them"
+    written = [text.decode(errors="replace") for text in contents(place / "runs").values()]
+    texts = [captured.out, captured.err, caplog.text, *written]
+    assert any("$ kaggle kernels push" in text for text in written), "the client's log is among them"
+    assert any("the environment:" in text for text in written), "and the kernel's"
     for secret in (TOKEN, "0123456789abcdef-the-old-kind"):
         assert not [text[:200] for text in texts if secret in text]
 
@@ -317,25 +327,57 @@ KILLED_AT = (
 )
 
 
-def start():
-    """The command in a process of its own, as a user starts it."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "histoseg.commands.main", *COMMAND], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+def killed(place, site, method):
+    """Start the command in a process of its own, and kill it while the site answers a request."""
+    context = multiprocessing.get_context("forkserver")
+    names = ("LOOPBACK_URL", "KAGGLE_API_TOKEN", "KAGGLE_API_ENVIRONMENT", "HOME", "TMPDIR", "NO_PROXY")
+    environment = {name: os.environ[name] for name in names}
+    process = context.Process(target=submit_in_child, args=(environment, place, COMMAND))
+    site.after[method] = lambda: os.kill(process.pid, signal.SIGKILL)
+    process.start()
+    process.join(120)
+    del site.after[method]
+    return process.exitcode
+
+
+@pytest.fixture(scope="module", autouse=True)
+def preloaded():
+    """Children are forked from a process that has loaded what they need."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["histoseg.commands.submit", "loopback", "torch"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", KILLED_AT)
 def test_killed_at_any_request_it_goes_on_and_does_nothing_twice(method, place, site):
-    """SIGKILL while the site answers a request: the client may live on, and its answer is lost to us."""
-    process = start()
-    site.after[method] = lambda: os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    del site.after[method]
-    again = start()
-    told = again.communicate(timeout=60)[0].decode()
-    assert again.returncode == 0, told
+    """SIGKILL while the site answers: what was asked for is done there, and we do not know it."""
+    assert killed(place, site, method) == -signal.SIGKILL
+    assert main(COMMAND) == 0
     assert {name: site.count(name) for name in ACTIONS} == dict.fromkeys(ACTIONS, 1)
     assert site.count("CreateDatasetVersion") == 0
     assert len(read_ledger(place / "runs" / "submissions" / "submissions.jsonl")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["CreateDataset", "CreateCodeSubmission"])
+def test_a_client_that_outlives_us_is_waited_for(method, place, own_process_site):
+    """The client's process still holds the lock; the next start sees what it has done."""
+    site = own_process_site
+    command = [sys.executable, "-m", "histoseg.commands.main", *COMMAND]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    site.after[method] = lambda: os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    del site.after[method]
+    assert main(COMMAND) == 0
+    assert {name: site.count(name) for name in ACTIONS} == dict.fromkeys(ACTIONS, 1)
+
+
+def test_a_half_written_line_spoils_no_other(tmp_path):
+    path = tmp_path / "submissions.jsonl"
+    assert add_line(path, {"name": "a"})
+    with path.open("a") as stream:
+        stream.write('{"name": "half')
+    assert add_line(path, {"name": "b"})
+    assert not add_line(path, {"name": "b"}), "each once"
+    assert [entry["name"] for entry in read_ledger(path)] == ["a", "b"]
+    assert path.read_text().startswith('{"name": "a"}\n'), "what stands is never changed"

@@ -160,7 +160,7 @@ def slow_members(monkeypatch):
     """Members that take 20 ms a tile and differ, whatever their files hold."""
     made = []
 
-    def load(self, device):
+    def load(self, device, into=None):
         made.append(Slow(0.0))
         made[-1].bias.data += len(made)
         made[-1].seconds = 0.02
@@ -287,3 +287,30 @@ class RehearsedSlide:
 
     def read(self, y, x):
         return np.full((y.stop - y.start, x.stop - x.start, 3), 180, np.uint8)
+
+
+def test_members_come_in_turn_where_batches_of_one_are_too_much(one_image, small_package, tmp_path, monkeypatch):
+    original = predictor.predict_image
+
+    def hungry(stages, *others):
+        if isinstance(stages[0].forward._stage.forward.models, list):
+            raise MemoryError("too many networks")
+        return original(stages, *others)
+
+    packages = [(small_package, load_manifest(small_package))]
+    plain = tmp_path / "plain.csv"
+    runner.run_submission(Hubmap2022(), [one_image], packages, plain)
+    monkeypatch.setattr(predictor, "predict_image", hungry)
+    second = dataclasses.replace(one_image, id="b")
+    summary = runner.run_submission(Hubmap2022(), [one_image, second], packages, tmp_path / "s.csv")
+    assert [record.outcome for record in summary.images] == ["predicted", "predicted"]
+    assert summary.steps == (
+        "a: out of memory, tried again: batches 2 times smaller",
+        "a: out of memory, tried again: batches 2 times smaller, one member at a time",
+    )
+    first, again = (row.split(",")[1] for row in (tmp_path / "s.csv").read_text().splitlines()[1:])
+    assert first == again
+    whole, turned = (
+        parse_rle(text, (300, 211)).to_mask() for text in (plain.read_text().split(",")[-1].strip(), first)
+    )
+    assert (whole != turned).mean() < 1e-3

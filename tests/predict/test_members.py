@@ -110,8 +110,8 @@ def test_one_at_a_time_means_one_at_a_time(small_package, monkeypatch):
     alive = []
     original = members_module.MemberFile.load
 
-    def counted(self, device):
-        model = original(self, device)
+    def counted(self, device, into=None):
+        model = original(self, device, into)
         alive.append(self.member.file)
         return model
 

@@ -105,6 +105,20 @@ def output_command(kernel: str, folder: Path) -> tuple[str, ...]:
     return ("kernels", "output", kernel, "-p", str(folder), "-o")
 
 
+def run_process(command: Sequence[str], lock: int | None) -> tuple[int, str]:
+    """Run this Python with arguments; gives its exit status and all that it prints."""
+    done = subprocess.run(
+        [sys.executable, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=client_environment(),
+        pass_fds=() if lock is None else (lock,),
+        check=False,
+    )
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
 class KaggleClient:
     """The client that is installed beside us."""
 
@@ -190,8 +204,10 @@ class KaggleClient:
         return status
 
     def fetch_output(self, kernel: str, folder: Path) -> None:
-        """Fetch the files and the log of a kernel's newest run."""
+        """Fetch the files and the log of a kernel's newest run, the log without what looks like a credential."""
         self._ask(*output_command(kernel, folder))
+        for path in folder.glob("*.log"):
+            path.write_text(without_secrets(path.read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
 
     def submit(self, slug: str, kernel: str, version: int, message: str) -> str:
         """Submit a version of a kernel; gives the client's words."""
@@ -224,18 +240,10 @@ class KaggleClient:
         Raises:
             ClientError: If it fails.
         """
-        done = subprocess.run(
-            [sys.executable, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=client_environment(),
-            pass_fds=() if self._lock is None else (self._lock,),
-            check=False,
-        )
-        text = without_secrets(done.stdout.decode(errors="replace"))
-        self._note(f"$ kaggle {shlex.join(told)}\n{text.rstrip()}\n-> {done.returncode}\n")
-        if done.returncode:
+        code, output = run_process(command, self._lock)
+        text = without_secrets(output)
+        self._note(f"$ kaggle {shlex.join(told)}\n{text.rstrip()}\n-> {code}\n")
+        if code:
             raise ClientError(told, text)
         return text
 

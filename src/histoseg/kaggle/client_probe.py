@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from typing import Any
 
@@ -48,12 +47,11 @@ def main(arguments: list[str]) -> int:
     try:
         answer = questions[arguments[0]](api, arguments[1])
     except (RequestException, ValueError) as error:
-        logging.getLogger("histoseg").error("%s", error)
+        sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
     sys.exit(main(sys.argv[1:]))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from histoseg.schema.manifest import Manifest, joined_thresholds, look_up_thresh
 from histoseg.schema.preprocessing import has_pixel_size
 from histoseg.schema.sample import Sample
 
+Done = TypeVar("Done")
 UNKNOWN_MEGAPIXELS = 1.0  # forecast of an image whose header cannot be read
 
 
@@ -98,7 +99,7 @@ class SubmissionPredictor:
         self._manifest = packages[0][1]
         self._devices = list(devices) or all_devices()
         self._joint = load_joint(packages, self._devices)
-        self._lesser: tuple[MemoryRung, JointEnsemble] | None = None
+        self._in_turn = False
         self._first_rung = MemoryRung()
         self._thresholds = joined_thresholds([manifest.thresholds for _, manifest in packages])
 
@@ -133,17 +134,18 @@ class SubmissionPredictor:
             OutOfTimeError: If there was no time for a single row of pixels.
         """
         started = time.monotonic()
-        pacer = ImagePacer(self._budget, self._joint.stages(), own, later, lambda w: self.tell(f"{sample.id}: {w}"))
-        pacer.begin(self._joint.members, self._joint.views)
         threshold = look_up_thresholds(self._thresholds, sample.organ, sample.source, self._manifest.classes)
 
-        def once(joint: JointEnsemble) -> ImagePrediction:
+        def once(joint: JointEnsemble) -> tuple[ImagePrediction, ImagePacer]:
+            # A pacer for each attempt: one that is kept would keep networks that are to make room.
+            pacer = ImagePacer(self._budget, joint.stages(), own, later, lambda w: self.tell(f"{sample.id}: {w}"))
+            level = pacer.begin(joint.members, joint.views)
             with open_slide(sample.image_path) as slide:
                 self._say_what_is_odd(sample, slide)
-                stages = pacer.paced(joint.at_level(*pacer.level).stages())
-                return predict_image(stages, slide, sample.pixel_size_um, self._manifest, [threshold])
+                stages = pacer.paced(joint.at_level(*level).stages())
+                return predict_image(stages, slide, sample.pixel_size_um, self._manifest, [threshold]), pacer
 
-        prediction = self._with_less_memory(sample.id, once)
+        prediction, pacer = self._with_less_memory(sample.id, once)
         masks = prediction.masks(threshold, self._manifest, self._competition.never_empty)
         text = "\n".join(self._competition.row(runs) for runs in class_runs(masks))
         self._budget.record_image(time.monotonic() - started - pacer.seconds, sum(own), pacer.seen)
@@ -180,10 +182,10 @@ class SubmissionPredictor:
         if not has_pixel_size(sample.pixel_size_um) and self._manifest.preprocessing.scale_mode == "physical":
             logger.warning("image %s has no pixel size: predicted at the whole-image scale", sample.id)
 
-    def _with_less_memory(self, name: str, once: Callable[[JointEnsemble], ImagePrediction]) -> ImagePrediction:
+    def _with_less_memory(self, name: str, once: Callable[[JointEnsemble], Done]) -> Done:
         """Predict, step by step with less memory where it does not suffice.
 
-        Smaller batches stay for the images that follow; the other steps are tried anew.
+        Smaller batches, and members loaded in turn, stay for the images that follow; the other steps are tried anew.
         """
         manifests = [part.manifest for part in self._joint.parts]
         rungs = list(memory_rungs(manifests, self._joint.members, self._devices[0].type != "cpu"))
@@ -192,14 +194,14 @@ class SubmissionPredictor:
             if last:
                 self.tell(f"{name}: out of memory, tried again: {rung}")
             try:
-                prediction = once(self._on_rung(rung))
+                done = once(self._on_rung(rung))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 last = str(error)
             else:
                 self._first_rung = MemoryRung(rung.halved_batch)
-                return prediction
+                return done
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -207,12 +209,15 @@ class SubmissionPredictor:
 
     def _on_rung(self, rung: MemoryRung) -> JointEnsemble:
         """The ensemble on a rung of the ladder; it is loaded anew where members come in turn or the CPU takes over."""
+        if rung.in_turn and not self._in_turn:
+            self._joint = load_joint(self._packages, self._devices, in_turn=True, proven=True)
+            self._in_turn = True
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
         joint = self._joint
-        if rung.in_turn or rung.on_cpu:
-            if self._lesser is None or self._lesser[0].on_cpu != rung.on_cpu:
-                devices = [torch.device("cpu")] if rung.on_cpu else self._devices[:1]
-                self._lesser = (rung, load_joint(self._packages, devices, in_turn=self._joint.members > 1))
-            joint = self._lesser[1]
+        if rung.on_cpu:
+            joint = load_joint(self._packages, [torch.device("cpu")], in_turn=self._in_turn, proven=True)
         return JointEnsemble(tuple(replace(part, manifest=rung.apply(part.manifest)) for part in joint.parts))
 
 

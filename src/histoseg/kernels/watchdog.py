@@ -14,7 +14,7 @@ from histoseg.core.log import logger
 from histoseg.predict.budget import Budget
 from histoseg.predict.journal import SubmissionJournal
 
-_PATIENCE_S = 1.0
+_LOOK_S = 1.0
 _MERCY_S = 20.0  # between asking and ending; a shorter limit is shortened alike
 
 
@@ -71,7 +71,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while self._budget.left_s() > -self._late_s:
-            if self._done.wait(min(_PATIENCE_S, max(0.01, self._budget.left_s() + self._late_s))):
+            if self._done.wait(min(_LOOK_S, max(0.01, self._budget.left_s() + self._late_s))):
                 return
         self.fired = True
         logger.error("an image hangs and the time is over: it is interrupted, the rows that are done stay")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,13 +38,22 @@ class MemberFile:
         """Its safetensors file."""
         return self.folder / self.member.file
 
-    def load(self, device: torch.device) -> torch.nn.Module:
+    @property
+    def network(self) -> str:
+        """Names its architecture and arguments: members of one network differ in weights alone."""
+        return json.dumps([self.member.architecture, self.member.arguments], sort_keys=True)
+
+    def load(self, device: torch.device, into: torch.nn.Module | None = None) -> torch.nn.Module:
         """Its network, in evaluation mode, channels last.
+
+        Args:
+            device: Where to.
+            into: A module of the same network that takes the weights; None builds one.
 
         Raises:
             InputError: If the weights do not fit the network.
         """
-        model = build_model(self.member.architecture, self.member.arguments)
+        model = into or build_model(self.member.architecture, self.member.arguments)
         try:
             model.load_state_dict(load_file(self.path))
         except (RuntimeError, OSError, ValueError) as error:
@@ -67,6 +77,7 @@ class LoadedInTurn(Sequence[torch.nn.Module]):
         self._device = device
         self._place = -1
         self._model: torch.nn.Module | None = None
+        self._network = ""
 
     def __len__(self) -> int:
         """Number of members."""
@@ -79,12 +90,15 @@ class LoadedInTurn(Sequence[torch.nn.Module]):
     def __getitem__(self, place: slice) -> LoadedInTurn: ...
 
     def __getitem__(self, place: int | slice) -> torch.nn.Module | LoadedInTurn:
-        """The member's network; the one before is let go first."""
+        """The member's network; the one before is let go first, or takes the new weights where it is of one kind."""
         if isinstance(place, slice):
             return LoadedInTurn(self._files[place], self._device)
         if self._model is None or place != self._place:
-            self._model = None
-            self._model, self._place = self._files[place].load(self._device), place
+            file = self._files[place]
+            if file.network != self._network:
+                self._model = None
+            self._model = file.load(self._device, self._model)
+            self._place, self._network = place, file.network
         return self._model
 
 
@@ -93,6 +107,7 @@ def load_joint(
     devices: Sequence[torch.device] = (),
     precision: torch.dtype | None = None,
     in_turn: bool | None = None,
+    proven: bool = False,
 ) -> JointEnsemble:
     """Load every member of every package and prove them distinct.
 
@@ -102,6 +117,7 @@ def load_joint(
         devices: Where to put the networks: all of them on each; none means every GPU, or the CPU.
         precision: Autocast dtype; None asks `best_precision`.
         in_turn: Load one member at a time, each time it is needed; None does so where memory would be short.
+        proven: The members were loaded before and proved distinct; in turn, nothing is loaded now.
 
     Raises:
         InputError: If weights do not fit their network, or two members are the same.
@@ -118,7 +134,8 @@ def load_joint(
             raise
         logger.warning("memory does not hold all %d members: they are loaded one by one, which is slower", len(files))
         networks = _networks(files, devices, True)
-    refuse_equal_members(networks[0], [file.member.file for file in files], devices[0])
+    if not proven:
+        refuse_equal_members(networks[0], [file.member.file for file in files], devices[0])
     parts = []
     for manifest, places in _parts(files):
         copies = [

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_PATIENCE_S = 0.1  # how often a waiting thread looks whether it is still wanted
+_HANDOVER_S = 0.1  # how often a waiting thread looks whether it is still wanted
 
 
 def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
@@ -20,7 +20,7 @@ def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, N
     def put(kind: str, value: Item | BaseException | None) -> bool:
         while not stopped.is_set():
             try:
-                waiting.put((kind, value), timeout=_PATIENCE_S)
+                waiting.put((kind, value), timeout=_HANDOVER_S)
                 return True
             except queue.Full:
                 continue

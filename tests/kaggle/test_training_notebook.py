@@ -1,0 +1,128 @@
+"""The training notebook: what travels, what is refused, and that its cells leave a package."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+
+import pytest
+
+import histoseg
+from histoseg.commands.main import main
+from histoseg.core.faults import InputError
+from histoseg.kaggle.metadata import check_dataset_metadata, check_kernel_metadata, with_owner
+from histoseg.kaggle.training_notebook import notebook_text, write_training
+from histoseg.kaggle.wheel import build_own_wheel
+from histoseg.schema.dataset import DataConfig, SourceConfig, TilesConfig
+from histoseg.schema.experiment import AugmentConfig, Experiment, ModelConfig, PredictConfig, TrainConfig
+from histoseg.schema.manifest import load_manifest
+from histoseg.schema.parse import load_toml, to_toml
+from histoseg.schema.preprocessing import Preprocessing
+
+SLUG = "hubmap-organ-segmentation"
+TINY = Experiment(
+    preprocessing=Preprocessing(target_pixel_size_um=4.0),
+    tiles=TilesConfig(size=96, stride=96, holdout=2),
+    augment=AugmentConfig(crop=64),
+    model=ModelConfig(encoder="resnet18", decoder_channels=(16, 16, 8, 8, 8)),
+    train=TrainConfig(steps=2, batch=2, validate_every=2, validate_images=1, save_every=2, workers=0),
+    predict=PredictConfig(tile=128, halo=16, views=("identity",)),
+)
+
+
+def write_experiment(folder, experiment):
+    path = folder / "tiny.toml"
+    path.write_text(to_toml(experiment))
+    return path
+
+
+def test_our_own_wheel_holds_this_very_package_and_has_the_same_bytes_twice(tmp_path):
+    path = build_own_wheel(tmp_path / "a")
+    assert path.name == f"histoseg-{histoseg.__version__}-py3-none-any.whl"
+    assert build_own_wheel(tmp_path / "b").read_bytes() == path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        assert {"histoseg/__init__.py", "histoseg/commands/main.py", "histoseg/report/page.html.j2"} <= set(names)
+        assert not [name for name in names if name.endswith((".pyc", ".nbi", ".nbc"))]
+        assert len(archive.read(f"histoseg-{histoseg.__version__}.dist-info/RECORD").splitlines()) == len(names)
+
+
+def test_both_folders_pass_the_checks_and_hold_what_kaggle_lacks(tmp_path):
+    (tmp_path / "folds.csv").write_text("id,group,stratum,fold\n")
+    path = write_experiment(tmp_path, TINY)
+    dataset, notebook = write_training("hubmap_2022", SLUG, path, tmp_path / "out", tmp_path / "folds.csv")
+    data = json.loads((dataset / "dataset-metadata.json").read_text())
+    kernel = json.loads((notebook / "kernel-metadata.json").read_text())
+    assert check_dataset_metadata(with_owner(data, "ada"), dataset) == ([], [])
+    assert check_kernel_metadata(with_owner(kernel, "ada"), notebook) == ([], [])
+    assert (kernel["dataset_sources"], kernel["competition_sources"]) == ([data["id"]], [SLUG])
+    assert "segmentation_models_pytorch" in data["description"], "whose packages these are is told"
+    wheels = {name.name.split("-")[0] for name in dataset.glob("*.whl")}
+    assert {"histoseg", "segmentation_models_pytorch", "tyro", "typeguard", "docstring_parser"} <= wheels
+    assert "torch" not in wheels
+    assert load_toml(Experiment, dataset / "training.toml") == TINY
+    assert (dataset / "folds.csv").is_file()
+    before = {name: name.read_bytes() for name in sorted(tmp_path.rglob("out/*/*"))}
+    write_training("hubmap_2022", SLUG, path, tmp_path / "out", tmp_path / "folds.csv")
+    assert {name: name.read_bytes() for name in sorted(tmp_path.rglob("out/*/*"))} == before
+
+
+def test_what_cannot_travel_is_refused_all_at_once(tmp_path):
+    data = DataConfig(sources=(SourceConfig(dataset="more"),))
+    experiment = replace(TINY, data=data, model=replace(TINY.model, init="runs/other"))
+    path = write_experiment(tmp_path, experiment)
+    with pytest.raises(InputError) as caught:
+        write_training("hubmap_2022", SLUG, path, tmp_path / "out", tmp_path / "nowhere.csv")
+    assert {fault.id for fault in caught.value.faults} == {"data.sources", "model.init", "folds"}
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_of_training_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_experiment(tmp_path, TINY)
+    arguments = ["submit", "hubmap_2022", "--training", "tiny.toml", "--dry-run", "--owner", "ada"]
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "kaggle kernels push" in told
+    assert "ada/histoseg-training-hubmap-2022-run" in told
+    assert "competitions submit" not in told, "a training run is not submitted"
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+@pytest.mark.slow
+def test_the_cells_train_and_leave_a_package(tmp_path):
+    """With the wheels alone on the path, on a competition and a dataset mounted somewhere."""
+    import torch
+    from safetensors.torch import save_file
+
+    from histoseg.models.build import build_model
+    from histoseg.synth.folder import make_hubmap_2022
+
+    network = build_model("unet", TINY.model.arguments())
+    save_file(network.state_dict(), tmp_path / "pretrained.safetensors")
+    model = replace(TINY.model, encoder_weights=f"file:{tmp_path / 'pretrained.safetensors'}")
+    path = write_experiment(tmp_path, replace(TINY, model=model))
+    dataset, _ = write_training("hubmap_2022", SLUG, path, tmp_path / "written")
+    inputs, working = tmp_path / "input", tmp_path / "working"
+    make_hubmap_2022(inputs / "competitions" / SLUG, num_train=5, num_test=1, seed=1)
+    (inputs / "datasets").mkdir()
+    dataset.rename(inputs / "datasets" / "whatever")
+    (tmp_path / "pretrained.safetensors").unlink()
+
+    cells = json.loads(notebook_text("encoder_weights"))["cells"]
+    code = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
+    code = code.replace('"/kaggle/input"', repr(str(inputs))).replace('"/kaggle/working"', repr(str(working)))
+    code += "\nhistoseg('--version')\nwhere = [sys.executable, '-c', 'import histoseg; print(histoseg.__file__)']"
+    code += "\nsubprocess.run(where, env=os.environ | {'PYTHONPATH': str(scratch / 'site')}, cwd=scratch)"
+    code += "\nprint(scratch, flush=True)"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = done.stdout.splitlines()
+    assert told[-2].startswith(told[-1]), "histoseg came out of its wheel"
+    manifest = load_manifest(working / "weights")
+    assert [member.fold for member in manifest.members] == [0]
+    assert manifest.members[0].oof_score is not None
+    assert (working / "runs" / "training" / "report.html").is_file()
+    assert main(["check", "weights", str(working / "weights")]) == 0
+    assert torch.isfinite(network.state_dict()["encoder.conv1.weight"]).all()
