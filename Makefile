@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Without it pytest-xdist's two processes would each start as many threads as there are cores.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
-.PHONY: demo test quick lint bench kernel clean
+.PHONY: demo test quick lint bench kernel kernel-versions clean
 
 $(STAMP): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,10 @@ bench: $(STAMP)
 kernel: $(STAMP)
 	$(BIN)/histoseg kernel hubmap_2022
 	$(BIN)/histoseg kernel kidney_2020
+
+# With the versions of Kaggle's image, on each Python that is here: some gigabytes to download for each.
+kernel-versions: $(STAMP)
+	$(BIN)/python benchmarks/kernel_versions.py
 
 clean:
 	rm -rf $(VENV) demo

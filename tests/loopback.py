@@ -21,7 +21,7 @@ if "LOOPBACK_URL" in os.environ:
 """
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """An answer that is an HTTP error."""
 
     def __init__(self, code, message=""):
@@ -68,9 +68,9 @@ class FakeKaggle:
     def answer(self, method, body):
         self.calls.append((method, body))
         if self.refusals.get(method):
-            raise Refusal(self.refusals[method].pop(0))
+            raise RefusalError(self.refusals[method].pop(0))
         if self.messages.get(method):
-            raise Refusal(*self.messages[method].pop(0))
+            raise RefusalError(*self.messages[method].pop(0))
         answer = getattr(self, f"on_{method}")(body)
         if method in self.after:
             self.after[method]()
@@ -105,7 +105,7 @@ class FakeKaggle:
     def on_CreateDatasetVersion(self, body):
         dataset = self._dataset(body)
         if dataset["left"] > 0:
-            raise Refusal(403)
+            raise RefusalError(403)
         dataset["versions"].append(self._files(body["body"]))
         dataset["left"] = self.processing
         return {"status": "ok", "url": self.url, "ref": "x"}
@@ -113,7 +113,7 @@ class FakeKaggle:
     def on_GetKernel(self, body):
         versions = self.kernels.get(f"{body['userName']}/{body['kernelSlug']}")
         if not versions:
-            raise Refusal(404, "Not found")
+            raise RefusalError(404, "Not found")
         return {"metadata": {"currentVersionNumber": len(versions)}, "blob": {"source": ""}}
 
     def on_SaveKernel(self, body):
@@ -147,7 +147,7 @@ class FakeKaggle:
     def _dataset(self, body):
         name = f"{body['ownerSlug']}/{body['datasetSlug']}"
         if name not in self.datasets:
-            raise Refusal(403, "Permission 'datasets.get' was denied")
+            raise RefusalError(403, "Permission 'datasets.get' was denied")
         return self.datasets[name]
 
     def _files(self, body):
@@ -173,7 +173,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         try:
             self._send(200, self.server.site.answer(method, body))
-        except Refusal as refusal:
+        except RefusalError as refusal:
             told = {"code": refusal.code, "message": refusal.message} if refusal.message else None
             self._send(refusal.code, told)
 
@@ -275,10 +275,10 @@ def client_in_process(command, lock):
 
 
 def _run_client(module, arguments):
-    from kaggle import api
     from kaggle.cli import main
 
     from histoseg.kaggle import client_probe
+    from kaggle import api
 
     api.config_values, api._authenticated = {}, False
     api.authenticate()

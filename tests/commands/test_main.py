@@ -33,6 +33,8 @@ def test_every_verb_has_help(verb, capsys):
         ["package", "nowhere", "--out", "{tmp}"],
         ["kernel", "nothing"],
         ["predict", "--weights", "nowhere", "--data", "nowhere", "--out", "{tmp}/x.csv"],
+        ["predict", "--weights", "nowhere", "--data", "nowhere", "--out", "{tmp}/x.csv", "--num-shards", "2"],
+        ["merge", "nowhere.csv", "--out", "{tmp}/x.csv"],
         ["check", "dataset", "nowhere"],
         ["check", "weights", "nowhere"],
         ["check", "submission", "nowhere"],

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from histoseg.commands.main import main
 from histoseg.core.faults import Fault, InputError
 from histoseg.kaggle.bundler import LIMIT_BYTES
 from histoseg.kaggle.metadata import (
@@ -16,6 +17,7 @@ from histoseg.kaggle.metadata import (
     check_kernel_metadata,
     dataset_metadata,
     kernel_metadata,
+    wheels_notice,
     with_owner,
 )
 from histoseg.kaggle.metadata_checks import LICENCES, MACHINE_SHAPES, RETIRED_SHAPES, slugify
@@ -345,3 +347,36 @@ def test_a_slug_is_its_own_slug() -> None:
         slug = slugify("".join(draw.choice("abXY019 -_,.'&;") for _ in range(draw.randint(1, 12))))
         assert slugify(slug) == slug
         assert slugify(slug.replace("-", " ")) == slug
+
+
+def test_the_verb_finds_every_planted_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each fault alone, in a real file: `histoseg check kernel` exits 2 and names it, and never misses one."""
+    (tmp_path / "kernel.py").write_text("print(1)\n")
+    (tmp_path / "kernel.ipynb").write_text(json.dumps({"cells": []}))
+    found = 0
+    for case, (changes, key, words) in KERNEL_FAULTS.items():
+        (tmp_path / "kernel-metadata.json").write_text(json.dumps(changed(kernel(), changes)))
+        assert main(["check", "kernel", str(tmp_path)]) == 2, case
+        told = capsys.readouterr().err
+        assert f"{key}: kernel-metadata.json: " in told
+        assert words in told
+        assert "1 fault in the input" in told
+        found += 1
+    assert found >= 30
+
+
+@pytest.mark.parametrize("name", ["model-metadata.json", "dataset-cover-image.png"])
+def test_files_that_an_upload_passes_over_are_noticed(name: str, dataset_folder: Path) -> None:
+    (dataset_folder / name).touch()
+    faults, notices = check_dataset_metadata(with_owner(dataset(), "ada"), dataset_folder)
+    assert faults == []
+    assert [name in notice for notice in notices] == [True]
+
+
+def test_a_description_names_every_wheel_that_is_not_ours() -> None:
+    notice = wheels_notice([Path("a_b-1.2-py3-none-any.whl"), Path("c-3-py3-none-any.whl")])
+    assert "a_b 1.2, c 3" in notice
+    assert wheels_notice([]) == ""
+    data = dataset_metadata("histoseg-weights", "histoseg weights", "other", description=notice)
+    assert data["description"] == notice
+    assert "description" not in dataset()

@@ -41,7 +41,7 @@ def site(own_process_site, monkeypatch):
 @pytest.fixture
 def own_process_site(place, monkeypatch):
     """Kaggle on this machine; the client runs in a process of its own and is sent there by its environment."""
-    with loopback(place / "loopback") as (fake, environment):
+    with loopback(place / "server") as (fake, environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_CONFIG_DIR"):
@@ -343,7 +343,7 @@ def killed(place, site, method):
 @pytest.fixture(scope="module", autouse=True)
 def preloaded():
     """Children are forked from a process that has loaded what they need."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["histoseg.commands.submit", "loopback", "torch"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["histoseg.commands.submit", "torch"])
 
 
 @pytest.mark.slow

@@ -5,9 +5,7 @@ import logging
 import os
 import shutil
 
-import numpy as np
 import pytest
-import tifffile
 
 from histoseg.competitions.hubmap_2022 import Hubmap2022
 from histoseg.kernels import entry
@@ -15,6 +13,7 @@ from histoseg.kernels.configuration import KERNEL_INPUTS, KERNEL_LIMIT_S, KERNEL
 from histoseg.kernels.hubmap_2022 import run_hubmap_2022
 from histoseg.kernels.runner import RunSummary
 from histoseg.predict.journal import SubmissionJournal
+from small_kaggle import make_kaggle, write_ids
 
 IDS = ["10", "007", "7"]
 
@@ -22,22 +21,8 @@ IDS = ["10", "007", "7"]
 @pytest.fixture
 def kaggle(tmp_path, small_package, monkeypatch):
     """/kaggle with three hidden images and the weights; the kernel looks there."""
-    root = tmp_path / "input" / "competitions" / "hubmap-organ-segmentation"
-    (root / "test_images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for key in IDS:
-        tifffile.imwrite(root / "test_images" / f"{key}.tiff", rng.integers(0, 255, (90, 120, 3), np.uint8))
-    write_ids(tmp_path, IDS)
-    (root / "test.csv").write_text("id,organ\n10,kidney\n")
-    shutil.copytree(small_package, tmp_path / "input" / "weights")
-    (tmp_path / "working").mkdir()
     monkeypatch.setenv("HISTOSEG_KAGGLE_ROOT", str(tmp_path))
-    return tmp_path
-
-
-def write_ids(kaggle, ids):
-    path = kaggle / "input" / "competitions" / "hubmap-organ-segmentation" / "sample_submission.csv"
-    path.write_text("".join(f"{line}\n" for line in ["id,rle", *(f"{key}," for key in ids)]))
+    return make_kaggle(tmp_path, small_package, IDS)
 
 
 def rows_of(kaggle):

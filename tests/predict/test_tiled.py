@@ -6,7 +6,7 @@ import torch
 
 from histoseg.core.tiles import TileGrid
 from histoseg.predict.blend import normalised_weights
-from histoseg.predict.threads import map_in_order, read_ahead
+from histoseg.predict.threads import map_here, map_in_order, read_ahead
 from histoseg.predict.tiled import BlankTiles, is_blank_tile, predict_bands
 
 
@@ -135,7 +135,7 @@ def test_read_ahead_ends_its_thread_when_left_early():
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("copies", [2, 3, 5])
+@pytest.mark.parametrize("copies", [1, 2, 3, 5])
 def test_several_devices_give_what_one_gives(copies):
     class Everywhere:
         """A network with copies, each of which remembers the threads that it ran in."""
@@ -200,6 +200,7 @@ def test_results_keep_the_order_of_the_items():
 
     assert list(map_in_order([slow] * 4, range(30))) == [(item, item * item) for item in range(30)]
     assert list(map_in_order([slow], range(5))) == [(item, item * item) for item in range(5)]
+    assert list(map_here(slow, range(5))) == [(item, item * item) for item in range(5)]
 
 
 @pytest.mark.parametrize("blend", [False, True])

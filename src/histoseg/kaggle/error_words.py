@@ -54,7 +54,7 @@ SUBMISSION_WORDS = (
     ),
     Explanation(
         "Timeout",
-        r"\btime[d -]?out\b",
+        r"\btime(d|s)?[ -]?out\b",
         "the kernel ran longer than the competition allows",
         "take fewer members or views; `histoseg simulate` tells the time beforehand",
     ),
@@ -64,7 +64,7 @@ SUBMISSION_WORDS = (
 CLIENT_WORDS = (
     Explanation(
         "401, authentication required",
-        r"\b401\b|authentication required|unauthenticated",
+        r"\b401 client error|authentication required|unauthenticated|unauthorized",
         "Kaggle does not know who you are: no token, or one that has expired",
         "make a new token in your account's settings, and set KAGGLE_API_TOKEN or save it as ~/.kaggle/access_token",
     ),
@@ -82,13 +82,13 @@ CLIENT_WORDS = (
     ),
     Explanation(
         "403 Forbidden",
-        r"\b403\b|forbidden|permission .{0,60}denied",
+        r"\b403 client error|forbidden|permission .{0,60}denied",
         "the first upload is still being processed, or the name in the metadata is not your account's",
         "wait until `kaggle datasets status` says ready; else compare --owner with `kaggle config view`",
     ),
     Explanation(
         "404 Not Found",
-        r"\b404\b|could not find|not found for url",
+        r"\b404 client error|could not find (the )?(competition|dataset|kernel)|not found for url",
         "there is nothing of this name, or it is not yours to see",
         "compare owner and slug with the address in your browser",
     ),
@@ -118,13 +118,13 @@ CLIENT_WORDS = (
     ),
     Explanation(
         "GPU quota",
-        r"quota",
+        r"quota\b.{0,40}(exceeded|reached|used)|(exceeded|reached|used).{0,40}\bquota",
         "the week's hours of this accelerator are used up",
         "wait for the next week, or ask for another --accelerator",
     ),
     Explanation(
         "429 Too Many Requests",
-        r"\b429\b|too many requests",
+        r"\b429 client error|too many requests",
         "Kaggle was asked too often, or the day's submissions are used up",
         "wait some minutes, or until the next day (UTC)",
     ),
@@ -146,7 +146,7 @@ LOG_WORDS = (
     ),
     Explanation(
         "Killed, MemoryError",
-        r"\bMemoryError\b|\bkilled\b|out of memory",
+        r"\bMemoryError\b|exit code 137|\bkilled\s*$|DefaultCPUAllocator",
         "the machine's memory was used up",
         "take fewer members, or smaller regions at a time",
     ),
@@ -170,13 +170,13 @@ LOG_WORDS = (
     ),
     Explanation(
         "no weights, no competition",
-        r"manifest\.json|sample_submission\.csv",
+        r"\bno [^\n]{0,60}(manifest\.json|sample_submission\.csv)|FileNotFoundError[^\n]*/kaggle/input",
         "the kernel did not find its weights or the competition's folder below /kaggle/input",
         "look at dataset_sources and competition_sources, and accept the competition's rules",
     ),
     Explanation(
         "SHA-256",
-        r"sha-?256",
+        r"SHA-?256 is not",
         "a file of the weights is not the one that the manifest names",
         "run `histoseg submit` again, so that a whole version is uploaded",
     ),

@@ -39,6 +39,8 @@ _DATASET_KEYS = (
     *("id", "id_no", "title", "subtitle", "description", "licenses", "resources", "keywords"),
     *("expectedUpdateFrequency", "userSpecifiedSources", "image"),
 )
+# The client passes over files of these names, by the code of the same version (`upload_files`).
+_LEFT_OUT = ("kernel-metadata.json", "model-metadata.json", "model-instance-metadata.json", "datapackage.json")
 KIND_OF_SUFFIX = {".py": "script", ".ipynb": "notebook"}
 
 
@@ -217,5 +219,7 @@ def check_flat(report: MetadataReport, folder: Path) -> None:
         if entry.is_dir():
             rule = "a sub-folder, which an upload leaves out without a word"
             report.fault(entry.name, rule, "keep the dataset flat: move its files up or remove it")
+        elif entry.name in _LEFT_OUT or entry.name.startswith("dataset-cover-image."):
+            report.notices.append(f"{report.file}: {entry.name}: an upload leaves a file of this name out")
     if not any(entry.is_file() and entry.name != DATASET_METADATA_NAME for entry in entries):
         report.fault("files", "the folder holds no file to upload", "fill it: `histoseg package`")

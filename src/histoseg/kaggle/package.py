@@ -71,7 +71,9 @@ def package_runs(
     _refuse_unproven_skipping(evaluated, manifest)
     idle = {key: value for key, value in manifest.thresholds.items() if value >= manifest.seed_threshold > 0}
     if idle:
-        logger.warning("seed_threshold=%s does nothing where the threshold is as high: %s", manifest.seed_threshold, idle)
+        logger.warning(
+            "seed_threshold=%s does nothing where the threshold is as high: %s", manifest.seed_threshold, idle
+        )
     check_target(out)
     sources = _member_sources(records)
     folds = Counter(run for run, _ in records)

@@ -173,7 +173,8 @@ def plan_hidden(options: HiddenOptions, looks: Sequence[Look]) -> HiddenSet:
 
 def _draw_shape(rng: np.random.Generator, options: HiddenOptions, look: Look) -> tuple[int, int]:
     """Height and width, small ones as often as large ones, seldom equal."""
-    longest = max(options.smallest, round(options.largest * min(1, HIDDEN_FIELD_PIXEL_UM / look.pixel_size_um)))
+    of_field = round(options.largest * min(1, HIDDEN_FIELD_PIXEL_UM / look.pixel_size_um))
+    longest = min(options.largest, max(2 * options.smallest, of_field))
     height, width = np.exp(rng.uniform(math.log(options.smallest), math.log(longest), 2)).round().astype(int).tolist()
     return height, width
 

@@ -79,7 +79,8 @@ def watch_kernel(
         "HISTOSEG_LIMIT_S": str(limits.seconds),
     }
     alone = [sys.executable, "-I", str(simulate_alone.__file__), str(kernel.resolve())]
-    watched, pieces = Watched(), []
+    watched = Watched()
+    pieces: list[str] = []
     started = time.monotonic()
     process = subprocess.Popen(
         [*no_network(), *alone],

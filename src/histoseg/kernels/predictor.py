@@ -148,7 +148,7 @@ class SubmissionPredictor:
         prediction, pacer = self._with_less_memory(sample.id, once)
         masks = prediction.masks(threshold, self._manifest, self._competition.never_empty)
         text = "\n".join(self._competition.row(runs) for runs in class_runs(masks))
-        self._budget.record_image(time.monotonic() - started - pacer.seconds, sum(own), pacer.seen)
+        self._budget.record_image(time.monotonic() - started - pacer.seconds, pacer.begun, pacer.seen)
         degraded = []
         if pacer.level != pacer.full:
             degraded.append("{} of {} members, {} of {} views".format(*_interleaved(pacer.level, pacer.full)))

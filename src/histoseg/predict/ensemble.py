@@ -54,7 +54,7 @@ class Ensemble:
     average: str = "probabilities"
     """What is averaged: "probabilities" or "logits"."""
     replicas: tuple[Ensemble, ...] = ()
-    """The same ensemble on each of several devices, this one first; empty where there is one device."""
+    """The same ensemble on each GPU, this one first; empty on the CPU."""
 
     def __post_init__(self) -> None:
         check_views(self.views)

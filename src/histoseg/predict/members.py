@@ -136,6 +136,7 @@ def load_joint(
         networks = _networks(files, devices, True)
     if not proven:
         refuse_equal_members(networks[0], [file.member.file for file in files], devices[0])
+    threaded = len(devices) > 1 or devices[0].type != "cpu"
     parts = []
     for manifest, places in _parts(files):
         copies = [
@@ -150,7 +151,7 @@ def load_joint(
             )
             for device, on_device in zip(devices, networks, strict=True)
         ]
-        ensemble = replace(copies[0], replicas=tuple(copies)) if len(copies) > 1 else copies[0]
+        ensemble = replace(copies[0], replicas=tuple(copies)) if threaded else copies[0]
         parts.append(JointPart(ensemble, manifest))
     return JointEnsemble(tuple(parts))
 

@@ -29,6 +29,9 @@ class WorkAhead:
 class ImagePacer:
     """Keeps an image's forward passes within the budget. Within an image the level only falls.
 
+    Afterwards it tells `seconds` of the passes, the megapixels of the tiles of all stages that were `begun`, and those
+    that went through the network, `seen` (blank tiles may not).
+
     Args:
         budget: The clock.
         stages: All stages of the whole ensemble; it is their passes that the forecast counts.
@@ -46,8 +49,9 @@ class ImagePacer:
         tell: Callable[[str], None],
     ) -> None:
         self._budget, self._stages, self._later, self._tell = budget, stages, later, tell
-        self._left = list(own)
+        self._own, self._left = tuple(own), list(own)
         self.seconds = 0.0
+        self.begun = 0.0
         self.seen = 0.0
 
     def begin(self, members: int, views: int) -> tuple[int, int]:
@@ -62,11 +66,12 @@ class ImagePacer:
 
     def paced(self, stages: Sequence[Stage]) -> list[Stage]:
         """The stages that are left at the first level, asking the budget before each batch."""
+        self.begun = sum(self._own[self._place(stage)] for stage in stages)
         return [replace(stage, forward=PacedForward(self, stage)) for stage in stages]
 
     def _lower(self) -> None:
         megapixels = sum(self._left) + sum(self._later.megapixels)
-        beside_s = self._budget.beside_s(self._later.images + 1, megapixels / max(1, len(self._stages)))
+        beside_s = self._budget.beside_s(self._later.images + 1, megapixels)
         level = self._budget.affordable(self._work, *self.level, beside_s)
         if level != self.level:
             words = "%.0f s are left for work of %.0f s: on with %d of %d members and %d of %d views"

@@ -51,22 +51,23 @@ def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, N
         thread.join()
 
 
+def map_here(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[tuple[Item, Result], None, None]:
+    """Apply work to items, one after another, in the caller's thread."""
+    for item in items:
+        yield item, work(item)
+
+
 def map_in_order(
     works: Sequence[Callable[[Item], Result]], items: Iterable[Item]
 ) -> Generator[tuple[Item, Result], None, None]:
     """Apply work to items and give (item, result) in the items' order.
 
-    One work is done here, by the caller's thread. Several are the same work on several devices: each gets a thread
-    that takes the next item when it is free, at most one item a device ahead of what was taken.
+    Each work gets a thread that takes the next item when it is free, at most one item a work ahead of what was taken.
 
     Args:
-        works: The work, once for each device.
+        works: The same work, once for each device.
         items: What to work on; iterated in the caller's thread.
     """
-    if len(works) == 1:
-        for item in items:
-            yield item, works[0](item)
-        return
     tasks: queue.SimpleQueue[tuple[Item, queue.SimpleQueue] | None] = queue.SimpleQueue()
 
     def serve(work: Callable[[Item], Result]) -> None:

@@ -1,7 +1,8 @@
 """Tiles through a network and back: reading, forward passes and joining as a pipeline, its memory one tile row high.
 
-One thread reads ahead into a few buffers that are used again and again. The network runs where it is called; networks
-with copies on several devices get a thread for each, fed in turn, their results taken in order.
+One thread reads ahead into a few buffers that are used again and again. On the CPU the network runs where it is called;
+on GPUs each copy of it has a thread, fed in turn, their results taken in order, so that joining and encoding take their
+place beside the next passes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from histoseg.core.tiles import Tile, TileGrid
 from histoseg.predict.blend import BlendedRows, CutRows
-from histoseg.predict.threads import map_in_order, read_ahead
+from histoseg.predict.threads import map_here, map_in_order, read_ahead
 
 # uint8 tiles NHWC -> float32 values NKHW
 Forward = Callable[[np.ndarray], np.ndarray]
@@ -88,7 +89,7 @@ def predict_bands(
     Batches never span images; only the last one of an image may be smaller.
 
     Args:
-        forward: The network; where it has `replicas`, the same network on several devices, all of them work.
+        forward: The network; where it has `replicas`, itself on each of some devices, all of them work.
         reader: The image at the network's scale.
         grid: Its tiles.
         batch: Tiles of a forward pass.
@@ -99,12 +100,12 @@ def predict_bands(
         (y, values_KhW): the first row of the band and its float32 values over the whole width, valid until the next
         band is asked for. The bands partition the image from top to bottom.
     """
-    replicas: Sequence[Forward] = getattr(forward, "replicas", ()) or (forward,)
-    buffers = TileBuffers(batch, grid.size, READ_AHEAD + 2 + len(replicas))
+    replicas: Sequence[Forward] = getattr(forward, "replicas", ())
+    buffers = TileBuffers(batch, grid.size, READ_AHEAD + 3 + len(replicas))
     works = [_forward_of(replica) for replica in replicas]
     batches = read_ahead(_read_batches(reader, grid, batch, buffers, blank is not None), READ_AHEAD)
     joined: CutRows | BlendedRows = BlendedRows(grid) if blend else CutRows(grid)
-    results = map_in_order(works, batches)
+    results = map_in_order(works, batches) if works else map_here(_forward_of(forward), batches)
     try:
         for done, values_NKHW in results:
             values = dict(zip(done.places, values_NKHW, strict=True))

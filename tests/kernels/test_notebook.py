@@ -1,0 +1,65 @@
+"""The kernel as a notebook: its cells, run in order with nothing of this project, give the script's bytes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from histoseg.commands.check import CheckOptions, check_kernel
+from histoseg.commands.kernel import KERNELS, write_kernel
+from small_kaggle import make_kaggle
+
+RUNNER = Path(__file__).with_name("run_alone.py")
+RUN_CELLS = """
+import json, sys
+space = {"__name__": "__main__"}
+for cell in json.load(open(sys.argv[2], encoding="utf-8"))["cells"]:
+    if cell["cell_type"] == "code":
+        exec("".join(cell["source"]), space)
+"""
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_its_cells_explain_and_configure(name, tmp_path):
+    path = write_kernel(name, tmp_path, True, "someone/weights-of-mine")
+    assert path.stat().st_size < 1_000_000
+    assert all("your-kaggle-name" in notice for notice in check_kernel(CheckOptions(what="kernel", path=path.parent)))
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text())["cells"]]
+    texts = [text for kind, text in cells if kind == "markdown"]
+    codes = [text for kind, text in cells if kind == "code"]
+    for word in (name, "someone/weights-of-mine", "submission.csv", "Inputs", "manifest.json"):
+        assert word in texts[0]
+    assert texts[1].startswith("## histoseg.kernels.configuration\n\nConfiguration: where the kernel finds")
+    assert [line.split(" = ")[0] for line in codes[1].splitlines()] == [
+        *("KERNEL_INPUTS", "KERNEL_WORKING", "KERNEL_LIMIT_S", "KERNEL_LOG_LEVEL")
+    ]
+    assert texts[-1] == "## Run"
+    assert codes[-2].startswith("kernel_summary = start_kernel(")
+    assert codes[-1] == "show_summary(kernel_summary)"
+    script = write_kernel(name, tmp_path, False, "someone/weights-of-mine").read_text()
+    assert script.index("KERNEL_INPUTS = ") < min(script.index("\nclass "), script.index("\ndef "))
+
+
+@pytest.mark.slow
+def test_the_cells_give_the_bytes_of_the_script(small_package, tmp_path):
+    (tmp_path / "cells.py").write_text(RUN_CELLS)
+    bytes_of = {}
+    for notebook in (False, True):
+        kaggle = make_kaggle(tmp_path / f"kaggle{notebook}", small_package, ["10", "007"])
+        kernel = write_kernel("hubmap_2022", kaggle / "kernels", notebook, "your-kaggle-name/histoseg-weights")
+        wheel_less = [str(tmp_path / "cells.py"), str(kernel)] if notebook else [str(kernel)]
+        done = subprocess.run(
+            [sys.executable, "-I", str(RUNNER), *wheel_less],
+            env={**os.environ, "HISTOSEG_KAGGLE_ROOT": str(kaggle), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "summary: 2 images" in done.stderr
+        bytes_of[notebook] = (kaggle / "working" / "submission.csv").read_bytes()
+    assert bytes_of[True] == bytes_of[False]
+    assert b"1 1\n" not in bytes_of[True]
