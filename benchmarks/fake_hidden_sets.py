@@ -48,7 +48,7 @@ def make_weights(folder: Path, name: str) -> Path:
     manifest = Manifest(
         competition=name,
         classes=get_competition(name).classes,
-        preprocessing=Preprocessing(target_pixel_size_um=1.6, whole_size=64),
+        preprocessing=Preprocessing(target_pixel_size_um=1.6, whole_size=128),
         members=(member,),
         tile=64,
         halo=8,

@@ -39,6 +39,7 @@ class FakeKaggle:
         processing: As many questions after an upload are answered "being processed".
         runs: What each pushed version of the kernel does: a list of statuses, the last of which stays.
         scoring: Statuses of a submission, the last of which stays.
+        after: What to do by method when it is done, before the answer goes out.
     """
 
     url: str = ""
@@ -67,14 +68,15 @@ class FakeKaggle:
 
     def answer(self, method, body):
         self.calls.append((method, body))
-        if self.refusals.get(method):
-            raise RefusalError(self.refusals[method].pop(0))
-        if self.messages.get(method):
-            raise RefusalError(*self.messages[method].pop(0))
-        answer = getattr(self, f"on_{method}")(body)
-        if method in self.after:
-            self.after[method]()
-        return answer
+        try:
+            if self.refusals.get(method):
+                raise RefusalError(self.refusals[method].pop(0))
+            if self.messages.get(method):
+                raise RefusalError(*self.messages[method].pop(0))
+            return getattr(self, f"on_{method}")(body)
+        finally:
+            if method in self.after:
+                self.after[method]()
 
     # --- the methods of the site ----------------------------------------------------------------------------------
 

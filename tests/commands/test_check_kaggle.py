@@ -119,6 +119,8 @@ SAYINGS = {
     "Maximum batch GPU session count of 2 reached.": "Maximum batch GPU session count",
     "torch.OutOfMemoryError: CUDA out of memory.": "CUDA out of memory",
     "OSError: [Errno 28] No space left on device": "No space left on device",
+    "no manifest.json of format histoseg/1 and competition hubmap_2022": "no weights, no competition",
+    "no sample_submission.csv with the columns id, rle": "no weights, no competition",
     "Weekly GPU quota exceeded": "GPU quota",
     "sh: line 1: 12 Killed": "Killed, MemoryError",
     "Temporary failure in name resolution": "no internet",

@@ -289,11 +289,12 @@ def test_a_dry_run_tells_the_commands_and_changes_nothing(place, site, capsys):
         f"kaggle datasets status {DATASET} --format json",
         "kaggle datasets create -p runs/submissions/TIME/dataset",
         "kaggle datasets version -p runs/submissions/TIME/dataset -m 'first [TIME]'",
+        f"GetKernel {KERNEL}",
         "kaggle kernels push -p runs/submissions/TIME/kernel -t 32400 --accelerator NvidiaTeslaT4",
         f"kaggle kernels status {KERNEL}",
         f"kaggle kernels output {KERNEL} -p runs/submissions/TIME/output -o",
         f"kaggle competitions submit {SLUG} -k {KERNEL} -v VERSION -f submission.csv -m 'first [TIME]'",
-        f"kaggle competitions submissions {SLUG}",
+        f"ListSubmissions {SLUG}",
     ]
     places = [told.index(line) for line in wanted]
     assert places == sorted(places)

@@ -10,6 +10,7 @@ import pytest
 
 from histoseg.commands.check import CheckOptions, check_kernel
 from histoseg.commands.kernel import KERNELS, write_kernel
+from histoseg.kaggle.wheel import build_wheel
 from small_kaggle import make_kaggle
 
 RUNNER = Path(__file__).with_name("run_alone.py")
@@ -50,9 +51,10 @@ def test_the_cells_give_the_bytes_of_the_script(small_package, tmp_path):
     for notebook in (False, True):
         kaggle = make_kaggle(tmp_path / f"kaggle{notebook}", small_package, ["10", "007"])
         kernel = write_kernel("hubmap_2022", kaggle / "kernels", notebook, "your-kaggle-name/histoseg-weights")
-        wheel_less = [str(tmp_path / "cells.py"), str(kernel)] if notebook else [str(kernel)]
+        build_wheel("segmentation-models-pytorch", kaggle / "input" / "weights")
+        program = [str(tmp_path / "cells.py"), str(kernel)] if notebook else [str(kernel)]
         done = subprocess.run(
-            [sys.executable, "-I", str(RUNNER), *wheel_less],
+            [sys.executable, "-I", str(RUNNER), *program],
             env={**os.environ, "HISTOSEG_KAGGLE_ROOT": str(kaggle), "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,

@@ -6,8 +6,8 @@ import torch
 from torchvision.models.segmentation import deeplabv3_resnet101
 
 from histoseg.core.faults import InputError
-from histoseg.models.build import build_model, needs_smp
-from histoseg.schema.network import Architecture, ModelConfig
+from histoseg.models.build import build_model
+from histoseg.schema.network import Architecture, ModelConfig, needs_smp
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet10t"])

@@ -18,7 +18,7 @@ VERBS = {
     "predict": "predict a folder and write the submission, or one shard of it",
     "merge": "join the shards of a submission",
     "simulate": "a fake hidden set through the packaged kernel",
-    "check": "list every fault of a dataset, weights, a submission or a kernel",
+    "check": "list every fault of a dataset, weights, a submission or a kernel; explain a log",
     "submit": "weights, kernel and submission to Kaggle",
     "demo": "the whole chain, on synthetic slides or on a folder",
 }

@@ -58,6 +58,27 @@ class DatasetState:
     status: str
     version: int
 
+    def __str__(self) -> str:
+        """In words, as progress is told."""
+        return f"{self.status or 'not there'}, version {self.version}" if self.version else "not there yet"
+
+
+@dataclass(frozen=True)
+class KernelState:
+    """What Kaggle says about the newest run of a kernel.
+
+    Attributes:
+        status: QUEUED, RUNNING, COMPLETE, ERROR, CANCEL_REQUESTED or CANCEL_ACKNOWLEDGED.
+        failure: The message of a run that failed.
+    """
+
+    status: str
+    failure: str
+
+    def __str__(self) -> str:
+        """In words, as progress is told."""
+        return f"{self.status} {self.failure}".strip()
+
 
 @dataclass(frozen=True)
 class SubmissionState:
@@ -76,6 +97,10 @@ class SubmissionState:
     error: str
     public_score: str
     private_score: str
+
+    def __str__(self) -> str:
+        """In words, as progress is told."""
+        return f"submission {self.ref}: {self.status}"
 
 
 def dataset_upload_command(folder: Path, notes: str) -> tuple[str, ...]:
@@ -194,14 +219,14 @@ class KaggleClient:
             raise
         return int(answer.get("version") or 0) if isinstance(answer, dict) else 0
 
-    def kernel_status(self, kernel: str) -> tuple[str, str]:
-        """Status of a kernel's newest run (QUEUED, RUNNING, COMPLETE, ERROR, CANCEL_...), and its failure message."""
+    def kernel_status(self, kernel: str) -> KernelState:
+        """State of a kernel's newest run."""
         command = ("kernels", "status", kernel)
         text = self._ask(*command)
-        status = read_kernel_status(text)
-        if not status[0]:
+        state = KernelState(*read_kernel_status(text))
+        if not state.status:
             raise ClientError(command, text)
-        return status
+        return state
 
     def fetch_output(self, kernel: str, folder: Path) -> None:
         """Fetch the files and the log of a kernel's newest run, the log without what looks like a credential."""

@@ -13,7 +13,7 @@ import pandas as pd
 
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
-from histoseg.kaggle.metadata import dataset_metadata
+from histoseg.kaggle.metadata import dataset_metadata, wheels_notice
 from histoseg.kaggle.wheel import build_wheel
 from histoseg.schema.atomic import write_atomically, write_bytes_atomically
 from histoseg.schema.manifest import (
@@ -25,6 +25,7 @@ from histoseg.schema.manifest import (
     load_manifest,
     manifest_json,
 )
+from histoseg.schema.network import needs_smp
 from histoseg.schema.parse import parse_dataclass
 from histoseg.schema.preprocessing import Preprocessing
 
@@ -133,18 +134,17 @@ def write_package(manifest: Manifest, sources: Mapping[str, Path], out: Path, sl
     Raises:
         InputError: With all faults of the metadata, before anything is touched.
     """
-    from histoseg.models.build import needs_smp  # with torch, which --help and the checks before spare
-
     name = slug or DEFAULT_SLUG
-    metadata = dataset_metadata(slug=name, title=name, licence=licence)
+    dataset_metadata(slug=name, title=name, licence=licence)
     # Everything is checked; only now is anything touched. The old manifest goes first and the new one comes last, so
     # that no half of a package can be taken for a whole.
     out.mkdir(parents=True, exist_ok=True)
     _remove_earlier(out)
     for member in manifest.members:
         write_bytes_atomically(out / member.file, sources[member.file].read_bytes())
-    if any(needs_smp(member.architecture) for member in manifest.members):
-        build_wheel(WHEEL_DISTRIBUTION, out)
+    smp = any(needs_smp(member.architecture) for member in manifest.members)
+    wheels = [build_wheel(WHEEL_DISTRIBUTION, out)] if smp else []
+    metadata = dataset_metadata(slug=name, title=name, licence=licence, description=wheels_notice(wheels))
     write_atomically(out / METADATA_NAME, json.dumps(metadata, indent=2) + "\n")
     write_atomically(out / MANIFEST_NAME, manifest_json(manifest))
     return load_manifest(out)

@@ -52,9 +52,9 @@ def refuse_network(*arguments: object, **options: object) -> None:
 
 def run_alone(path: str) -> None:
     """Run a file as `__main__` in this process, which stays as bare afterwards."""
-    sys.meta_path.insert(0, KaggleImage)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, KaggleImage)
     socket.socket.connect = refuse_network  # type: ignore[method-assign]
-    socket.create_connection = refuse_network
+    socket.create_connection = refuse_network  # type: ignore[assignment]
     socket.getaddrinfo = refuse_network  # type: ignore[assignment]
     runpy.run_path(path, run_name="__main__")
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from histoseg.competitions.base import Competition
 from histoseg.core.faults import Fault
@@ -129,6 +130,9 @@ def _table(
     if totals is not None:
         lines += ["", f"the kernel's own {totals[0]}"]
     if fallbacks:
-        lines += ["", f"{'fallback row':<14}{'planted':<14}why the kernel gave it"]
-        lines += [f"{key:<14}{kind or 'NO':<14}{why}" for key, (why, kind) in fallbacks.items()]
+        lines += ["", f"{'fallback row':<14}{'planted':<16}why the kernel gave it"]
+        lines += [
+            f"{key[:12]:<14}{kind or 'NO':<16}{shorten(why, 160, placeholder=' ...')}"
+            for key, (why, kind) in fallbacks.items()
+        ]
     return lines

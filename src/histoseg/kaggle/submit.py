@@ -84,13 +84,14 @@ def planned_commands(request: SubmitRequest, root: Path) -> list[str]:
         (_typed(dataset_upload_command(folder / "dataset", "")), "where it is not there"),
         (_typed(dataset_upload_command(folder / "dataset", message)), "where it is, with other files"),
         (_typed(status_command(dataset)), "until it says ready"),
+        (f"GetKernel {kernel}", "a request: its newest version, so that no push is done twice"),
         (_typed(push_command(folder / "kernel", request.timeout_s, accelerator)), ""),
         (_typed(("kernels", "status", kernel)), "until it says COMPLETE"),
         (_typed(output_command(kernel, folder / "output")), ""),
     ]
     if request.submit and not request.training:
         lines.append((_typed(submit_command(request.slug, kernel, "VERSION", message)), ""))
-        lines.append((_typed(("competitions", "submissions", request.slug)), "until it is scored"))
+        lines.append((f"ListSubmissions {request.slug}", "a request: until the one of this tag is scored"))
     return [f"{command}    # {note}" if note else command for command, note in lines]
 
 

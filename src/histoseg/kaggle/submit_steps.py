@@ -147,14 +147,14 @@ def await_kernel(job: Job) -> None:
     Raises:
         InputError: It failed or was stopped. The next start pushes it again.
     """
-    status, failure = wait_for(
+    found = wait_for(
         lambda: job.client.kernel_status(job.state.kernel),
-        lambda answer: answer[0] == "COMPLETE" or answer[0] in _FAILED_RUNS,
+        lambda answer: answer.status in ("COMPLETE", *_FAILED_RUNS),
         job.patience,
         what=f"kernel {job.state.kernel}",
         limit_s=job.request.timeout_s + QUEUE_LIMIT_S,
     )
-    if status == "COMPLETE":
+    if found.status == "COMPLETE":
         job.file.update(kernel_done=True)
         return
     folder = job.file.folder / f"failed_{job.state.attempts + 1}"
@@ -164,7 +164,7 @@ def await_kernel(job: Job) -> None:
         logger.warning("its log cannot be fetched: %s", error)
     version = job.state.kernel_version
     job.file.update(attempts=job.state.attempts + 1, kernel_version=0, kernel_version_before=-1)
-    raise InputError([failed_run(f"{job.state.kernel} version {version}", f"{status} {failure}".strip(), folder)])
+    raise InputError([failed_run(f"{job.state.kernel} version {version}", str(found), folder)])
 
 
 def fetch_output(job: Job) -> None:

@@ -63,8 +63,9 @@ def wait_for(
             answer, failed = ask(), 0
             if is_done(answer):
                 return answer
-            if str(answer) != told:
-                told = str(answer)
+            words = "not there yet" if answer is None else str(answer)
+            if words != told:
+                told = words
                 logger.info("%s: %s", what, told)
         except ClientError as error:
             failed += 1

@@ -27,7 +27,6 @@ WHEELS = ("segmentation-models-pytorch", "tyro")
 _IN_IMAGE = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "tqdm", "huggingface-hub")
 _FILE_PREFIX = "file:"
 
-# /kaggle/working holds the run with its report and the weights at the end.
 UNPACK_CELL = """\
 # Everything is found by its content: where Kaggle mounts a dataset has changed more than once.
 import os, subprocess, sys, tempfile, zipfile
@@ -65,7 +64,9 @@ with ThreadPoolExecutor(gpus) as pool:
 PACKAGE_CELL = """\
 run = WORKING / "runs" / "training"
 histoseg("evaluate", run)
-histoseg("package", run, "--out", WORKING / "weights")"""
+histoseg("package", run, "--out", WORKING / "weights")
+for state in run.rglob("state_*.pt"):  # for going on with training; nobody wants to fetch them
+    state.unlink()"""
 """What is left in /kaggle/working: the run with its report, and the weights."""
 
 
@@ -126,7 +127,7 @@ def notebook_text(setting: str = "init") -> str:
 
 
 def _cell(kind: str, number: int, text: str) -> dict[str, Any]:
-    code = {"execution_count": None, "outputs": []} if kind == "code" else {}
+    code: dict[str, Any] = {"execution_count": None, "outputs": []} if kind == "code" else {}
     return {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": text} | code
 
 

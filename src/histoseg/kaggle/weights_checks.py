@@ -13,6 +13,7 @@ from histoseg.core.faults import Fault, InputError
 from histoseg.kaggle.metadata import check_dataset_metadata
 from histoseg.kaggle.metadata_checks import DATASET_METADATA_NAME
 from histoseg.schema.manifest import MANIFEST_NAME, Manifest, load_manifest
+from histoseg.schema.network import needs_smp
 
 SMP_WHEEL_PATTERN = "segmentation_models_pytorch-*.whl"
 _KEPT_NAMES = (MANIFEST_NAME, DATASET_METADATA_NAME, "README.md")
@@ -106,8 +107,6 @@ def _metadata_faults(path: Path, folder: Path) -> tuple[list[Fault], list[str]]:
 
 def _wheel_faults(manifest: Manifest, folder: Path) -> list[Fault]:
     """A wheel that a member needs and that is not there, and one that no member needs."""
-    from histoseg.models.build import needs_smp  # with torch, which the other checks spare
-
     wheels = sorted(path.name for path in folder.glob(SMP_WHEEL_PATTERN))
     needed = any(needs_smp(member.architecture) for member in manifest.members)
     remedy = "package the weights anew: `histoseg package`"

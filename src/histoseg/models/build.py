@@ -48,11 +48,6 @@ def build_model(architecture: str, arguments: Mapping[str, Any], encoder_weights
     return SoftmaxLogits(net) if activation == "softmax" else net
 
 
-def needs_smp(architecture: str) -> bool:
-    """Whether a network is built with segmentation-models-pytorch, which Kaggle's image lacks."""
-    return architecture not in ("segformer", "deeplabv3_resnet101")
-
-
 def _build_plain(architecture: str, **settings: Any) -> torch.nn.Module:
     """A network that gives as many logits as `classes` says."""
     if architecture == "unext50":

@@ -39,6 +39,11 @@ DEFAULT_ENCODERS = {
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 
 
+def needs_smp(architecture: str) -> bool:
+    """Whether a network is built with segmentation-models-pytorch, which Kaggle's image lacks."""
+    return architecture not in ("segformer", "deeplabv3_resnet101")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The network."""
