@@ -187,7 +187,7 @@ def blobs_forward(images_NHWC: np.ndarray) -> np.ndarray:
 
 
 def to_runs(side: tuple[int, int], blend: bool) -> int:
-    """A whole prediction, from slide to cleaned runs at a pixel size that needs no resampling; gives the mask's area."""
+    """A whole prediction, from slide to cleaned runs, its pixel size the network's; gives the mask's area."""
     manifest = Manifest(
         competition="folder",
         preprocessing=Preprocessing(target_pixel_size_um=1.0),
@@ -219,9 +219,8 @@ def memory_probe(side: tuple[int, int], work: str) -> None:
 
 
 def memory_table(sides: list[tuple[int, int]]) -> None:
-    print(
-        "\n| peak memory above the start | the mask alone | bands | to runs | blended | MONAI |\n|---|---|---|---|---|---|"
-    )
+    print("\n| peak memory above the start | the mask alone | bands | to runs | blended | MONAI |")
+    print("|---|---|---|---|---|---|")
     for side in sides:
         row = [f"{side[0] * side[1] / 2**20:.0f} MB"]
         for work in ("ours", "runs", "blended", "monai"):

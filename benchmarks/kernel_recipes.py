@@ -2,9 +2,10 @@
 
     python benchmarks/kernel_recipes.py [--recipes unet_resnet34 group_effunet_b5] [--images 2] [--whole 256]
 
-A fake hidden set of small images is predicted by `histoseg predict` and by the generated kernel, which runs as a process
-of its own with nothing but what Kaggle's image has. Networks, views, tiles and preprocessing are the recipe's; pretrained
-encoders are left out (no hub is asked) and the sides of whole images are lowered, which changes no code that runs.
+A fake hidden set of small images is predicted by `histoseg predict` and by the generated kernel, which runs as a
+process of its own with nothing but what Kaggle's image has. Networks, views, tiles and preprocessing are the recipe's;
+pretrained encoders are left out (no hub is asked) and the sides of whole images are lowered, which changes no code that
+runs.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import math
 import os
 import shutil
 import subprocess
@@ -21,20 +22,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
-import torch
 from kernel_recipes import package_recipe
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from histoseg.commands.kernel import write_kernel
+from histoseg.commands.predict import predict_folder
 from histoseg.core.rle import decode_rle
-from histoseg.imaging.slide import open_slide
 from histoseg.kaggle import simulate_alone
 from histoseg.kaggle.simulate_run import no_network
-from histoseg.models.build import build_model
 from histoseg.schema.manifest import load_manifest, manifest_json
 from histoseg.synth.folder import make_hubmap_2022
 
@@ -77,19 +74,17 @@ def image_environment(python: str, folder: Path) -> Path:
     return inside
 
 
-def mark_half(weights: Path, image: Path) -> None:
-    """Set the threshold of random weights where about half of an image lies above it: there rounding shows."""
+def mark_half(weights: Path, data: Path, scratch: Path) -> None:
+    """Set the threshold of random weights so that about half of all pixels lie above it: there rounding shows."""
     manifest = load_manifest(weights)
-    model = build_model(manifest.members[0].architecture, manifest.members[0].arguments).eval()
-    model.load_state_dict(load_file(weights / manifest.members[0].file))
-    with open_slide(image) as slide:
-        image_HWC = cv2.resize(slide.read_all(), (256, 256), interpolation=cv2.INTER_AREA)
-    scaled_HWC = (image_HWC / 255 - manifest.preprocessing.mean) / manifest.preprocessing.std
-    image_NCHW = torch.from_numpy(scaled_HWC.astype(np.float32)).permute(2, 0, 1)[None]
-    with torch.inference_mode():
-        threshold = model(image_NCHW).sigmoid().median().item()
-    changed = dataclasses.replace(manifest, thresholds={"default": threshold})
-    (weights / "manifest.json").write_text(manifest_json(changed))
+    low, high = -10.0, 16.0  # logits
+    for _ in range(7):
+        logit = (low + high) / 2
+        changed = dataclasses.replace(manifest, thresholds={"default": 1 / (1 + math.exp(-logit))})
+        (weights / "manifest.json").write_text(manifest_json(changed))
+        predict_folder(weights, data, scratch)
+        marked = differing_share(scratch, scratch, data)[1]
+        low, high = (logit, high) if marked > 0.5 else (low, logit)
 
 
 def own_rows(weights: Path, data: Path, out: Path) -> None:
@@ -175,7 +170,7 @@ def fake_kaggle(root: Path, recipe: str, images: int) -> tuple[Path, Path, Path]
     weights = root / "kaggle" / "input" / "datasets" / "someone" / "weights"
     weights.parent.mkdir(parents=True)
     package_recipe(recipe, weights, whole=256)
-    mark_half(weights, next((data / "test_images").glob("*.tiff")))
+    mark_half(weights, data, root / "scratch.csv")
     own_rows(weights, data, root / "ours.csv")
     return root / "kaggle", root / "ours.csv", data
 

@@ -157,13 +157,13 @@ class Slow(torch.nn.Module):
 
 @pytest.fixture
 def slow_members(monkeypatch):
-    """Members that take 20 ms a tile and differ, whatever their files hold."""
+    """Members that take 40 ms a tile and differ, whatever their files hold."""
     made = []
 
     def load(self, device, into=None):
         made.append(Slow(0.0))
         made[-1].bias.data += len(made)
-        made[-1].seconds = 0.02
+        made[-1].seconds = 0.04
         return made[-1]
 
     monkeypatch.setattr("histoseg.predict.members.MemberFile.load", load)
@@ -174,9 +174,9 @@ def test_short_time_drops_views_and_members_and_still_gives_every_row(one_image,
     images = [dataclasses.replace(one_image, id=f"i{number}") for number in range(12)]
     manifest = load_manifest(small_package)
     packages = [(small_package, manifest)]
-    # 12 images of 6 tiles, 4 passes of 20 ms: 5.8 s of work; 4 s less half of them in reserve.
-    summary = runner.run_submission(Hubmap2022(), images, packages, tmp_path / "s.csv", limit_s=4.0)
-    assert summary.seconds < 4.0
+    # 12 images of 6 tiles, 4 passes of 40 ms: 11.5 s of work; 10 s less half of them in reserve.
+    summary = runner.run_submission(Hubmap2022(), images, packages, tmp_path / "s.csv", limit_s=10.0)
+    assert summary.seconds < 10.0
     outcomes = [record.outcome for record in summary.images]
     assert "degraded" in outcomes
     assert any("of 2 views" in words for words in summary.steps)
@@ -188,17 +188,17 @@ def test_short_time_drops_views_and_members_and_still_gives_every_row(one_image,
 def test_one_image_that_takes_longer_than_all_the_time_gives_the_rows_that_were_seen(
     small_package, tmp_path, slow_members
 ):
-    image_HWC = np.full((3000, 400, 3), 200, np.uint8)
+    image_HWC = np.full((6000, 400, 3), 200, np.uint8)
     tifffile.imwrite(tmp_path / "g.tiff", image_HWC)
     giant = Sample(id="g", image_path=tmp_path / "g.tiff", organ="kidney", pixel_size_um=1.6)
     packages = [(small_package, load_manifest(small_package))]
-    summary = runner.run_submission(Hubmap2022(), [giant], packages, tmp_path / "s.csv", limit_s=3.0)
-    assert summary.seconds < 3.0
+    summary = runner.run_submission(Hubmap2022(), [giant], packages, tmp_path / "s.csv", limit_s=10.0)
+    assert summary.seconds < 10.0
     (record,) = summary.images
     assert record.outcome == "degraded"
-    assert "of 3000 rows" in record.reason
-    runs = parse_rle((tmp_path / "s.csv").read_text().splitlines()[1].split(",")[1], (3000, 400))
-    assert 0 < runs.area < 3000 * 400
+    assert "of 6000 rows" in record.reason
+    runs = parse_rle((tmp_path / "s.csv").read_text().splitlines()[1].split(",")[1], (6000, 400))
+    assert 0 < runs.area < 6000 * 400
 
 
 def test_an_image_that_hangs_is_interrupted_and_the_csv_is_complete(one_image, small_package, tmp_path, monkeypatch):
@@ -221,9 +221,9 @@ sample = Sample(id="a", image_path=Path({str(one_image.image_path)!r}), organ="k
 folder = Path({str(small_package)!r})
 started = time.monotonic()
 summary = runner.run_submission(
-    Hubmap2022(), [sample], [(folder, load_manifest(folder))], Path({str(tmp_path / "s.csv")!r}), limit_s=4.0
+    Hubmap2022(), [sample], [(folder, load_manifest(folder))], Path({str(tmp_path / "s.csv")!r}), limit_s=16.0
 )
-assert time.monotonic() - started < 4.0
+assert time.monotonic() - started < 16.0
 print(summary.failed)
 """
     )
@@ -249,7 +249,7 @@ predictor.predict_image = lambda *_: time.sleep(60)
 sample = Sample(id="a", image_path=Path({str(one_image.image_path)!r}), organ="kidney", pixel_size_um=1.6)
 folder = Path({str(small_package)!r})
 runner.run_submission(
-    Hubmap2022(), [sample], [(folder, load_manifest(folder))], Path({str(tmp_path / "s.csv")!r}), limit_s=4.0
+    Hubmap2022(), [sample], [(folder, load_manifest(folder))], Path({str(tmp_path / "s.csv")!r}), limit_s=16.0
 )
 print("came back")
 """

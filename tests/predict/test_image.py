@@ -109,6 +109,18 @@ def test_the_peak_is_around_the_highest_probability(shape):
     assert runs.area <= 6 * max(1, -(-max(shape) // 256)) ** 2
 
 
+def test_the_peak_of_an_image_that_the_network_saw_enlarged_is_never_lost():
+    rng = np.random.default_rng(4)
+    for _ in range(200):
+        scaled, original = (tuple(int(side) for side in rng.integers(1, 400, 2)) for _ in range(2))
+        peak = PeakMap(scaled)
+        probs_HW = np.zeros(scaled, np.float32)
+        probs_HW[rng.integers(scaled[0]), rng.integers(scaled[1])] = 0.3
+        peak.add(0, probs_HW)
+        assert peak.runs(original).area > 0
+        assert peak.runs(original).shape_hw == original
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-30])
 def test_the_peak_of_a_hopeless_image_is_still_a_mask(value):
     peak = PeakMap((20, 30))

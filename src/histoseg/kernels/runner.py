@@ -75,9 +75,10 @@ class RunSummary:
 
 @dataclass
 class _Progress:
-    """The records so far."""
+    """The records so far, and the image that is being predicted."""
 
     records: dict[str, ImageRecord] = field(default_factory=dict)
+    current: str = ""
 
     def add(self, record: ImageRecord) -> None:
         self.records[record.id] = record
@@ -128,7 +129,8 @@ def run_submission(
         except KeyboardInterrupt:
             if not watchdog.fired:
                 raise
-            progress.add(ImageRecord(_first_without(waiting, progress), outcome="fallback", reason="it hung"))
+            if progress.current:
+                progress.add(ImageRecord(progress.current, outcome="fallback", reason="it hung"))
             _give_up_rest(waiting, progress, LATE)
     if rehearse is not None and predictor is not None:
         try:
@@ -141,13 +143,19 @@ def run_submission(
 def _predict_waiting(
     predictor: SubmissionPredictor, waiting: Sequence[Sample], journal: SubmissionJournal, progress: _Progress
 ) -> None:
-    """Predict one image after another; one image must never cost the other rows."""
-    megapixels = [predictor.megapixels(sample) for sample in waiting]
+    """Predict one image after another; one image must never cost the other rows.
+
+    Small ones come first: should the time not suffice, one that is huge must not take it from all others.
+    """
+    measured = [(predictor.megapixels(sample), sample) for sample in waiting]
+    measured.sort(key=lambda pair: sum(pair[0]))
+    megapixels, waiting = [pair[0] for pair in measured], [pair[1] for pair in measured]
     ahead = [sum(stage) for stage in zip(*megapixels, strict=True)]
     for place, sample in enumerate(tqdm(waiting, desc="predict", unit="image", dynamic_ncols=True)):
         own = megapixels[place]
         ahead = [max(0.0, total - mine) for total, mine in zip(ahead, own, strict=True)]
         started = time.monotonic()
+        progress.current = sample.id
         try:
             row = predictor.row(sample, own, WorkAhead(tuple(ahead), len(waiting) - place - 1))
         except OutOfTimeError:
@@ -165,10 +173,6 @@ def _predict_waiting(
         outcome = "degraded" if row.degraded else "predicted"
         seconds = time.monotonic() - started
         progress.add(ImageRecord(sample.id, row.shape_hw, seconds, row.area_px, row.passes, outcome, row.degraded))
-
-
-def _first_without(waiting: Sequence[Sample], progress: _Progress) -> str:
-    return next((sample.id for sample in waiting if sample.id not in progress.records), waiting[-1].id)
 
 
 def _give_up_rest(waiting: Sequence[Sample], progress: _Progress, reason: str) -> None:

@@ -209,7 +209,11 @@ class PeakMap:
             np.minimum((np.arange(original) * scaled // original) // self._cell, count - 1)
             for original, scaled, count in zip(original_hw, self._shape_hw, largest_HW.shape, strict=True)
         )
+        # Each pixel takes all cells up to the next pixel's: of an enlarged image none may fall between two.
+        wide_HW = np.logical_or.reduceat(largest_HW, columns, axis=1)
+        stops = np.maximum(np.append(rows[1:], len(wide_HW)), rows + 1)
         encoder = RunEncoder(original_hw, order="F", axis="rows")
         for start in range(0, original_hw[0], 1024):
-            encoder.add(largest_HW[rows[start : start + 1024]][:, columns])
+            chosen = rows[start : start + 1024]
+            encoder.add(np.logical_or.reduceat(wide_HW[: stops[start + len(chosen) - 1]], chosen, axis=0))
         return encoder.runs()
