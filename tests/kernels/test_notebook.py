@@ -40,8 +40,6 @@ def test_its_cells_explain_and_configure(name, tmp_path):
     assert texts[-1] == "## Run"
     assert codes[-2].startswith("kernel_summary = start_kernel(")
     assert codes[-1] == "show_summary(kernel_summary)"
-    script = write_kernel(name, tmp_path, False, "someone/weights-of-mine").read_text()
-    assert script.index("KERNEL_INPUTS = ") < min(script.index("\nclass "), script.index("\ndef "))
 
 
 @pytest.mark.slow

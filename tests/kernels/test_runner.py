@@ -201,6 +201,7 @@ def test_one_image_that_takes_longer_than_all_the_time_gives_the_rows_that_were_
     assert 0 < runs.area < 6000 * 400
 
 
+@pytest.mark.slow
 def test_an_image_that_hangs_is_interrupted_and_the_csv_is_complete(one_image, small_package, tmp_path, monkeypatch):
     script = tmp_path / "hang.py"
     script.write_text(
@@ -233,6 +234,35 @@ print(summary.failed)
     assert (tmp_path / "s.csv").read_text() == "id,rle\na,1 1\n"
 
 
+@pytest.mark.slow
+def test_a_reader_that_hangs_is_left_behind(one_image, small_package, tmp_path):
+    script = tmp_path / "hang.py"
+    script.write_text(
+        f"""
+import time
+from pathlib import Path
+from histoseg.competitions.hubmap_2022 import Hubmap2022
+from histoseg.imaging.slide import Slide
+from histoseg.kernels import runner
+from histoseg.schema.manifest import load_manifest
+from histoseg.schema.sample import Sample
+
+Slide.read = lambda *_: time.sleep(90)
+sample = Sample(id="a", image_path=Path({str(one_image.image_path)!r}), organ="kidney", pixel_size_um=1.6)
+folder = Path({str(small_package)!r})
+summary = runner.run_submission(
+    Hubmap2022(), [sample], [(folder, load_manifest(folder))], Path({str(tmp_path / "s.csv")!r}), limit_s=40.0
+)
+print(summary.failed)
+"""
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=80)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "{'a': 'it hung'}"
+    assert (tmp_path / "s.csv").read_text() == "id,rle\na,1 1\n"
+
+
+@pytest.mark.slow
 def test_a_hang_that_cannot_be_interrupted_ends_the_process_with_a_complete_csv(one_image, small_package, tmp_path):
     script = tmp_path / "hang.py"
     script.write_text(
@@ -314,3 +344,22 @@ def test_members_come_in_turn_where_batches_of_one_are_too_much(one_image, small
         parse_rle(text, (300, 211)).to_mask() for text in (plain.read_text().split(",")[-1].strip(), first)
     )
     assert (whole != turned).mean() < 1e-3
+
+
+def test_one_image_that_no_rung_helps_does_not_slow_the_others(one_image, small_package, tmp_path, monkeypatch):
+    original = predictor.predict_image
+    kinds = []
+
+    def starved(stages, slide, *others):
+        if slide.path.name == "b.tiff":
+            raise MemoryError("a header that claims too much")
+        kinds.append(type(stages[0].forward._stage.forward.models))
+        return original(stages, slide, *others)
+
+    tifffile.imwrite(tmp_path / "b.tiff", np.zeros((50, 60, 3), np.uint8))
+    broken = dataclasses.replace(one_image, id="b", image_path=tmp_path / "b.tiff")
+    monkeypatch.setattr(predictor, "predict_image", starved)
+    packages = [(small_package, load_manifest(small_package))]
+    summary = runner.run_submission(Hubmap2022(), [broken, one_image], packages, tmp_path / "s.csv")
+    assert [record.outcome for record in summary.images] == ["fallback", "predicted"]
+    assert kinds == [list], "the members are in memory again"

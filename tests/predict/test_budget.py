@@ -38,18 +38,48 @@ def test_views_go_first_then_members_then_everything():
         budget_after(3301, 3600, 10.0, 10.0).affordable(megapixels(1), 5, 8)
 
 
-def test_the_first_batch_and_the_first_image_pay_for_warming_up():
+def test_the_first_batch_of_each_device_and_network_pays_for_warming_up():
     budget = Budget(100.0)
-    budget.record_batch(50.0, 0.2)
+    for where in ("cuda:0 0", "cuda:1 0", "cuda:0 1"):
+        budget.record_batch(50.0, 0.2, where)
     assert budget.rate() is None
-    budget.record_batch(6.0, 6.0)
-    budget.record_batch(6.0, 6.0)
+    budget.record_batch(6.0, 6.0, "cuda:0 0")
+    assert budget.rate() is None
+    budget.record_batch(6.0, 6.0, "cuda:1 0")
     assert budget.rate() == 1.0
-    budget.record_image(40.0, 1.0)
-    assert budget.beside_s(10, 10.0) == 0.0
-    budget.record_image(2.0, 4.0)
-    assert budget.beside_s(10, 8.0) == 4.0, "by megapixels"
-    assert budget.beside_s(1, 800.0) == 2.0, "by images"
+
+
+def test_one_slow_stretch_is_forgotten():
+    budget = Budget(100.0)
+    budget.record_batch(1.0, 1.0)
+    for _ in range(20):
+        budget.record_batch(10.0, 1.0)
+    for _ in range(200):
+        budget.record_batch(1.0, 1.0)
+    assert 1.0 < budget.rate() < 1.2
+
+
+def beside(costs, images_left, megapixels_left):
+    """The forecast after images of (seconds, megapixels); the first one pays for warming up."""
+    budget = Budget(100.0)
+    budget.record_image(99.0, 1.0)
+    for seconds, size in costs:
+        budget.record_image(seconds, size)
+    return budget.beside_s(images_left, megapixels_left)
+
+
+def test_what_images_cost_beside_their_passes_is_told_by_number_and_by_size():
+    assert beside([], 10, 10.0) == 0.0
+    sizes = [1.0, 2.0, 5.0, 9.0, 20.0]
+    assert beside([(2.0, size) for size in sizes], 100, 37.0) == pytest.approx(200.0), "so much an image"
+    assert beside([(0.1 * size, size) for size in sizes], 100, 37.0) == pytest.approx(3.7), "so much a megapixel"
+    assert beside([(2.0 + 0.1 * size, size) for size in sizes], 10, 50.0) == pytest.approx(25.0), "both"
+
+
+def test_of_images_of_one_size_the_higher_forecast_counts_once_there_are_some():
+    assert beside([(2.0, 4.0)] * 3, 10, 400.0) == pytest.approx(20.0)
+    assert beside([(2.0, 4.0)] * 30, 10, 400.0) == pytest.approx(200.0)
+    assert beside([(2.0, 4.0)] * 30, 1000, 4.0) == pytest.approx(2000.0)
 
 
 def test_slow_small_images_leave_nothing_out():

@@ -1,4 +1,5 @@
 import dataclasses
+import threading
 from itertools import pairwise
 
 import numpy as np
@@ -228,3 +229,37 @@ def test_rows_for_which_there_is_no_time_are_empty(slide_path, blend):
 
     with open_slide(path) as slide, pytest.raises(OutOfTimeError):
         predict_image(never, slide, 1.0, manifest, [0.5])
+
+
+@pytest.mark.parametrize("layout", [{"rowsperstrip": 16}, {"tile": (32, 32)}])
+def test_stages_that_read_a_compressed_slide_at_once_see_the_same_pixels(tmp_path, layout):
+    rng = np.random.default_rng(7)
+    image_HWC = np.kron(rng.integers(0, 256, (60, 50, 3)), np.ones((8, 8, 1), int)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "s.tiff", image_HWC, compression="deflate", **layout)
+    specs = [Preprocessing(target_pixel_size_um=target) for target in (1.0, 1.25, 0.8)]
+    stages = [Stage(red, dataclasses.replace(PHYSICAL, preprocessing=spec, batch=1), 1 / 3) for spec in specs]
+    with open_slide(tmp_path / "s.tiff") as slide:
+        together = [predict_image(stages, slide, 1.0, PHYSICAL, [0.5]).runs[0.5] for _ in range(3)]
+    maps = []
+    for stage in stages:
+        with open_slide(tmp_path / "s.tiff") as slide:
+            cuts = [round(0.02 * step, 2) for step in range(1, 50)]
+            runs = predict_image([dataclasses.replace(stage, share=1.0)], slide, 1.0, PHYSICAL, cuts).runs
+            maps.append(sum(runs[cut].to_mask().astype(int) for cut in cuts) * 0.02)
+    sure = np.abs(np.mean(maps, axis=0) - 0.5) > 0.03
+    for runs in together:
+        assert runs == together[0]
+        np.testing.assert_array_equal(runs.to_mask()[sure], (np.mean(maps, axis=0) > 0.5)[sure])
+    assert sure.mean() > 0.8
+
+
+def test_an_error_in_one_of_several_stages_leaves_no_thread_behind(slide_path):
+    def broken(images_NHWC):
+        raise ArithmeticError("not numbers")
+
+    before = threading.active_count()
+    stages = [Stage(red, PHYSICAL, 0.5), Stage(broken, PHYSICAL, 0.5)]
+    for _ in range(3):
+        with open_slide(slide_path[0]) as slide, pytest.raises(ArithmeticError):
+            predict_image(stages, slide, 1.0, PHYSICAL, [0.5])
+    assert threading.active_count() == before

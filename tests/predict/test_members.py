@@ -118,6 +118,20 @@ def test_one_at_a_time_means_one_at_a_time(small_package, monkeypatch):
     monkeypatch.setattr(members_module.MemberFile, "load", counted)
     net(TILES_NHWC)
     assert len(alive) == 2, "each member once for all views"
+    first = net.first_members(1)
+    first(TILES_NHWC)
+    first.first_members(1)(TILES_NHWC)
+    assert len(alive) == 3, "a part of the members asks the same holder"
+
+
+def test_parts_of_an_ensemble_share_the_one_network_of_a_device(small_package):
+    manifest = load_manifest(small_package)
+    first, second = manifest.members
+    own = Preprocessing(target_pixel_size_um=3.0)
+    mixed = dataclasses.replace(manifest, members=(first, dataclasses.replace(second, preprocessing=own)))
+    joint = load_joint([(small_package, mixed)], CPU, torch.float32, in_turn=True)
+    networks = [part.ensemble.models[0] for part in joint.parts]
+    assert networks[0] is networks[1], "of one kind, the second takes the module of the first"
 
 
 def test_copies_on_several_devices_say_the_same(small_package):

@@ -94,5 +94,32 @@ def test_copies_on_two_devices_share_the_clock(joint):
     assert len(stage.forward.replicas) == 2
     for replica in stage.forward.replicas:
         replica(TILES_NHWC)
-    assert budget.batches == 2
+    assert pacer.seen == 1.0
+    assert budget.batches == 1, "the first one warms up"
     assert budget.forward_work == 0.5 * 12
+
+
+def test_blank_tiles_are_no_work_that_is_left(joint):
+    pacer, _ = pacer_of(joint, Budget(None), own=10.0)
+    pacer.begin(3, 4)
+    (stage,) = pacer.paced(joint.stages())
+    before = pacer._work(3, 4)
+    stage.forward.note_blank(8, 500)
+    assert pacer._work(3, 4) == pytest.approx(before - 8 * 0.25 * 12)
+    assert pacer.seen == 0.0
+
+
+def test_stages_that_were_not_begun_are_no_work_of_this_image():
+    spec = Preprocessing(normalise="none")
+    manifest = Manifest(competition="folder", preprocessing=spec)
+    parts = tuple(
+        JointPart(Ensemble([Counted()], [1.0], spec, ("identity",), torch.device("cpu"), torch.float32), manifest)
+        for _ in range(4)
+    )
+    joint = JointEnsemble(parts)
+    # 1 s a megapixel and pass, four passes of 10 megapixels, and time for 35 of the 40 seconds.
+    budget = Budget(70.0, started=time.monotonic(), batches=5, forward_s=10.0, forward_work=10.0)
+    pacer = ImagePacer(budget, joint.stages(), [10.0] * 4, WorkAhead((0.0,) * 4, 0), lambda words: None)
+    assert pacer.begin(4, 1) == (3, 1)
+    pacer.paced(joint.at_level(3, 1).stages())
+    assert pacer.begun == 30.0

@@ -19,6 +19,7 @@ plain 8-bit RGB only (`histoseg.imaging.tiff_foreign`).
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -37,6 +38,7 @@ SLIDE_CACHE_BYTES = 16 << 20
 """Decoded strips or tiles that a slide keeps, in bytes."""
 
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+CLOSING_S = 5.0
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
@@ -55,7 +57,7 @@ class SlideReader(Protocol):
 
 
 class Slide:
-    """One opened image; a context manager. One thread may read it at a time; open it once for each reader thread.
+    """One opened image; a context manager. Several threads may read it and take turns; to read at once, open it twice.
 
     Attributes:
         path: The file.
@@ -64,6 +66,7 @@ class Slide:
     def __init__(self, path: Path, reader: SlideReader) -> None:
         self.path = path
         self._reader: SlideReader | None = reader
+        self._lock = threading.Lock()
         self._shape_hw = reader.shape_hw
 
     @property
@@ -85,12 +88,13 @@ class Slide:
             ImageError: If the data of the region cannot be decoded.
             ValueError: If the region is empty or leaves the image, or the slide is closed.
         """
-        if self._reader is None:
-            raise ValueError(f"{self.path}: the slide is closed: read inside its `with` block")
         rows = slide_range(y, self._shape_hw[0], "y")
         columns = slide_range(x, self._shape_hw[1], "x")
-        canvas_HWC = np.empty((len(rows), len(columns), 3), np.uint8)
-        self._reader.read_into(canvas_HWC, rows.start, columns.start)
+        with self._lock:
+            if self._reader is None:
+                raise ValueError(f"{self.path}: the slide is closed: read inside its `with` block")
+            canvas_HWC = np.empty((len(rows), len(columns), 3), np.uint8)
+            self._reader.read_into(canvas_HWC, rows.start, columns.start)
         return canvas_HWC
 
     def read_all(self) -> np.ndarray:
@@ -98,10 +102,18 @@ class Slide:
         return self.read(slice(None), slice(None))
 
     def close(self) -> None:
-        """Close the file and drop what was cached; closing twice is harmless."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        """Close the file and drop what was cached; closing twice is harmless.
+
+        While another thread reads, it waits; a read that hangs keeps the file open, which is better than to hang too.
+        """
+        if not self._lock.acquire(timeout=CLOSING_S):
+            return
+        try:
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Slide:
         return self

@@ -189,7 +189,7 @@ class SubmissionPredictor:
         """
         manifests = [part.manifest for part in self._joint.parts]
         rungs = list(memory_rungs(manifests, self._joint.members, self._devices[0].type != "cpu"))
-        last = ""
+        last, in_turn = "", self._in_turn
         for rung in rungs[rungs.index(self._first_rung) :]:
             if last:
                 self.tell(f"{name}: out of memory, tried again: {rung}")
@@ -205,6 +205,8 @@ class SubmissionPredictor:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+        if self._in_turn and not in_turn:  # no rung helped: it is this image, and the others need not be slower for it
+            self._joint, self._in_turn = load_joint(self._packages, self._devices, proven=True), False
         raise MemoryError(f"out of memory even with the smallest tile: {last}")
 
     def _on_rung(self, rung: MemoryRung) -> JointEnsemble:

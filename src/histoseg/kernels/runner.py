@@ -82,6 +82,7 @@ class _Progress:
 
     def add(self, record: ImageRecord) -> None:
         self.records[record.id] = record
+        self.current = ""
 
     def failed(self) -> dict[str, str]:
         return {key: record.reason for key, record in self.records.items() if record.outcome == "fallback"}
@@ -118,20 +119,21 @@ def run_submission(
     fallbacks = {sample.id: "\n".join([competition.fallback_row] * len(classes)) for sample in samples}
     journal = SubmissionJournal(out, columns, fallbacks, _journal_key(packages, samples), classes=several)
     budget, progress, predictor = Budget(limit_s), _Progress(), None
-    with journal, flush_on_sigterm(journal), Watchdog(budget, journal) as watchdog:
-        for key in journal.done:
-            progress.add(ImageRecord(key, outcome="taken over"))
-        waiting = [sample for sample in samples if sample.id not in journal.done]
-        try:
+    watchdog = Watchdog(budget, journal)
+    try:
+        with journal, flush_on_sigterm(journal), watchdog:
+            for key in journal.done:
+                progress.add(ImageRecord(key, outcome="taken over"))
+            waiting = [sample for sample in samples if sample.id not in journal.done]
             if waiting:
                 predictor = SubmissionPredictor(competition, packages, budget)
                 _predict_waiting(predictor, waiting, journal, progress)
-        except KeyboardInterrupt:
-            if not watchdog.fired:
-                raise
-            if progress.current:
-                progress.add(ImageRecord(progress.current, outcome="fallback", reason="it hung"))
-            _give_up_rest(waiting, progress, LATE)
+    except KeyboardInterrupt:
+        if not watchdog.fired:
+            raise
+        if progress.current:
+            progress.add(ImageRecord(progress.current, outcome="fallback", reason="it hung"))
+        _give_up_rest(samples, progress, LATE)
     if rehearse is not None and predictor is not None:
         try:
             rehearse(predictor)

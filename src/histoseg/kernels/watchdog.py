@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from histoseg.predict.budget import Budget
 from histoseg.predict.journal import SubmissionJournal
 
 _LOOK_S = 1.0
-_MERCY_S = 20.0  # between asking and ending; a shorter limit is shortened alike
+_MERCY_S = 20.0  # between asking and ending; less where the limit is short
 
 
 @contextmanager
@@ -51,7 +50,7 @@ class Watchdog:
     def __init__(self, budget: Budget, journal: SubmissionJournal) -> None:
         self._budget, self._journal = budget, journal
         limit_s = budget.limit_s or 0.0
-        self._late_s = 0.5 * min(budget.reserve_s, 0.5 * limit_s)
+        self._late_s = max(1.0, 0.5 * min(budget.reserve_s, 0.5 * limit_s))
         self._mercy_s = min(_MERCY_S, 0.5 * self._late_s)
         self._done = threading.Event()
         self.fired = False
@@ -75,7 +74,8 @@ class Watchdog:
                 return
         self.fired = True
         logger.error("an image hangs and the time is over: it is interrupted, the rows that are done stay")
-        _thread.interrupt_main()
+        # A signal and not only a flag: the main thread may be waiting for a reader that hangs.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         if self._done.wait(self._mercy_s):
             return
         self._journal.flush()

@@ -7,7 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 FEWEST_BATCHES = 2  # before as many are measured nothing is left out
+FORGETTING = 0.98  # what a batch leaves of the weight of those before it: one slow image is no rule
+FEW_IMAGES = 8
+ALIKE = 1e-3  # images whose sizes vary less (variance over mean square) do not tell size from number
 
 
 class OutOfTimeError(Exception):
@@ -33,11 +38,10 @@ class Budget:
     batches: int = 0
     forward_s: float = 0.0
     forward_work: float = 0.0
-    image_s: float = 0.0
-    images: int = 0
-    image_megapixels: float = 0.0
+    beside: list[tuple[float, float]] = field(default_factory=list)
     grid_megapixels: float = 0.0
     seen_megapixels: float = 0.0
+    warm: set[str] = field(default_factory=set, repr=False)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def left_s(self) -> float:
@@ -46,20 +50,21 @@ class Budget:
             return float("inf")
         return self.limit_s - min(self.reserve_s, 0.5 * self.limit_s) - (time.monotonic() - self.started)
 
-    def record_batch(self, seconds: float, work: float) -> None:
+    def record_batch(self, seconds: float, work: float, where: str = "") -> None:
         """Note what a batch took.
-
-        The first batch does not count: it pays for warming up and compiling.
 
         Args:
             seconds: Seconds of the forward passes; of several devices side by side their share of the time.
             work: Megapixels times passes.
+            where: Names device and network: the first batch there pays for warming up and does not count.
         """
         with self.lock:
+            if where not in self.warm:
+                self.warm.add(where)
+                return
             self.batches += 1
-            if self.batches > 1:
-                self.forward_s += seconds
-                self.forward_work += work
+            self.forward_s = FORGETTING * self.forward_s + seconds
+            self.forward_work = FORGETTING * self.forward_work + work
 
     def record_image(self, seconds: float, megapixels: float, seen: float | None = None) -> None:
         """Note what an image took beside its forward passes; the first one does not count for that.
@@ -70,33 +75,40 @@ class Budget:
             seen: Megapixels of those that went through the network (blank ones may not); None means all.
         """
         with self.lock:
-            self.images += 1
+            if self.grid_megapixels > 0:
+                self.beside.append((max(0.0, seconds), megapixels))
             self.grid_megapixels += megapixels
             self.seen_megapixels += megapixels if seen is None else seen
-            if self.images > 1:
-                self.image_s += max(0.0, seconds)
-                self.image_megapixels += megapixels
 
     def seen_share(self) -> float:
         """Share of the tiles that went through the network so far."""
         return self.seen_megapixels / self.grid_megapixels if self.grid_megapixels > 0 else 1.0
 
     def rate(self) -> float | None:
-        """Seconds a megapixel and pass, None while too little is measured."""
-        if self.batches <= FEWEST_BATCHES or self.forward_work <= 0:
+        """Seconds a megapixel and pass, None while too little is measured; late batches weigh more."""
+        if self.batches < FEWEST_BATCHES or self.forward_work <= 0:
             return None
         return self.forward_s / self.forward_work
 
     def beside_s(self, images_left: int, megapixels_left: float) -> float:
-        """Forecast of what the images left cost beside their passes.
+        """Forecast of what the images left cost beside their passes: so much an image and so much a megapixel.
 
-        By images and by megapixels, the lower of both: small images measured first would make large ones look
-        impossible by the one, large ones small ones by the other.
+        Both are fitted by least squares, neither below 0. While all images are of one size there is no telling them
+        apart: then the higher forecast of the two counts, and of very few images the lower one.
         """
-        if self.images <= 1:
+        with self.lock:
+            measured = np.array(self.beside, np.float64).reshape(-1, 2)
+        if not len(measured):
             return 0.0
-        by_images = self.image_s / (self.images - 1) * images_left
-        return min(by_images, self.image_s / max(self.image_megapixels, 1e-9) * megapixels_left)
+        seconds, megapixels = measured.T
+        by_image, by_megapixel = seconds.mean(), seconds.sum() / max(megapixels.sum(), 1e-9)
+        if megapixels.var() < ALIKE * megapixels.mean() ** 2 or len(measured) < 3:
+            either = float(by_image * images_left), float(by_megapixel * megapixels_left)
+            return min(either) if len(measured) < FEW_IMAGES else max(either)
+        slope = ((seconds - by_image) * (megapixels - megapixels.mean())).sum() / (megapixels.var() * len(measured))
+        slope = min(max(slope, 0.0), (seconds * megapixels).sum() / (megapixels**2).sum())
+        constant = max(0.0, by_image - slope * megapixels.mean())
+        return float(constant * images_left + slope * megapixels_left)
 
     def affordable(
         self, work: Callable[[int, int], float], members: int, views: int, beside_s: float = 0.0

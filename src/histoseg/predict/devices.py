@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import torch
+
+_DEVICE_LOCKS: dict[str, threading.RLock] = {}
+_LOCKS_LOCK = threading.Lock()
+
+
+def device_lock(device: torch.device) -> threading.RLock:
+    """The lock of a device: one forward pass at a time, so that activations of several networks never add up."""
+    with _LOCKS_LOCK:
+        return _DEVICE_LOCKS.setdefault(str(device), threading.RLock())
 
 
 def best_device() -> torch.device:
@@ -56,5 +66,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice; only CUDA and Python have types of their own for it."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "Insufficient memory")
+    words = (
+        *("can't allocate memory", "out of memory", "ALLOC_FAILED", "Insufficient memory"),
+        "unable to find an engine to execute this computation",  # cuDNN's way to say so
+    )
     return any(word in str(error) for word in words)

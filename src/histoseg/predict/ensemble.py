@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from histoseg.core.log import logger
+from histoseg.predict.devices import device_lock
 from histoseg.predict.views import apply_view, restain, undo_view
 from histoseg.schema.preprocessing import Preprocessing
 from histoseg.schema.views import check_views, parse_view
@@ -75,12 +76,14 @@ class Ensemble:
         Raises:
             ArithmeticError: If the result is not finite, even in full precision.
         """
-        values_NKHW = self._averaged(images_NHWC)
+        with device_lock(self.device):
+            values_NKHW = self._averaged(images_NHWC)
         if np.isfinite(values_NKHW.sum(dtype=np.float64)):
             return values_NKHW
         if self.precision is not torch.float32:
             logger.warning("%s overflowed: the tiles are computed again in full precision", self.precision)
-            values_NKHW = replace(self, precision=torch.float32, replicas=())._averaged(images_NHWC)
+            with device_lock(self.device):
+                values_NKHW = replace(self, precision=torch.float32, replicas=())._averaged(images_NHWC)
         if not np.isfinite(values_NKHW).all():
             raise ArithmeticError("the network gives probabilities that are not numbers: its weights are broken")
         return values_NKHW

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,18 +131,28 @@ class _ImageBands:
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         """Bands (y, float32 (K, h, W)) that partition the rows, each valid until the next is asked for."""
         if len(self._stages) == 1:
-            streams = [self._stage_bands(self._stages[0], peak_here=True)]
-        else:
-            self._peak = PeakMap(self._slide.shape_hw)
-            parts = [(stage.share, self._stage_bands(stage, peak_here=False)) for stage in self._stages]
-            streams = [mean_bands(parts)]
-        for y, values_KHW in streams[0]:
-            probs_KHW = self._probs(values_KHW)
-            if len(self._stages) > 1 and self._peak is not None:
+            yield from self._one_stage()
+            return
+        self._peak = PeakMap(self._slide.shape_hw)
+        parts = [(stage.share, self._stage_bands(stage, peak_here=False)) for stage in self._stages]
+        try:
+            for y, values_KHW in mean_bands(parts):
+                probs_KHW = self._probs(values_KHW)
                 self._peak.add(y, probs_KHW[0])
-            yield y, probs_KHW
+                yield y, probs_KHW
+        finally:
+            for _, bands in parts:  # readers end before the slide is closed
+                bands.close()
 
-    def _stage_bands(self, stage: Stage, peak_here: bool) -> Iterator[tuple[int, np.ndarray]]:
+    def _one_stage(self) -> Iterator[tuple[int, np.ndarray]]:
+        bands = self._stage_bands(self._stages[0], peak_here=True)
+        try:
+            for y, values_KHW in bands:
+                yield y, self._probs(values_KHW)
+        finally:
+            bands.close()
+
+    def _stage_bands(self, stage: Stage, peak_here: bool) -> Generator[tuple[int, np.ndarray], None, None]:
         """What a stage says of the image, at the original size."""
         manifest = stage.manifest
         scaled = network_view(self._slide, manifest.preprocessing, self._pixel_size_um)

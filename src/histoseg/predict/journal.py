@@ -68,6 +68,7 @@ class SubmissionJournal:
         self.path = path
         self.journal_path = path.with_name(f"{path.name}.journal")
         self.done: dict[str, str] = {}
+        self._lesser: set[str] = set()
         self._columns = columns
         self._fallbacks = fallbacks
         self._key = key
@@ -102,7 +103,7 @@ class SubmissionJournal:
                 break
             if not kept and entry.get("key") != self._key:
                 break
-            if kept and entry.get("id") in self._fallbacks:
+            if kept and entry.get("id") in self._fallbacks and isinstance(entry.get("row"), str):
                 self.done[entry["id"]] = entry["row"]
             kept.append(line)
         if kept:
@@ -122,6 +123,7 @@ class SubmissionJournal:
         with self._lock:
             self.done[sample_id] = row
             if not final:
+                self._lesser.add(sample_id)
                 return
             try:
                 self._append({"id": sample_id, "row": row})
@@ -146,10 +148,10 @@ class SubmissionJournal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write the csv a last time; the journal stays unless every row is done."""
+        """Write the csv a last time; the journal stays unless every row is done and none is a lesser one."""
         self._stopped.set()
         self._ticker.join()
         self.flush()
         self._stream.close()
-        if len(self.done) == len(self._fallbacks):
+        if len(self.done) == len(self._fallbacks) and not self._lesser:
             self.journal_path.unlink()

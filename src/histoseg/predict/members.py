@@ -64,20 +64,40 @@ class MemberFile:
         return model.eval().to(device).to(memory_format=torch.channels_last)
 
 
+class TurnHolder:
+    """The one network that a device holds at a time. Whoever asks it holds the device's lock.
+
+    Args:
+        device: Where to load.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._file: MemberFile | None = None
+        self._model: torch.nn.Module | None = None
+
+    def network(self, file: MemberFile) -> torch.nn.Module:
+        """A member's network; the one before is let go first, or takes the new weights where it is of one kind."""
+        if self._model is None or self._file is None or file.path != self._file.path:
+            if self._file is not None and file.network != self._file.network:
+                self._model = None
+            model, self._model, self._file = self._model, None, None  # a load that fails leaves nothing half-done
+            self._model = file.load(self._device, model)
+            self._file = file
+        return self._model
+
+
 class LoadedInTurn(Sequence[torch.nn.Module]):
-    """Members that are loaded when they are asked for, one at a time, where memory does not hold all of them.
+    """Members that are loaded when they are asked for, where memory does not hold all of them.
 
     Args:
         files: The members.
-        device: Where to.
+        holder: Holds the network of the device, whichever part of the ensemble asks.
     """
 
-    def __init__(self, files: Sequence[MemberFile], device: torch.device) -> None:
+    def __init__(self, files: Sequence[MemberFile], holder: TurnHolder) -> None:
         self._files = tuple(files)
-        self._device = device
-        self._place = -1
-        self._model: torch.nn.Module | None = None
-        self._network = ""
+        self._holder = holder
 
     def __len__(self) -> int:
         """Number of members."""
@@ -90,16 +110,10 @@ class LoadedInTurn(Sequence[torch.nn.Module]):
     def __getitem__(self, place: slice) -> LoadedInTurn: ...
 
     def __getitem__(self, place: int | slice) -> torch.nn.Module | LoadedInTurn:
-        """The member's network; the one before is let go first, or takes the new weights where it is of one kind."""
+        """A member's network, or some of the members."""
         if isinstance(place, slice):
-            return LoadedInTurn(self._files[place], self._device)
-        if self._model is None or place != self._place:
-            file = self._files[place]
-            if file.network != self._network:
-                self._model = None
-            self._model = file.load(self._device, self._model)
-            self._place, self._network = place, file.network
-        return self._model
+            return LoadedInTurn(self._files[place], self._holder)
+        return self._holder.network(self._files[place])
 
 
 def load_joint(
@@ -125,6 +139,7 @@ def load_joint(
     devices = list(devices) or all_devices()
     files = [MemberFile(folder, manifest, member) for folder, manifest in packages for member in manifest.members]
     refuse_same_bytes(files)
+    _tell_what_is_dropped(packages)
     if in_turn is None:
         in_turn = _memory_is_short(files, devices)
     try:
@@ -177,6 +192,15 @@ def _sees(file: MemberFile) -> Manifest:
     return replace(file.manifest, preprocessing=preprocessing, members=(), versions={}, thresholds={"default": 0.5})
 
 
+def _tell_what_is_dropped(packages: Sequence[tuple[Path, Manifest]]) -> None:
+    """Of what an ensemble can have but once, the first package's counts."""
+    first = packages[0][1]
+    for folder, manifest in packages[1:]:
+        names = [name for name in ("average", "postprocess") if getattr(manifest, name) != getattr(first, name)]
+        if names:
+            logger.warning("%s has another %s than the first package, which counts", folder, " and ".join(names))
+
+
 def _memory_is_short(files: Sequence[MemberFile], devices: Sequence[torch.device]) -> bool:
     size = sum(file.path.stat().st_size for file in files)
     room = MEMORY_SHARE * min(map(free_bytes, devices))
@@ -192,7 +216,7 @@ def _networks(
 ) -> list[Sequence[torch.nn.Module]]:
     """The networks on each device."""
     if in_turn:
-        return [LoadedInTurn(files, device) for device in devices]
+        return [LoadedInTurn(files, TurnHolder(device)) for device in devices]
     first = [file.load(devices[0]) for file in files]
     others = [[copy.deepcopy(model).to(device) for model in first] for device in devices[1:]]
     return [first, *others]

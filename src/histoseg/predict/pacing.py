@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from histoseg.predict.budget import Budget
+from histoseg.predict.devices import device_lock
+from histoseg.predict.ensemble import Ensemble
 from histoseg.predict.joint import Stage
 from histoseg.predict.tiled import Forward
 
@@ -50,6 +54,8 @@ class ImagePacer:
     ) -> None:
         self._budget, self._stages, self._later, self._tell = budget, stages, later, tell
         self._own, self._left = tuple(own), list(own)
+        self._lock = threading.Lock()
+        self._running: set[int] = set()
         self.seconds = 0.0
         self.begun = 0.0
         self.seen = 0.0
@@ -66,14 +72,18 @@ class ImagePacer:
 
     def paced(self, stages: Sequence[Stage]) -> list[Stage]:
         """The stages that are left at the first level, asking the budget before each batch."""
-        self.begun = sum(self._own[self._place(stage)] for stage in stages)
+        self._running = {self._place(stage) for stage in stages}
+        self._left = [left if place in self._running else 0.0 for place, left in enumerate(self._left)]
+        self.begun = sum(self._left)
         return [replace(stage, forward=PacedForward(self, stage)) for stage in stages]
 
     def _lower(self) -> None:
-        megapixels = sum(self._left) + sum(self._later.megapixels)
-        beside_s = self._budget.beside_s(self._later.images + 1, megapixels)
-        level = self._budget.affordable(self._work, *self.level, beside_s)
-        if level != self.level:
+        with self._lock:
+            megapixels = sum(self._left) + sum(self._later.megapixels)
+            beside_s = self._budget.beside_s(self._later.images + 1, megapixels)
+            level = self._budget.affordable(self._work, *self.level, beside_s)
+            if level == self.level:
+                return
             words = "%.0f s are left for work of %.0f s: on with %d of %d members and %d of %d views"
             rate = self._budget.rate() or 0.0
             needed_s = rate * self._work(*self.level) + beside_s
@@ -81,28 +91,39 @@ class ImagePacer:
             self.level = level
 
     def _work(self, members: int, views: int) -> float:
-        """Megapixels times passes that are left at a level; of this image each stage keeps a pass."""
+        """Megapixels times passes that are left at a level; a stage of this image that has begun keeps a pass."""
         share = self._budget.seen_share()
         work = 0.0
-        for stage, own, later in zip(self._stages, self._left, self._later.megapixels, strict=True):
+        for place, (stage, later) in enumerate(zip(self._stages, self._later.megapixels, strict=True)):
             passes = stage.passes(members, views)
-            work += share * (own * max(1, passes) + later * passes)
+            kept = max(1, passes) if place in self._running else passes
+            work += self._left[place] * kept + share * later * passes
         return work
 
     def batch(self, stage: Stage, images_NHWC: np.ndarray) -> np.ndarray:
         """A batch of a stage, at the level that the budget allows."""
         self._lower()
         forward, passes = stage.at_level(*self.level)
-        started = time.monotonic()
-        values_NKHW = forward(images_NHWC)
-        seconds = time.monotonic() - started
+        device = forward.device if isinstance(forward, Ensemble) else torch.device("cpu")
+        with device_lock(device):  # waiting for another stage is no work
+            started = time.monotonic()
+            values_NKHW = forward(images_NHWC)
+            seconds = (time.monotonic() - started) / self._devices(stage)
         megapixels = images_NHWC.shape[0] * images_NHWC.shape[1] * images_NHWC.shape[2] / 1e6
-        self._budget.record_batch(seconds / self._devices(stage), megapixels * passes)
-        self.seconds += seconds / self._devices(stage)
-        self.seen += megapixels
         place = self._place(stage)
-        self._left[place] = max(0.0, self._left[place] - megapixels)
+        self._budget.record_batch(seconds, megapixels * passes, f"{device} {place}")
+        with self._lock:
+            self.seconds += seconds
+            self.seen += megapixels
+            self._left[place] = max(0.0, self._left[place] - megapixels)
         return values_NKHW
+
+    def blank(self, stage: Stage, tiles: int, size: int) -> None:
+        """Tiles of a stage that no network need see; the clock is asked for them too."""
+        place = self._place(stage)
+        with self._lock:
+            self._left[place] = max(0.0, self._left[place] - tiles * size**2 / 1e6)
+        self._lower()
 
     def _place(self, stage: Stage) -> int:
         """Place of a stage among those of the whole ensemble: the one of its members and zoom."""
@@ -120,6 +141,10 @@ class PacedForward:
         self._pacer, self._stage = pacer, stage
         copies: Sequence[Forward] = getattr(stage.forward, "replicas", ())
         self.replicas = [PacedForward(pacer, replace(stage, forward=copy)) for copy in copies]
+
+    def note_blank(self, tiles: int, size: int) -> None:
+        """Tiles that were left out; raises OutOfTimeError."""
+        self._pacer.blank(self._stage, tiles, size)
 
     def __call__(self, images_NHWC: np.ndarray) -> np.ndarray:
         """Tiles to values; raises OutOfTimeError."""

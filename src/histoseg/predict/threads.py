@@ -9,6 +9,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_PARTING_S = 5.0  # a thread that hangs longer is left behind; it is a daemon
 _HANDOVER_S = 0.1  # how often a waiting thread looks whether it is still wanted
 
 
@@ -44,11 +45,14 @@ def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, N
                 return
             if kind == "error":
                 assert isinstance(value, BaseException)
-                raise value
+                try:
+                    raise value
+                finally:
+                    del value  # else the error holds this frame and the frame the error
             yield value  # type: ignore[misc]
     finally:
         stopped.set()
-        thread.join()
+        thread.join(_PARTING_S)
 
 
 def map_here(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[tuple[Item, Result], None, None]:
@@ -94,11 +98,14 @@ def map_in_order(
         for _ in threads:
             tasks.put(None)
         for thread in threads:
-            thread.join()
+            thread.join(_PARTING_S)
 
 
 def _answer_of(item: Item, answer: queue.SimpleQueue) -> tuple[Item, Result]:
     result, error = answer.get()
     if error is not None:
-        raise error
+        try:
+            raise error
+        finally:
+            del error, answer
     return item, result

@@ -22,6 +22,7 @@ from histoseg.predict.threads import map_here, map_in_order, read_ahead
 Forward = Callable[[np.ndarray], np.ndarray]
 READ_AHEAD = 2  # batches
 BLANK_LEVEL = 200  # bare glass: no pixel of a tile is darker in any channel
+LONGEST_RUN = 256  # tiles that are held at most, blank ones included
 FLAT_RANGE = 2  # scanner fill: grey levels of a tile differ by no more than this
 
 
@@ -107,7 +108,10 @@ def predict_bands(
     joined: CutRows | BlendedRows = BlendedRows(grid) if blend else CutRows(grid)
     results = map_in_order(works, batches) if works else map_here(_forward_of(forward), batches)
     try:
+        note_blank = getattr(forward, "note_blank", None)
         for done, values_NKHW in results:
+            if note_blank is not None and len(done.tiles) > len(done.places):
+                note_blank(len(done.tiles) - len(done.places), grid.size)
             values = dict(zip(done.places, values_NKHW, strict=True))
             for place, tile in enumerate(done.tiles):
                 values_KHW = values[place] if place in values else _blank_values(blank, grid.size)
@@ -163,12 +167,11 @@ def _read_batches(
     for tile in grid:
         image_HWC = read_tile(reader, tile)
         tiles.append(tile)
-        if skip_blank and is_blank_tile(image_HWC):
-            continue
-        buffer_NHWC[len(places)] = image_HWC
-        places.append(len(tiles) - 1)
-        if len(places) == batch:
-            yield _Batch(tiles, places, buffer_NHWC[:batch])
+        if not (skip_blank and is_blank_tile(image_HWC)):
+            buffer_NHWC[len(places)] = image_HWC
+            places.append(len(tiles) - 1)
+        if len(places) == batch or len(tiles) == LONGEST_RUN:
+            yield _Batch(tiles, places, buffer_NHWC[: len(places)])
             tiles, places, buffer_NHWC = [], [], buffers.take()
     if tiles:
         yield _Batch(tiles, places, buffer_NHWC[: len(places)])

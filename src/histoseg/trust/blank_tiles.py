@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tqdm import tqdm
 
 from histoseg.competitions.base import Competition
 from histoseg.core.class_masks import class_runs
 from histoseg.core.faults import Fault, InputError
-from histoseg.core.tiles import Tile
 from histoseg.imaging.slide import open_slide
 from histoseg.imaging.stain import network_view
 from histoseg.predict.image import grid_of
 from histoseg.predict.tiled import is_blank_tile, read_tile
 from histoseg.schema.manifest import Manifest
 from histoseg.schema.sample import Sample
+from histoseg.schema.views import views_by_zoom
 
 
 def refuse_costly_skipping(manifest: Manifest, competition: Competition, samples: Sequence[Sample]) -> None:
@@ -43,22 +44,32 @@ def refuse_costly_skipping(manifest: Manifest, competition: Competition, samples
 
 
 def blank_truth_pixels(manifest: Manifest, competition: Competition, sample: Sample) -> int:
-    """Pixels of a slide's truth, of all classes, that blank tiles answer for."""
+    """Pixels of a slide's truth, of all classes, that blank tiles answer for: the most of any zoom of the views.
+
+    Of blended tiles each counts with all that it shows, since it pulls down what overlaps with it.
+    """
     truth = class_runs(competition.target(sample))
-    lost = 0
+    lost = [0]
     with open_slide(sample.image_path) as slide:
-        view = network_view(slide, manifest.preprocessing, sample.pixel_size_um)
-        for tile in grid_of(manifest, view.shape_hw):
-            if is_blank_tile(read_tile(view, tile)):
-                window = _original_window(tile, view.shape_hw, slide.shape_hw)
-                lost += sum(int(runs.to_window(*window).sum()) for runs in truth)
-    return lost
+        for zoom in views_by_zoom(manifest.views):
+            zoomed = replace(manifest, preprocessing=manifest.preprocessing.zoomed(zoom))
+            view = network_view(slide, zoomed.preprocessing, sample.pixel_size_um)
+            pixels = 0
+            for tile in grid_of(zoomed, view.shape_hw):
+                if is_blank_tile(read_tile(view, tile)):
+                    region = tile.read if manifest.blend else tile.write
+                    window = _original_window(region, view.shape_hw, slide.shape_hw)
+                    pixels += sum(int(runs.to_window(*window).sum()) for runs in truth)
+            lost.append(pixels)
+    return max(lost)
 
 
-def _original_window(tile: Tile, scaled_hw: tuple[int, int], original_hw: tuple[int, int]) -> tuple[slice, slice]:
-    """What a tile answers for, in pixels of the file; cut pixels count in full."""
+def _original_window(
+    region: tuple[slice, slice], scaled_hw: tuple[int, int], original_hw: tuple[int, int]
+) -> tuple[slice, slice]:
+    """A region of the scaled image in pixels of the file; cut pixels count in full."""
     y, x = (
         slice(math.floor(span.start * original / scaled), math.ceil(span.stop * original / scaled))
-        for span, scaled, original in zip(tile.write, scaled_hw, original_hw, strict=True)
+        for span, scaled, original in zip(region, scaled_hw, original_hw, strict=True)
     )
     return y, x
