@@ -114,7 +114,8 @@ def test_a_stop_from_outside_is_passed_on(kaggle):
 
 
 def summary_stub(seen):
-    def run_submission(competition, samples, packages, out, limit_s, rehearse):
+    def run_submission(competition, samples, packages, out, limit_s, rehearse, hang_status):
+        assert hang_status == 0
         seen.append((samples, len(packages), limit_s, rehearse))
         return RunSummary(len(samples), {}, 0, 1.0)
 

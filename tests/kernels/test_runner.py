@@ -287,7 +287,7 @@ print("came back")
     started = time.monotonic()
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
     assert time.monotonic() - started < 40
-    assert (done.returncode, done.stdout) == (0, "")
+    assert (done.returncode, done.stdout) == (1, "")
     assert (tmp_path / "s.csv").read_text() == "id,rle\na,1 1\n"
 
 

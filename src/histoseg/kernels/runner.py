@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +16,10 @@ from histoseg.core.log import logger
 from histoseg.kernels.predictor import SubmissionPredictor
 from histoseg.kernels.watchdog import Watchdog, flush_on_sigterm
 from histoseg.predict.budget import Budget, OutOfTimeError
+from histoseg.predict.inputs_digest import inputs_digest
 from histoseg.predict.journal import SubmissionJournal
 from histoseg.predict.pacing import WorkAhead
-from histoseg.schema.manifest import Manifest, manifest_json
+from histoseg.schema.manifest import Manifest
 from histoseg.schema.sample import Sample
 
 LATE = "the clock ran out"
@@ -95,6 +94,7 @@ def run_submission(
     out: Path,
     limit_s: float | None = None,
     rehearse: Callable[[SubmissionPredictor], None] | None = None,
+    hang_status: int = 1,
 ) -> RunSummary:
     """Predict samples and write the submission.
 
@@ -106,6 +106,7 @@ def run_submission(
         packages: Weight folders with their checked manifests; several join as one ensemble.
         out: The submission.
         limit_s: Seconds that the run may take; None means no limit.
+        hang_status: Exit status of the process where an image hangs and cannot be interrupted.
         rehearse: Called with the predictor when all rows are written; what it raises is logged and forgotten.
 
     Raises:
@@ -117,9 +118,11 @@ def run_submission(
     columns = submission_columns(competition, classes)
     several = classes if len(classes) > 1 else ()
     fallbacks = {sample.id: "\n".join([competition.fallback_row] * len(classes)) for sample in samples}
-    journal = SubmissionJournal(out, columns, fallbacks, _journal_key(packages, samples), classes=several)
+    journal = SubmissionJournal(
+        out, columns, fallbacks, inputs_digest([manifest for _, manifest in packages], samples), classes=several
+    )
     budget, progress, predictor = Budget(limit_s), _Progress(), None
-    watchdog = Watchdog(budget, journal)
+    watchdog = Watchdog(budget, journal, hang_status)
     try:
         with journal, flush_on_sigterm(journal), watchdog:
             for key in journal.done:
@@ -208,21 +211,3 @@ def _agreed_classes(packages: Sequence[tuple[Path, Manifest]]) -> tuple[str, ...
             rule = f"its classes are {', '.join(manifest.classes)} and those of the first {', '.join(classes)}"
             raise InputError([Fault("classes", str(folder), rule, "predict it apart")])
     return classes
-
-
-def _journal_key(packages: Sequence[tuple[Path, Manifest]], samples: Sequence[Sample]) -> str:
-    """Identifies weights, tables and image files: rows of an earlier run are taken over only where all are the same."""
-    described = [
-        [s.id, s.organ, s.source, s.pixel_size_um, str(s.image_path.name), *_file_stamp(s.image_path)] for s in samples
-    ]
-    text = json.dumps([[manifest_json(manifest) for _, manifest in packages], described])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _file_stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file, zeros where it is missing."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return 0, 0
-    return status.st_size, status.st_mtime_ns

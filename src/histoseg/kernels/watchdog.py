@@ -14,6 +14,7 @@ from histoseg.predict.budget import Budget
 from histoseg.predict.journal import SubmissionJournal
 
 _LOOK_S = 1.0
+_LEAST_MERCY_S = 5.0  # loading networks cannot be interrupted at once
 _MERCY_S = 20.0  # between asking and ending; less where the limit is short
 
 
@@ -40,18 +41,19 @@ class Watchdog:
 
     The budget stops work between batches. A decoder that never returns, or a single batch that takes an hour, does not
     ask it. When half of the budget's reserve is gone, the main thread is interrupted; if that does not help either,
-    the csv (complete, with fallback rows) is written a last time and the process ends with status 0.
+    the csv (complete, with fallback rows) is written a last time and the process ends.
 
     Args:
         budget: The clock.
         journal: The submission.
+        status: Exit status of a process that had to be ended.
     """
 
-    def __init__(self, budget: Budget, journal: SubmissionJournal) -> None:
-        self._budget, self._journal = budget, journal
+    def __init__(self, budget: Budget, journal: SubmissionJournal, status: int) -> None:
+        self._budget, self._journal, self._status = budget, journal, status
         limit_s = budget.limit_s or 0.0
         self._late_s = max(1.0, 0.5 * min(budget.reserve_s, 0.5 * limit_s))
-        self._mercy_s = min(_MERCY_S, 0.5 * self._late_s)
+        self._mercy_s = min(_MERCY_S, max(_LEAST_MERCY_S, 0.5 * self._late_s))
         self._done = threading.Event()
         self.fired = False
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -81,4 +83,4 @@ class Watchdog:
         self._journal.flush()
         logger.error("it cannot be interrupted: the process ends here, the submission is complete with fallback rows")
         logging.shutdown()
-        os._exit(0)
+        os._exit(self._status)
