@@ -6,9 +6,10 @@ import shutil
 import pytest
 
 from histoseg.commands.main import main
+from histoseg.kaggle.client_text import without_secrets
 from histoseg.kaggle.error_words import CLIENT_WORDS, LOG_WORDS, SUBMISSION_WORDS, explain
 from histoseg.kaggle.wheel import build_wheel
-from histoseg.schema.manifest import load_manifest, manifest_json
+from histoseg.schema.manifest import Member, load_manifest, manifest_json
 from small_submission import make_kernel, make_weights
 
 
@@ -138,3 +139,46 @@ def test_quiet_texts_are_not_explained():
     entries = [*SUBMISSION_WORDS, *CLIENT_WORDS, *LOG_WORDS]
     assert len({entry.words for entry in entries}) == len(entries)
     assert all(entry.cause and entry.cure for entry in entries)
+
+
+def test_a_log_in_pieces_is_put_together(tmp_path, capsys):
+    pieces = [{"stream_name": "stderr", "time": 1.0, "data": text} for text in ("python: Kil", "led\n")]
+    (tmp_path / "kernel.log").write_text(json.dumps(pieces))
+    assert "the machine's memory was used up" in told(capsys, ["log", tmp_path / "kernel.log"], 2)
+
+
+@pytest.mark.parametrize("content", ["{bad", "[1]", "{}", '{"fold": 0}'])
+def test_a_broken_record_of_a_fold_is_told_in_words(content, tmp_path, capsys):
+    (tmp_path / "run" / "fold0").mkdir(parents=True)
+    (tmp_path / "run" / "fold0" / "run.json").write_text(content)
+    assert main(["package", str(tmp_path / "run"), "--out", str(tmp_path / "weights")]) == 2
+    assert "no record of a finished fold" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", ["nan", "inf", "0"])
+def test_a_share_that_is_no_positive_number_is_refused(share, tmp_path, capsys):
+    assert main(["package", str(tmp_path), "--shares", share]) == 2
+    assert "positive share" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="must be positive and finite"):
+        Member(file="a.safetensors", sha256="", architecture="unet", weight=float(share))
+
+
+@pytest.mark.parametrize("limit", ["nan", "0", "-1", "inf"])
+@pytest.mark.parametrize("verb", ["predict", "simulate"])
+def test_a_limit_that_is_no_time_is_refused(verb, limit, tmp_path, capsys):
+    places = ["--data", str(tmp_path)] * (verb == "predict") + ["--out", str(tmp_path / "o.csv")]
+    assert main([verb, "--weights", str(tmp_path), *places, "--limit-s", limit]) == 2
+    words = capsys.readouterr().err.replace("\u2502", " ").split()  # it comes in a box
+    assert "positive number of seconds" in " ".join(words)
+
+
+def test_a_kernel_for_an_impossible_dataset_replaces_nothing(tmp_path, capsys):
+    assert main(["kernel", "hubmap_2022", "--dataset", "bad", "--out", str(tmp_path)]) == 2
+    assert "is no owner/slug" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_struck_out_spares_the_tag_of_a_submission():
+    assert without_secrets("the new key: [20261121-101010-abcdef]", {}) == "the new key: [20261121-101010-abcdef]"
+    assert "abcdefgh12345678" not in without_secrets('{"key": "abcdefgh12345678"} token=[abcdefgh12345678]', {})
+    assert "secret" not in without_secrets("- proxy: http://me:secret@proxy:3128", {})

@@ -133,3 +133,19 @@ def test_the_packaged_kernel_passes_with_faults(tmp_path, small_package, capsys)
     assert status == 0, printed + (tmp_path / "out" / "kernel.log").read_text()
     assert "VERDICT: PASS" in printed
     assert "networks loaded, images predicted" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--hidden-images", "-5"], "-5 is less than 1"),
+        (["--hidden-side", "0"], "0 is less than 1"),
+        (["--log", "nowhere.log"], "cannot be read"),
+    ],
+)
+def test_a_forecast_that_cannot_be_made_is_refused_before_anything_runs(
+    options, words, small_package, tmp_path, capsys
+):
+    assert main(["simulate", "--weights", str(small_package), "--out", str(tmp_path / "out"), *options]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -214,6 +214,72 @@ def test_refusals_are_told_with_cause_and_cure_and_then_gone_on_with(case, place
     assert (site.count("CreateDataset"), len(site.kernels[KERNEL]), len(site.submissions)) == (1, 1, 1)
 
 
+# --- several submissions to the same dataset and kernel -------------------------------------------------------------
+
+
+def test_what_another_submission_uploaded_since_is_not_taken_for_ours(place, site):
+    """A kernel mounts the newest version of its dataset: one that failed must not be pushed anew onto others' files."""
+    site.runs = [["ERROR"], ["COMPLETE"]]
+    assert main(COMMAND) == 2
+    make_weights(place / "weights", b"others")
+    assert main(COMMAND) == 0
+    make_weights(place / "weights")
+    assert main(COMMAND) == 0
+    contents = [version["a_fold0.safetensors"] for version in site.datasets[DATASET]["versions"]]
+    assert contents == [b"weights", b"others", b"weights"]
+    lines = read_ledger(place / "runs" / "submissions" / "submissions.jsonl")
+    assert [(line["dataset"], line["kernel"]) for line in lines] == [
+        (f"{DATASET}/2", f"{KERNEL}/2"),
+        (f"{DATASET}/3", f"{KERNEL}/3"),
+    ]
+
+
+def test_a_step_that_was_only_begun_takes_over_nothing_of_others(place, site):
+    assert main([*COMMAND, "--no-submit"]) == 0
+    ours = the_state(place)
+    ours.update(version_before=0, dataset_version=0, dataset_ready=False)  # as if killed before the upload
+    ours.update(kernel_version_before=0, kernel_version=0, kernel_done=False, output_fetched=False)
+    site.datasets.clear()
+    site.kernels.clear()
+    make_weights(place / "weights", b"others")
+    assert main([*COMMAND, "--no-submit"]) == 0
+    make_weights(place / "weights")
+    assert main([*COMMAND, "--no-submit"]) == 0
+    contents = [version["a_fold0.safetensors"] for version in site.datasets[DATASET]["versions"]]
+    assert contents == [b"others", b"weights"]
+    states = [file.state for file in read_states(place / "runs" / "submissions")]
+    assert [(state.dataset_version, state.kernel_version) for state in states] == [(2, 2), (1, 1)]
+
+
+def test_the_output_of_another_version_is_not_taken_for_ours(place, site, capsys):
+    assert main([*COMMAND, "--no-submit"]) == 0
+    the_state(place).update(kernel_done=False, output_fetched=False)
+    site.kernels[KERNEL].append(["COMPLETE"])  # by hand, or from another machine
+    assert main(COMMAND) == 2
+    assert "version 2 was pushed since" in capsys.readouterr().err
+    assert main(COMMAND) == 0
+    (submitted,) = site.bodies("CreateCodeSubmission")
+    assert submitted["kernelVersion"] == 3
+
+
+def test_a_dataset_that_the_kernel_finds_broken_is_uploaded_anew(place, site):
+    site.runs = [["ERROR"], ["COMPLETE"]]
+    site.log = "a_fold0.safetensors: /kaggle/input/x/manifest.json: no such file beside the manifest; package anew\n"
+    assert main(COMMAND) == 2
+    assert main(COMMAND) == 0
+    assert (site.count("CreateDataset"), site.count("CreateDatasetVersion"), site.count("SaveKernel")) == (1, 1, 2)
+    assert not the_state(place).state.upload_anew
+
+
+def test_a_refused_push_takes_over_nothing_that_is_pushed_by_hand(place, site):
+    site.messages = {"SaveKernel": [(400, "Weekly GPU quota exceeded")]}
+    assert main(COMMAND) == 2
+    site.kernels[KERNEL] = [["COMPLETE"]]
+    assert main(COMMAND) == 0
+    (submitted,) = site.bodies("CreateCodeSubmission")
+    assert submitted["kernelVersion"] == 2
+
+
 # --- nothing is sent that should not be -------------------------------------------------------------------------------
 
 
@@ -261,6 +327,8 @@ def test_all_faults_of_both_come_at_once(place, capsys):
     [
         (["folder"], "not a competition of Kaggle's"),
         (["hubmap_2022", "--timeout-hours", "13"], "12 hours at most"),
+        (["hubmap_2022", "--timeout-hours", "nan"], "12 hours at most"),
+        (["hubmap_2022", "--timeout-hours", "inf"], "12 hours at most"),
         (["hubmap_2022", "--accelerator", "abacus"], "not a machine"),
         (["hubmap_2022", "--owner", "your-kaggle-name"], "not an account's name"),
         (["hubmap_2022", "--folds", "folds.csv"], "--training"),

@@ -12,6 +12,7 @@ import histoseg
 from histoseg.commands.main import main
 from histoseg.core.faults import InputError
 from histoseg.kaggle.metadata import check_dataset_metadata, check_kernel_metadata, with_owner
+from histoseg.kaggle.submit_output import check_trained
 from histoseg.kaggle.training_notebook import notebook_text, write_training
 from histoseg.kaggle.wheel import build_own_wheel
 from histoseg.schema.dataset import DataConfig, SourceConfig, TilesConfig
@@ -19,6 +20,7 @@ from histoseg.schema.experiment import AugmentConfig, Experiment, ModelConfig, P
 from histoseg.schema.manifest import load_manifest
 from histoseg.schema.parse import load_toml, to_toml
 from histoseg.schema.preprocessing import Preprocessing
+from small_submission import make_weights
 
 SLUG = "hubmap-organ-segmentation"
 TINY = Experiment(
@@ -88,6 +90,28 @@ def test_a_dry_run_of_training_writes_nothing(tmp_path, monkeypatch, capsys):
     assert "ada/histoseg-training-hubmap-2022-run" in told
     assert "competitions submit" not in told, "a training run is not submitted"
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+def test_the_weights_that_training_starts_from_are_the_same_each_time(tmp_path):
+    """Else the same command would be another request, and train from the start instead of going on."""
+    from safetensors.torch import save_file
+
+    from histoseg.models.build import build_model
+
+    save_file(build_model("unet", TINY.model.arguments()).state_dict(), tmp_path / "pretrained.safetensors")
+    model = replace(TINY.model, encoder_weights=f"file:{tmp_path / 'pretrained.safetensors'}")
+    path = write_experiment(tmp_path, replace(TINY, model=model))
+    written = [write_training("hubmap_2022", SLUG, path, tmp_path / name)[0] for name in ("a", "b")]
+    first, second = ((folder / "start.safetensors").read_bytes() for folder in written)
+    assert first == second
+
+
+def test_weights_of_a_training_that_did_not_arrive_whole_are_refused(tmp_path):
+    make_weights(tmp_path / "weights")
+    check_trained(tmp_path)
+    (tmp_path / "weights" / "a_fold0.safetensors").write_bytes(b"<html>503</html>")
+    with pytest.raises(InputError, match="SHA-256"):
+        check_trained(tmp_path)
 
 
 @pytest.mark.slow

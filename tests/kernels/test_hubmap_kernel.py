@@ -215,7 +215,8 @@ def test_inputs_are_found_by_content(hidden, small_package, tmp_path):
     slug = "hubmap-organ-segmentation"
     found = find_competition_folder(kaggle / "input", ("id", "rle"), "test_images", slug)
     assert found.name == "hubmap-organ-segmentation"
-    packages = find_packages(kaggle / "input", "hubmap_2022")
+    shutil.copytree(kaggle / "input" / "datasets" / "someone" / "weights", kaggle / "input" / "weights")
+    packages = find_packages(kaggle / "input", "hubmap_2022")  # the same dataset at two paths is one
     assert [folder.name for folder, _ in packages] == ["weights"]
     with pytest.raises(InputError, match="add the weights' dataset"):
         find_packages(decoy, "hubmap_2022")

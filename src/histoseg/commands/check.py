@@ -28,6 +28,7 @@ from histoseg.data.audit import audit_folder, audit_test_images
 from histoseg.data.explore_folder import Exploration, Explorer
 from histoseg.imaging.errors import ImageError
 from histoseg.imaging.slide import open_slide
+from histoseg.kaggle.client_text import read_log
 from histoseg.kaggle.error_words import explain
 from histoseg.kaggle.metadata import check_kernel_metadata
 from histoseg.kaggle.metadata_checks import KERNEL_METADATA_NAME
@@ -207,7 +208,7 @@ def check_log(options: CheckOptions) -> list[str]:
         text = options.path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise InputError([Fault("log", str(options.path), str(error.strerror), "check the path")]) from error
-    known = explain(text)
+    known = explain(f"{text}\n{read_log(text)}")  # Kaggle gives a log in pieces, as JSON
     if known:
         raise InputError([Fault(entry.words, str(options.path), entry.cause, entry.cure) for entry in known])
     return []

@@ -57,13 +57,13 @@ def write_kernel(name: str, out: Path, notebook: bool, dataset: str) -> Path:
     source = bundle(f"histoseg.kernels.{name}", Path(histoseg.__file__).parent, first=FIRST_MODULES)
     folder = out / name
     path = folder / ("kernel.ipynb" if notebook else "kernel.py")
-    write_atomically(path, to_notebook(source, kernel_introduction(competition, dataset)) if notebook else source)
     metadata = kernel_metadata(
         competition_slug=competition.slug,
         kernel_name=f"histoseg-{name.replace('_', '-')}",
         code_file=path.name,
         dataset_sources=[dataset],
     )
+    write_atomically(path, to_notebook(source, kernel_introduction(competition, dataset)) if notebook else source)
     write_atomically(folder / "kernel-metadata.json", json.dumps(metadata, indent=2) + "\n")
     return path
 

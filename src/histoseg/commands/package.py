@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +79,7 @@ def _named_runs(paths: Sequence[Path], shares: Sequence[float]) -> tuple[list[Pa
     if shares and given:
         raise InputError([Fault("shares", "command line", "given here and in a file", "give them in one place")])
     given = given or list(shares)
-    if given and (len(given) != len(runs) or min(given) <= 0):
+    if given and (len(given) != len(runs) or not all(0 < share < math.inf for share in given)):
         rule = f"{len(given)} shares for {len(runs)} runs"
         raise InputError([Fault("shares", "command line", rule, "give each run a positive share, or none of them")])
     return runs, dict(zip(runs, given, strict=True)) if given else None

@@ -5,6 +5,7 @@ With --num-shards N --shard-id I it is one part of it, for `histoseg merge`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ class PredictOptions:
     """Which part, counted from 0."""
 
     def __post_init__(self) -> None:
+        if self.limit_s is not None and not 0 < self.limit_s < math.inf:
+            raise ValueError(f"--limit-s {self.limit_s:g} must be a positive number of seconds")
         if (self.num_shards is None) != (self.shard_id is None):
             raise ValueError("--num-shards and --shard-id belong together: give both or none")
         if self.num_shards is not None and self.shard_id is not None:

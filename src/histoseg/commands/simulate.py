@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from histoseg.kaggle.simulate_files import FakeKaggle, image_folder, lay_out, wr
 from histoseg.kaggle.simulate_plan import HiddenImage, HiddenOptions, Look, plan_hidden
 from histoseg.kaggle.simulate_run import SUBMISSION, HostLimits, Watched, watch_kernel
 from histoseg.kaggle.simulate_verdict import Verdict, judge
+from histoseg.kernels.forecast import RehearsalTiming
 from histoseg.schema.atomic import write_atomically
 from histoseg.schema.manifest import Manifest, load_manifest
 from histoseg.synth.folder_options import HPA, HUBMAP, SYNTH_ORGANS
@@ -43,6 +45,11 @@ class ForecastOptions:
     hidden_side: int | None = None
     """Side in pixels of the largest of them."""
 
+    def __post_init__(self) -> None:
+        for name, value in (("hidden-images", self.hidden_images), ("hidden-side", self.hidden_side)):
+            if value is not None and value < 1:
+                raise InputError([Fault(name, "command line", f"{value} is less than 1", "give a number from 1 on")])
+
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateOptions:
@@ -63,6 +70,10 @@ class SimulateOptions:
     hidden: Annotated[HiddenOptions, tyro.conf.arg(name="")] = field(default_factory=HiddenOptions)
     forecast: Annotated[ForecastOptions, tyro.conf.arg(name="")] = field(default_factory=ForecastOptions)
 
+    def __post_init__(self) -> None:
+        if not 0 < self.limit_s < math.inf:
+            raise ValueError(f"--limit-s {self.limit_s:g} must be a positive number of seconds")
+
 
 def run(arguments: list[str]) -> int:
     """The verb."""
@@ -70,6 +81,8 @@ def run(arguments: list[str]) -> int:
     manifest = load_manifest(options.weights)
     competition = get_competition(options.competition or manifest.competition)
     image_folder(competition.name)  # refuses one without a hidden set, before anything is done
+    if options.forecast.log is not None:
+        _log_timing(options.forecast.log, options, competition)  # told before anything is run
     bad: list[str] = []
     start_s = 0.0
     if options.hidden.images:
@@ -129,15 +142,10 @@ def tell_forecast(options: SimulateOptions, manifest: Manifest, competition: Com
     """
     wanted = options.forecast
     if wanted.log is not None:
-        from histoseg.kaggle.forecast_log import read_log_timing
-
-        timing = read_log_timing(wanted.log, wanted.hidden_images, wanted.hidden_side)
+        timing = _log_timing(wanted.log, options, competition)
         low_s = high_s = timing.hidden_s()
         limit_s, source = timing.limit_s, f"from the real run in {wanted.log}"
         words = timing.words()
-        if timing.competition != competition.name:
-            rule = f"it is of {timing.competition}, not of {competition.name}"
-            raise InputError([Fault(wanted.log.stem, str(wanted.log), rule, "give the log of this kernel")])
     else:
         from histoseg.kaggle.forecast_estimate import estimate_on_t4
 
@@ -157,6 +165,21 @@ def tell_forecast(options: SimulateOptions, manifest: Manifest, competition: Com
     if answer == "FAIL":
         return ["the forecast passes the limit: the kernel would leave out views, then members"]
     return []
+
+
+def _log_timing(log: Path, options: SimulateOptions, competition: Competition) -> RehearsalTiming:
+    """What the log of a real run says of a large slide, with the hidden set of the options.
+
+    Raises:
+        InputError: If the log holds no timing, or that of another competition.
+    """
+    from histoseg.kaggle.forecast_log import read_log_timing
+
+    timing = read_log_timing(log, options.forecast.hidden_images, options.forecast.hidden_side)
+    if timing.competition != competition.name:
+        rule = f"it is of {timing.competition}, not of {competition.name}"
+        raise InputError([Fault(log.stem, str(log), rule, "give the log of this kernel")])
+    return timing
 
 
 def looks_of(competition: str, organs: tuple[str, ...] = ()) -> list[Look]:
@@ -209,7 +232,7 @@ def _kernel_script(options: SimulateOptions, competition: str) -> Path:
     if options.kernel is None:
         return write_kernel(competition, options.out / "kernel", False, "owner/weights")
     path = options.kernel / "kernel.py" if options.kernel.is_dir() else options.kernel
-    if not path.is_file():
+    if not path.is_file() or path.suffix != ".py":
         rule = "no such script"
         raise InputError([Fault(path.name, str(path), rule, "write it: `histoseg kernel C` (no --notebook)")])
     return path

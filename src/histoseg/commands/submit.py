@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from histoseg.competitions.registry import get_competition
 from histoseg.core.faults import InputError
 from histoseg.kaggle.submit import planned_commands, run_request
 from histoseg.kaggle.submit_inputs import SubmitRequest
-from histoseg.kaggle.submit_state import SubmitState
+from histoseg.kaggle.submit_state import SubmitState, locked
 from histoseg.kaggle.submit_wait import Patience
 
 
@@ -95,7 +96,7 @@ def _request(options: SubmitOptions) -> SubmitRequest:
         message=options.message,
         owner=options.owner,
         accelerator=options.accelerator,
-        timeout_s=round(options.timeout_hours * 3600),
+        timeout_s=round(3600 * options.timeout_hours) if math.isfinite(options.timeout_hours) else 0,
         submit=options.submit,
         training=options.training is not None,
     )
@@ -108,7 +109,8 @@ def _training_folders(options: SubmitOptions, slug: str) -> tuple[Path, Path]:
     if not slug:
         raise InputError(f"{options.competition} is not a competition of Kaggle's: there is no data to train on there")
     out = options.out / f"training_{options.training.stem}"
-    return write_training(options.competition, slug, options.training, out, options.folds)
+    with locked(options.out, options.competition):  # a client that outlived an earlier start may be reading them
+        return write_training(options.competition, slug, options.training, out, options.folds)
 
 
 def _words(state: SubmitState, out: Path) -> str:

@@ -13,7 +13,10 @@ TALKATIVE_VARIABLES = ("VERBOSE", "VERBOSE_OUTPUT")
 """They make the client print its requests with the headers that hold the credentials."""
 _SECRET_FORMS = (
     re.compile(r"((?:Bearer|Basic)\s+)[^\s'\"]+", re.IGNORECASE),
-    re.compile(r"(\"?(?:key|token|refresh_token|access_token)\"?\s*[:=]\s*\"?)[^\s\",}]{8,}", re.IGNORECASE),
+    re.compile(
+        r"(\"?(?:key|token|refresh_token|access_token)\"?\s*[:=]\s*\"?)(?!\[\d{8}-)[^\s\",}]{8,}", re.IGNORECASE
+    ),
+    re.compile(r"(://)[^\s/@]+(?=@)"),  # of a proxy
     re.compile(r"()KGAT_[A-Za-z0-9_-]+"),
 )
 _CODE_FORM = re.compile(r"\b([45]\d\d) (?:Client|Server) Error")

@@ -137,6 +137,13 @@ CLIENT_WORDS = (
 )
 """What the command line client says."""
 
+BROKEN_DATASET = Explanation(
+    "SHA-256",
+    r"SHA-?256 is not|no such file beside the manifest",
+    "a file of the weights is missing, or not the one that the manifest names",
+    "run `histoseg submit` again, so that a whole version is uploaded",
+)
+
 LOG_WORDS = (
     Explanation(
         "CUDA out of memory",
@@ -174,12 +181,7 @@ LOG_WORDS = (
         "the kernel did not find its weights or the competition's folder below /kaggle/input",
         "look at dataset_sources and competition_sources, and accept the competition's rules",
     ),
-    Explanation(
-        "SHA-256",
-        r"SHA-?256 is not",
-        "a file of the weights is not the one that the manifest names",
-        "run `histoseg submit` again, so that a whole version is uploaded",
-    ),
+    BROKEN_DATASET,
 )
 """What the log of a kernel says."""
 

@@ -36,6 +36,8 @@ AGREED_SETTINGS = (
     *("min_area_um2", "max_hole_um2", "smooth_um", "seed_threshold"),
 )
 TILE_SETTINGS = ("tile", "halo", "blend", "stride")
+RECORD_KEYS = {"fold", "limit", "architecture", "arguments", "manifest"}
+"""What run.json must hold to be packaged."""
 DEFAULT_SLUG = "histoseg-weights"  # the dataset that a kernel names by default
 
 
@@ -190,8 +192,19 @@ def _records(run: Path) -> list[dict[str, Any]]:
     paths = sorted(run.glob("fold*/run.json"))
     if not paths:
         raise InputError([Fault(run.name, str(run), "no finished fold", "train it first: `histoseg train`")])
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    faults = [
+    records = []
+    broken: list[Fault] = []
+    for path in paths:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            record = None
+        if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
+            records.append(record)
+        else:
+            rule = "no record of a finished fold: it is cut short, or something else"
+            broken.append(Fault(path.parent.name, str(path), rule, "copy the run again, or train the fold anew"))
+    faults = broken + [
         Fault(f"fold {record['fold']}", str(run), "an overfitting check (--limit)", "train the fold in full")
         for record in records
         if record["limit"] is not None

@@ -19,10 +19,11 @@ from histoseg.kaggle.client import (
     submit_command,
 )
 from histoseg.kaggle.metadata_report import PLACEHOLDER_OWNER
+from histoseg.kaggle.submit_dataset import Job
 from histoseg.kaggle.submit_inputs import SubmitInputs, SubmitRequest, check_inputs, digests, lay_out, request_key
 from histoseg.kaggle.submit_output import failed_words
 from histoseg.kaggle.submit_state import StateFile, SubmitState, locked, read_states
-from histoseg.kaggle.submit_steps import Job, steps_of
+from histoseg.kaggle.submit_steps import steps_of
 from histoseg.kaggle.submit_wait import Patience
 
 CLIENT_LOG_NAME = "client.log"

@@ -9,9 +9,11 @@ from histoseg.competitions.registry import get_competition
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.kaggle.client_text import read_log
-from histoseg.kaggle.error_words import LOG_WORDS, SUBMISSION_WORDS, explain
+from histoseg.kaggle.error_words import BROKEN_DATASET, LOG_WORDS, SUBMISSION_WORDS, explain
+from histoseg.schema.manifest import load_manifest
 
 SUBMISSION_NAME = "submission.csv"
+WEIGHTS_NAME = "weights"
 _LOG_LINES = 15
 
 
@@ -33,6 +35,26 @@ def check_output(folder: Path, competition: str) -> None:
         raise InputError([Fault(SUBMISSION_NAME, str(path), rule, "package weights of this competition")])
 
 
+def check_trained(folder: Path) -> None:
+    """See that the output of a training run holds whole weights: the client tells nobody of a file that did not arrive.
+
+    Raises:
+        InputError: With the manifest's faults and those of its files.
+    """
+    load_manifest(folder / WEIGHTS_NAME)
+
+
+def blames_dataset(folder: Path) -> bool:
+    """Whether the log of a kernel that failed says that files of its dataset are missing or changed."""
+    return bool(explain(_logs(folder), (BROKEN_DATASET,)))
+
+
+def _logs(folder: Path) -> str:
+    """What the logs in a folder say."""
+    paths = sorted(folder.glob("*.log"))
+    return "\n".join(read_log(path.read_text(encoding="utf-8", errors="replace")) for path in paths)
+
+
 def failed_run(kernel: str, status: str, folder: Path) -> Fault:
     """The fault of a kernel that did not come to its end; the last lines of its log are told too.
 
@@ -42,7 +64,7 @@ def failed_run(kernel: str, status: str, folder: Path) -> Fault:
         folder: Where its log was put, if it could be fetched.
     """
     logs = sorted(folder.glob("*.log"))
-    text = "\n".join(read_log(path.read_text(encoding="utf-8", errors="replace")) for path in logs)
+    text = _logs(folder)
     for line in text.splitlines()[-_LOG_LINES:]:
         logger.error("log: %s", line)
     known = explain(f"{status}\n{text}", LOG_WORDS, SUBMISSION_WORDS)

@@ -41,6 +41,8 @@ class SubmitState:
     """Version of the dataset before the upload began; -1: it has not begun."""
     dataset_version: int = 0
     """Version of the dataset that holds these weights; 0: not known to be uploaded."""
+    upload_anew: bool = False
+    """Whether the kernel found these files broken, so that no version that is there is taken for them."""
     dataset_ready: bool = False
     """Whether Kaggle has processed that version."""
     kernel_version_before: int = -1

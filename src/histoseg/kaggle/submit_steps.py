@@ -2,59 +2,33 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
-from histoseg.kaggle.client import ClientError, DatasetState, KaggleClient
+from histoseg.kaggle.client import ClientError
 from histoseg.kaggle.ledger import LEDGER_NAME, add_line, ledger_line
+from histoseg.kaggle.submit_dataset import (
+    NOT_UPLOADED,
+    UPLOAD_LIMIT_S,
+    Job,
+    await_weights,
+    made_since,
+    other_states,
+    settled_dataset,
+    upload_weights,
+)
 from histoseg.kaggle.submit_inputs import SubmitRequest
-from histoseg.kaggle.submit_output import check_output, failed_run
-from histoseg.kaggle.submit_state import StateFile, SubmitState, read_states
-from histoseg.kaggle.submit_wait import Patience, wait_for
+from histoseg.kaggle.submit_output import blames_dataset, check_output, check_trained, failed_run
+from histoseg.kaggle.submit_state import SubmitState
+from histoseg.kaggle.submit_wait import wait_for
 
-UPLOAD_LIMIT_S = 3 * 3600.0
 QUEUE_LIMIT_S = 6 * 3600.0  # that a kernel may wait for a machine, beside its own time
 SCORING_LIMIT_S = 14 * 3600.0  # the hidden run may take 12 hours
-UPLOAD_ATTEMPTS = 6
 _FAILED_RUNS = ("ERROR", "CANCEL_ACKNOWLEDGED", "CANCEL_REQUESTED")
-_SETTLED = ("ready", "failed", "deleted")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the steps share.
-
-    Attributes:
-        request: What the user asks for.
-        client: Kaggle's client.
-        file: How far it has come.
-        dataset: The folder that becomes the dataset.
-        kernel: The folder that becomes the kernel.
-        accelerator: The machine.
-        patience: How to wait.
-    """
-
-    request: SubmitRequest
-    client: KaggleClient
-    file: StateFile
-    dataset: Path
-    kernel: Path
-    accelerator: str
-    patience: Patience
-
-    @property
-    def state(self) -> SubmitState:
-        """The state as it is now."""
-        return self.file.state
-
-    @property
-    def output(self) -> Path:
-        """Where the kernel's output is put."""
-        return self.file.folder / "output"
+_NOT_PUSHED: dict[str, Any] = {"kernel_version_before": -1, "kernel_version": 0}
 
 
 @dataclass(frozen=True)
@@ -72,71 +46,36 @@ class Step:
     act: Callable[[Job], None]
 
 
-def upload_weights(job: Job) -> None:
-    """Create the dataset, or a new version of it, unless these very files are its newest version."""
-    began = job.state.version_before >= 0
-    now = _settled(job, max(job.state.version_before, 0))
-    if began and now.version > job.state.version_before:  # an earlier start was killed after the upload
-        job.file.update(dataset_version=now.version)
-        return
-    if not began and now.version and now.status == "ready" and now.version == _version_of_same_files(job):
-        logger.info("the dataset %s holds these files already", job.state.dataset)
-        job.file.update(dataset_version=now.version)
-        return
-    job.file.update(version_before=now.version)
-    _upload(job, now.version)
-    new = wait_for(
-        lambda: job.client.dataset(job.state.dataset),
-        lambda found: found.version > job.state.version_before,
-        job.patience,
-        what="new version of the dataset",
-        limit_s=UPLOAD_LIMIT_S,
-    )
-    job.file.update(dataset_version=new.version)
-
-
-def _upload(job: Job, version: int) -> None:
-    """Upload; while Kaggle still processes another upload it answers 403, whatever the status says, and is asked again.
-
-    Raises:
-        ClientError: If it is refused for another reason or too often, or a file did not arrive.
-    """
-    notes = f"{job.request.message} [{job.state.name}]" if version else ""
-    for attempt in range(1, UPLOAD_ATTEMPTS + 1):
-        try:
-            job.client.upload(job.dataset, notes)
-            return
-        except ClientError as error:
-            if not (error.code == 403 and version) or attempt == UPLOAD_ATTEMPTS:
-                job.file.update(version_before=-1)  # what may have arrived is not whole
-                raise
-            logger.warning("Kaggle is not ready for a new version (403): waiting")
-            time.sleep(job.patience.pauses()[:attempt][-1])
-            _settled(job, version)
-
-
-def await_weights(job: Job) -> None:
-    """Wait until Kaggle has processed the dataset; a kernel pushed earlier would see the old files, or none.
-
-    Raises:
-        InputError: Kaggle has failed to process it.
-    """
-    found = _settled(job, job.state.dataset_version)
-    if found.status != "ready":
-        job.file.update(version_before=-1, dataset_version=0)
-        rule, remedy = f"Kaggle says {found.status!r} of the new version", "run the same command again: it uploads anew"
-        raise InputError([Fault(job.state.dataset, "Kaggle", rule, remedy)])
-    job.file.update(dataset_ready=True)
-
-
 def push_kernel(job: Job) -> None:
-    """Push the kernel, unless an earlier start has, which was killed before it could write it down."""
+    """Push the kernel, unless an earlier start has, which was killed before it could write it down.
+
+    A kernel mounts the newest version of its dataset: where another submission has made one since, ours is made anew.
+
+    Raises:
+        ClientError: If it is refused.
+    """
     newest = job.client.kernel_version(job.state.kernel)
-    if 0 <= job.state.kernel_version_before < newest:
+    before = job.state.kernel_version_before
+    others = [
+        (other.kernel_version, other.kernel_version_before)
+        for other in other_states(job)
+        if other.kernel == job.state.kernel
+    ]
+    if 0 <= before < newest and not made_since(others, before):
         job.file.update(kernel_version=newest)
         return
+    if settled_dataset(job, job.state.dataset_version).version > job.state.dataset_version:
+        logger.info("the dataset %s has a newer version with other files: ours go up again", job.state.dataset)
+        job.file.update(**NOT_UPLOADED)
+        upload_weights(job)
+        await_weights(job)
     job.file.update(kernel_version_before=newest)
-    version = job.client.push(job.kernel, job.request.timeout_s, job.accelerator)
+    try:
+        version = job.client.push(job.kernel, job.request.timeout_s, job.accelerator)
+    except ClientError as error:
+        if not error.transient:  # no version was made, or one that lacks an input
+            job.file.update(kernel_version_before=-1)
+        raise
     logger.info("kernel %s, version %d, on %s", job.state.kernel, version, job.accelerator)
     job.file.update(kernel_version=version)
 
@@ -145,7 +84,8 @@ def await_kernel(job: Job) -> None:
     """Wait until the kernel has run; where it failed, fetch its log and say why.
 
     Raises:
-        InputError: It failed or was stopped. The next start pushes it again.
+        InputError: It failed or was stopped. The next start pushes it again, and where it found the dataset broken,
+            uploads that again too.
     """
     found = wait_for(
         lambda: job.client.kernel_status(job.state.kernel),
@@ -163,18 +103,35 @@ def await_kernel(job: Job) -> None:
     except ClientError as error:
         logger.warning("its log cannot be fetched: %s", error)
     version = job.state.kernel_version
-    job.file.update(attempts=job.state.attempts + 1, kernel_version=0, kernel_version_before=-1)
+    anew: dict[str, Any] = {**NOT_UPLOADED, "upload_anew": True} if blames_dataset(folder) else {}
+    job.file.update(attempts=job.state.attempts + 1, **_NOT_PUSHED, **anew)
     raise InputError([failed_run(f"{job.state.kernel} version {version}", str(found), folder)])
 
 
 def fetch_output(job: Job) -> None:
-    """Fetch output and log, and see that there is a submission where one is wanted.
+    """Fetch output and log, and see that there is a submission, or of a training run its weights.
 
     Raises:
-        InputError: There is none, or its columns are others.
+        InputError: There is none, its columns are others, files of the weights did not arrive whole, or another version
+            of the kernel was pushed since, of which alone Kaggle would tell.
     """
+    ours = job.state.kernel_version
+    newest = wait_for(
+        lambda: job.client.kernel_version(job.state.kernel),
+        lambda _: True,
+        job.patience,
+        what="newest version of the kernel",
+        limit_s=UPLOAD_LIMIT_S,
+    )
+    if newest > ours:
+        job.file.update(kernel_done=False, **_NOT_PUSHED)
+        rule = f"version {newest} was pushed since, and Kaggle tells status and output of the newest version alone"
+        remedy = "run the same command again: it pushes the kernel anew; push no other one before that is done"
+        raise InputError([Fault(f"{job.state.kernel} version {ours}", "Kaggle", rule, remedy)])
     job.client.fetch_output(job.state.kernel, job.output)
-    if not job.request.training:
+    if job.request.training:
+        check_trained(job.output)
+    else:
         check_output(job.output, job.request.competition)
     job.file.update(output_fetched=True)
 
@@ -239,31 +196,3 @@ SUBMIT_STEPS = (
 def steps_of(request: SubmitRequest) -> tuple[Step, ...]:
     """The steps that a request asks for, in order."""
     return RUN_STEPS + SUBMIT_STEPS if request.submit and not request.training else RUN_STEPS
-
-
-def _settled(job: Job, at_least: int) -> DatasetState:
-    """The dataset once nothing of it is being processed; version 0 where there is none, and none has been made.
-
-    Args:
-        job: The job.
-        at_least: A version that is known to be there, although Kaggle may not show it yet.
-    """
-    return wait_for(
-        lambda: job.client.dataset(job.state.dataset),
-        lambda found: found.version >= at_least and (found.status in _SETTLED or (not found.status and not at_least)),
-        job.patience,
-        what=f"dataset {job.state.dataset}",
-        limit_s=UPLOAD_LIMIT_S,
-    )
-
-
-def _version_of_same_files(job: Job) -> int:
-    """The version that an earlier submission has uploaded these very files as; 0: none has."""
-    return max(
-        (
-            other.state.dataset_version
-            for other in read_states(job.file.folder.parent)
-            if other.state.dataset == job.state.dataset and other.state.weights_sha256 == job.state.weights_sha256
-        ),
-        default=0,
-    )

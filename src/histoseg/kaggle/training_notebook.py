@@ -157,12 +157,15 @@ def _write_start(model: ModelConfig, folder: Path) -> str:
         shutil.copyfile(model.init.removeprefix(_FILE_PREFIX), folder / START_NAME)
         return "init"
     if model.encoder_weights != "none":
+        import torch
         from safetensors.torch import save_file
 
         from histoseg.models.build import build_model
         from histoseg.models.weights import load_encoder_weights
 
-        network = build_model(model.architecture, model.arguments())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # all but the encoder is random: the same command must give the same dataset
+            network = build_model(model.architecture, model.arguments())
         load_encoder_weights(network, model)
         state = {name: tensor.clone().contiguous() for name, tensor in network.state_dict().items()}
         save_file(state, folder / START_NAME)

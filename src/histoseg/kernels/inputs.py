@@ -25,10 +25,12 @@ def walk_files(root: Path, name: str) -> Iterator[Path]:
 def find_packages(root: Path, competition: str) -> list[tuple[Path, Manifest]]:
     """Every weight folder of the competition below a root, its files checked against their SHA-256.
 
+    A dataset that is mounted at two paths counts once.
+
     Raises:
         InputError: If there is none, or a file is missing or changed.
     """
-    packages = []
+    packages: list[tuple[Path, Manifest]] = []
     for path in walk_files(root, MANIFEST_NAME):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -39,7 +41,11 @@ def find_packages(root: Path, competition: str) -> list[tuple[Path, Manifest]]:
         if data.get("competition") != competition:
             logger.warning("%s is of %s, not of %s: left out", path, data.get("competition"), competition)
             continue
-        packages.append((path.parent, load_manifest(path.parent)))
+        manifest = load_manifest(path.parent)
+        if any(manifest == found for _, found in packages):
+            logger.warning("%s is a package that was found before: left out", path)
+            continue
+        packages.append((path.parent, manifest))
     if not packages:
         rule = f"no {MANIFEST_NAME} of format {MANIFEST_FORMAT} and competition {competition}"
         raise InputError([Fault(competition, str(root), rule, "add the weights' dataset to the kernel")])

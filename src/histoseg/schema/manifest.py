@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,8 +44,10 @@ class Member:
     """Its own preprocessing; None means the manifest's."""
 
     def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise ValueError(f"weight={self.weight} of {self.file} must be positive; leave the member out instead")
+        if not 0 < self.weight < math.inf:
+            raise ValueError(
+                f"weight={self.weight} of {self.file} must be positive and finite; leave the member out instead"
+            )
         if Path(self.file).name != self.file:
             raise ValueError(f"file={self.file!r} must be a plain name: weights lie flat beside the manifest")
 
