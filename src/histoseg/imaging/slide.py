@@ -38,7 +38,7 @@ SLIDE_CACHE_BYTES = 16 << 20
 """Decoded strips or tiles that a slide keeps, in bytes."""
 
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-CLOSING_S = 5.0
+CLOSING_S = 2.0
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _JPEG_MAGIC = b"\xff\xd8\xff"
 

@@ -14,7 +14,7 @@ from histoseg.predict.budget import Budget
 from histoseg.predict.journal import SubmissionJournal
 
 _LOOK_S = 1.0
-_LEAST_MERCY_S = 5.0  # loading networks cannot be interrupted at once
+_LEAST_MERCY_S = 8.0  # loading networks cannot be interrupted at once, and a reader that hangs is waited for
 _MERCY_S = 20.0  # between asking and ending; less where the limit is short
 
 

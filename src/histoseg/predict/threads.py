@@ -9,7 +9,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_PARTING_S = 5.0  # a thread that hangs longer is left behind; it is a daemon
+_PARTING_S = 2.0  # a thread that hangs longer is left behind; it is a daemon
 _HANDOVER_S = 0.1  # how often a waiting thread looks whether it is still wanted
 
 
