@@ -208,6 +208,7 @@ HANGS = {
 }
 HANGING_RUN = """
 import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a process that a shell has put into the background
 from pathlib import Path
 import numpy as np
 from histoseg.competitions.hubmap_2022 import Hubmap2022

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from histoseg.core.log import logger
 from histoseg.predict.budget import Budget
@@ -56,19 +57,23 @@ class Watchdog:
         self._mercy_s = min(_MERCY_S, max(_LEAST_MERCY_S, 0.5 * self._late_s))
         self._done = threading.Event()
         self.fired = False
+        self._handler: Any = None
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
         """Begin to watch, where there is a limit and this is the main thread."""
         if self._budget.limit_s is not None and threading.current_thread() is threading.main_thread():
+            # A process that a shell has put into the background ignores interrupts, ours included.
+            self._handler = signal.signal(signal.SIGINT, signal.default_int_handler)
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """All is written: watch no longer."""
         self._done.set()
-        if self._thread.is_alive():
+        if self._thread.ident is not None:
             self._thread.join()
+            signal.signal(signal.SIGINT, self._handler or signal.SIG_DFL)
 
     def _watch(self) -> None:
         while self._budget.left_s() > -self._late_s:
