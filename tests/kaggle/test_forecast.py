@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from histoseg.core.faults import InputError
+from histoseg.kaggle.client_text import read_log
 from histoseg.kaggle.forecast_estimate import T4_COUNT, T4_TFLOPS, T4Estimate, estimate_on_t4
-from histoseg.kaggle.forecast_log import log_text, read_log_timing
+from histoseg.kaggle.forecast_log import read_log_timing
 from histoseg.schema.manifest import load_manifest
 from kernels.test_forecast import TIMING
 
@@ -54,8 +55,8 @@ def test_a_log_without_a_timing_is_refused(tmp_path):
 
 
 def test_text_that_is_no_json_stays():
-    assert log_text("plain [text]") == "plain [text]"
-    assert log_text(as_kaggle(["a\n", "b"])) == "a\nb"
+    assert read_log("plain [text]") == "plain [text]"
+    assert read_log(as_kaggle(["a\n", "b"])) == "a\nb"
 
 
 def test_the_range_of_the_estimate():

@@ -83,8 +83,17 @@ def read_json_answer(text: str) -> Any:
 
 
 def read_log(text: str) -> str:
-    """A kernel's log as it was printed: Kaggle gives a JSON list of pieces, or the bare text."""
-    pieces = read_json_answer(text) if text.lstrip().startswith("[") else None
-    if not isinstance(pieces, list) or not all(isinstance(piece, dict) for piece in pieces):
+    """What a kernel printed, from its log as text or as Kaggle's JSON list, also one that was cut short."""
+    if not text.lstrip().startswith("["):
         return text
-    return "".join(str(piece.get("data", "")) for piece in pieces)
+    decoder, place, pieces = json.JSONDecoder(), text.index("[") + 1, []
+    while True:
+        start = text.find("{", place)
+        if start < 0:
+            break
+        try:
+            entry, place = decoder.raw_decode(text, start)
+        except ValueError:
+            break
+        pieces.append(str(entry.get("data", "")))
+    return "".join(pieces) or text

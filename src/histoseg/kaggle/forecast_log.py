@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from histoseg.core.faults import Fault, InputError
+from histoseg.kaggle.client_text import read_log
 from histoseg.kernels.forecast import TIMING_MARK, RehearsalTiming, parse_timing
 
 
@@ -26,7 +26,7 @@ def read_log_timing(path: Path, hidden_images: int | None = None, hidden_side: i
     except OSError as error:
         rule = f"cannot be read ({error.strerror})"
         raise InputError([Fault(path.stem, str(path), rule, "check the path")]) from error
-    lines = [line for line in log_text(text).splitlines() if f"{TIMING_MARK} " in line]
+    lines = [line for line in read_log(text).splitlines() if f"{TIMING_MARK} " in line]
     if not lines:
         rule = f"no line `{TIMING_MARK} {{...}}`: only a run on the visible images times a slide, where time is left"
         remedy = "fetch the log of the kernel's version that was pushed, not of the scored run"
@@ -40,20 +40,3 @@ def read_log_timing(path: Path, hidden_images: int | None = None, hidden_side: i
         hidden_images=timing.hidden_images if hidden_images is None else hidden_images,
         hidden_side=timing.hidden_side if hidden_side is None else hidden_side,
     )
-
-
-def log_text(text: str) -> str:
-    """What a kernel printed, from its log as text or as Kaggle's JSON list, also one that was cut short."""
-    if not text.lstrip().startswith("["):
-        return text
-    decoder, place, pieces = json.JSONDecoder(), text.index("[") + 1, []
-    while True:
-        start = text.find("{", place)
-        if start < 0:
-            break
-        try:
-            entry, place = decoder.raw_decode(text, start)
-        except ValueError:
-            break
-        pieces.append(str(entry.get("data", "")))
-    return "".join(pieces) or text

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import torch
 
 from histoseg.competitions.base import Competition
@@ -17,12 +15,13 @@ from histoseg.core.class_masks import class_runs
 from histoseg.core.log import logger
 from histoseg.imaging.slide import Slide, open_slide
 from histoseg.predict.budget import Budget
-from histoseg.predict.devices import all_devices, describe_device, is_out_of_memory
+from histoseg.predict.devices import all_devices, describe_device, is_out_of_memory, release_memory
 from histoseg.predict.image import ImagePrediction, grid_of, predict_image
 from histoseg.predict.joint import JointEnsemble, Stage
 from histoseg.predict.members import load_joint
 from histoseg.predict.memory import MemoryRung, memory_rungs
 from histoseg.predict.pacing import ImagePacer, WorkAhead
+from histoseg.predict.tiled import RegionReader
 from histoseg.schema.manifest import Manifest, joined_thresholds, look_up_thresholds
 from histoseg.schema.preprocessing import has_pixel_size
 from histoseg.schema.sample import Sample
@@ -63,15 +62,6 @@ class TimedSlide:
     seconds: float
     megapixels: float
     passes: int
-
-
-class SlideLike(Protocol):
-    """An image of a known size that gives uint8 regions (h, w, 3)."""
-
-    @property
-    def shape_hw(self) -> tuple[int, int]: ...  # noqa: D102
-
-    def read(self, y: slice, x: slice) -> np.ndarray: ...  # noqa: D102
 
 
 class SubmissionPredictor:
@@ -151,7 +141,8 @@ class SubmissionPredictor:
         self._budget.record_image(time.monotonic() - started - pacer.seconds, pacer.begun, pacer.seen)
         degraded = []
         if pacer.level != pacer.full:
-            degraded.append("{} of {} members, {} of {} views".format(*_interleaved(pacer.level, pacer.full)))
+            (members, views), (all_members, all_views) = pacer.level, pacer.full
+            degraded.append(f"{members} of {all_members} members, {views} of {all_views} views")
         if prediction.rows_done not in (None, prediction.shape_hw[0]):
             degraded.append(f"time ran out after {prediction.rows_done} of {prediction.shape_hw[0]} rows")
             self.tell(f"{sample.id}: {degraded[-1]}; the others stay empty")
@@ -159,7 +150,7 @@ class SubmissionPredictor:
         full, left = (sum(s.passes(*level) for s in self._joint.stages()) for level in (pacer.full, pacer.level))
         return PredictedRow(text, prediction.shape_hw, area, f"{left} of {full}", ", ".join(degraded))
 
-    def time_slide(self, slide: SlideLike, pixel_size_um: float | None) -> TimedSlide:
+    def time_slide(self, slide: RegionReader, pixel_size_um: float | None) -> TimedSlide:
         """Predict an image with all members and views and tell how long it took."""
         stages = self._joint.stages()
         started = time.monotonic()
@@ -202,9 +193,7 @@ class SubmissionPredictor:
             else:
                 self._first_rung = MemoryRung(rung.halved_batch)
                 return done
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release_memory()
         if self._in_turn and not in_turn:  # no rung helped: it is this image, and the others need not be slower for it
             self._joint, self._in_turn = load_joint(self._packages, self._devices, proven=True), False
         raise MemoryError(f"out of memory even with the smallest tile: {last}")
@@ -214,9 +203,7 @@ class SubmissionPredictor:
         if rung.in_turn and not self._in_turn:
             self._joint = load_joint(self._packages, self._devices, in_turn=True, proven=True)
             self._in_turn = True
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release_memory()
         joint = self._joint
         if rung.on_cpu:
             joint = load_joint(self._packages, [torch.device("cpu")], in_turn=self._in_turn, proven=True)
@@ -227,7 +214,3 @@ def _tile_megapixels(stage: Stage, shape_hw: tuple[int, int], pixel_size_um: flo
     """Megapixels of an image's tiles in a stage."""
     grid = grid_of(stage.manifest, stage.manifest.preprocessing.scaled_hw(shape_hw, pixel_size_um))
     return len(grid) * grid.size**2 / 1e6
-
-
-def _interleaved(level: tuple[int, int], full: tuple[int, int]) -> tuple[int, int, int, int]:
-    return level[0], full[0], level[1], full[1]

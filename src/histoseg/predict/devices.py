@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from pathlib import Path
@@ -55,6 +56,13 @@ def free_bytes(device: torch.device) -> float:
             if line.startswith("MemAvailable:"):
                 return 1024.0 * int(line.split()[1])
     return float("inf")
+
+
+def release_memory() -> None:
+    """Give back what nothing refers to any more, on the GPUs too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def describe_device(device: torch.device) -> str:

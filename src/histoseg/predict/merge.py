@@ -14,8 +14,9 @@ from tqdm import tqdm
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.predict.journal import csv_text
-from histoseg.predict.shards import csv_digest, ids_digest, shard_run
+from histoseg.predict.shards import ids_digest, shard_run
 from histoseg.schema.atomic import write_atomically
+from histoseg.schema.manifest import file_sha256
 from histoseg.schema.parse import load_json
 from histoseg.schema.shard import Shard, sidecar_path
 
@@ -96,7 +97,7 @@ def _checked_part(path: Path) -> _Part:
     if faults:
         raise InputError(faults)
     part = _Part(path, load_json(Shard, sidecar))
-    if csv_digest(path) != part.shard.csv_sha256:
+    if file_sha256(path) != part.shard.csv_sha256:
         rule = "its bytes are not those that its sidecar tells: it was changed, or cut short"
         raise InputError([Fault(path.name, str(path), rule, "copy it again, or predict the shard anew")])
     wanted = [[key, *name] for key in part.shard.ids for name in _class_cells(part.shard)]

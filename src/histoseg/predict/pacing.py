@@ -53,7 +53,7 @@ class ImagePacer:
         tell: Callable[[str], None],
     ) -> None:
         self._budget, self._stages, self._later, self._tell = budget, stages, later, tell
-        self._own, self._left = tuple(own), list(own)
+        self._left = list(own)
         self._lock = threading.Lock()
         self._running: set[int] = set()
         self.seconds = 0.0

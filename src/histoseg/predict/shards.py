@@ -8,15 +8,15 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
 from histoseg.predict.inputs_digest import inputs_digest
 from histoseg.schema.atomic import write_atomically
-from histoseg.schema.manifest import Manifest, manifest_json
+from histoseg.schema.manifest import Manifest, file_sha256, manifest_json
 from histoseg.schema.parse import load_json
+from histoseg.schema.plan import installed_versions
 from histoseg.schema.sample import Sample
 from histoseg.schema.shard import Shard, shard_json, sidecar_path
 
@@ -135,7 +135,7 @@ def finished_shard(path: Path, planned: Shard) -> Shard | None:
     if path.with_name(f"{path.name}.journal").is_file():
         logger.info("%s: its clock ran out before; what is missing is predicted", path)
         return None
-    if not path.is_file() or csv_digest(path) != found.csv_sha256:
+    if not path.is_file() or file_sha256(path) != found.csv_sha256:
         logger.info("%s is missing or was changed after it was finished: the shard is predicted anew", path)
         return None
     return found
@@ -154,12 +154,6 @@ def shard_run(shard: Shard) -> tuple[object, ...]:
     )
 
 
-def csv_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def finish_shard(path: Path, planned: Shard, fallback: Mapping[str, str], degraded: Sequence[str]) -> Shard:
     """Write the sidecar beside a shard's csv, whole or not at all; it comes last, and finishes the shard.
 
@@ -173,7 +167,7 @@ def finish_shard(path: Path, planned: Shard, fallback: Mapping[str, str], degrad
         planned,
         fallback=dict(fallback),
         degraded=tuple(degraded),
-        csv_sha256=csv_digest(path),
+        csv_sha256=file_sha256(path),
         versions=shard_versions(),
     )
     write_atomically(sidecar_path(path), shard_json(shard))
@@ -182,10 +176,4 @@ def finish_shard(path: Path, planned: Shard, fallback: Mapping[str, str], degrad
 
 def shard_versions() -> dict[str, str]:
     """Versions of Python and of `SHARD_PACKAGES`, as far as they are installed."""
-    versions = {"python": platform.python_version()}
-    for package in SHARD_PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
+    return {"python": platform.python_version(), **installed_versions(SHARD_PACKAGES)}

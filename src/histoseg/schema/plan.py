@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from histoseg.schema.experiment import Experiment
@@ -46,10 +47,10 @@ def manifest_of(
     )
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages that decide a prediction."""
+def installed_versions(packages: Sequence[str] = RECORDED_PACKAGES) -> dict[str, str]:
+    """Versions of packages, as far as they are installed; by default of those that decide a prediction."""
     versions = {}
-    for name in RECORDED_PACKAGES:
+    for name in packages:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
