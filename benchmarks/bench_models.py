@@ -38,7 +38,11 @@ NETWORKS = {
     "unet": (ModelConfig(encoder="resnet18", decoder_channels=(128, 64, 32, 24, 16)), 2e-3, 160),
     "unext50": (ModelConfig(architecture="unext50"), 1e-3, 160),
     "effunet_b0": (ModelConfig(architecture="effunet-b0"), 2e-3, 160),
-    "deeplabv3": (ModelConfig(architecture="deeplabv3", encoder="resnet18"), 2e-3, 128),
+    "deeplabv3": (
+        ModelConfig(architecture="deeplabv3", encoder="resnet18", output_stride=16, atrous_rates=(6, 12, 18)),
+        2e-3,
+        160,
+    ),
     "segformer_b0": (ModelConfig(architecture="segformer"), 1e-3, 160),
 }
 """Network, learning rate and side of the crops."""

@@ -23,6 +23,54 @@ def test_unet_is_that_of_smp_to_the_bit(encoder):
         assert torch.equal(ours(images), theirs(images))
 
 
+@pytest.mark.parametrize("architecture", ["deeplabv3", "deeplabv3plus"])
+@pytest.mark.parametrize(("stride", "rates"), [(8, (12, 24, 36)), (16, (6, 12, 18))])
+def test_a_deeplab_of_chosen_dilations_is_that_of_smp_to_the_bit(architecture, stride, rates):
+    config = ModelConfig(architecture=architecture, encoder="resnet18", output_stride=stride, atrous_rates=rates)
+    torch.manual_seed(0)
+    ours = build_model(architecture, config.arguments()).eval()
+    torch.manual_seed(0)
+    kind = {"deeplabv3": smp.DeepLabV3, "deeplabv3plus": smp.DeepLabV3Plus}[architecture]
+    theirs = kind("resnet18", encoder_weights=None, encoder_output_stride=stride, decoder_atrous_rates=rates)
+    images = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        assert ours.encoder(images)[-1].shape[2:] == (64 // stride, 96 // stride)
+        assert torch.equal(ours(images), theirs.eval()(images))
+        odd = images[:, :, :31, :50]
+        assert ours(odd).shape == (1, 1, 31, 50)
+
+
+def test_weights_of_one_dilation_load_into_another_that_computes_differently():
+    wide, narrow = (
+        build_model("deeplabv3", {"encoder": "resnet18", "output_stride": 16, "atrous_rates": rates}).eval()
+        for rates in ([12, 24, 36], [1, 2, 3])
+    )
+    narrow.load_state_dict(wide.state_dict(), strict=True)
+    images = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        assert not torch.equal(wide(images), narrow(images))
+
+
+def test_dilations_are_recorded_where_they_are_not_the_usual_ones():
+    usual = ModelConfig(architecture="deeplabv3")
+    assert usual.arguments() == {"classes": 1, "encoder": "resnet50"}
+    chosen = ModelConfig(architecture="deeplabv3plus", output_stride=8, atrous_rates=(1, 2, 3))
+    assert chosen.arguments() == {"classes": 1, "encoder": "resnet50", "output_stride": 8, "atrous_rates": [1, 2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"architecture": "unet", "output_stride": 16}, r"belong to deeplabv3 .*leave them out for unet"),
+        ({"architecture": "deeplabv3_resnet101", "atrous_rates": (6, 12, 18)}, r"leave them out for deeplabv3_resnet"),
+        ({"architecture": "deeplabv3", "atrous_rates": (0, 12, 18)}, r"must each be 1 or more"),
+    ],
+)
+def test_dilations_that_cannot_be_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        ModelConfig(**settings)
+
+
 def test_all_parts_of_a_unet_of_efficientnet_are_loaded_and_those_in_use_trained():
     model = build_model("unet", {"encoder": "efficientnet-b0"})
     theirs = smp.Unet("efficientnet-b0", encoder_weights=None)
@@ -78,6 +126,9 @@ def test_smp_is_needed_where_it_is_imported():
         ("upernet", {"encoder": "mit_b3"}, r"architecture segformer"),
         ("upernet", {"encoder": "tu-maxvit_tiny_tf_224"}, r"one image size alone"),
         ("upernet", {"decoder_channels": [16, 16, 8, 8, 8]}, r"belong to unet"),
+        ("unet", {"output_stride": 16}, r"belong to deeplabv3 and deeplabv3plus"),
+        ("upernet", {"atrous_rates": [6, 12, 18]}, r"belong to deeplabv3 and deeplabv3plus"),
+        ("deeplabv3", {"output_stride": 32}, r"cannot be built.*8 or 16"),
         ("deeplabv3", {"encoder": "tu-swin_tiny_patch4_window7_224"}, r"cannot be dilated"),
         ("segformer", {"encoder": "resnet18"}, r"known are mit_b0, mit_b1"),
         ("deeplabv3_resnet101", {"head_channel": 20, "classes": 2}, r"the head has 21"),

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from histoseg.models.shells import AnySize
+from histoseg.schema.network import DILATED
 
 FIXED_SIZE_ENCODERS = ("tu-maxvit", "tu-maxxvit", "tu-coatnet", "tu-rmlp_")
 UNUSED_ENCODER_PARTS = ("_conv_head", "_bn1", "conv_head", "bn2")
@@ -19,6 +20,8 @@ def build_smp_net(
     encoder: str,
     classes: int = 1,
     decoder_channels: Sequence[int] | None = None,
+    output_stride: int | None = None,
+    atrous_rates: Sequence[int] | None = None,
     encoder_weights: str | None = None,
 ) -> nn.Module:
     """Build a network of smp that takes images of any size.
@@ -32,6 +35,8 @@ def build_smp_net(
         encoder: Any of smp, those of timm as tu-NAME.
         classes: Number of output channels.
         decoder_channels: Channels of the five decoder stages, coarse to fine (unet and unetplusplus).
+        output_stride: Pixels a side of the dilated encoder's last map, 8 or 16 (deeplabv3 and deeplabv3plus).
+        atrous_rates: Spacing of the pyramid's three dilated convolutions, in features of that map (likewise).
         encoder_weights: Name of pretrained weights on the hub; None never touches a network.
 
     Raises:
@@ -48,6 +53,12 @@ def build_smp_net(
         "upernet": smp.UPerNet,
     }
     settings: dict[str, Any] = {}
+    if (output_stride is not None or atrous_rates is not None) and architecture not in DILATED:
+        raise ValueError("output_stride and atrous_rates belong to deeplabv3 and deeplabv3plus")
+    if output_stride is not None:
+        settings["encoder_output_stride"] = output_stride
+    if atrous_rates is not None:
+        settings["decoder_atrous_rates"] = list(atrous_rates)
     if decoder_channels is not None:
         if architecture not in ("unet", "unetplusplus"):
             raise ValueError("decoder_channels belong to unet and unetplusplus")

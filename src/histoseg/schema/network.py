@@ -37,6 +37,9 @@ DEFAULT_ENCODERS = {
 }
 """Networks whose encoder is a choice, with the one that they have where none is named."""
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
+DILATED = ("deeplabv3", "deeplabv3plus")
+"""Networks whose encoder's stride and whose pyramid's dilations are a choice."""
+ATROUS_RATES = (12, 24, 36)
 
 
 def needs_smp(architecture: str) -> bool:
@@ -57,6 +60,12 @@ class ModelConfig:
     """`none`, the name of weights on the hub (imagenet, ...), or `file:PATH` of a local state dict."""
     decoder_channels: tuple[int, int, int, int, int] = DECODER_CHANNELS
     """Channels of the five decoder stages, coarse to fine (unet and unetplusplus)."""
+    output_stride: Literal[0, 8, 16] = 0
+    """Pixels a side of the encoder's last map (deeplabv3, deeplabv3plus); 0: the family's own, 8 and 16. At 16 a step
+    of deeplabv3 takes less than half the time."""
+    atrous_rates: tuple[int, int, int] = ATROUS_RATES
+    """Spacing of the pyramid's three dilated convolutions, in features (deeplabv3, deeplabv3plus). The paper takes 12,
+    24, 36 at an output stride of 8 and 6, 12, 18 at 16; those that reach past a small crop's map learn nothing."""
     head_channel: int = 0
     """The channel of the 21-class head that is the mask (deeplabv3_resnet101 with one class)."""
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
@@ -74,6 +83,14 @@ class ModelConfig:
             raise ValueError(
                 f"decoder_channels belong to unet and unetplusplus: leave them out for {self.architecture}"
             )
+        chosen = self.output_stride != 0 or self.atrous_rates != ATROUS_RATES
+        if chosen and self.architecture not in DILATED:
+            raise ValueError(
+                "output_stride and atrous_rates belong to deeplabv3 and deeplabv3plus: leave them out for "
+                f"{self.architecture}"
+            )
+        if min(self.atrous_rates) < 1:
+            raise ValueError(f"atrous_rates={self.atrous_rates} must each be 1 or more")
         if not 0 <= self.head_channel <= 20 or (self.head_channel and self.architecture != "deeplabv3_resnet101"):
             raise ValueError(
                 f"head_channel={self.head_channel} must lie in 0 to 20 for deeplabv3_resnet101, and is 0 for others"
@@ -88,6 +105,10 @@ class ModelConfig:
             arguments["encoder"] = self.encoder or DEFAULT_ENCODERS[self.architecture]
         if self.architecture in ("unet", "unetplusplus"):
             arguments["decoder_channels"] = list(self.decoder_channels)
+        if self.output_stride:
+            arguments["output_stride"] = self.output_stride
+        if self.atrous_rates != ATROUS_RATES:
+            arguments["atrous_rates"] = list(self.atrous_rates)
         if self.architecture == "deeplabv3_resnet101":
             arguments["head_channel"] = self.head_channel
         if self.activation == "softmax":
