@@ -238,6 +238,14 @@ def test_tiles_of_another_scale_are_refused(trained, tmp_path, capsys):
     assert "target_pixel_size_um" in capsys.readouterr().err
 
 
+def test_tiles_that_the_experiment_would_cut_otherwise_are_trained_on_with_a_remark(trained, tmp_path, caplog):
+    arguments = ["train", str(trained / "tiny.toml"), "--runs", str(tmp_path), "--fold", "0", "--train.steps", "2"]
+    assert main([*arguments, "--tiles.stride", "32", "--tiles.folds", "3"]) == 0
+    assert "tiles.stride" in caplog.text
+    assert "cut with 64" in caplog.text
+    assert "tiles.folds" not in caplog.text
+
+
 def test_runs_of_two_scales_package_as_one_ensemble(trained, tmp_path, capsys):
     shutil.copytree(trained / "runs" / "tiny", tmp_path / "coarse")
     for record in tmp_path.glob("coarse/fold*/run.json"):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from histoseg.core.faults import InputError
-from histoseg.data.store import agreed_preprocessing, load_dataset
+from histoseg.data.store import agreed_preprocessing, load_dataset, other_tiles
 from histoseg.imaging.stain import fit_slide_reference
 from histoseg.schema.dataset import DataConfig
 from small_datasets import BASE, build, draw, make_folder
@@ -45,3 +45,15 @@ def test_an_unknown_reference_is_named(folder, tmp_path):
     with pytest.raises(InputError, match="nobody"):
         build(folder, tmp_path / "tiles", asked)
     assert not (tmp_path / "tiles").exists()
+
+
+def test_tiles_that_were_cut_otherwise_are_named_but_not_the_folds(folder, tmp_path):
+    info = load_dataset(build(folder, tmp_path / "tiles"))[0]
+    assert other_tiles(BASE, info, tmp_path) == []
+    redrawn = replace(BASE, tiles=replace(BASE.tiles, folds=7, fold_by="image", holdout=0))
+    assert other_tiles(redrawn, info, tmp_path) == []
+    wanted = replace(BASE, tiles=replace(BASE.tiles, size=BASE.tiles.size + 32, keep_background=0.5))
+    remarks = other_tiles(wanted, info, tmp_path)
+    assert [remark.id for remark in remarks] == ["tiles.size", "tiles.keep_background"]
+    assert f"cut with {BASE.tiles.size}" in str(remarks[0])
+    assert f"says {BASE.tiles.size + 32}" in str(remarks[0])

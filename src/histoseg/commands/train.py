@@ -10,6 +10,8 @@ import tyro
 
 from histoseg.commands.options import parse_options
 from histoseg.core.faults import Fault, InputError
+from histoseg.core.log import logger
+from histoseg.data.store import load_dataset, other_tiles
 from histoseg.report.curves import draw_fold_curves
 from histoseg.report.overlays import save_png
 from histoseg.report.schedule_plot import plot_schedule
@@ -119,6 +121,9 @@ def train_experiment(
     """Train one fold or all of them, every fold's input checked before the first one starts."""
     folds = known_folds(experiment) if fold is None else [fold]
     setups = [prepare_fold(experiment, name, runs, k, limit) for k in folds]
+    dataset = Path(experiment.data.dataset)
+    for remark in other_tiles(experiment, load_dataset(dataset)[0], dataset):
+        logger.warning("%s", remark)
     for setup in setups:
         make_room(setup, resume)
     for setup in setups:

@@ -14,6 +14,8 @@ from histoseg.schema.experiment import Experiment
 from histoseg.schema.parse import load_json
 from histoseg.schema.preprocessing import Preprocessing, StainReference
 
+FOLD_FIELDS = ("folds", "fold_by", "holdout")
+"""Settings of `tiles` that draw folds, which folds.csv tells and the command line may choose."""
 SCALE_FIELDS = tuple(field.name for field in fields(Preprocessing) if field.name not in COLOUR_FIELDS)
 
 
@@ -102,3 +104,22 @@ def agreed_preprocessing(experiment: Experiment, info: DatasetInfo, folder: Path
     if wanted.normalise == "dataset":
         return replace(wanted, mean=info.mean, std=info.std)
     return wanted
+
+
+def other_tiles(experiment: Experiment, info: DatasetInfo, folder: Path) -> list[Fault]:
+    """Settings of `tiles` that the built tiles do not follow; they can be trained on all the same.
+
+    Returns:
+        A fault for each setting in which experiment and tiles differ, the folds aside.
+    """
+    built, wanted = vars(info.tiles), vars(experiment.tiles)
+    return [
+        Fault(
+            f"tiles.{name}",
+            str(folder / "dataset.json"),
+            f"tiles were cut with {built[name]!r} and stay so, though the experiment says {wanted[name]!r}",
+            "build the dataset anew with --experiment where that matters",
+        )
+        for name in wanted
+        if name not in FOLD_FIELDS and wanted[name] != built[name]
+    ]
