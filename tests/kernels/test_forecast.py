@@ -90,6 +90,14 @@ def test_a_slow_machine_times_a_small_one_and_says_so(told):
     assert any("it does not fit" in message for message in told.messages)
 
 
+@pytest.mark.parametrize(("spare_s", "words"), [(301, "it fits"), (299, "it does not fit")])
+def test_what_is_kept_back_for_the_last_rows_does_not_count_as_time(spare_s, words):
+    timing = replace(
+        TIMING, side=3000, seconds=10.0, fixed_s=0.0, limit_s=1000.0 + spare_s, hidden_images=100, hidden_side=3000
+    )
+    assert words in timing.words()[1]
+
+
 def test_slides_larger_than_the_timed_one_are_scaled(told):
     rehearse_hidden(Kidney2020(), 9 * 3600.0)(Timer(0.01))
     (timing,) = timings(told)

@@ -23,6 +23,7 @@ from histoseg.kaggle.simulate_plan import HiddenImage, HiddenOptions, Look, plan
 from histoseg.kaggle.simulate_run import SUBMISSION, HostLimits, Watched, watch_kernel
 from histoseg.kaggle.simulate_verdict import Verdict, judge
 from histoseg.kernels.forecast import RehearsalTiming
+from histoseg.predict.budget import usable_s
 from histoseg.schema.atomic import write_atomically
 from histoseg.schema.manifest import Manifest, load_manifest
 from histoseg.synth.folder_options import HPA, HUBMAP, SYNTH_ORGANS
@@ -144,7 +145,7 @@ def tell_forecast(options: SimulateOptions, manifest: Manifest, competition: Com
     if wanted.log is not None:
         timing = _log_timing(wanted.log, options, competition)
         low_s = high_s = timing.hidden_s()
-        limit_s, source = timing.limit_s, f"from the real run in {wanted.log}"
+        limit_s, source = usable_s(timing.limit_s), f"from the real run in {wanted.log}"
         words = timing.words()
     else:
         from histoseg.kaggle.forecast_estimate import estimate_on_t4
@@ -154,7 +155,7 @@ def tell_forecast(options: SimulateOptions, manifest: Manifest, competition: Com
             images=wanted.hidden_images or competition.hidden_test_images,
             side=wanted.hidden_side or competition.hidden_image_side,
             start_s=start_s,
-            limit_s=KAGGLE_LIMIT_S,
+            limit_s=usable_s(KAGGLE_LIMIT_S),
         )
         low_s, high_s = estimate.range_s()
         limit_s, source, words = estimate.limit_s, "for 2 x T4", estimate.words()

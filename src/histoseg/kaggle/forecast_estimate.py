@@ -35,7 +35,7 @@ class T4Estimate:
         tflop: Trillions of floating point operations that one of them costs, with all members and views.
         host_s: Seconds of one core that one of them costs beside the network.
         start_s: Seconds from the start to the first image.
-        limit_s: Seconds that the host allows.
+        limit_s: Seconds after which all must be written.
     """
 
     images: int
@@ -57,8 +57,9 @@ class T4Estimate:
         """The estimate, and what it stands on."""
         low, high = (seconds / 3600 for seconds in self.range_s())
         return [
-            f"an ESTIMATE, nothing was run on a T4: {low:.2f} to {high:.2f} h of {self.limit_s / 3600:.2f} h for "
-            f"{self.images} images, all as large as the largest ({self.side} x {self.side})",
+            f"an ESTIMATE, nothing was run on a T4: {low:.2f} to {high:.2f} of the {self.limit_s / 3600:.2f} h after "
+            f"which all must be written, for {self.images} images, all as large as the largest ({self.side} x "
+            f"{self.side})",
             f"of one image: {self.tflop:.2f} TFLOP forward (counted), on {T4_COUNT} x T4 of {T4_TFLOPS[0]:g} to "
             f"{T4_TFLOPS[1]:g} TFLOPS (assumed; peak 65), and {self.host_s:.2f} s of one core beside it (measured)",
         ]
@@ -74,7 +75,7 @@ def estimate_on_t4(
         images: Images of the hidden set.
         side: Side in pixels of the largest.
         start_s: Seconds from the start to the first image.
-        limit_s: Seconds that the host allows.
+        limit_s: Seconds after which all must be written.
     """
     tflop = sum(_image_tflop(manifest, side) for _, manifest in packages)
     host_s = sum(_host_s(manifest) for _, manifest in packages) * (side / HOST_SIDE) ** 2

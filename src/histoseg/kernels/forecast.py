@@ -14,6 +14,7 @@ import numpy as np
 from histoseg.competitions.base import Competition
 from histoseg.core.log import logger
 from histoseg.imaging.slide import slide_range
+from histoseg.predict.budget import usable_s
 
 TIMING_MARK = "histoseg-timing"
 """What the line of a log begins with that `histoseg simulate --log` reads; JSON follows."""
@@ -73,13 +74,14 @@ class RehearsalTiming:
 
     def words(self) -> list[str]:
         """What was timed, and the forecast."""
-        hours, limit_h = self.hidden_s() / 3600, self.limit_s / 3600
+        hours, limit_h = self.hidden_s() / 3600, usable_s(self.limit_s) / 3600
         verdict = "it fits" if hours <= limit_h else "it does not fit: views, then members would be left out"
         return [
             f"rehearsal: {self.side} x {self.side} pixels took {self.seconds:.2f} s in {self.passes} passes of "
             f"{self.megapixels:.1f} megapixels on {self.device}",
             f"forecast for the hidden set: {self.hidden_images} images, all as large as the largest "
-            f"({self.hidden_side} x {self.hidden_side}), would take {hours:.2f} h of {limit_h:.2f} h: {verdict}",
+            f"({self.hidden_side} x {self.hidden_side}), would take {hours:.2f} of the {limit_h:.2f} h after which "
+            f"all must be written: {verdict}",
         ]
 
 

@@ -12,7 +12,13 @@ import numpy as np
 FEWEST_BATCHES = 2  # before as many are measured nothing is left out
 FORGETTING = 0.98  # what a batch leaves of the weight of those before it: one slow image is no rule
 FEW_IMAGES = 8
+RESERVE_S = 300.0
 ALIKE = 1e-3  # images whose sizes vary less (variance over mean square) do not tell size from number
+
+
+def usable_s(limit_s: float, reserve_s: float = RESERVE_S) -> float:
+    """Seconds of a limit after which all must be written: the reserve less, or half of a limit shorter than two."""
+    return limit_s - min(reserve_s, 0.5 * limit_s)
 
 
 class OutOfTimeError(Exception):
@@ -33,7 +39,7 @@ class Budget:
     """
 
     limit_s: float | None
-    reserve_s: float = 300.0
+    reserve_s: float = RESERVE_S
     started: float = field(default_factory=time.monotonic)
     batches: int = 0
     forward_s: float = 0.0
@@ -48,7 +54,7 @@ class Budget:
         """Seconds until everything must be written."""
         if self.limit_s is None:
             return float("inf")
-        return self.limit_s - min(self.reserve_s, 0.5 * self.limit_s) - (time.monotonic() - self.started)
+        return usable_s(self.limit_s, self.reserve_s) - (time.monotonic() - self.started)
 
     def record_batch(self, seconds: float, work: float, where: str = "") -> None:
         """Note what a batch took.
