@@ -248,17 +248,18 @@ def loopback(folder):
         thread.join()
 
 
-def client_in_process(command, lock):
+def client_in_process(command, lock, limit_s=None):
     """Stands in for the client's own process: the same code in this one, which saves its start.
 
     Args:
         command: `-m kaggle ...` or `-m histoseg.kaggle.client_probe ...`.
         lock: Not needed here.
+        limit_s: Not kept here.
 
     Returns:
         Exit status and all that it prints.
     """
-    del lock
+    del lock, limit_s
     from kagglesdk import kaggle_env
 
     for env in kaggle_env.KaggleEnv:

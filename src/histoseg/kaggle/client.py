@@ -25,6 +25,8 @@ from histoseg.kaggle.error_words import CLIENT_WORDS, explain
 
 _TRANSIENT_CODES = (408, 429, 500, 502, 503, 504)
 _SHOWN_CHARACTERS = 600  # of a message; the whole of it stands in the log
+QUESTION_LIMIT_S = 180.0
+"""Seconds that the client may take over a question, which changes nothing: it would wait for ever on a dead network."""
 
 
 class ClientError(InputError):
@@ -130,17 +132,28 @@ def output_command(kernel: str, folder: Path) -> tuple[str, ...]:
     return ("kernels", "output", kernel, "-p", str(folder), "-o")
 
 
-def run_process(command: Sequence[str], lock: int | None) -> tuple[int, str]:
-    """Run this Python with arguments; gives its exit status and all that it prints."""
-    done = subprocess.run(
-        [sys.executable, *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=client_environment(),
-        pass_fds=() if lock is None else (lock,),
-        check=False,
-    )
+def run_process(command: Sequence[str], lock: int | None, limit_s: float | None = None) -> tuple[int, str]:
+    """Run this Python with arguments; gives its exit status and all that it prints.
+
+    Args:
+        command: The arguments.
+        lock: A file descriptor that it inherits.
+        limit_s: Seconds after which it is killed and has failed for want of a connection; None waits for ever.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=client_environment(),
+            pass_fds=() if lock is None else (lock,),
+            check=False,
+            timeout=limit_s,
+        )
+    except subprocess.TimeoutExpired as late:
+        said = (late.stdout or b"").decode(errors="replace")
+        return 1, f"{said}\nconnection error: no answer within {late.timeout:g} s"
     return done.returncode, done.stdout.decode(errors="replace")
 
 
@@ -165,7 +178,7 @@ class KaggleClient:
 
     def owner(self) -> str:
         """Name of the account that the credentials belong to; empty where the client knows none."""
-        return read_owner(self._ask("config", "view"))
+        return read_owner(self._ask("config", "view", limit_s=QUESTION_LIMIT_S))
 
     def dataset(self, name: str) -> DatasetState:
         """State of a dataset, owner/slug; version 0 where there is none that we may see.
@@ -174,7 +187,7 @@ class KaggleClient:
             ClientError: On anything but an answer or a 403 or 404.
         """
         try:
-            answer = read_json_answer(self._ask(*status_command(name)))
+            answer = read_json_answer(self._ask(*status_command(name), limit_s=QUESTION_LIMIT_S))
         except ClientError as error:
             if error.code in (403, 404):  # Kaggle answers 403 for a private dataset that does not exist
                 return DatasetState("", 0)
@@ -222,7 +235,7 @@ class KaggleClient:
     def kernel_status(self, kernel: str) -> KernelState:
         """State of a kernel's newest run."""
         command = ("kernels", "status", kernel)
-        text = self._ask(*command)
+        text = self._ask(*command, limit_s=QUESTION_LIMIT_S)
         state = KernelState(*read_kernel_status(text))
         if not state.status:
             raise ClientError(command, text)
@@ -253,19 +266,20 @@ class KaggleClient:
                 )
         return None
 
-    def _ask(self, *arguments: str) -> str:
-        return self._run(("-m", "kaggle", *arguments), arguments)
+    def _ask(self, *arguments: str, limit_s: float | None = None) -> str:
+        return self._run(("-m", "kaggle", *arguments), arguments, limit_s)
 
     def _probe(self, *arguments: str) -> str:
-        return self._run(("-m", "histoseg.kaggle.client_probe", *arguments), ("probe", *arguments))
+        module = "histoseg.kaggle.client_probe"
+        return self._run(("-m", module, *arguments), ("probe", *arguments), QUESTION_LIMIT_S)
 
-    def _run(self, command: Sequence[str], told: Sequence[str]) -> str:
+    def _run(self, command: Sequence[str], told: Sequence[str], limit_s: float | None) -> str:
         """What a command prints, without credentials.
 
         Raises:
-            ClientError: If it fails.
+            ClientError: If it fails, or takes longer than the limit.
         """
-        code, output = run_process(command, self._lock)
+        code, output = run_process(command, self._lock, limit_s)
         text = without_secrets(output)
         self._note(f"$ kaggle {shlex.join(told)}\n{text.rstrip()}\n-> {code}\n")
         if code:
