@@ -24,6 +24,7 @@ from histoseg.commands.build_dataset import build_dataset
 from histoseg.commands.evaluate import evaluate_run
 from histoseg.commands.train import train_experiment
 from histoseg.competitions.registry import get_competition
+from histoseg.core.rle import Runs
 from histoseg.models.build import build_model
 from histoseg.schema.augment import AugmentConfig
 from histoseg.schema.dataset import DataConfig, TilesConfig
@@ -34,32 +35,37 @@ from histoseg.schema.preprocessing import Preprocessing
 from histoseg.trust.paired import paired_difference
 
 NEVER = 10**6  # validation during training would cost time that the peer does not spend
+DEEPLAB = ModelConfig(architecture="deeplabv3", encoder="resnet18", output_stride=16, atrous_rates=(3, 6, 9))
 NETWORKS = {
-    "unet": (ModelConfig(encoder="resnet18", decoder_channels=(128, 64, 32, 24, 16)), 2e-3, 160),
-    "unext50": (ModelConfig(architecture="unext50"), 1e-3, 160),
-    "effunet_b0": (ModelConfig(architecture="effunet-b0"), 2e-3, 160),
-    "deeplabv3": (
-        ModelConfig(architecture="deeplabv3", encoder="resnet18", output_stride=16, atrous_rates=(6, 12, 18)),
-        2e-3,
-        160,
-    ),
-    "segformer_b0": (ModelConfig(architecture="segformer"), 1e-3, 160),
+    "unet": (ModelConfig(encoder="resnet18", decoder_channels=(128, 64, 32, 24, 16)), 2e-3, 3.0),
+    "unext50": (ModelConfig(architecture="unext50"), 1e-3, 3.0),
+    "effunet_b0": (ModelConfig(architecture="effunet-b0"), 2e-3, 3.0),
+    "deeplabv3": (DEEPLAB, 2e-3, 2.4),
+    "segformer_b0": (ModelConfig(architecture="segformer"), 1e-3, 3.0),
 }
-"""Network, learning rate and side of the crops."""
+"""Network, learning rate and pixel size in um: coarse, so that many small steps fit into the seconds."""
+CROP_UM, TILE_UM = 300, 384
+"""Sides of the crops and of the tiles that they come from; a slide has 480 x 324 um."""
+
+
+def dataset_of(name: str, out: Path) -> Path:
+    """The tiles of a network's scale."""
+    return out / f"dataset_{NETWORKS[name][2]:g}"
 
 
 def experiment_of(name: str, dataset: Path, seconds: float) -> Experiment:
     """The experiment of a network, as long as fits into the seconds."""
-    model, rate, crop = NETWORKS[name]
+    model, rate, pixel_um = NETWORKS[name]
+    crop, tile = (32 * round(side_um / pixel_um / 32) for side_um in (CROP_UM, TILE_UM))
     experiment = Experiment(
         data=DataConfig(dataset=str(dataset)),
-        preprocessing=Preprocessing(target_pixel_size_um=1.8),
-        tiles=TilesConfig(size=192, stride=96, folds=3, area_bins=(0.3, 0.5, 0.7)),
+        preprocessing=Preprocessing(target_pixel_size_um=pixel_um),
+        tiles=TilesConfig(size=tile, stride=tile // 2, folds=3, area_bins=(0.3, 0.5, 0.7)),
         augment=AugmentConfig(preset="light", crop=crop),
         model=model,
         optim=OptimConfig(lr=rate, ema=0.98),
         train=TrainConfig(steps=1, batch=4, workers=1, validate_every=NEVER),
-        predict=PredictConfig(tile=288, halo=32),
+        predict=PredictConfig(tile=192, halo=32),
     )
     steps = max(20, round(seconds / step_seconds(experiment)))
     return replace(experiment, train=replace(experiment.train, steps=steps))
@@ -92,6 +98,15 @@ def peer_scores(data: Path, folds: Path, seconds: float, out: Path) -> pd.DataFr
     return pd.concat(parts).set_index("id")
 
 
+def everything_dice(data: Path) -> float:
+    """Dice of masks that cover every slide whole: what a network must beat to have learnt anything."""
+    competition = get_competition("hubmap_2022")
+    targets = [competition.target(sample) for sample in competition.samples(data, "train")]
+    shares = [runs.area / (runs.shape_hw[0] * runs.shape_hw[1]) for runs in targets if isinstance(runs, Runs)]
+    assert len(shares) == len(targets), "one class"
+    return sum(2 * share / (1 + share) for share in shares) / len(shares)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
@@ -103,16 +118,20 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {options.core})
     torch.set_num_threads(1)
-    dataset = options.out / "dataset"
-    if not (dataset / "index.csv").is_file():
-        first = experiment_of("unet", dataset, 1)
-        build_dataset(options.data, get_competition("hubmap_2022"), first, dataset, None, 1)
-    peer = peer_scores(options.data, dataset / "folds.csv", options.seconds, options.out)
+    for name in options.networks:
+        dataset = dataset_of(name, options.out)
+        if not (dataset / "index.csv").is_file():  # the folds are drawn alike at each scale
+            build_dataset(
+                options.data, get_competition("hubmap_2022"), experiment_of(name, dataset, 1), dataset, None, 1
+            )
+    folds = dataset_of(options.networks[0], options.out) / "folds.csv"
+    peer = peer_scores(options.data, folds, options.seconds, options.out)
+    print(f"all of every slide masked: {everything_dice(options.data):.4f}")
     print(f"{'network':<14} {'steps':>6} {'Dice':>7} {'at 0.5':>7}   against the peer's {peer['dice'].mean():.4f}")
     for name in options.networks:
         run = options.out / "runs" / name
         if not (run / "summary.json").is_file():
-            experiment = experiment_of(name, dataset, options.seconds)
+            experiment = experiment_of(name, dataset_of(name, options.out), options.seconds)
             train_experiment(experiment, name, options.out / "runs", None, True, None)
         summary = evaluate_run(run)
         scores = pd.read_csv(run / "oof.csv", dtype={"id": str}).set_index("id")["dice"]
