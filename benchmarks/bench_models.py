@@ -3,13 +3,15 @@
     python benchmarks/bench_models.py --data ../shared/data/glas_hubmap_layout --seconds 400 --out bench_models
 
 Three folds by patient, one core each (--core, so that runs may stand side by side on a machine). Ours counts steps: a
-few are timed first, and as many are taken as fit into the seconds. The peer, `peer_smp.py`, stops likewise. Both
-are scored on the same slides; the difference is paired, its interval by the bootstrap over patients.
+few are timed first, and as many are taken as should fit into the seconds; what they took is told. The peer,
+`peer_smp.py`, stops likewise. Both are scored on the same slides; the difference is paired, its interval by the
+bootstrap over patients.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -40,7 +42,7 @@ NETWORKS = {
     "unet": (ModelConfig(encoder="resnet18", decoder_channels=(128, 64, 32, 24, 16)), 2e-3, 3.0),
     "unext50": (ModelConfig(architecture="unext50"), 1e-3, 3.0),
     "effunet_b0": (ModelConfig(architecture="effunet-b0"), 2e-3, 3.0),
-    "deeplabv3": (DEEPLAB, 2e-3, 2.4),
+    "deeplabv3": (DEEPLAB, 1e-3, 2.4),
     "segformer_b0": (ModelConfig(architecture="segformer"), 1e-3, 3.0),
 }
 """Network, learning rate and pixel size in um: coarse, so that many small steps fit into the seconds."""
@@ -127,17 +129,21 @@ def main() -> None:
     folds = dataset_of(options.networks[0], options.out) / "folds.csv"
     peer = peer_scores(options.data, folds, options.seconds, options.out)
     print(f"all of every slide masked: {everything_dice(options.data):.4f}")
-    print(f"{'network':<14} {'steps':>6} {'Dice':>7} {'at 0.5':>7}   against the peer's {peer['dice'].mean():.4f}")
+    print(f"against the peer's {peer['dice'].mean():.4f}:")
+    print(f"{'network':<14} {'steps':>6} {'s a fold':>8} {'Dice':>7} {'at 0.5':>7}   difference")
     for name in options.networks:
         run = options.out / "runs" / name
         if not (run / "summary.json").is_file():
             experiment = experiment_of(name, dataset_of(name, options.out), options.seconds)
             train_experiment(experiment, name, options.out / "runs", None, True, None)
         summary = evaluate_run(run)
-        scores = pd.read_csv(run / "oof.csv", dtype={"id": str}).set_index("id")["dice"]
-        difference = paired_difference(peer["dice"].tolist(), scores.loc[peer.index].tolist(), peer["group"].tolist())
+        dice = pd.read_csv(run / "oof.csv", dtype={"id": str}).set_index("id")["dice"].loc[peer.index]
+        difference = paired_difference(peer["dice"].tolist(), dice.tolist(), peer["group"].tolist())
         steps = int(pd.read_csv(run / "fold0" / "log.csv")["step"].iloc[-1])
-        print(f"{name:<14} {steps:>6} {summary['dice']:>7.4f} {summary['dice_at_half']:>7.4f}   {difference}")
+        spent_s = [json.loads(path.read_text())["seconds"] for path in sorted(run.glob("fold*/run.json"))]
+        seconds = sum(spent_s) / len(spent_s)
+        scores = f"{summary['dice']:>7.4f} {summary['dice_at_half']:>7.4f}"
+        print(f"{name:<14} {steps:>6} {seconds:>8.0f} {scores}   {difference}")
 
 
 if __name__ == "__main__":
