@@ -33,6 +33,7 @@ from histoseg.schema.dataset import DataConfig, TilesConfig
 from histoseg.schema.experiment import Experiment, PredictConfig, TrainConfig
 from histoseg.schema.network import ModelConfig
 from histoseg.schema.optim import OptimConfig
+from histoseg.schema.parse import load_toml
 from histoseg.schema.preprocessing import Preprocessing
 from histoseg.trust.paired import paired_difference
 
@@ -133,9 +134,12 @@ def main() -> None:
     print(f"{'network':<14} {'steps':>6} {'s a fold':>8} {'Dice':>7} {'at 0.5':>7}   difference")
     for name in options.networks:
         run = options.out / "runs" / name
-        if not (run / "summary.json").is_file():
+        begun = sorted(run.glob("fold*/experiment.toml"))  # a run that was interrupted keeps its number of steps
+        if begun:
+            experiment = load_toml(Experiment, begun[0])
+        else:
             experiment = experiment_of(name, dataset_of(name, options.out), options.seconds)
-            train_experiment(experiment, name, options.out / "runs", None, True, None)
+        train_experiment(experiment, name, options.out / "runs", None, True, None)
         summary = evaluate_run(run)
         dice = pd.read_csv(run / "oof.csv", dtype={"id": str}).set_index("id")["dice"].loc[peer.index]
         difference = paired_difference(peer["dice"].tolist(), dice.tolist(), peer["group"].tolist())
