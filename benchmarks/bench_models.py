@@ -26,7 +26,7 @@ from histoseg.commands.build_dataset import build_dataset
 from histoseg.commands.evaluate import evaluate_run
 from histoseg.commands.train import train_experiment
 from histoseg.competitions.registry import get_competition
-from histoseg.core.rle import Runs
+from histoseg.data.tile_masks import masked_fraction
 from histoseg.models.build import build_model
 from histoseg.schema.augment import AugmentConfig
 from histoseg.schema.dataset import DataConfig, TilesConfig
@@ -104,9 +104,7 @@ def peer_scores(data: Path, folds: Path, seconds: float, out: Path) -> pd.DataFr
 def everything_dice(data: Path) -> float:
     """Dice of masks that cover every slide whole: what a network must beat to have learnt anything."""
     competition = get_competition("hubmap_2022")
-    targets = [competition.target(sample) for sample in competition.samples(data, "train")]
-    shares = [runs.area / (runs.shape_hw[0] * runs.shape_hw[1]) for runs in targets if isinstance(runs, Runs)]
-    assert len(shares) == len(targets), "one class"
+    shares = [masked_fraction(competition.target(sample)) for sample in competition.samples(data, "train")]
     return sum(2 * share / (1 + share) for share in shares) / len(shares)
 
 
@@ -143,9 +141,8 @@ def main() -> None:
         summary = evaluate_run(run)
         dice = pd.read_csv(run / "oof.csv", dtype={"id": str}).set_index("id")["dice"].loc[peer.index]
         difference = paired_difference(peer["dice"].tolist(), dice.tolist(), peer["group"].tolist())
-        steps = int(pd.read_csv(run / "fold0" / "log.csv")["step"].iloc[-1])
-        spent_s = [json.loads(path.read_text())["seconds"] for path in sorted(run.glob("fold*/run.json"))]
-        seconds = sum(spent_s) / len(spent_s)
+        records = [json.loads(path.read_text()) for path in sorted(run.glob("fold*/run.json"))]
+        steps, seconds = records[0]["steps"], sum(record["seconds"] for record in records) / len(records)
         scores = f"{summary['dice']:>7.4f} {summary['dice_at_half']:>7.4f}"
         print(f"{name:<14} {steps:>6} {seconds:>8.0f} {scores}   {difference}")
 

@@ -16,16 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from histoseg.core.rle import decode_rle, runs_from_mask, runs_to_text
-from histoseg.models.build import build_model
-from histoseg.predict.devices import best_device
-from histoseg.schema.experiment import Experiment
-from histoseg.schema.parse import load_toml
+from histoseg.data.tile_masks import masked_fraction
 from histoseg.schema.preprocessing import Preprocessing
 from histoseg.train.setup import FoldSetup, prepare_fold
 from histoseg.train.validation import validate_slides
+from histoseg.trust.oof import finished_folds, run_experiment
 
 FAULTS = {
     "none": "as it was trained",
@@ -83,16 +80,12 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--fold", type=int, default=0)
     options = parser.parse_args()
-    folder = options.run / f"fold{options.fold}"
-    experiment = load_toml(Experiment, folder / "experiment.toml")
+    experiment = run_experiment(options.run)
     experiment = replace(experiment, predict=replace(experiment.predict, views=("identity",)))
     setup = prepare_fold(experiment, options.run.name, options.run.parent, options.fold, None)
-    network = build_model(experiment.model.architecture, experiment.model.arguments())
-    network.load_state_dict(load_file(folder / "model.safetensors"))
-    network = network.eval().to(best_device(), memory_format=torch.channels_last)
-    truths = [setup.competition.target(sample) for sample in setup.validation]
-    share = np.mean([runs.area / (runs.shape_hw[0] * runs.shape_hw[1]) for runs in truths])
-    print(f"{len(truths)} slides, {share:.3f} of their pixels masked")
+    (network,) = next(run for run in finished_folds(options.run) if run.fold == options.fold).ensemble().models
+    share = np.mean([masked_fraction(setup.competition.target(sample)) for sample in setup.validation])
+    print(f"{len(setup.validation)} slides, {share:.3f} of their pixels masked")
     for fault, words in FAULTS.items():
         print(f"{score(network, setup, fault):.3f}  {words}", flush=True)
 

@@ -11,13 +11,13 @@ import tyro
 from histoseg.commands.options import parse_options
 from histoseg.core.faults import Fault, InputError
 from histoseg.core.log import logger
-from histoseg.data.store import load_dataset, other_tiles
+from histoseg.data.store import DatasetInfo, other_tiles
 from histoseg.report.curves import draw_fold_curves
 from histoseg.report.overlays import save_png
 from histoseg.report.schedule_plot import plot_schedule
 from histoseg.report.view_sheet import draw_view_sheet, spread_tiles
 from histoseg.schema.experiment import Experiment
-from histoseg.schema.parse import load_toml
+from histoseg.schema.parse import load_json, load_toml
 from histoseg.train.loop import make_room, train_fold
 from histoseg.train.schedule import schedule_table
 from histoseg.train.setup import FoldSetup, known_folds, prepare_fold, training_tiles
@@ -122,7 +122,7 @@ def train_experiment(
     folds = known_folds(experiment) if fold is None else [fold]
     setups = [prepare_fold(experiment, name, runs, k, limit) for k in folds]
     dataset = Path(experiment.data.dataset)
-    for remark in other_tiles(experiment, load_dataset(dataset)[0], dataset):
+    for remark in other_tiles(experiment, load_json(DatasetInfo, dataset / "dataset.json"), dataset):
         logger.warning("%s", remark)
     for setup in setups:
         make_room(setup, resume)

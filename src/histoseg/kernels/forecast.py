@@ -14,7 +14,7 @@ import numpy as np
 from histoseg.competitions.base import Competition
 from histoseg.core.log import logger
 from histoseg.imaging.slide import slide_range
-from histoseg.predict.budget import usable_s
+from histoseg.predict.budget import RESERVE_S, usable_s
 
 TIMING_MARK = "histoseg-timing"
 """What the line of a log begins with that `histoseg simulate --log` reads; JSON follows."""
@@ -27,8 +27,6 @@ REHEARSAL_LONGEST_S = 120.0
 """What the rehearsal may take in all."""
 REHEARSAL_LEAST_S = 20.0
 """With less time left it is not begun."""
-REHEARSAL_RESERVE_S = 300.0
-"""Time before the limit that it never touches."""
 _TEXTURE_SIDE = 509  # a prime, so that the repeats never fall in with tiles
 
 
@@ -183,7 +181,7 @@ def rehearse_hidden(competition: Competition, limit_s: float) -> Callable[[Slide
 
     def rehearse(predictor: SlideTimer) -> None:
         fixed_s = time.monotonic() - started
-        allowed_s = min(REHEARSAL_LONGEST_S, limit_s - fixed_s - REHEARSAL_RESERVE_S)
+        allowed_s = min(REHEARSAL_LONGEST_S, limit_s - fixed_s - RESERVE_S)
         if competition.hidden_test_images < 1 or allowed_s < REHEARSAL_LEAST_S:
             why = "too little time is left" if competition.hidden_test_images else "no hidden set is known"
             logger.info("no forecast for the hidden set: %s", why)
