@@ -125,7 +125,7 @@ def _state_file(request: SubmitRequest, inputs: SubmitInputs, root: Path, again:
         logger.info("going on with %s", earlier[-1].folder)
         return earlier[-1]
     weights, kernel = digests(inputs)
-    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{key[:6]}"
+    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{key[:6]}"
     while (root / name).exists():
         name += "a"
     (root / name).mkdir(parents=True)
