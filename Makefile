@@ -15,7 +15,7 @@ $(STAMP): requirements.txt pyproject.toml
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/histoseg demo --out demo
+	$(BIN)/histofold demo --out demo
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -40,8 +40,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_train_step.py
 
 kernel: $(STAMP)
-	$(BIN)/histoseg kernel hubmap_2022
-	$(BIN)/histoseg kernel kidney_2020
+	$(BIN)/histofold kernel hubmap_2022
+	$(BIN)/histofold kernel kidney_2020
 
 # With the versions of Kaggle's image, on each Python that is here: some gigabytes to download for each.
 kernel-versions: $(STAMP)

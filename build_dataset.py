@@ -2,7 +2,7 @@
 
 import sys
 
-from histoseg.commands.main import run_verb
+from histofold.commands.main import run_verb
 
 if __name__ == "__main__":
     sys.exit(run_verb("build", sys.argv[1:]))

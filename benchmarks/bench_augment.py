@@ -18,10 +18,10 @@ import albumentations
 import cv2
 import numpy as np
 
-from histoseg.core.stain import image_of_densities, lab_statistics, macenko_map, macenko_statistics, reinhard_map
-from histoseg.schema.augment import AUGMENT_PRESETS, AugmentConfig
-from histoseg.train.augment import Augmenter
-from histoseg.train.augment_pixels import (
+from histofold.core.stain import image_of_densities, lab_statistics, macenko_map, macenko_statistics, reinhard_map
+from histofold.schema.augment import AUGMENT_PRESETS, AugmentConfig
+from histofold.train.augment.pipeline import Augmenter
+from histofold.train.augment.pixels import (
     add_noise,
     change_thickness,
     compress_jpeg,
@@ -32,7 +32,7 @@ from histoseg.train.augment_pixels import (
     lose_detail,
     sharpen_or_blur,
 )
-from histoseg.train.stain_augment import HAEMATOXYLIN, SECOND_STAINS, fit_templates, shift_to_template, transfer_stain
+from histofold.train.augment.stain import HAEMATOXYLIN, SECOND_STAINS, fit_templates, shift_to_template, transfer_stain
 
 GPU_IMAGES_PER_S, GPU_WORKERS = 1500, 16
 GEOMETRY = ("affine", "pixel_size", "elastic", "grid")

@@ -21,11 +21,9 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from histoseg.core.components import remove_small
-from histoseg.core.holes import fill_holes
-from histoseg.core.hysteresis import keep_seeded
-from histoseg.core.rle import RunEncoder, Runs, runs_from_mask
-from histoseg.core.smoothing import smooth_runs
+from histofold.core.regions import fill_holes, keep_seeded, remove_small
+from histofold.core.rle.runs import RunEncoder, Runs, runs_from_mask
+from histofold.core.smoothing import smooth_runs
 
 STEPS = ("components", "hysteresis", "holes", "smoothing")
 MIN_AREA_PX = 4000.0

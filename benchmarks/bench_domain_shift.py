@@ -20,22 +20,22 @@ import cv2
 import numpy as np
 import torch
 
-from histoseg.commands.build_dataset import build_dataset
-from histoseg.commands.train import train_experiment
-from histoseg.competitions.base import runs_dice
-from histoseg.competitions.registry import get_competition
-from histoseg.core.stain import DENSITY_OF_VALUE, HED_FROM_RUIFROK
-from histoseg.imaging.slide import open_slide
-from histoseg.imaging.stain import fit_slide_reference
-from histoseg.predict.image import predict_masks
-from histoseg.schema.atomic import write_atomically, write_bytes_atomically
-from histoseg.schema.dataset import DataConfig, TilesConfig
-from histoseg.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
-from histoseg.schema.preprocessing import Preprocessing
-from histoseg.synth.files import csv_bytes, png_bytes
-from histoseg.synth.slide import SlideSpec, SyntheticSlide
-from histoseg.synth.tissue import draw_stain
-from histoseg.trust.oof import finished_folds
+from histofold.commands.build_dataset import build_dataset
+from histofold.commands.train import train_experiment
+from histofold.competitions.base import runs_dice
+from histofold.competitions.registry import get_competition
+from histofold.core.stain import DENSITY_OF_VALUE, HED_FROM_RUIFROK
+from histofold.imaging.slide import open_slide
+from histofold.imaging.stain import fit_slide_reference
+from histofold.predict.image import predict_masks
+from histofold.schema.atomic import write_atomically, write_bytes_atomically
+from histofold.schema.dataset import DataConfig, TilesConfig
+from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
+from histofold.schema.preprocessing import Preprocessing
+from histofold.synth.drawing.slide import SlideSpec, SyntheticSlide
+from histofold.synth.drawing.tissue import draw_stain
+from histofold.synth.files import csv_bytes, png_bytes
+from histofold.trust.oof import finished_folds
 
 ORGANS = ("kidney", "largeintestine", "lung", "spleen", "prostate")
 IMAGES_OF_DONOR = 2

@@ -21,13 +21,13 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from histoseg.core.stain import image_of_densities
-from histoseg.data.tile_files import write_tile
-from histoseg.schema.augment import AugmentConfig
-from histoseg.train.augment import Augmenter
-from histoseg.train.cutmix import CutMix
-from histoseg.train.dataset import BalancedSampler, TileDataset, make_loader
-from histoseg.train.stain_augment import HAEMATOXYLIN, SECOND_STAINS
+from histofold.core.stain import image_of_densities
+from histofold.data.tiles.files import write_tile
+from histofold.schema.augment import AugmentConfig
+from histofold.train.augment.cutmix import CutMix
+from histofold.train.augment.pipeline import Augmenter
+from histofold.train.augment.stain import HAEMATOXYLIN, SECOND_STAINS
+from histofold.train.dataset import BalancedSampler, TileDataset, make_loader
 
 TILES, SIDE, BATCH = 64, 512, 8
 GPU_IMAGES_PER_S, GPU_WORKERS = 1500, 16

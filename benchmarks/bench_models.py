@@ -22,20 +22,20 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from histoseg.commands.build_dataset import build_dataset
-from histoseg.commands.evaluate import evaluate_run
-from histoseg.commands.train import train_experiment
-from histoseg.competitions.registry import get_competition
-from histoseg.data.tile_masks import masked_fraction
-from histoseg.models.build import build_model
-from histoseg.schema.augment import AugmentConfig
-from histoseg.schema.dataset import DataConfig, TilesConfig
-from histoseg.schema.experiment import Experiment, PredictConfig, TrainConfig
-from histoseg.schema.network import ModelConfig
-from histoseg.schema.optim import OptimConfig
-from histoseg.schema.parse import load_toml
-from histoseg.schema.preprocessing import Preprocessing
-from histoseg.trust.paired import paired_difference
+from histofold.commands.build_dataset import build_dataset
+from histofold.commands.evaluate import evaluate_run
+from histofold.commands.train import train_experiment
+from histofold.competitions.registry import get_competition
+from histofold.data.tiles.masks import masked_fraction
+from histofold.models.build import build_model
+from histofold.schema.augment import AugmentConfig
+from histofold.schema.dataset import DataConfig, TilesConfig
+from histofold.schema.experiment import Experiment, PredictConfig, TrainConfig
+from histofold.schema.network import ModelConfig
+from histofold.schema.optim import OptimConfig
+from histofold.schema.parse import load_toml
+from histofold.schema.preprocessing import Preprocessing
+from histofold.trust.paired import paired_difference
 
 NEVER = 10**6  # validation during training would cost time that the peer does not spend
 DEEPLAB = ModelConfig(architecture="deeplabv3", encoder="resnet18", output_stride=16, atrous_rates=(3, 6, 9))

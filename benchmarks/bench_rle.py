@@ -23,7 +23,7 @@ import cv2
 import numba
 import numpy as np
 
-from histoseg.core.rle import decode_rle, decode_rle_window, encode_rle, parse_rle, runs_to_window
+from histofold.core.rle.runs import decode_rle, decode_rle_window, encode_rle, parse_rle, runs_to_window
 
 try:
     from pycocotools import mask as coco_mask

@@ -78,7 +78,7 @@ def write_slide(path: Path, size: int, layout: str, codec: str | None) -> None:
 
 def open_ours(path: Path) -> Callable[[slice, slice], np.ndarray]:
     """Our reader."""
-    from histoseg.imaging.slide import open_slide
+    from histofold.imaging.slide import open_slide
 
     return open_slide(path).read
 

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 from bench_slide import peak_mb
 
-from histoseg.synth.slide import ARTEFACTS, ORGANS, SlideSpec, SyntheticSlide
-from histoseg.synth.tissue import draw_stain
+from histofold.synth.drawing.slide import ARTEFACTS, ORGANS, SlideSpec, SyntheticSlide
+from histofold.synth.drawing.tissue import draw_stain
 
 TARGET_MP_S = 4.0
 TARGET_MB = 300

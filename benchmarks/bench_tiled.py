@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from histoseg.core.rle import Runs
-from histoseg.core.tiles import TileGrid
-from histoseg.predict.devices import best_precision
-from histoseg.predict.ensemble import Ensemble
-from histoseg.predict.image import predict_image
-from histoseg.predict.tiled import predict_bands
-from histoseg.schema.manifest import Manifest
-from histoseg.schema.preprocessing import Preprocessing
+from histofold.core.rle.runs import Runs
+from histofold.core.tiles import TileGrid
+from histofold.predict.devices import best_precision
+from histofold.predict.ensemble import Ensemble
+from histofold.predict.image import predict_image
+from histofold.predict.tiled import predict_bands
+from histofold.schema.manifest import Manifest
+from histofold.schema.preprocessing import Preprocessing
 
 TILE = 512
 MONAI_BYTES_A_PIXEL = 24  # float32 RGB input, one class of sum and of weights, and a copy

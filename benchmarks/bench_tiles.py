@@ -27,14 +27,14 @@ import numpy as np
 import tifffile
 from bench_slide import encode, peak_mb, texture
 
-from histoseg.core.components import merge_touching, split_runs
-from histoseg.core.rle import Runs, decode_rle, runs_from_mask
-from histoseg.data.tile_files import read_tile, write_tile
-from histoseg.data.tiles import TileJob, cut_slides
-from histoseg.imaging.slide import open_slide
-from histoseg.schema.dataset import TilesConfig
-from histoseg.schema.preprocessing import Preprocessing
-from histoseg.schema.sample import Sample
+from histofold.core.regions import merge_touching, split_runs
+from histofold.core.rle.runs import Runs, decode_rle, runs_from_mask
+from histofold.data.tiles.cut import TileJob, cut_slides
+from histofold.data.tiles.files import read_tile, write_tile
+from histofold.imaging.slide import open_slide
+from histofold.schema.dataset import TilesConfig
+from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.sample import Sample
 
 COARSE = 16  # pixels of the slide for one of the maps that say where tissue and mask lie
 STORED_TILE, STRIP_ROWS = 512, 16

@@ -23,17 +23,17 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from histoseg.commands.build_dataset import build_dataset
-from histoseg.competitions.registry import get_competition
-from histoseg.models.build import build_model
-from histoseg.predict.devices import best_device, best_precision
-from histoseg.schema.dataset import DataConfig, TilesConfig
-from histoseg.schema.experiment import Experiment, ModelConfig, TrainConfig
-from histoseg.schema.preprocessing import Preprocessing
-from histoseg.train.loop import training_batches
-from histoseg.train.setup import FoldSetup, prepare_fold
-from histoseg.train.start import start_run
-from histoseg.train.step import training_step
+from histofold.commands.build_dataset import build_dataset
+from histofold.competitions.registry import get_competition
+from histofold.models.build import build_model
+from histofold.predict.devices import best_device, best_precision
+from histofold.schema.dataset import DataConfig, TilesConfig
+from histofold.schema.experiment import Experiment, ModelConfig, TrainConfig
+from histofold.schema.preprocessing import Preprocessing
+from histofold.train.begin import start_run
+from histofold.train.fold import FoldSetup, prepare_fold
+from histofold.train.loop import training_batches
+from histofold.train.step import training_step
 
 PICTURES = 12
 

@@ -22,17 +22,17 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from histoseg.commands.kernel import write_kernel
-from histoseg.commands.simulate import looks_of, submission_faults
-from histoseg.competitions.registry import get_competition
-from histoseg.kaggle.simulate_plan import IMAGE_FAULTS, SET_FAULTS
-from histoseg.kaggle.simulate_run import HostLimits, watch_kernel
-from histoseg.kaggle.simulate_sets import SHORT_LIMIT_S, SetOutcome, draw_options, kernel_in_process, run_fake_set
-from histoseg.kaggle.simulate_verdict import fallback_rows
-from histoseg.kaggle.wheel import build_wheel
-from histoseg.models.build import build_model
-from histoseg.schema.manifest import Manifest, Member, file_sha256, manifest_json
-from histoseg.schema.preprocessing import Preprocessing
+from histofold.commands.kernel import write_kernel
+from histofold.commands.simulate import looks_of, submission_faults
+from histofold.competitions.registry import get_competition
+from histofold.kaggle.simulate.plan import IMAGE_FAULTS, SET_FAULTS
+from histofold.kaggle.simulate.run import HostLimits, watch_kernel
+from histofold.kaggle.simulate.sets import SHORT_LIMIT_S, SetOutcome, draw_options, kernel_in_process, run_fake_set
+from histofold.kaggle.simulate.verdict import fallback_rows
+from histofold.kaggle.wheel import build_wheel
+from histofold.models.build import build_model
+from histofold.schema.manifest import Manifest, Member, file_sha256, manifest_json
+from histofold.schema.preprocessing import Preprocessing
 
 COMPETITIONS = ("hubmap_2022", "kidney_2020")
 ARGUMENTS = {"encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8], "classes": 1}
@@ -73,7 +73,7 @@ def kernel_alone(kernel: Path, competition, planned):
 
 def run_sets(count: int, alone: int, seed: int, root: Path) -> list[SetOutcome]:
     """Run the sets, the first `alone` of them through the bundled file; tells of each that is not good."""
-    from histoseg.kaggle.simulate_plan import plan_hidden
+    from histofold.kaggle.simulate.plan import plan_hidden
 
     weights = {name: make_weights(root / "weights" / name, name) for name in COMPETITIONS}
     kernels = {name: write_kernel(name, root / "kernels", False, "owner/weights") for name in COMPETITIONS if alone}
@@ -137,7 +137,7 @@ def main() -> int:
     parser.add_argument("--clock", type=float, help="seconds that are allowed")
     parser.add_argument("--work", type=float, default=300.0, help="seconds of work that are asked for then")
     options = parser.parse_args()
-    logging.getLogger("histoseg").setLevel(logging.CRITICAL)
+    logging.getLogger("histofold").setLevel(logging.CRITICAL)
     started = time.monotonic()
     if options.clock is not None:
         return tell_clock(options.clock, options.work)

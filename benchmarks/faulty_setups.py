@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from histoseg.core.rle import decode_rle, runs_from_mask, runs_to_text
-from histoseg.data.tile_masks import masked_fraction
-from histoseg.schema.preprocessing import Preprocessing
-from histoseg.train.setup import FoldSetup, prepare_fold
-from histoseg.train.validation import validate_slides
-from histoseg.trust.oof import finished_folds, run_experiment
+from histofold.core.rle.runs import decode_rle, runs_from_mask, runs_to_text
+from histofold.data.tiles.masks import masked_fraction
+from histofold.schema.preprocessing import Preprocessing
+from histofold.train.fold import FoldSetup, prepare_fold
+from histofold.train.validation import validate_slides
+from histofold.trust.oof import finished_folds, run_experiment
 
 FAULTS = {
     "none": "as it was trained",

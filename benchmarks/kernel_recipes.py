@@ -2,7 +2,7 @@
 
     python benchmarks/kernel_recipes.py [--recipes unet_resnet34 group_effunet_b5] [--images 2] [--whole 256]
 
-A fake hidden set of small images is predicted by `histoseg predict` and by the generated kernel, which runs as a
+A fake hidden set of small images is predicted by `histofold predict` and by the generated kernel, which runs as a
 process of its own with nothing but what Kaggle's image has. Networks, views, tiles and preprocessing are the recipe's;
 pretrained encoders are left out (no hub is asked) and the sides of whole images are lowered, which changes no code that
 runs.
@@ -26,15 +26,15 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from histoseg.commands.kernel import write_kernel
-from histoseg.commands.predict import predict_folder
-from histoseg.kaggle import simulate_alone
-from histoseg.kaggle.package import write_package
-from histoseg.models.build import build_model
-from histoseg.schema.experiment import Experiment
-from histoseg.schema.manifest import Member, file_sha256
-from histoseg.schema.parse import load_toml
-from histoseg.schema.plan import manifest_of
+from histofold.commands.kernel import write_kernel
+from histofold.commands.predict import predict_folder
+from histofold.kaggle.package import write_package
+from histofold.kaggle.simulate import alone as alone_module
+from histofold.models.build import build_model
+from histofold.schema.experiment import Experiment
+from histofold.schema.manifest import Member, file_sha256
+from histofold.schema.parse import load_toml
+from histofold.schema.plan import manifest_of
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 COLUMNS = "id,organ,data_source,img_height,img_width,pixel_size,tissue_thickness"
@@ -102,8 +102,8 @@ def same_bytes(name: str, work: Path, images: int, whole: int) -> str:
     kernel = write_kernel("hubmap_2022", work / "kernels", notebook=False, dataset="someone/weights")
     started = time.monotonic()
     subprocess.run(
-        [sys.executable, "-I", simulate_alone.__file__, str(kernel)],
-        env={**os.environ, "HISTOSEG_KAGGLE_ROOT": str(kaggle)},
+        [sys.executable, "-I", alone_module.__file__, str(kernel)],
+        env={**os.environ, "HISTOFOLD_KAGGLE_ROOT": str(kaggle)},
         check=True,
         capture_output=True,
     )

@@ -4,7 +4,7 @@
 
 For each Python a virtual environment is made from benchmarks/kaggle_image.txt (3 GB to download, 7.5 GB on disk,
 removed afterwards unless kept). The kernel runs in it alone: isolated, without network, smp from the wheel beside the
-weights. Its rows are held against those that `histoseg predict` writes here with the project's own versions. Bytes may
+weights. Its rows are held against those that `histofold predict` writes here with the project's own versions. Bytes may
 differ between versions of torch; the share of differing pixels must stay under 1e-4. Weights are random, so that many
 probabilities lie at the threshold: trained ones differ in fewer pixels.
 """
@@ -27,13 +27,13 @@ import pandas as pd
 from kernel_recipes import package_recipe
 from tqdm import tqdm
 
-from histoseg.commands.kernel import write_kernel
-from histoseg.commands.predict import predict_folder
-from histoseg.core.rle import decode_rle
-from histoseg.kaggle import simulate_alone
-from histoseg.kaggle.simulate_run import no_network
-from histoseg.schema.manifest import load_manifest, manifest_json
-from histoseg.synth.folder import make_hubmap_2022
+from histofold.commands.kernel import write_kernel
+from histofold.commands.predict import predict_folder
+from histofold.core.rle.runs import decode_rle
+from histofold.kaggle.simulate import alone as alone_module
+from histofold.kaggle.simulate.run import no_network
+from histofold.schema.manifest import load_manifest, manifest_json
+from histofold.synth.hubmap_2022.folder import make_hubmap_2022
 
 IMAGE = Path(__file__).with_name("kaggle_image.txt")
 LARGEST_SHARE = 1e-4
@@ -88,8 +88,8 @@ def mark_half(weights: Path, data: Path, scratch: Path) -> None:
 
 
 def own_rows(weights: Path, data: Path, out: Path) -> None:
-    """`histoseg predict` with the project's versions."""
-    command = [sys.executable, "-m", "histoseg.commands.main", "predict"]
+    """`histofold predict` with the project's versions."""
+    command = [sys.executable, "-m", "histofold.commands.main", "predict"]
     arguments = ["--weights", str(weights), "--data", str(data), "--out", str(out)]
     subprocess.run([*command, *arguments], env={**os.environ, **ONE_THREAD}, check=True, capture_output=True)
 
@@ -120,8 +120,8 @@ def held_against(inside: Path, kernel: Path, kaggle: Path, ours: Path, data: Pat
     shutil.rmtree(kaggle / "working", ignore_errors=True)
     (kaggle / "working").mkdir()
     done = subprocess.run(
-        [*no_network(), str(inside), "-I", simulate_alone.__file__, str(kernel)],
-        env={**os.environ, **ONE_THREAD, "HISTOSEG_KAGGLE_ROOT": str(kaggle)},
+        [*no_network(), str(inside), "-I", alone_module.__file__, str(kernel)],
+        env={**os.environ, **ONE_THREAD, "HISTOFOLD_KAGGLE_ROOT": str(kaggle)},
         capture_output=True,
         text=True,
         check=False,

@@ -25,15 +25,15 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from histoseg.commands.build_dataset import build_dataset
-from histoseg.competitions.registry import get_competition
-from histoseg.schema.atomic import write_atomically
-from histoseg.schema.dataset import DataConfig, TilesConfig
-from histoseg.schema.experiment import Experiment, ModelConfig, PredictConfig, TrainConfig
-from histoseg.schema.loss import LossConfig
-from histoseg.schema.optim import OptimConfig
-from histoseg.schema.parse import to_toml
-from histoseg.schema.preprocessing import Preprocessing
+from histofold.commands.build_dataset import build_dataset
+from histofold.competitions.registry import get_competition
+from histofold.schema.atomic import write_atomically
+from histofold.schema.dataset import DataConfig, TilesConfig
+from histofold.schema.experiment import Experiment, ModelConfig, PredictConfig, TrainConfig
+from histofold.schema.loss import LossConfig
+from histofold.schema.optim import OptimConfig
+from histofold.schema.parse import to_toml
+from histofold.schema.preprocessing import Preprocessing
 
 STEPS = 20
 BASE = Experiment(
@@ -74,7 +74,7 @@ def make_dataset(root: Path) -> Path:
 def command(folder: Path, experiment: Experiment) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "small.toml", to_toml(experiment))
-    program = [sys.executable, "-m", "histoseg.commands.main", "train", str(folder / "small.toml")]
+    program = [sys.executable, "-m", "histofold.commands.main", "train", str(folder / "small.toml")]
     return [*program, "--runs", str(folder), "--fold", "0", "--resume"]
 
 

@@ -1,7 +1,7 @@
 """The peer of the model benchmark: a plain segmentation-models-pytorch and albumentations script, as people write it.
 
 Half-scale 256 pixel crops, batches of 8, U-Net with a ResNet-34 from random weights, AdamW with a one-cycle rate, BCE +
-Dice, flips, turns and colour jitter; no averaging of weights, no views. It knows nothing of histoseg but the folds.
+Dice, flips, turns and colour jitter; no averaging of weights, no views. It knows nothing of histofold but the folds.
 
     python benchmarks/peer_smp.py --data DIR --folds folds.csv --fold 0 --seconds 600 --out peer_fold0.csv
 """

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from histoseg.models.build import build_model
-from histoseg.schema.experiment import Experiment
-from histoseg.schema.parse import load_toml, read_toml
-from histoseg.schema.sweep import load_sweep
+from histofold.models.build import build_model
+from histofold.schema.experiment import Experiment
+from histofold.schema.parse import load_toml, read_toml
+from histofold.schema.sweep import load_sweep
 
 PEAK_TFLOPS = {"T4": 65.0, "A100": 312.0}
 """Dense fp16 peak with tensor cores, by the maker's data sheets."""

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from histoseg.competitions.registry import detect_competition
-from histoseg.imaging.slide import open_slide
-from histoseg.report.overlays import contact_sheet, draw_overlay, save_png
-from histoseg.synth.slide import ORGANS, SlideSpec, SyntheticSlide
-from histoseg.synth.tissue import draw_stain
+from histofold.competitions.registry import detect_competition
+from histofold.imaging.slide import open_slide
+from histofold.report.overlays import contact_sheet, draw_overlay, save_png
+from histofold.synth.drawing.slide import ORGANS, SlideSpec, SyntheticSlide
+from histofold.synth.drawing.tissue import draw_stain
 
 STAINS = {"dab": "H-DAB", "eosin": "H&E", "pas": "PAS"}
 FIELD_UM = 600.0

@@ -24,13 +24,13 @@ def shared_data():
 
 @pytest.fixture(scope="session")
 def small_package(tmp_path_factory):
-    """A folder of weights as `histoseg package` makes it: two small random networks, whole chain of files."""
+    """A folder of weights as `histofold package` makes it: two small random networks, whole chain of files."""
     import torch
     from safetensors.torch import save_file
 
-    from histoseg.models.build import build_model
-    from histoseg.schema.manifest import Manifest, Member, file_sha256, manifest_json
-    from histoseg.schema.preprocessing import Preprocessing
+    from histofold.models.build import build_model
+    from histofold.schema.manifest import Manifest, Member, file_sha256, manifest_json
+    from histofold.schema.preprocessing import Preprocessing
 
     folder = tmp_path_factory.mktemp("weights")
     arguments = {"encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8], "classes": 1}

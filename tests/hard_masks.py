@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from histoseg.core.jit import HAS_NUMBA
+from histofold.core.jit import HAS_NUMBA
 
 STRUCTURE = {4: ndimage.generate_binary_structure(2, 1), 8: ndimage.generate_binary_structure(2, 2)}
 DENSITIES = (0.1, 0.35, 0.5, 0.6, 0.8)  # around the percolation threshold components are largest and strangest
@@ -40,5 +40,5 @@ def use_implementation(name: str, modules: tuple[str, ...], monkeypatch: pytest.
     if name == "numba" and not HAS_NUMBA:
         pytest.skip("numba is not installed")
     for module in modules:
-        monkeypatch.setattr(f"histoseg.core.{module}.HAS_NUMBA", name == "numba")
+        monkeypatch.setattr(f"histofold.core.{module}.HAS_NUMBA", name == "numba")
     return name

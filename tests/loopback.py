@@ -252,7 +252,7 @@ def client_in_process(command, lock, limit_s=None):
     """Stands in for the client's own process: the same code in this one, which saves its start.
 
     Args:
-        command: `-m kaggle ...` or `-m histoseg.kaggle.client_probe ...`.
+        command: `-m kaggle ...` or `-m histofold.kaggle.submit.client_probe ...`.
         lock: Not needed here.
         limit_s: Not kept here.
 
@@ -280,7 +280,7 @@ def client_in_process(command, lock, limit_s=None):
 def _run_client(module, arguments):
     from kaggle.cli import main
 
-    from histoseg.kaggle import client_probe
+    from histofold.kaggle.submit import client_probe
     from kaggle import api
 
     api.config_values, api._authenticated = {}, False
@@ -290,8 +290,8 @@ def _run_client(module, arguments):
 
 def submit_in_child(environment, folder, arguments):
     """The body of a process that is killed: the command with the client in it."""
-    from histoseg.commands.main import main
-    from histoseg.kaggle import client
+    from histofold.commands.main import main
+    from histofold.kaggle.submit import client
 
     os.environ.update(environment)
     os.chdir(folder)

@@ -1,6 +1,6 @@
 """The published UneXt50 and EffUnet written anew from their description, with the names of their state dicts.
 
-Nothing of histoseg is used, nor of segmentation-models-pytorch: what these nets say is what an import must say too.
+Nothing of histofold is used, nor of segmentation-models-pytorch: what these nets say is what an import must say too.
 """
 
 import math

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from histoseg.competitions.hubmap_2022 import Hubmap2022
-from histoseg.core.rle import parse_rle
-from histoseg.kernels.runner import RunSummary, run_submission
-from histoseg.schema.manifest import Manifest, Member, file_sha256, manifest_json
-from histoseg.schema.preprocessing import Preprocessing
-from histoseg.schema.sample import Sample
+from histofold.competitions.hubmap_2022 import Hubmap2022
+from histofold.core.rle.runs import parse_rle
+from histofold.predict.submission.runner import RunSummary, run_submission
+from histofold.schema.manifest import Manifest, Member, file_sha256, manifest_json
+from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.sample import Sample
 
 TILE = 64
 PASSES = 4  # two members, two views
@@ -85,7 +85,7 @@ def run_slowly(root: Path, clock_s: float, work_s: float, giant_place: int = 0) 
         samples.append(Sample(id=path.stem, image_path=path, pixel_size_um=1.0))
     package, out = slow_package(root / "weights"), root / "submission.csv"
     started = time.monotonic()
-    build = "histoseg.predict.members.build_model"
+    build = "histofold.predict.members.build_model"
     with mock.patch(build, side_effect=lambda *_: SleepyNet(small_s / TILE**2)):
         summary = run_submission(Hubmap2022(), samples, [package], out, clock_s)
     seconds = time.monotonic() - started

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NASTY = Path(__file__).parent / "kaggle" / "nasty"
+NASTY = Path(__file__).parent / "kaggle" / "bundle" / "nasty"
 
 
 def write_package(folder: Path, files: dict[str, str]) -> Path:

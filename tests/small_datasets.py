@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from histoseg.commands.build_dataset import build_dataset
-from histoseg.competitions.registry import get_competition
-from histoseg.schema.dataset import TilesConfig
-from histoseg.schema.experiment import Experiment, ModelConfig, PredictConfig
-from histoseg.schema.preprocessing import Preprocessing
+from histofold.commands.build_dataset import build_dataset
+from histofold.competitions.registry import get_competition
+from histofold.schema.dataset import TilesConfig
+from histofold.schema.experiment import Experiment, ModelConfig, PredictConfig
+from histofold.schema.preprocessing import Preprocessing
 
 BASE = Experiment(
     preprocessing=Preprocessing(scale_mode="whole", whole_size=64),

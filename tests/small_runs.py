@@ -5,10 +5,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from histoseg.schema.augment import AugmentConfig
-from histoseg.schema.dataset import DataConfig
-from histoseg.schema.experiment import TrainConfig
-from histoseg.train.setup import prepare_fold
+from histofold.schema.augment import AugmentConfig
+from histofold.schema.dataset import DataConfig
+from histofold.schema.experiment import TrainConfig
+from histofold.train.fold import prepare_fold
 from small_datasets import BASE, build, draw, make_folder
 
 STILL = AugmentConfig(flip=0.0, rotate90=0.0, affine=0.0, sharpness=0.0, colour=0.0, hed=0.0)
@@ -61,7 +61,7 @@ def small_setup(dataset, runs, **sections):
 
 def use_tiny_nets(monkeypatch, norm=nn.BatchNorm2d):
     """Have training build a tiny network, whatever the experiment names."""
-    monkeypatch.setattr("histoseg.train.start.build_model", lambda *_: TinyNet(norm))
+    monkeypatch.setattr("histofold.train.begin.build_model", lambda *_: TinyNet(norm))
 
 
 def same_tensors(first, second):

@@ -3,9 +3,9 @@
 import hashlib
 import json
 
-from histoseg.kaggle.metadata import dataset_metadata, kernel_metadata
-from histoseg.schema.manifest import Manifest, Member, manifest_json
-from histoseg.schema.preprocessing import Preprocessing
+from histofold.kaggle.metadata.files import dataset_metadata, kernel_metadata
+from histofold.schema.manifest import Manifest, Member, manifest_json
+from histofold.schema.preprocessing import Preprocessing
 
 SLUG = "hubmap-organ-segmentation"
 
@@ -18,7 +18,7 @@ def make_weights(folder, content=b"weights"):
     member = Member(file="a_fold0.safetensors", sha256=digest, architecture="segformer")
     manifest = Manifest(competition="hubmap_2022", preprocessing=Preprocessing(), members=(member,))
     (folder / "manifest.json").write_text(manifest_json(manifest))
-    data = dataset_metadata("histoseg-weights", "histoseg weights", "CC-BY-4.0")
+    data = dataset_metadata("histofold-weights", "histofold weights", "CC-BY-4.0")
     (folder / "dataset-metadata.json").write_text(json.dumps(data))
     (folder / "README.md").write_text("not for the dataset")
     return folder
@@ -28,6 +28,6 @@ def make_kernel(folder, code="print('predicting')\n"):
     """A kernel's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "kernel.py").write_text(code)
-    data = kernel_metadata(SLUG, "histoseg-hubmap-2022", "kernel.py", ["your-kaggle-name/histoseg-weights"])
+    data = kernel_metadata(SLUG, "histofold-hubmap-2022", "kernel.py", ["your-kaggle-name/histofold-weights"])
     (folder / "kernel-metadata.json").write_text(json.dumps(data))
     return folder

@@ -5,10 +5,10 @@ import dataclasses
 import cv2
 import pytest
 
-from histoseg.commands.main import main
-from histoseg.schema.dataset import DataConfig
-from histoseg.schema.experiment import TrainConfig
-from histoseg.schema.parse import to_toml
+from histofold.commands.main import main
+from histofold.schema.dataset import DataConfig
+from histofold.schema.experiment import TrainConfig
+from histofold.schema.parse import to_toml
 from small_datasets import BASE, build, draw, make_folder
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def test_a_run_that_is_not_evaluated_is_refused_and_then_compared(runs, capsys):
     capsys.readouterr()
     assert main(command) == 2
     told = capsys.readouterr()
-    assert f"{runs / 'seed1' / 'oof.csv'}: no such file; run `histoseg evaluate {runs / 'seed1'}` first" in told.err
+    assert f"{runs / 'seed1' / 'oof.csv'}: no such file; run `histofold evaluate {runs / 'seed1'}` first" in told.err
     assert not told.out  # nothing was predicted before
     assert main(["evaluate", str(runs / "seed1")]) == 0
     capsys.readouterr()

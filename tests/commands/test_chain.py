@@ -14,15 +14,15 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from histoseg.commands.main import main
-from histoseg.core.rle import parse_rle
-from histoseg.data.tile_files import tile_paths
-from histoseg.schema.dataset import DataConfig, TilesConfig
-from histoseg.schema.experiment import AugmentConfig, Experiment, ModelConfig, PredictConfig, TrainConfig
-from histoseg.schema.manifest import load_manifest
-from histoseg.schema.parse import to_toml
-from histoseg.schema.preprocessing import Preprocessing
-from histoseg.synth.folder import make_hubmap_2022
+from histofold.commands.main import main
+from histofold.core.rle.runs import parse_rle
+from histofold.data.tiles.files import tile_paths
+from histofold.schema.dataset import DataConfig, TilesConfig
+from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, PredictConfig, TrainConfig
+from histofold.schema.manifest import load_manifest
+from histofold.schema.parse import to_toml
+from histofold.schema.preprocessing import Preprocessing
+from histofold.synth.hubmap_2022.folder import make_hubmap_2022
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +109,7 @@ def test_training_again_needs_a_word(trained, capsys):
 @pytest.mark.parametrize("seed", range(3))
 def test_resume_after_sigkill_is_bit_identical(trained, tmp_path, seed):
     """Killed at a moment that the seed picks, resumed, and held against the run that was never interrupted."""
-    command = [sys.executable, "-m", "histoseg.commands.main", "train", str(trained / "tiny.toml")]
+    command = [sys.executable, "-m", "histofold.commands.main", "train", str(trained / "tiny.toml")]
     command += ["--runs", str(tmp_path), "--fold", "0", "--resume"]
     folder = tmp_path / "tiny" / "fold0"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

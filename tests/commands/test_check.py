@@ -1,4 +1,4 @@
-"""`histoseg check`: every fault at once, through the command line."""
+"""`histofold check`: every fault at once, through the command line."""
 
 import csv
 import gzip
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from histoseg.commands.main import main
-from histoseg.competitions.registry import get_competition
-from histoseg.core.rle import encode_rle
-from histoseg.data.audit import audit_folder
+from histofold.commands.main import main
+from histofold.competitions.registry import get_competition
+from histofold.core.rle.runs import encode_rle
+from histofold.data.audit import audit_folder
 
 COLUMNS = ["id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness", "rle"]
 GOOD = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]
@@ -315,7 +315,7 @@ def test_without_torch_and_within_memory(folder):
     bomb(other / "masks" / "b.tif")
     code = f"""
 import pathlib, sys
-from histoseg.commands.main import main
+from histofold.commands.main import main
 codes = [main(["check", "dataset", path]) for path in ({str(folder)!r}, {str(other)!r})]
 # Not getrusage: its peak is inherited from the process that started this one.
 status = pathlib.Path("/proc/self/status")

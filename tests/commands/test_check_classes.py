@@ -1,10 +1,10 @@
-"""`histoseg check submission` on submissions of several classes."""
+"""`histofold check submission` on submissions of several classes."""
 
 import cv2
 import numpy as np
 import pytest
 
-from histoseg.commands.main import main
+from histofold.commands.main import main
 
 
 @pytest.fixture

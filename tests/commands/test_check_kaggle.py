@@ -1,15 +1,15 @@
-"""`histoseg check weights|kernel|log`: what goes to Kaggle, and what comes back from it."""
+"""`histofold check weights|kernel|log`: what goes to Kaggle, and what comes back from it."""
 
 import json
 import shutil
 
 import pytest
 
-from histoseg.commands.main import main
-from histoseg.kaggle.client_text import without_secrets
-from histoseg.kaggle.error_words import CLIENT_WORDS, LOG_WORDS, SUBMISSION_WORDS, explain
-from histoseg.kaggle.wheel import build_wheel
-from histoseg.schema.manifest import Member, load_manifest, manifest_json
+from histofold.commands.main import main
+from histofold.kaggle.submit.client_text import without_secrets
+from histofold.kaggle.submit.explain import CLIENT_WORDS, LOG_WORDS, SUBMISSION_WORDS, explain
+from histofold.kaggle.wheel import build_wheel
+from histofold.schema.manifest import Member, load_manifest, manifest_json
 from small_submission import make_kernel, make_weights
 
 
@@ -120,7 +120,7 @@ SAYINGS = {
     "Maximum batch GPU session count of 2 reached.": "Maximum batch GPU session count",
     "torch.OutOfMemoryError: CUDA out of memory.": "CUDA out of memory",
     "OSError: [Errno 28] No space left on device": "No space left on device",
-    "no manifest.json of format histoseg/1 and competition hubmap_2022": "no weights, no competition",
+    "no manifest.json of format histofold/1 and competition hubmap_2022": "no weights, no competition",
     "no sample_submission.csv with the columns id, rle": "no weights, no competition",
     "Weekly GPU quota exceeded": "GPU quota",
     "sh: line 1: 12 Killed": "Killed, MemoryError",

@@ -7,21 +7,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoseg.commands.beside import beside_sheet
-from histoseg.commands.evaluate import evaluate_run
-from histoseg.commands.main import main
-from histoseg.commands.predict import predict_folder
-from histoseg.commands.pseudo import pseudo_record
-from histoseg.competitions.classes import masks_dice
-from histoseg.competitions.folder import Folder
-from histoseg.core.faults import InputError
-from histoseg.core.rle import parse_rle
-from histoseg.data.sources import JoinedCompetition, joined_samples, load_sources
-from histoseg.kaggle.package import package_runs
-from histoseg.schema.dataset import SourceConfig
-from histoseg.schema.manifest import load_manifest
-from histoseg.schema.parse import to_toml
-from histoseg.trust.oof import finished_folds, run_experiment
+from histofold.commands.beside import beside_sheet
+from histofold.commands.evaluate import evaluate_run
+from histofold.commands.main import main
+from histofold.commands.predict import predict_folder
+from histofold.commands.pseudo import pseudo_record
+from histofold.competitions.classes import masks_dice
+from histofold.competitions.folder import Folder
+from histofold.core.faults import InputError
+from histofold.core.rle.runs import parse_rle
+from histofold.data.sources import JoinedCompetition, joined_samples, load_sources
+from histofold.kaggle.package import package_runs
+from histofold.schema.dataset import SourceConfig
+from histofold.schema.manifest import load_manifest
+from histofold.schema.parse import to_toml
+from histofold.trust.oof import finished_folds, run_experiment
 from small_datasets import build, draw
 from small_runs import small_experiment
 

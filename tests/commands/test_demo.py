@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from histoseg.commands.demo import demo_preprocessing
-from histoseg.schema.sample import Sample
-from histoseg.synth.blobs import make_blobs_folder
+from histofold.commands.demo import demo_preprocessing
+from histofold.schema.sample import Sample
+from histofold.synth.blobs import make_blobs_folder
 
 
 def run_demo(*arguments):
-    command = [sys.executable, "-m", "histoseg.commands.main", "demo", "--steps", "4", "--folds", "2", *arguments]
+    command = [sys.executable, "-m", "histofold.commands.main", "demo", "--steps", "4", "--folds", "2", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip().splitlines()
@@ -26,7 +26,7 @@ def test_on_synthetic_slides(tmp_path):
     submission, report = re.fullmatch(r"submission: (\S+) report: (\S+)", lines[-1]).groups()
     assert (submission, report) == (str(out / "submission.csv"), str(out / "report.html"))
     assert re.fullmatch(r"hidden test Dice 0\.\d{4}", lines[-3])
-    assert any("same bytes as histoseg predict" in line for line in lines)
+    assert any("same bytes as histofold predict" in line for line in lines)
     assert list(out.rglob("manifest.json")) == [out / "weights" / "manifest.json"]
     assert not (out / "competition" / "hidden_truth.csv").exists()
     assert (out / "hidden_truth.csv").is_file()

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from histoseg.commands.main import VERBS, main
+from histofold.commands.main import VERBS, main
 
 
 def test_help_lists_every_verb(capsys):
@@ -54,7 +54,7 @@ def test_our_own_fault_exits_1(monkeypatch, capsys):
     def broken(arguments):
         raise RuntimeError("bug")
 
-    monkeypatch.setattr("histoseg.commands.kernel.run", broken)
+    monkeypatch.setattr("histofold.commands.kernel.run", broken)
     assert main(["kernel", "x"]) == 1
     assert "our own fault" in capsys.readouterr().err
 
@@ -62,7 +62,7 @@ def test_our_own_fault_exits_1(monkeypatch, capsys):
 def test_check_never_loads_torch(tmp_path):
     (tmp_path / "train.csv").write_text("id,organ,rle\n")
     code = (
-        "import sys; from histoseg.commands.main import main; status = main(['check', 'dataset', sys.argv[1]]); "
+        "import sys; from histofold.commands.main import main; status = main(['check', 'dataset', sys.argv[1]]); "
         "assert status == 2, status; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True)

@@ -15,12 +15,12 @@ import tifffile
 import torch
 from safetensors.torch import save_file
 
-from histoseg.commands.main import main
-from histoseg.kernels.predictor import SubmissionPredictor
-from histoseg.models.build import build_model
-from histoseg.predict.budget import OutOfTimeError
-from histoseg.schema.manifest import Manifest, Member, file_sha256, manifest_json
-from histoseg.schema.preprocessing import Preprocessing
+from histofold.commands.main import main
+from histofold.models.build import build_model
+from histofold.predict.submission.budget import OutOfTimeError
+from histofold.predict.submission.predictor import SubmissionPredictor
+from histofold.schema.manifest import Manifest, Member, file_sha256, manifest_json
+from histofold.schema.preprocessing import Preprocessing
 
 IDS = ["10", "9", "broken", "007", "7", "missing", "blank", "1e5", "z"]
 
@@ -110,7 +110,7 @@ def test_a_finished_shard_is_left_as_it_is(hidden, small_package, tmp_path, caps
     files = {each: (each.read_bytes(), each.stat().st_mtime_ns) for each in tmp_path.iterdir()}
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr("histoseg.commands.predict.run_submission", None)
+        patch.setattr("histofold.commands.predict.run_submission", None)
         assert main(["predict", *shard_arguments(small_package, hidden, path, 1, 0)]) == 0
     printed = capsys.readouterr().out
     assert "shard 0 of 1 is finished" in printed
@@ -124,7 +124,7 @@ def kill_after_a_row(arguments, out):
     """Start a shard, and kill it when its journal holds a row."""
     journal = out.with_name(f"{out.name}.journal")
     process = subprocess.Popen(
-        [sys.executable, "-m", "histoseg.commands.main", "predict", *arguments],
+        [sys.executable, "-m", "histofold.commands.main", "predict", *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -1,19 +1,19 @@
-"""`histoseg simulate`: the verdict and its exit status, the forecast, and the real kernel once."""
+"""`histofold simulate`: the verdict and its exit status, the forecast, and the real kernel once."""
 
 import shutil
 
 import pytest
 
-from histoseg.commands.main import main
-from histoseg.commands.simulate import SlideDrawer, looks_of
-from histoseg.core.faults import InputError
-from histoseg.kaggle.simulate_plan import HiddenOptions, plan_hidden
-from histoseg.kaggle.wheel import build_wheel
+from histofold.commands.main import main
+from histofold.commands.simulate import SlideDrawer, looks_of
+from histofold.core.faults import InputError
+from histofold.kaggle.simulate.plan import HiddenOptions, plan_hidden
+from histofold.kaggle.wheel import build_wheel
 from kernels.test_forecast import TIMING
 
 FAKE_KERNEL = """
 import csv, os
-root = os.environ["HISTOSEG_KAGGLE_ROOT"]
+root = os.environ["HISTOFOLD_KAGGLE_ROOT"]
 folder = root + "/input/competitions/hubmap-organ-segmentation/"
 with open(folder + "sample_submission.csv", newline="", encoding="utf-8-sig") as stream:
     ids = [row[0] for row in csv.reader(stream)][1:]

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-from histoseg.commands.main import main
-from histoseg.schema.dataset import DataConfig, SourceConfig
-from histoseg.schema.experiment import TrainConfig
-from histoseg.schema.parse import load_toml, to_toml
+from histofold.commands.main import main
+from histofold.schema.dataset import DataConfig, SourceConfig
+from histofold.schema.experiment import TrainConfig
+from histofold.schema.parse import load_toml, to_toml
 from small_datasets import BASE, build, draw, make_folder
 
 pytestmark = pytest.mark.slow
@@ -76,7 +76,7 @@ def test_sources_are_trained_scored_and_written_down(made):
 
 
 def test_resuming_with_sources_is_bit_identical(made, monkeypatch):
-    import histoseg.train.loop as loop
+    import histofold.train.loop as loop
 
     experiment = three_sources(made)
     assert train(made, "whole", experiment, "--fold", "0") == 0
@@ -102,7 +102,7 @@ def test_resuming_with_sources_is_bit_identical(made, monkeypatch):
 
 
 def test_each_fold_starts_from_its_own_fold_of_the_earlier_run(made, monkeypatch):
-    import histoseg.train.start as start
+    import histofold.train.begin as start
 
     begun = []
     load = start.load_initial_weights

@@ -6,14 +6,14 @@ import cv2
 import pandas as pd
 import pytest
 
-from histoseg.commands.main import main
-from histoseg.commands.options import parse_options
-from histoseg.commands.sweep import forecast, overrides
-from histoseg.commands.train import TrainOptions
-from histoseg.schema.dataset import DataConfig
-from histoseg.schema.experiment import Experiment, TrainConfig
-from histoseg.schema.parse import load_toml, to_toml
-from histoseg.schema.sweep import SettingSpace, SweepConfig, with_settings
+from histofold.commands.main import main
+from histofold.commands.options import parse_options
+from histofold.commands.sweep import forecast, overrides
+from histofold.commands.train import TrainOptions
+from histofold.schema.dataset import DataConfig
+from histofold.schema.experiment import Experiment, TrainConfig
+from histofold.schema.parse import load_toml, to_toml
+from histofold.schema.sweep import SettingSpace, SweepConfig, with_settings
 from small_datasets import BASE, build, draw, make_folder
 
 

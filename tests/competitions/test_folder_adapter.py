@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from histoseg.competitions.coco import coco_counts
-from histoseg.competitions.folder import Folder
-from histoseg.core.faults import InputError
-from histoseg.core.rle import encode_rle
-from histoseg.data.audit import audit_folder, audit_test_images
+from histofold.competitions.coco import coco_counts
+from histofold.competitions.folder import Folder
+from histofold.core.faults import InputError
+from histofold.core.rle.runs import encode_rle
+from histofold.data.audit import audit_folder, audit_test_images
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_coco_sizes_are_held_against_the_images(folder, masks):
 def test_faults_of_a_test_split_s_metadata_are_logged(folder, caplog):
     (folder / "images.csv").write_text("id,organ\na,lung\na,kidney\n")
     (folder / "sample_submission.csv").write_text("id,rle\na,\na,\n")
-    with caplog.at_level(logging.WARNING, logger="histoseg"):
+    with caplog.at_level(logging.WARNING, logger="histofold"):
         (sample,) = Folder().samples(folder, "test")
     assert sample.organ == "lung"
     assert caplog.text.count("duplicate id") == 2

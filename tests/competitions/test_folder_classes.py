@@ -6,15 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from histoseg.competitions.base import mean_dice_score
-from histoseg.competitions.classes import class_dice, masks_dice, submission_columns
-from histoseg.competitions.folder import Folder
-from histoseg.competitions.hubmap_2022 import Hubmap2022
-from histoseg.competitions.kidney_2020 import Kidney2020
-from histoseg.competitions.registry import submission_competition
-from histoseg.core.class_masks import class_runs
-from histoseg.core.faults import InputError
-from histoseg.core.rle import runs_from_mask, runs_to_text
+from histofold.competitions.base import mean_dice_score
+from histofold.competitions.classes import class_dice, masks_dice, submission_columns
+from histofold.competitions.folder import Folder
+from histofold.competitions.hubmap_2022 import Hubmap2022
+from histofold.competitions.kidney_2020 import Kidney2020
+from histofold.competitions.registry import submission_competition
+from histofold.core.faults import InputError
+from histofold.core.rle.runs import class_runs, runs_from_mask, runs_to_text
 
 SHAPE = (23, 37)
 NAMES = ("tubule", "artery", "glomerulus")

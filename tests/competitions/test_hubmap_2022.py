@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tifffile
 
-from histoseg.competitions.base import runs_dice
-from histoseg.competitions.hubmap_2022 import HUBMAP_2022_NEAR_DUPLICATES, Hubmap2022
-from histoseg.competitions.registry import detect_competition, get_competition
-from histoseg.core.faults import InputError
-from histoseg.core.metrics import dice
-from histoseg.core.rle import encode_rle, runs_from_mask
-from histoseg.data.audit import audit_folder
+from histofold.competitions.base import runs_dice
+from histofold.competitions.hubmap_2022 import HUBMAP_2022_NEAR_DUPLICATES, Hubmap2022
+from histofold.competitions.registry import detect_competition, get_competition
+from histofold.core.faults import InputError
+from histofold.core.metrics import dice
+from histofold.core.rle.runs import encode_rle, runs_from_mask
+from histofold.data.audit import audit_folder
 
 COLUMNS = ["id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness", "rle"]
 
@@ -254,14 +254,14 @@ def test_a_target_that_is_not_there_is_no_further_fault(folder):
 def test_faults_of_a_test_split_are_logged_and_metadata_kept(folder, caplog):
     write_csv(folder / "sample_submission.csv", ["id", "rle"], [["9", ""], ["9", ""]])
     write_csv(folder / "test.csv", ["id", "organ", "img_height"], [["9", "lung", "20"], ["9", "spleen", "1"]])
-    with caplog.at_level(logging.WARNING, logger="histoseg"):
+    with caplog.at_level(logging.WARNING, logger="histofold"):
         (sample,) = Hubmap2022().samples(folder, "test")
     assert (sample.organ, sample.shape_hw) == ("lung", None)
     assert caplog.text.count("duplicate id") == 2
     assert "pixel_size" in caplog.text
     (folder / "test.csv").write_bytes(b"\xff\xfe\0")
     caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="histoseg"):
+    with caplog.at_level(logging.WARNING, logger="histofold"):
         assert [s.organ for s in Hubmap2022().samples(folder, "test")] == [""]
     assert "not a csv table" in caplog.text
 

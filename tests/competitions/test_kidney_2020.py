@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import tifffile
 
-from histoseg.commands.main import main
-from histoseg.competitions.hubmap_2022 import Hubmap2022
-from histoseg.competitions.kidney_2020 import KIDNEY_2020_INFORMATION, Kidney2020
-from histoseg.competitions.outlines import read_outlines
-from histoseg.competitions.registry import detect_competition, get_competition
-from histoseg.competitions.tiff_scale import tiff_pixel_size_um
-from histoseg.core.faults import InputError
-from histoseg.core.metrics import dice
-from histoseg.core.rle import encode_rle, runs_from_mask
-from histoseg.data.audit import audit_folder
-from histoseg.schema.dataset import DataConfig, TilesConfig
-from histoseg.schema.experiment import AugmentConfig, Experiment, ModelConfig, PredictConfig, TrainConfig
-from histoseg.schema.parse import to_toml
-from histoseg.schema.preprocessing import Preprocessing
+from histofold.commands.main import main
+from histofold.competitions.hubmap_2022 import Hubmap2022
+from histofold.competitions.kidney_2020 import KIDNEY_2020_INFORMATION, Kidney2020
+from histofold.competitions.outlines import read_outlines
+from histofold.competitions.registry import detect_competition, get_competition
+from histofold.core.faults import InputError
+from histofold.core.metrics import dice
+from histofold.core.rle.runs import encode_rle, runs_from_mask
+from histofold.data.audit import audit_folder
+from histofold.imaging.tiff.pixel_size import tiff_pixel_size_um
+from histofold.schema.dataset import DataConfig, TilesConfig
+from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, PredictConfig, TrainConfig
+from histofold.schema.parse import to_toml
+from histofold.schema.preprocessing import Preprocessing
 
 SHAPE = (30, 41)
 IDS = ("1e2425f28", "2f6ecfcdf", "007", "1e5")  # two of them look like numbers
@@ -124,7 +124,7 @@ def test_test_samples_follow_the_sample_submission(folder):
 def test_without_the_dataset_information_sizes_come_from_the_files(folder, masks, caplog):
     (folder / KIDNEY_2020_INFORMATION).unlink()
     competition = Kidney2020()
-    with caplog.at_level(logging.WARNING, logger="histoseg"):
+    with caplog.at_level(logging.WARNING, logger="histofold"):
         samples, faults = audit_folder(competition, folder)
     assert faults == []
     assert [sample.group for sample in samples] == list(IDS)
@@ -225,7 +225,7 @@ def test_missing_folders_and_tables_are_named(folder, tmp_path):
 
 def test_faults_of_a_test_split_are_only_logged(folder, caplog):
     (folder / KIDNEY_2020_INFORMATION).write_bytes(b"\xff\xfe\0")
-    with caplog.at_level(logging.WARNING, logger="histoseg"):
+    with caplog.at_level(logging.WARNING, logger="histofold"):
         samples = Kidney2020().samples(folder, "test")
     assert [sample.shape_hw for sample in samples] == [None] * 3
     assert "not a csv table" in caplog.text
@@ -326,7 +326,7 @@ def test_regions_are_closed_rings_by_name(folder):
 def test_odd_features_are_left_out_with_a_warning(tmp_path, caplog, odd, words):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([odd, feature("Cortex", [SQUARE])]))
-    with caplog.at_level(logging.WARNING, logger="histoseg"):
+    with caplog.at_level(logging.WARNING, logger="histofold"):
         assert read_outlines(path, "a") == {"Cortex": [SQUARE]}
     assert "1 of 2 features are left out (feature 1" in caplog.text
     assert words in caplog.text
@@ -374,7 +374,7 @@ def test_the_table_goes_before_the_file_and_the_assumption_comes_last(folder, ca
     sizes = {"1e2425f28.tiff": "0.65"}
     rows = [[*row, sizes.get(row[0], "")] for row in rows]
     write_csv(folder / KIDNEY_2020_INFORMATION, [*columns, "pixel_size"], rows)
-    with caplog.at_level(logging.INFO, logger="histoseg"):
+    with caplog.at_level(logging.INFO, logger="histofold"):
         samples = Kidney2020().samples(folder, "train")
     assert [sample.pixel_size_um for sample in samples] == [0.65, 0.5, 0.5, 0.5]
     assert "1 of 4 slides state no pixel size: 0.5 um is assumed" in caplog.text

@@ -8,8 +8,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histoseg.competitions.mask_files import read_mask
-from histoseg.imaging.errors import ImageError
+from histofold.competitions.mask_files import read_mask
+from histofold.imaging.errors import ImageError
 
 SHAPE = (23, 38)
 

@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from histoseg.competitions.base import find_image, read_table, rows_by_id, scan_table, submission_ids
-from histoseg.core.faults import InputError
+from histofold.competitions.base import find_image, read_table, rows_by_id, scan_table, submission_ids
+from histofold.core.faults import InputError
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_rows_by_id_of_tables_that_are_absent_or_have_no_ids(table, tmp_path):
 
 
 def test_repeated_ids_to_predict_are_kept_once_and_logged(table, caplog):
-    with caplog.at_level(logging.WARNING, logger="histoseg"):
+    with caplog.at_level(logging.WARNING, logger="histofold"):
         assert submission_ids(table("id,rle\nb,\na,\nb,\n"), ("id", "rle")) == ["b", "a"]
     assert "duplicate id" in caplog.text
     with pytest.raises(InputError, match=r"rle.*missing column"):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from histoseg.core.metrics import SurfaceDice, _surface_areas, dice, openimages_ap, surface_dice
+from histofold.core.metrics import SurfaceDice, _surface_areas, dice, openimages_ap, surface_dice
 
 
 def test_dice_is_sklearns_f1_on_random_masks():

@@ -9,15 +9,15 @@ import pytest
 from scipy import ndimage
 
 from hard_masks import hard_masks, use_implementation
-from histoseg.core.rle import Runs, runs_from_mask
-from histoseg.core.smoothing import disc_half_widths, smooth_runs
+from histofold.core.rle.runs import Runs, runs_from_mask
+from histofold.core.smoothing import disc_half_widths, smooth_runs
 
 RADII_PX = (1, math.sqrt(2), 2, 2.9, 4, 9, 23)
 
 
 @pytest.fixture(params=["numba", "numpy"], autouse=True)
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    return use_implementation(request.param, ("rle_scan", "rle_paint", "components", "smoothing"), monkeypatch)
+    return use_implementation(request.param, ("rle.scan", "rle.paint", "regions", "smoothing"), monkeypatch)
 
 
 def disc(radius_px: float) -> np.ndarray:
@@ -43,8 +43,8 @@ def test_smoothed_runs_equal_the_smoothed_mask(order: str) -> None:
 
 
 def test_bands_and_buffers_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("histoseg.core.smoothing.SMOOTH_BOUNDS", 1)
-    monkeypatch.setattr("histoseg.core.smoothing.SMOOTH_BAND_BYTES", 3000)
+    monkeypatch.setattr("histofold.core.smoothing.SMOOTH_BOUNDS", 1)
+    monkeypatch.setattr("histofold.core.smoothing.SMOOTH_BAND_BYTES", 3000)
     rng = np.random.default_rng(1)
     mask_HW = ndimage.uniform_filter(rng.random((203, 131)), 3) > 0.5
     mask_HW[40:90] = False

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from histoseg.core.stain import (
+from histofold.core.stain import (
     DENSITY_OF_VALUE,
     HED_FROM_RUIFROK,
     StainStatistics,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from histoseg.core.tiles import TileGrid, axis_spans
+from histofold.core.tiles import TileGrid, axis_spans
 
 
 def random_grids(count, seed=0):

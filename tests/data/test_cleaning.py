@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import tifffile
 
-from histoseg.core.faults import InputError
-from histoseg.core.rle import Runs, runs_from_mask
-from histoseg.data.cleaning import (
+from histofold.core.faults import InputError
+from histofold.core.rle.runs import Runs, runs_from_mask
+from histofold.data.cleaning import (
     clean_blank_labels,
     cleaned_targets,
     outside_mask,
     remove_region,
     slide_outside,
 )
-from histoseg.imaging.slide import open_slide
-from histoseg.schema.sample import Sample
+from histofold.imaging.slide import open_slide
+from histofold.schema.sample import Sample
 
 HEIGHT, WIDTH = 300, 420
 
@@ -111,7 +111,7 @@ def test_pale_tissue_with_structure_is_not_glass(picture):
 @pytest.mark.parametrize("order", ["F", "C"])
 @pytest.mark.parametrize("region_hw", [(1, 1), (7, 5), (33, 21), (50, 60)])
 def test_removing_a_region_is_what_numpy_says(order, region_hw, monkeypatch):
-    monkeypatch.setattr("histoseg.data.cleaning._BAND_PIXELS", 70)
+    monkeypatch.setattr("histofold.data.cleaning._BAND_PIXELS", 70)
     rng = np.random.default_rng(2)
     mask, region = rng.random((33, 21)) < 0.4, rng.random(region_hw) < 0.5
     mask[0, 0] = mask[-1, -1] = True

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from histoseg.data.duplicates import (
+from histofold.data.duplicates import (
     FINGERPRINT_SIDE,
     cluster_pairs,
     duplicate_groups,
@@ -16,7 +16,7 @@ from histoseg.data.duplicates import (
     perceptual_hash,
     square_symmetries,
 )
-from histoseg.schema.sample import Sample
+from histofold.schema.sample import Sample
 
 
 def tissue(seed, shape_hw=(240, 310)):

@@ -2,10 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoseg.competitions.hubmap_2022 import HUBMAP_2022_NEAR_DUPLICATES
-from histoseg.core.faults import InputError
-from histoseg.data.folds import imbalance, make_folds, read_folds, stratum_names
-from histoseg.schema.sample import Sample
+from histofold.competitions.hubmap_2022 import HUBMAP_2022_NEAR_DUPLICATES
+from histofold.core.faults import InputError
+from histofold.data.folds import imbalance, make_folds, read_folds, stratum_names
+from histofold.schema.sample import Sample
 
 
 def made_samples(count, groups, seed=0):

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from histoseg.commands.main import main
-from histoseg.schema.parse import to_toml
+from histofold.commands.main import main
+from histofold.schema.parse import to_toml
 from small_datasets import BASE, draw, make_folder
 
 pytestmark = pytest.mark.slow

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoseg.competitions.hubmap_2022 import Hubmap2022
-from histoseg.core.faults import InputError
-from histoseg.core.rle import parse_rle
-from histoseg.data.folds import ALWAYS_TRAINED, make_folds, merge_groups, plan_folds, read_folds, stratum_names
-from histoseg.data.leaks import find_leaks
-from histoseg.schema.dataset import TilesConfig
-from histoseg.schema.sample import Sample
+from histofold.competitions.hubmap_2022 import Hubmap2022
+from histofold.core.faults import InputError
+from histofold.core.rle.runs import parse_rle
+from histofold.data.folds import ALWAYS_TRAINED, make_folds, merge_groups, plan_folds, read_folds, stratum_names
+from histofold.data.leaks import find_leaks
+from histofold.schema.dataset import TilesConfig
+from histofold.schema.sample import Sample
 
 
 def random_table(seed, count=None, sources=("HPA", "Hubmap")):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoseg.data.leaks import (
+from histofold.data.leaks import (
     STAMP_BYTES,
     find_leaks,
     forbidden_samples,
@@ -16,7 +16,7 @@ from histoseg.data.leaks import (
     same_files,
     seen_images,
 )
-from histoseg.schema.sample import Sample
+from histofold.schema.sample import Sample
 
 
 @pytest.fixture

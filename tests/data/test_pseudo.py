@@ -10,22 +10,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from histoseg.commands.evaluate import evaluate_run
-from histoseg.commands.main import main
-from histoseg.commands.pseudo import LabelJournal
-from histoseg.core.faults import InputError
-from histoseg.core.rle import parse_rle, runs_from_mask
-from histoseg.data.leaks import PSEUDO, image_stamp
-from histoseg.data.pseudo import LabelMaker, PseudoRecord, label_faults, load_pseudo_record, pseudo_folder, share_files
-from histoseg.data.tile_files import read_tile
-from histoseg.models.build import build_model
-from histoseg.schema.dataset import DataConfig, SourceConfig
-from histoseg.schema.manifest import file_sha256
-from histoseg.schema.parse import plain, to_toml
-from histoseg.schema.plan import manifest_of
-from histoseg.schema.sample import Sample
-from histoseg.train.setup import prepare_fold
-from histoseg.trust.oof import finished_folds, predict_slide
+from histofold.commands.evaluate import evaluate_run
+from histofold.commands.main import main
+from histofold.commands.pseudo import LabelJournal
+from histofold.core.faults import InputError
+from histofold.core.rle.runs import parse_rle, runs_from_mask
+from histofold.data.leaks import PSEUDO, image_stamp
+from histofold.data.pseudo import LabelMaker, PseudoRecord, label_faults, load_pseudo_record, pseudo_folder, share_files
+from histofold.data.tiles.files import read_tile
+from histofold.models.build import build_model
+from histofold.schema.dataset import DataConfig, SourceConfig
+from histofold.schema.manifest import file_sha256
+from histofold.schema.parse import plain, to_toml
+from histofold.schema.plan import manifest_of
+from histofold.schema.sample import Sample
+from histofold.train.fold import prepare_fold
+from histofold.trust.oof import finished_folds, predict_slide
 from small_datasets import BASE, build, draw, make_folder
 
 UNLABELLED = ("u0", "u1", "u2")
@@ -165,7 +165,7 @@ def test_an_unlabelled_image_that_the_main_dataset_has_is_refused(made, tmp_path
 def test_labelling_again_changes_nothing_and_predicts_nothing(made, monkeypatch):
     files = ("index.csv", "folds.csv", "pseudo.json", "dataset.json", "pseudo_labels.jsonl")
     before = {name: (made / "labelled" / name).read_bytes() for name in files}
-    monkeypatch.setattr("histoseg.commands.pseudo.predict_masks", None)  # would fail if it were called
+    monkeypatch.setattr("histofold.commands.pseudo.predict_masks", None)  # would fail if it were called
     label(made, "E", "labelled")
     assert {name: (made / "labelled" / name).read_bytes() for name in files} == before
 
@@ -186,7 +186,7 @@ def test_what_cannot_be_labelled_is_refused_in_words(made, tmp_path, capsys):
     assert "does not say what it was trained on" in capsys.readouterr().err
     (run / "thresholds.json").unlink()
     assert main([*arguments, "--out", str(tmp_path / "a")]) == 2
-    assert "histoseg evaluate" in capsys.readouterr().err
+    assert "histofold evaluate" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
 
 

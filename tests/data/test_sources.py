@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoseg.commands.build_dataset import build_dataset
-from histoseg.competitions.registry import get_competition
-from histoseg.core.faults import InputError
-from histoseg.core.rle import encode_rle
-from histoseg.data.leaks import image_stamp
-from histoseg.data.sources import JoinedCompetition, joined_folds, joined_samples, load_sources
-from histoseg.schema.dataset import DataConfig, SourceConfig, TilesConfig
-from histoseg.schema.preprocessing import Preprocessing
-from histoseg.train.setup import prepare_fold
+from histofold.commands.build_dataset import build_dataset
+from histofold.competitions.registry import get_competition
+from histofold.core.faults import InputError
+from histofold.core.rle.runs import encode_rle
+from histofold.data.leaks import image_stamp
+from histofold.data.sources import JoinedCompetition, joined_folds, joined_samples, load_sources
+from histofold.schema.dataset import DataConfig, SourceConfig, TilesConfig
+from histofold.schema.preprocessing import Preprocessing
+from histofold.train.fold import prepare_fold
 from small_datasets import BASE, build, draw, make_folder
 
 
@@ -64,7 +64,7 @@ def test_an_extra_source_is_in_every_training_and_in_no_validation(made):
 
 
 def test_tiles_are_read_from_the_folder_of_their_source(made):
-    from histoseg.train.setup import training_order, training_tiles
+    from histofold.train.fold import training_order, training_tiles
 
     experiment = experiment_of(made, source(made, "extra"))
     off = replace(experiment.augment, flip=0, rotate90=0, affine=0, sharpness=0, colour=0, hed=0)
@@ -196,7 +196,7 @@ def test_weights_and_sources_decide_whether_a_run_is_resumed(made):
 
 
 def test_a_hold_out_is_the_only_fold_to_train(made, tmp_path):
-    from histoseg.train.setup import known_folds
+    from histofold.train.fold import known_folds
 
     held = build(made / "raw_main", tmp_path / "held", replace(BASE, tiles=TilesConfig(holdout=2)))
     experiment = replace(BASE, data=DataConfig(dataset=str(held)))

@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from histoseg.core.faults import InputError
-from histoseg.data.store import agreed_preprocessing, load_dataset, other_tiles
-from histoseg.imaging.stain import fit_slide_reference
-from histoseg.schema.dataset import DataConfig
+from histofold.core.faults import InputError
+from histofold.data.store import agreed_preprocessing, load_dataset, other_tiles
+from histofold.imaging.stain import fit_slide_reference
+from histofold.schema.dataset import DataConfig
 from small_datasets import BASE, build, draw, make_folder
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from histoseg.imaging.slide import open_slide
+from histofold.imaging.slide import open_slide
 
 CODECS = [
     {},

@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from histoseg.imaging import area
-from histoseg.imaging.area import area_span, area_sums
+from histofold.imaging import area
+from histofold.imaging.area import area_span, area_sums
 
 SIZES = [((13, 29), (5, 11)), ((13, 29), (13, 29)), ((7, 5), (20, 3)), ((1, 1), (4, 2)), ((29, 13), (1, 1))]
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoseg.imaging.errors import ImageError
-from histoseg.imaging.slide import open_slide
+from histofold.imaging.errors import ImageError
+from histofold.imaging.slide import open_slide
 from imaging.slide_files import check_regions, png_bytes, png_rows, smooth, texture
 
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # of the colour types of PNG

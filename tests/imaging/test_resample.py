@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoseg.imaging import resample
-from histoseg.imaging.resample import RowUpsampler, ScaledSlide, resample_mask, resample_mask_region, scaled_shape
-from histoseg.imaging.slide import Slide
+from histofold.imaging import resample
+from histofold.imaging.resample import RowUpsampler, ScaledSlide, resample_mask, resample_mask_region, scaled_shape
+from histofold.imaging.slide import Slide
 
 SHAPE_HW = (173, 231)
 ZOOMS = [1.0, 0.8, 0.5, 1 / 3, 0.37, 0.1, 1.3, 2.0, 2.7]

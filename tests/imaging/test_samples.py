@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histoseg.imaging.samples import SampleRangeError, axis_overlaps, paste_rgb, samples_to_uint8
+from histofold.imaging.samples import SampleRangeError, axis_overlaps, paste_rgb, samples_to_uint8
 
 
 @pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", "<u4", ">u4"])

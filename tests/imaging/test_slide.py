@@ -14,7 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histoseg.imaging.slide import open_slide
+from histofold.imaging.slide import open_slide
 from imaging.slide_files import CODECS, GEOMETRIES, check_regions, small_files, texture
 
 
@@ -104,7 +104,7 @@ def test_jpeg_tables_of_libtiff(
         peer_HWC = file.read().transpose(1, 2, 0)
     with monkeypatch.context() as patch:
         if without_imagecodecs:
-            patch.setattr("histoseg.imaging.tiff_codecs.has_imagecodecs", lambda: False)
+            patch.setattr("histofold.imaging.tiff.codecs.has_imagecodecs", lambda: False)
         slide = open_slide(tmp_path / "a.tif")
     with slide:
         difference_HWC = np.abs(slide.read_all().astype(int) - peer_HWC)
@@ -224,7 +224,7 @@ def test_rows_per_strip_beyond_the_image(tmp_path: Path, rows: int) -> None:
 STREAM = """
 import sys
 from pathlib import Path
-from histoseg.imaging.slide import open_slide
+from histofold.imaging.slide import open_slide
 
 with open_slide(sys.argv[1]) as slide:
     height, width = slide.shape_hw

@@ -14,8 +14,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histoseg.imaging.errors import ImageError
-from histoseg.imaging.slide import open_slide
+from histofold.imaging.errors import ImageError
+from histofold.imaging.slide import open_slide
 from imaging.slide_files import CODECS, jpeg_bytes, png_bytes, small_files, texture, tiny_tiff
 
 # -- refused at open ---------------------------------------------------------------------------------------------------
@@ -147,8 +147,8 @@ BOMBS = {
 OPEN_ALL = """
 import sys
 from pathlib import Path
-from histoseg.imaging.errors import ImageError
-from histoseg.imaging.slide import open_slide
+from histofold.imaging.errors import ImageError
+from histofold.imaging.slide import open_slide
 
 def peak_kb():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -245,7 +245,7 @@ def test_damaged_segment_is_found_at_read(
     content[offset + count // 2 : offset + count] = bytes(count - count // 2)
     path.write_bytes(content)
     if without_imagecodecs:
-        monkeypatch.setattr("histoseg.imaging.tiff_codecs.has_imagecodecs", lambda: False)
+        monkeypatch.setattr("histofold.imaging.tiff.codecs.has_imagecodecs", lambda: False)
     with open_slide(path) as slide:
         assert slide.read(slice(0, 32), slice(0, 133)).shape == (32, 133, 3)
         with pytest.raises(ImageError, match="segment 1 cannot be decoded") as caught:
@@ -258,7 +258,7 @@ def test_segments_larger_than_declared_are_never_allocated(
     tmp_path: Path, without_imagecodecs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if without_imagecodecs:
-        monkeypatch.setattr("histoseg.imaging.tiff_codecs.has_imagecodecs", lambda: False)
+        monkeypatch.setattr("histofold.imaging.tiff.codecs.has_imagecodecs", lambda: False)
     path = tmp_path / "a.tif"
     for compression, data in ((8, zlib.compress(bytes(10**8))), (7, jpeg_bytes(60_000, 60_000))):
         path.write_bytes(tiny_tiff(compression, (8, 8), data))
@@ -300,8 +300,8 @@ def test_random_damage_never_escapes_as_another_error(
     rng = np.random.default_rng(3)
     files = list(small_files(tmp_path))
     if without_imagecodecs:
-        for module in ("tiff_codecs", "tiff_pages"):
-            monkeypatch.setattr(f"histoseg.imaging.{module}.has_imagecodecs", lambda: False)
+        for module in ("tiff.codecs", "tiff.pages"):
+            monkeypatch.setattr(f"histofold.imaging.{module}.has_imagecodecs", lambda: False)
     opened = 0
     refused: list[ImageError] = []
     path = tmp_path / "damaged.img"

@@ -5,12 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoseg.core.stain import HED_FROM_RUIFROK, image_of_densities
-from histoseg.core.tiles import TileGrid
-from histoseg.data.tile_files import TILE_FOLDERS, write_tile
-from histoseg.imaging.resample import ScaledSlide
-from histoseg.imaging.slide import open_slide
-from histoseg.imaging.stain import (
+from histofold.core.stain import HED_FROM_RUIFROK, image_of_densities
+from histofold.core.tiles import TileGrid
+from histofold.data.tiles.files import TILE_FOLDERS, write_tile
+from histofold.imaging.resample import ScaledSlide
+from histofold.imaging.slide import open_slide
+from histofold.imaging.stain import (
     NormalisedSlide,
     fit_stain_map,
     fit_stain_reference,
@@ -20,14 +20,14 @@ from histoseg.imaging.stain import (
     slide_stain_maps,
     tissue_pixels,
 )
-from histoseg.predict.tiled import read_tile
-from histoseg.schema.experiment import AugmentConfig
-from histoseg.schema.manifest import Manifest
-from histoseg.schema.parse import load_toml, parse_dataclass, plain, to_toml
-from histoseg.schema.preprocessing import Preprocessing, StainReference
-from histoseg.schema.sample import Sample
-from histoseg.train.augment import Augmenter
-from histoseg.train.dataset import TileDataset
+from histofold.predict.tiled import read_tile
+from histofold.schema.experiment import AugmentConfig
+from histofold.schema.manifest import Manifest
+from histofold.schema.parse import load_toml, parse_dataclass, plain, to_toml
+from histofold.schema.preprocessing import Preprocessing, StainReference
+from histofold.schema.sample import Sample
+from histofold.train.augment.pipeline import Augmenter
+from histofold.train.dataset import TileDataset
 
 HED = HED_FROM_RUIFROK / np.linalg.norm(HED_FROM_RUIFROK, axis=1, keepdims=True)
 METHODS = ("reinhard", "macenko")
@@ -146,7 +146,7 @@ def test_a_blank_slide_is_read_as_it_is_and_left_out_of_the_maps(tmp_path, caplo
     ]
     samples = [Sample(id=path.stem, image_path=path, pixel_size_um=0.5) for path in paths]
     spec = normalising("macenko", target_pixel_size_um=0.5)
-    with caplog.at_level("INFO", logger="histoseg"):
+    with caplog.at_level("INFO", logger="histofold"):
         assert list(slide_stain_maps(samples, spec)) == ["good"]
     assert "1 of 2 slides stay as they are" in caplog.text
     assert slide_stain_maps(samples, Preprocessing()) == {}

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histoseg.imaging.slide import open_slide
-from histoseg.imaging.tissue import tissue_fraction, tissue_mask
+from histofold.imaging.slide import open_slide
+from histofold.imaging.tissue import tissue_fraction, tissue_mask
 
 BLANK = {
     "white": (255, 255, 255),

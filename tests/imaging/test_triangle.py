@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histoseg.imaging import triangle
-from histoseg.imaging.triangle import triangle_resize, triangle_span, triangle_taps
+from histofold.imaging import triangle
+from histofold.imaging.triangle import triangle_resize, triangle_span, triangle_taps
 
 SIZES = [
     ((97, 61), (40, 61)),

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from histoseg.core.faults import InputError
-from histoseg.kaggle.client_text import read_log
-from histoseg.kaggle.forecast_estimate import T4_COUNT, T4_TFLOPS, T4Estimate, estimate_on_t4
-from histoseg.kaggle.forecast_log import read_log_timing
-from histoseg.schema.manifest import load_manifest
+from histofold.core.faults import InputError
+from histofold.kaggle.forecast_estimate import T4_COUNT, T4_TFLOPS, T4Estimate, estimate_on_t4
+from histofold.kaggle.forecast_log import read_log_timing
+from histofold.kaggle.submit.client_text import read_log
+from histofold.schema.manifest import load_manifest
 from kernels.test_forecast import TIMING
 
 LINES = [
@@ -83,7 +83,7 @@ def test_operations_are_counted_for_each_member_view_and_tile(small_package):
 def test_a_plain_convolution_has_the_operations_that_one_counts_by_hand(small_package, monkeypatch):
     from torch import nn
 
-    monkeypatch.setattr("histoseg.models.build.build_model", lambda *_: nn.Conv2d(3, 5, 3, padding=1))
+    monkeypatch.setattr("histofold.models.build.build_model", lambda *_: nn.Conv2d(3, 5, 3, padding=1))
     manifest = replace(load_manifest(small_package), views=("identity",))
     manifest = replace(manifest, members=manifest.members[:1])
     estimate = estimate_on_t4([(small_package, manifest)], images=1, side=300, start_s=0.0, limit_s=1.0)

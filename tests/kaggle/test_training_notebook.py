@@ -8,18 +8,18 @@ from dataclasses import replace
 
 import pytest
 
-import histoseg
-from histoseg.commands.main import main
-from histoseg.core.faults import InputError
-from histoseg.kaggle.metadata import check_dataset_metadata, check_kernel_metadata, with_owner
-from histoseg.kaggle.submit_output import check_trained
-from histoseg.kaggle.training_notebook import notebook_text, write_training
-from histoseg.kaggle.wheel import build_own_wheel
-from histoseg.schema.dataset import DataConfig, SourceConfig, TilesConfig
-from histoseg.schema.experiment import AugmentConfig, Experiment, ModelConfig, PredictConfig, TrainConfig
-from histoseg.schema.manifest import load_manifest
-from histoseg.schema.parse import load_toml, to_toml
-from histoseg.schema.preprocessing import Preprocessing
+import histofold
+from histofold.commands.main import main
+from histofold.core.faults import InputError
+from histofold.kaggle.metadata.files import check_dataset_metadata, check_kernel_metadata, with_owner
+from histofold.kaggle.submit.output import check_trained
+from histofold.kaggle.training_notebook import notebook_text, write_training
+from histofold.kaggle.wheel import build_own_wheel
+from histofold.schema.dataset import DataConfig, SourceConfig, TilesConfig
+from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, PredictConfig, TrainConfig
+from histofold.schema.manifest import load_manifest
+from histofold.schema.parse import load_toml, to_toml
+from histofold.schema.preprocessing import Preprocessing
 from small_submission import make_weights
 
 SLUG = "hubmap-organ-segmentation"
@@ -41,13 +41,13 @@ def write_experiment(folder, experiment):
 
 def test_our_own_wheel_holds_this_very_package_and_has_the_same_bytes_twice(tmp_path):
     path = build_own_wheel(tmp_path / "a")
-    assert path.name == f"histoseg-{histoseg.__version__}-py3-none-any.whl"
+    assert path.name == f"histofold-{histofold.__version__}-py3-none-any.whl"
     assert build_own_wheel(tmp_path / "b").read_bytes() == path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-        assert {"histoseg/__init__.py", "histoseg/commands/main.py", "histoseg/report/page.html.j2"} <= set(names)
+        assert {"histofold/__init__.py", "histofold/commands/main.py", "histofold/report/page.html.j2"} <= set(names)
         assert not [name for name in names if name.endswith((".pyc", ".nbi", ".nbc"))]
-        assert len(archive.read(f"histoseg-{histoseg.__version__}.dist-info/RECORD").splitlines()) == len(names)
+        assert len(archive.read(f"histofold-{histofold.__version__}.dist-info/RECORD").splitlines()) == len(names)
 
 
 def test_both_folders_pass_the_checks_and_hold_what_kaggle_lacks(tmp_path):
@@ -61,7 +61,7 @@ def test_both_folders_pass_the_checks_and_hold_what_kaggle_lacks(tmp_path):
     assert (kernel["dataset_sources"], kernel["competition_sources"]) == ([data["id"]], [SLUG])
     assert "segmentation_models_pytorch" in data["description"], "whose packages these are is told"
     wheels = {name.name.split("-")[0] for name in dataset.glob("*.whl")}
-    assert {"histoseg", "segmentation_models_pytorch", "tyro", "typeguard", "docstring_parser"} <= wheels
+    assert {"histofold", "segmentation_models_pytorch", "tyro", "typeguard", "docstring_parser"} <= wheels
     assert "torch" not in wheels
     assert load_toml(Experiment, dataset / "training.toml") == TINY
     assert (dataset / "folds.csv").is_file()
@@ -87,7 +87,7 @@ def test_a_dry_run_of_training_writes_nothing(tmp_path, monkeypatch, capsys):
     assert main(arguments) == 0
     told = capsys.readouterr().out
     assert "kaggle kernels push" in told
-    assert "ada/histoseg-training-hubmap-2022-run" in told
+    assert "ada/histofold-training-hubmap-2022-run" in told
     assert "competitions submit" not in told, "a training run is not submitted"
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
 
@@ -96,7 +96,7 @@ def test_the_weights_that_training_starts_from_are_the_same_each_time(tmp_path):
     """Else the same command would be another request, and train from the start instead of going on."""
     from safetensors.torch import save_file
 
-    from histoseg.models.build import build_model
+    from histofold.models.build import build_model
 
     save_file(build_model("unet", TINY.model.arguments()).state_dict(), tmp_path / "pretrained.safetensors")
     model = replace(TINY.model, encoder_weights=f"file:{tmp_path / 'pretrained.safetensors'}")
@@ -119,8 +119,8 @@ def test_the_cells_train_and_leave_a_package(tmp_path):
     """With the wheels alone on the path, on a competition and a dataset mounted somewhere."""
     from safetensors.torch import save_file
 
-    from histoseg.models.build import build_model
-    from histoseg.synth.folder import make_hubmap_2022
+    from histofold.models.build import build_model
+    from histofold.synth.hubmap_2022.folder import make_hubmap_2022
 
     network = build_model("unet", TINY.model.arguments())
     save_file(network.state_dict(), tmp_path / "pretrained.safetensors")
@@ -136,13 +136,13 @@ def test_the_cells_train_and_leave_a_package(tmp_path):
     cells = json.loads(notebook_text("encoder_weights"))["cells"]
     code = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
     code = code.replace('"/kaggle/input"', repr(str(inputs))).replace('"/kaggle/working"', repr(str(working)))
-    code += "\nwhere = [sys.executable, '-c', 'import histoseg; print(histoseg.__file__)']"
+    code += "\nwhere = [sys.executable, '-c', 'import histofold; print(histofold.__file__)']"
     code += "\nsubprocess.run(where, env=os.environ | {'PYTHONPATH': str(scratch / 'site')}, cwd=scratch)"
     code += "\nprint(scratch, flush=True)"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     told = done.stdout.splitlines()
-    assert told[-2].startswith(told[-1]), "histoseg came out of its wheel"
+    assert told[-2].startswith(told[-1]), "histofold came out of its wheel"
     manifest = load_manifest(working / "weights")
     assert [member.fold for member in manifest.members] == [0]
     assert manifest.members[0].oof_score is not None

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from histoseg.core.faults import InputError
-from histoseg.kaggle.wheel import build_wheel
+from histofold.core.faults import InputError
+from histofold.kaggle.wheel import build_wheel
 
 SMP = "segmentation-models-pytorch"
 INFO = "toy_pack-1.2.dist-info"

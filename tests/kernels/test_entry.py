@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 
-from histoseg.competitions.hubmap_2022 import Hubmap2022
-from histoseg.kernels import entry
-from histoseg.kernels.configuration import KERNEL_INPUTS, KERNEL_LIMIT_S, KERNEL_WORKING
-from histoseg.kernels.hubmap_2022 import run_hubmap_2022
-from histoseg.kernels.runner import RunSummary
-from histoseg.predict.journal import SubmissionJournal
+from histofold.competitions.hubmap_2022 import Hubmap2022
+from histofold.kernels import entry
+from histofold.kernels.configuration import KERNEL_INPUTS, KERNEL_LIMIT_S, KERNEL_WORKING
+from histofold.kernels.hubmap_2022 import run_hubmap_2022
+from histofold.predict.submission.journal import SubmissionJournal
+from histofold.predict.submission.runner import RunSummary
 from small_kaggle import make_kaggle, write_ids
 
 IDS = ["10", "007", "7"]
@@ -21,7 +21,7 @@ IDS = ["10", "007", "7"]
 @pytest.fixture
 def kaggle(tmp_path, small_package, monkeypatch):
     """/kaggle with three hidden images and the weights; the kernel looks there."""
-    monkeypatch.setenv("HISTOSEG_KAGGLE_ROOT", str(tmp_path))
+    monkeypatch.setenv("HISTOFOLD_KAGGLE_ROOT", str(tmp_path))
     return make_kaggle(tmp_path, small_package, IDS)
 
 
@@ -38,12 +38,12 @@ def start(run=run_hubmap_2022):
 
 
 def test_the_configuration_is_kaggles_and_a_rehearsal_goes_before_it(monkeypatch, tmp_path):
-    for name in ("HISTOSEG_KAGGLE_ROOT", "HISTOSEG_LIMIT_S"):
+    for name in ("HISTOFOLD_KAGGLE_ROOT", "HISTOFOLD_LIMIT_S"):
         monkeypatch.delenv(name, raising=False)
     places = entry.kernel_places()
     assert [str(places.inputs), str(places.working), places.limit_s] == [KERNEL_INPUTS, KERNEL_WORKING, KERNEL_LIMIT_S]
-    monkeypatch.setenv("HISTOSEG_KAGGLE_ROOT", str(tmp_path))
-    monkeypatch.setenv("HISTOSEG_LIMIT_S", "60")
+    monkeypatch.setenv("HISTOFOLD_KAGGLE_ROOT", str(tmp_path))
+    monkeypatch.setenv("HISTOFOLD_LIMIT_S", "60")
     assert entry.kernel_places() == entry.KernelPlaces(tmp_path / "input", tmp_path / "working", 60.0)
 
 
@@ -150,7 +150,7 @@ def test_only_the_visible_run_rehearses(kaggle, monkeypatch):
 
 
 def test_the_summary_never_costs_the_submission(caplog):
-    with caplog.at_level(logging.INFO, "histoseg"):
+    with caplog.at_level(logging.INFO, "histofold"):
         entry.show_summary(RunSummary(0, {}, 0, 1.0))
         entry.show_summary(None)
         entry.show_summary("no summary at all")
@@ -160,8 +160,8 @@ def test_the_summary_never_costs_the_submission(caplog):
 
 
 def test_the_whole_entry_predicts_and_shows_its_table(kaggle, caplog):
-    assert os.environ["HISTOSEG_KAGGLE_ROOT"] == str(kaggle)
-    with caplog.at_level(logging.INFO, "histoseg"):
+    assert os.environ["HISTOFOLD_KAGGLE_ROOT"] == str(kaggle)
+    with caplog.at_level(logging.INFO, "histofold"):
         summary = start()
         entry.show_summary(summary)
     assert summary.done == 3

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from histoseg.competitions.folder import Folder
-from histoseg.competitions.hubmap_2022 import Hubmap2022
-from histoseg.competitions.kidney_2020 import Kidney2020
-from histoseg.core.log import logger
-from histoseg.kernels.forecast import (
+from histofold.competitions.folder import Folder
+from histofold.competitions.hubmap_2022 import Hubmap2022
+from histofold.competitions.kidney_2020 import Kidney2020
+from histofold.core.log import logger
+from histofold.kernels.forecast import (
     REHEARSAL_LONGEST_S,
     REHEARSAL_SIDES,
     RehearsalSlide,
@@ -52,7 +52,7 @@ def told(caplog):
 
 
 def timings(told):
-    return [parse_timing(message) for message in told.messages if "histoseg-timing " in message]
+    return [parse_timing(message) for message in told.messages if "histofold-timing " in message]
 
 
 def test_any_region_of_the_slide_is_that_of_the_whole():
@@ -145,8 +145,8 @@ def test_the_line_of_a_log_comes_back():
     "line",
     [
         "no timing",
-        "histoseg-timing {",
-        "histoseg-timing [1]",
+        "histofold-timing {",
+        "histofold-timing [1]",
         TIMING.line().replace("timing/1", "timing/9"),
         TIMING.line().replace('"side": 4500', '"side": 0'),
         TIMING.line().replace('"seconds": 10.0', '"seconds": NaN'),

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import tifffile
 
-from histoseg.commands.check import CheckOptions, check_submission
-from histoseg.commands.kernel import write_kernel
-from histoseg.commands.predict import predict_folder
-from histoseg.core.faults import InputError
-from histoseg.core.rle import parse_rle
-from histoseg.kaggle.wheel import build_wheel
-from histoseg.kernels.inputs import find_competition_folder, find_packages
+from histofold.commands.check import CheckOptions, check_submission
+from histofold.commands.kernel import write_kernel
+from histofold.commands.predict import predict_folder
+from histofold.core.faults import InputError
+from histofold.core.rle.runs import parse_rle
+from histofold.kaggle.wheel import build_wheel
+from histofold.kernels.inputs import find_competition_folder, find_packages
 
 RUNNER = Path(__file__).with_name("run_alone.py")
 COLUMNS = ["id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness"]
@@ -118,7 +118,7 @@ def kaggle_tree(folder, hidden_root, weights):
 
 def run_kernel(kernel, kaggle, runner=True, **environment):
     command = [sys.executable, "-I", *([str(RUNNER)] if runner else []), str(kernel)]
-    variables = {**os.environ, "HISTOSEG_KAGGLE_ROOT": str(kaggle), **environment}
+    variables = {**os.environ, "HISTOFOLD_KAGGLE_ROOT": str(kaggle), **environment}
     return subprocess.Popen(
         [*no_network(), *command],
         cwd=kaggle,
@@ -149,7 +149,7 @@ def weights_with_wheel(small_package, tmp_path_factory):
 
 def test_committed_kernel_is_fresh(project_root, tmp_path):
     folder = project_root / "kaggle_kernels" / "hubmap_2022"
-    fresh = write_kernel("hubmap_2022", tmp_path, False, "your-kaggle-name/histoseg-weights")
+    fresh = write_kernel("hubmap_2022", tmp_path, False, "your-kaggle-name/histofold-weights")
     assert (folder / "kernel.py").read_text() == fresh.read_text(), "run `make kernel` and commit"
     assert (folder / "kernel-metadata.json").read_text() == fresh.with_name("kernel-metadata.json").read_text()
 
@@ -225,7 +225,7 @@ def test_inputs_are_found_by_content(hidden, small_package, tmp_path):
 
 
 def test_changed_weights_stop_the_kernel_but_the_legal_file_stands(hidden, small_package, tmp_path):
-    from histoseg.kernels.hubmap_2022 import run_hubmap_2022
+    from histofold.kernels.hubmap_2022 import run_hubmap_2022
 
     root, ids, _ = hidden
     kaggle = kaggle_tree(tmp_path, root, small_package)

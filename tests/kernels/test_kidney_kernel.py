@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import tifffile
 
-from histoseg.commands.check import CheckOptions, check_submission
-from histoseg.commands.kernel import write_kernel
-from histoseg.commands.predict import predict_folder
-from histoseg.competitions.kidney_2020 import Kidney2020
-from histoseg.core.rle import parse_rle
-from histoseg.imaging.slide import open_slide
-from histoseg.kaggle.wheel import build_wheel
-from histoseg.kernels.inputs import find_competition_folder
-from histoseg.kernels.kidney_2020 import run_kidney_2020
-from histoseg.schema.manifest import load_manifest, manifest_json
+from histofold.commands.check import CheckOptions, check_submission
+from histofold.commands.kernel import write_kernel
+from histofold.commands.predict import predict_folder
+from histofold.competitions.kidney_2020 import Kidney2020
+from histofold.core.rle.runs import parse_rle
+from histofold.imaging.slide import open_slide
+from histofold.kaggle.wheel import build_wheel
+from histofold.kernels.inputs import find_competition_folder
+from histofold.kernels.kidney_2020 import run_kidney_2020
+from histofold.schema.manifest import load_manifest, manifest_json
 from kernels.test_hubmap_kernel import read_rows, run_kernel, tissue
 
 BROKEN = {"missing", "truncated", "empty"}
@@ -91,7 +91,7 @@ def assert_legal(path, ids, root):
 
 def test_committed_kernel_is_fresh(project_root, tmp_path):
     folder = project_root / "kaggle_kernels" / "kidney_2020"
-    fresh = write_kernel("kidney_2020", tmp_path, False, "your-kaggle-name/histoseg-weights")
+    fresh = write_kernel("kidney_2020", tmp_path, False, "your-kaggle-name/histofold-weights")
     assert (folder / "kernel.py").read_text() == fresh.read_text(), "run `make kernel` and commit"
     assert (folder / "kernel-metadata.json").read_text() == fresh.with_name("kernel-metadata.json").read_text()
 
@@ -106,7 +106,7 @@ def test_alone_it_gives_the_bytes_of_the_package(hidden, weights, tmp_path, monk
     assert_legal(ours, ids, root)
     assert sum(len(row[1]) > 0 for row in read_rows(ours)) > 3, "an untrained network still marks something"
     assert check_submission(CheckOptions(what="submission", path=ours, data=root)) == []
-    kernel = write_kernel("kidney_2020", tmp_path, False, "your-kaggle-name/histoseg-weights")
+    kernel = write_kernel("kidney_2020", tmp_path, False, "your-kaggle-name/histofold-weights")
     kaggle = kaggle_tree(tmp_path / "kaggle", root, weights)
     process = run_kernel(kernel, kaggle, OMP_NUM_THREADS="1")
     output = process.communicate(timeout=600)[0]

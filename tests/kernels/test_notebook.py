@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from histoseg.commands.check import CheckOptions, check_kernel
-from histoseg.commands.kernel import KERNELS, write_kernel
-from histoseg.kaggle.wheel import build_wheel
+from histofold.commands.check import CheckOptions, check_kernel
+from histofold.commands.kernel import KERNELS, write_kernel
+from histofold.kaggle.wheel import build_wheel
 from small_kaggle import make_kaggle
 
 RUNNER = Path(__file__).with_name("run_alone.py")
@@ -33,7 +33,7 @@ def test_its_cells_explain_and_configure(name, tmp_path):
     codes = [text for kind, text in cells if kind == "code"]
     for word in (name, "someone/weights-of-mine", "submission.csv", "Inputs", "manifest.json"):
         assert word in texts[0]
-    assert texts[1].startswith("## histoseg.kernels.configuration\n\nConfiguration: where the kernel finds")
+    assert texts[1].startswith("## histofold.kernels.configuration\n\nConfiguration: where the kernel finds")
     assert [line.split(" = ")[0] for line in codes[1].splitlines()] == [
         *("KERNEL_INPUTS", "KERNEL_WORKING", "KERNEL_LIMIT_S", "KERNEL_LOG_LEVEL")
     ]
@@ -48,12 +48,12 @@ def test_the_cells_give_the_bytes_of_the_script(small_package, tmp_path):
     bytes_of = {}
     for notebook in (False, True):
         kaggle = make_kaggle(tmp_path / f"kaggle{notebook}", small_package, ["10", "007"])
-        kernel = write_kernel("hubmap_2022", kaggle / "kernels", notebook, "your-kaggle-name/histoseg-weights")
+        kernel = write_kernel("hubmap_2022", kaggle / "kernels", notebook, "your-kaggle-name/histofold-weights")
         build_wheel("segmentation-models-pytorch", kaggle / "input" / "weights")
         program = [str(tmp_path / "cells.py"), str(kernel)] if notebook else [str(kernel)]
         done = subprocess.run(
             [sys.executable, "-I", str(RUNNER), *program],
-            env={**os.environ, "HISTOSEG_KAGGLE_ROOT": str(kaggle), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "HISTOFOLD_KAGGLE_ROOT": str(kaggle), "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             check=False,

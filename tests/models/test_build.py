@@ -5,9 +5,9 @@ import segmentation_models_pytorch as smp
 import torch
 from torchvision.models.segmentation import deeplabv3_resnet101
 
-from histoseg.core.faults import InputError
-from histoseg.models.build import build_model
-from histoseg.schema.network import Architecture, ModelConfig, needs_smp
+from histofold.core.faults import InputError
+from histofold.models.build import build_model
+from histofold.schema.network import Architecture, ModelConfig, needs_smp
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet10t"])

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import histoseg
-from histoseg.kaggle.bundler import closure
-from histoseg.models.build import build_model
+import histofold
+from histofold.kaggle.bundle.bundler import closure
+from histofold.models.build import build_model
 
 NARROW = [16, 16, 8, 8, 8]
 NETWORKS = {
@@ -212,15 +212,15 @@ def outside_imports(module: ast.Module, top: bool) -> set[str]:
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names.add((node.module or "").split(".")[0])
-    return names - sys.stdlib_module_names - {"histoseg"}
+    return names - sys.stdlib_module_names - {"histofold"}
 
 
 @pytest.mark.parametrize("kernel", ["hubmap_2022", "kidney_2020"])
 def test_a_kernel_holds_every_network_and_loads_its_library_late(kernel):
-    root = Path(histoseg.__file__).parent
-    models = {m.name: m.tree for m in closure(f"histoseg.kernels.{kernel}", root) if ".models." in m.name}
-    assert {f"histoseg.models.{part}" for part in ("smp_nets", "segformer", "deeplab_torchvision")} <= models.keys()
-    assert "histoseg.models.weights" not in models, "a kernel never fetches pretrained weights"
+    root = Path(histofold.__file__).parent
+    models = {m.name: m.tree for m in closure(f"histofold.kernels.{kernel}", root) if ".models." in m.name}
+    assert {f"histofold.models.{part}" for part in ("smp_nets", "segformer", "deeplab_torchvision")} <= models.keys()
+    assert "histofold.models.weights" not in models, "a kernel never fetches pretrained weights"
     late = set()
     for module, tree in models.items():
         assert outside_imports(tree, top=True) <= {"torch"}, module

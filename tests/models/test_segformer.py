@@ -8,11 +8,11 @@ import torch
 import transformers
 from torch.nn.functional import interpolate
 
-from histoseg.core.faults import InputError
-from histoseg.models.build import build_model
-from histoseg.models.segformer import segformer_hub_name
-from histoseg.models.weights import load_encoder_weights
-from histoseg.schema.network import ModelConfig
+from histofold.core.faults import InputError
+from histofold.models.build import build_model
+from histofold.models.segformer import segformer_hub_name
+from histofold.models.weights import load_encoder_weights
+from histofold.schema.network import ModelConfig
 
 HUB_NAMES = {
     "segformer.encoder.patch_embeddings.0.proj.weight",
@@ -138,7 +138,7 @@ def test_the_hub_is_asked_and_its_licence_told(name, hub_id, monkeypatch, caplog
     config = ModelConfig(architecture="segformer", encoder_weights=name)
     wanted = {segformer_hub_name(key): tensor for key, tensor in stored.state_dict().items()}
     model = build_model("segformer", config.arguments())
-    with caplog.at_level(logging.WARNING, logger="histoseg"):
+    with caplog.at_level(logging.WARNING, logger="histofold"):
         load_encoder_weights(model, config)
     assert asked == [hub_id]
     assert [r.getMessage() for r in caplog.records if "non-commercial" in r.getMessage()] == (

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from histoseg.models.shells import AnySize, Shell, SoftmaxLogits, pad_to_multiple, softmax_to_sigmoid
+from histofold.models.shells import AnySize, Shell, SoftmaxLogits, pad_to_multiple, softmax_to_sigmoid
 
 
 class Net(nn.Module):

@@ -9,10 +9,10 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from histoseg.core.faults import InputError
-from histoseg.models.build import build_model
-from histoseg.models.weights import encoder_name, load_encoder_weights
-from histoseg.schema.network import ModelConfig
+from histofold.core.faults import InputError
+from histofold.models.build import build_model
+from histofold.models.weights import encoder_name, load_encoder_weights
+from histofold.schema.network import ModelConfig
 
 CONVNEXT = "tu-convnext_atto"
 SWIN = "tu-swin_tiny_patch4_window7_224"

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from histoseg.predict.devices import best_precision
-from histoseg.predict.ensemble import Ensemble, normalise_tiles
-from histoseg.schema.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from histofold.predict.devices import best_precision
+from histofold.predict.ensemble import Ensemble, normalise_tiles
+from histofold.schema.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 CPU = torch.device("cpu")
 TILES_NHWC = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
@@ -121,4 +121,4 @@ def test_precision_is_read_from_the_machine():
 
 
 def test_manifest_of_the_fixture_is_plain_json(small_package):
-    assert json.loads((small_package / "manifest.json").read_text())["format"] == "histoseg/1"
+    assert json.loads((small_package / "manifest.json").read_text())["format"] == "histofold/1"

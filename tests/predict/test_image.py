@@ -7,14 +7,14 @@ import pytest
 import tifffile
 import torch
 
-from histoseg.core.components import component_areas, label_runs, split_runs
-from histoseg.core.rle import runs_from_mask
-from histoseg.imaging.slide import open_slide
-from histoseg.predict.budget import OutOfTimeError
-from histoseg.predict.image import ImagePrediction, PeakMap, grid_of, predict_image
-from histoseg.predict.joint import Stage
-from histoseg.schema.manifest import Manifest
-from histoseg.schema.preprocessing import Preprocessing
+from histofold.core.regions import component_areas, label_runs, split_runs
+from histofold.core.rle.runs import runs_from_mask
+from histofold.imaging.slide import open_slide
+from histofold.predict.image import ImagePrediction, PeakMap, grid_of, predict_image
+from histofold.predict.joint import Stage
+from histofold.predict.submission.budget import OutOfTimeError
+from histofold.schema.manifest import Manifest
+from histofold.schema.preprocessing import Preprocessing
 
 PHYSICAL = Manifest(competition="folder", preprocessing=Preprocessing(target_pixel_size_um=1.0), tile=64, halo=8)
 

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from histoseg.core.class_masks import class_runs
-from histoseg.core.rle import runs_from_mask
-from histoseg.imaging.slide import open_slide
-from histoseg.predict.image import ImagePrediction, predict_image, predict_masks
-from histoseg.schema.manifest import Manifest
-from histoseg.schema.preprocessing import Preprocessing
-from histoseg.schema.sample import Sample
+from histofold.core.rle.runs import class_runs, runs_from_mask
+from histofold.imaging.slide import open_slide
+from histofold.predict.image import ImagePrediction, predict_image, predict_masks
+from histofold.schema.manifest import Manifest
+from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.sample import Sample
 
 NAMES = ("gland", "lumen", "nerve")
 PHYSICAL = Manifest(

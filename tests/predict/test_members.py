@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from histoseg.core.faults import InputError
-from histoseg.predict import members as members_module
-from histoseg.predict.members import LoadedInTurn, load_joint
-from histoseg.schema.manifest import file_sha256, load_manifest, manifest_json
-from histoseg.schema.preprocessing import Preprocessing
+from histofold.core.faults import InputError
+from histofold.predict import members as members_module
+from histofold.predict.members import LoadedInTurn, load_joint
+from histofold.schema.manifest import file_sha256, load_manifest, manifest_json
+from histofold.schema.preprocessing import Preprocessing
 
 CPU = [torch.device("cpu")]
 TILES_NHWC = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)

@@ -9,14 +9,11 @@ import pytest
 from scipy import ndimage
 
 from hard_masks import STRUCTURE, hard_masks
-from histoseg.core.class_masks import class_runs
-from histoseg.core.components import keep_largest, remove_small
-from histoseg.core.holes import fill_holes
-from histoseg.core.hysteresis import keep_seeded
-from histoseg.core.rle import Runs, runs_from_mask
-from histoseg.core.smoothing import smooth_runs
-from histoseg.predict.postprocess import clean_masks
-from histoseg.schema.postprocess import Postprocess
+from histofold.core.regions import fill_holes, keep_largest, keep_seeded, remove_small
+from histofold.core.rle.runs import Runs, class_runs, runs_from_mask
+from histofold.core.smoothing import smooth_runs
+from histofold.predict.postprocess import clean_masks
+from histofold.schema.postprocess import Postprocess
 
 OFF = Postprocess()
 ALL = Postprocess(min_area_um2=50.0, max_hole_um2=30.0, smooth_um=4.0, seed_threshold=0.8)

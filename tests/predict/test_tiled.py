@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from histoseg.core.tiles import TileGrid
-from histoseg.predict.blend import normalised_weights
-from histoseg.predict.threads import map_here, map_in_order, read_ahead
-from histoseg.predict.tiled import BlankTiles, is_blank_tile, predict_bands
+from histofold.core.tiles import TileGrid
+from histofold.predict.blend import normalised_weights
+from histofold.predict.threads import map_here, map_in_order, read_ahead
+from histofold.predict.tiled import BlankTiles, is_blank_tile, predict_bands
 
 
 class ArrayReader:

@@ -1,7 +1,7 @@
 import pytest
 
-from histoseg.predict.tuner import propose_batch, smallest_of_the_fastest, usable_batches
-from histoseg.schema.manifest import load_manifest
+from histofold.predict.tuner import propose_batch, smallest_of_the_fastest, usable_batches
+from histofold.schema.manifest import load_manifest
 
 
 def test_the_smallest_batch_that_is_about_as_fast_is_proposed():
@@ -37,7 +37,7 @@ def test_other_errors_and_a_tile_that_never_fits_are_told():
 
 
 def test_a_package_gets_a_proposal(small_package, monkeypatch):
-    monkeypatch.setattr("histoseg.predict.tuner.LARGEST_BATCH", 4)
+    monkeypatch.setattr("histofold.predict.tuner.LARGEST_BATCH", 4)
     proposal = propose_batch(small_package, load_manifest(small_package))
     assert set(proposal.seconds_a_tile) == {1, 2, 4}
     assert proposal.batch in proposal.seconds_a_tile

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from histoseg.core.stain import stain_jitter_map
-from histoseg.predict.views import SQUARE_VIEWS, apply_view, restain, undo_view
-from histoseg.schema.views import VIEW_NAMES, View, check_views, parse_view, views_by_zoom
+from histofold.core.stain import stain_jitter_map
+from histofold.predict.views import SQUARE_VIEWS, apply_view, restain, undo_view
+from histofold.schema.views import VIEW_NAMES, View, check_views, parse_view, views_by_zoom
 
 IMAGES_NCHW = torch.arange(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
 
@@ -65,7 +65,7 @@ def test_restaining_scales_the_amounts_of_the_stains():
     amounts_NC = rng.uniform(0, 0.8, (40, 3))
     unit, _ = stain_jitter_map(np.ones(3), np.zeros(3))
     np.testing.assert_allclose(unit, np.eye(3), atol=1e-9)
-    from histoseg.core.stain import HED_FROM_RUIFROK
+    from histofold.core.stain import HED_FROM_RUIFROK
 
     stains = HED_FROM_RUIFROK / np.linalg.norm(HED_FROM_RUIFROK, axis=1, keepdims=True)
 

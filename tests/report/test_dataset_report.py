@@ -7,18 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoseg.commands.check import labels_as_folder
-from histoseg.commands.main import main
-from histoseg.competitions.hubmap_2022 import Hubmap2022
-from histoseg.core.rle import runs_from_mask
-from histoseg.data.duplicates import DuplicatePair
-from histoseg.data.explore import label_facts
-from histoseg.data.explore_folder import Exploration, Explorer
-from histoseg.data.notices import Notice, find_notices
-from histoseg.report.explore import explore_sections
-from histoseg.report.explore_plots import facts_table, plot_colours, plot_slides
-from histoseg.report.reports import write_dataset_report
-from histoseg.schema.sample import Sample
+from histofold.commands.check import labels_as_folder
+from histofold.commands.main import main
+from histofold.competitions.hubmap_2022 import Hubmap2022
+from histofold.core.rle.runs import runs_from_mask
+from histofold.data.duplicates import DuplicatePair
+from histofold.data.explore.folder import Exploration, Explorer
+from histofold.data.explore.notices import Notice, find_notices
+from histofold.data.explore.slides import label_facts
+from histofold.report.explore import explore_sections
+from histofold.report.explore_plots import facts_table, plot_colours, plot_slides
+from histofold.report.reports import write_dataset_report
+from histofold.schema.sample import Sample
 
 EVIL = "<script>alert(1)</script>"
 LARGEST = 5_000_000

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from histoseg.report.page import (
+from histofold.report.page import (
     Facts,
     Figure,
     Gallery,
@@ -22,7 +22,7 @@ from histoseg.report.page import (
     Text,
     write_page,
 )
-from histoseg.report.reports import write_dataset_report, write_oof_report
+from histofold.report.reports import write_dataset_report, write_oof_report
 
 EVIL = '<script>alert("1")</script>'
 VOID = {"meta", "img", "br", "hr", "link", "input"}

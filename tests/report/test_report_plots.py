@@ -11,10 +11,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from histoseg.report import balance, plots
-from histoseg.report.balance import plot_class_balance
-from histoseg.report.graph_style import finish_figure
-from histoseg.report.plots import plot_curves, plot_dice_by_group, plot_threshold_curve
+from histofold.report import balance, plots
+from histofold.report.balance import plot_class_balance
+from histofold.report.graph_style import finish_figure
+from histofold.report.plots import plot_curves, plot_dice_by_group, plot_threshold_curve
 
 
 def training_log(seed: int = 0, steps: int = 60, every: int = 10) -> pd.DataFrame:
@@ -210,5 +210,5 @@ def test_line_colours_stand_out_from_white_paper() -> None:
 
 
 def test_pyplot_is_never_loaded() -> None:
-    code = "import sys, histoseg.report.plots, histoseg.report.balance; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, histofold.report.plots, histofold.report.balance; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

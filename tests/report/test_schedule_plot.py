@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from timm.utils import ModelEmaV3
 
-from histoseg.commands.main import main
-from histoseg.report import schedule_plot
-from histoseg.report.schedule_plot import plot_schedule
-from histoseg.schema.optim import OptimConfig
-from histoseg.train.schedule import schedule_table
+from histofold.commands.main import main
+from histofold.report import schedule_plot
+from histofold.report.schedule_plot import plot_schedule
+from histofold.schema.optim import OptimConfig
+from histofold.train.schedule import schedule_table
 from small_datasets import BASE, build, draw, make_folder
 
 STEPS = 120

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from histoseg.report.sweep_page import write_sweep_page
-from histoseg.report.sweep_plot import _edges, _is_grid, _levels, plot_sweep
+from histofold.report.sweep_page import write_sweep_page
+from histofold.report.sweep_plot import _edges, _is_grid, _levels, plot_sweep
 
 
 def trials(settings, states=None):

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from histoseg.predict.ensemble import normalise_tiles
-from histoseg.report.overlays import TRUTH_RGB, contact_sheet
-from histoseg.report.view_sheet import draw_view_sheet, network_picture, spread_tiles
-from histoseg.schema.preprocessing import Preprocessing
+from histofold.predict.ensemble import normalise_tiles
+from histofold.report.overlays import TRUTH_RGB, contact_sheet
+from histofold.report.view_sheet import draw_view_sheet, network_picture, spread_tiles
+from histofold.schema.preprocessing import Preprocessing
 
 SIDE = 48
 PLAIN = Preprocessing(normalise="none")

@@ -3,9 +3,9 @@ import json
 
 import pytest
 
-from histoseg.core.faults import InputError
-from histoseg.schema.manifest import Manifest, Member, file_sha256, load_manifest, manifest_json
-from histoseg.schema.preprocessing import Preprocessing
+from histofold.core.faults import InputError
+from histofold.schema.manifest import Manifest, Member, file_sha256, load_manifest, manifest_json
+from histofold.schema.preprocessing import Preprocessing
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import pytest
 
-from histoseg.schema.manifest import Manifest, Member, joined_thresholds, look_up_thresholds, manifest_json
-from histoseg.schema.parse import load_json
-from histoseg.schema.preprocessing import Preprocessing
+from histofold.schema.manifest import Manifest, Member, joined_thresholds, look_up_thresholds, manifest_json
+from histofold.schema.parse import load_json
+from histofold.schema.preprocessing import Preprocessing
 
 NAMES = ("gland", "lumen")
 TABLE = {"default": 0.5, "lung": 0.4, "lung/HPA": 0.3, "class:lumen": 0.2}

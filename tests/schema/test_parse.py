@@ -4,14 +4,14 @@ from functools import partial
 
 import pytest
 
-from histoseg.core.faults import InputError
-from histoseg.schema.dataset import DataConfig, SourceConfig
-from histoseg.schema.experiment import Experiment
-from histoseg.schema.joint import JointRuns
-from histoseg.schema.manifest import Manifest, Member
-from histoseg.schema.parse import load_toml, parse_dataclass, plain, read_toml, to_toml
-from histoseg.schema.preprocessing import Preprocessing
-from histoseg.schema.sweep import load_sweep
+from histofold.core.faults import InputError
+from histofold.schema.dataset import DataConfig, SourceConfig
+from histofold.schema.ensemble import JointRuns
+from histofold.schema.experiment import Experiment
+from histofold.schema.manifest import Manifest, Member
+from histofold.schema.parse import load_toml, parse_dataclass, plain, read_toml, to_toml
+from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.sweep import load_sweep
 
 
 def test_toml_round_trip_of_an_experiment(tmp_path):

@@ -3,7 +3,7 @@ from dataclasses import fields
 
 import pytest
 
-from histoseg.schema.postprocess import Postprocess
+from histofold.schema.postprocess import Postprocess
 
 
 def test_everything_is_off_at_first():

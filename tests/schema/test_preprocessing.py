@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from histoseg.schema.preprocessing import Preprocessing
+from histofold.schema.preprocessing import Preprocessing
 
 
 def test_physical_scale_gives_the_same_size_in_um():

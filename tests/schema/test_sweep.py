@@ -2,10 +2,10 @@ import itertools
 
 import pytest
 
-from histoseg.core.faults import InputError
-from histoseg.schema.experiment import Experiment
-from histoseg.schema.parse import load_toml, to_toml
-from histoseg.schema.sweep import SettingSpace, SweepConfig, load_sweep, setting_type, with_settings
+from histofold.core.faults import InputError
+from histofold.schema.experiment import Experiment
+from histofold.schema.parse import load_toml, to_toml
+from histofold.schema.sweep import SettingSpace, SweepConfig, load_sweep, setting_type, with_settings
 
 
 def write(folder, text, name="s.toml"):

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from histoseg.core.rle import decode_rle
-from histoseg.synth.blobs import make_blobs_folder
-from histoseg.synth.files import TIFF_LAYOUTS, tiff_bytes
-from histoseg.synth.folder import TEST_COLUMNS, TRAIN_COLUMNS, TRUTH_COLUMNS, make_hubmap_2022
-from histoseg.synth.folder_image import mask_polygons
-from histoseg.synth.folder_options import SYNTH_ORGANS
-from histoseg.synth.key import SynthKey
-from histoseg.synth.tissue import draw_stain
+from histofold.core.rle.runs import decode_rle
+from histofold.synth.blobs import make_blobs_folder
+from histofold.synth.drawing.tissue import draw_stain
+from histofold.synth.files import TIFF_LAYOUTS, tiff_bytes
+from histofold.synth.hubmap_2022.folder import TEST_COLUMNS, TRAIN_COLUMNS, TRUTH_COLUMNS, make_hubmap_2022
+from histofold.synth.hubmap_2022.image import mask_polygons
+from histofold.synth.hubmap_2022.options import SYNTH_ORGANS
+from histofold.synth.key import SynthKey
 
 MAX_SIDE = 360
 

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
-from histoseg.core.faults import InputError
-from histoseg.schema.optim import OptimConfig
-from histoseg.train.averaging import WeightAverage, average_states
+from histofold.core.faults import InputError
+from histofold.schema.optim import OptimConfig
+from histofold.train.averaging import WeightAverage, average_states
 
 STEPS = 23
 CONFIG = OptimConfig(ema=0.0, average_from=0.5, average_every=3)

@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 import torch
 
-from histoseg.core.faults import InputError
-from histoseg.data.tile_files import write_tile
-from histoseg.data.tile_masks import IGNORED_BIT
-from histoseg.imaging.tissue import tissue_mask
-from histoseg.schema.experiment import AugmentConfig, Experiment, TrainConfig
-from histoseg.schema.parse import load_toml, to_toml
-from histoseg.train.augment import Augmenter, jitter_stains
-from histoseg.train.dataset import BalancedSampler, TileDataset, make_loader
+from histofold.core.faults import InputError
+from histofold.data.tiles.files import write_tile
+from histofold.data.tiles.masks import IGNORED_BIT
+from histofold.imaging.tissue import tissue_mask
+from histofold.schema.experiment import AugmentConfig, Experiment, TrainConfig
+from histofold.schema.parse import load_toml, to_toml
+from histofold.train.augment.pipeline import Augmenter, jitter_stains
+from histofold.train.dataset import BalancedSampler, TileDataset, make_loader
 
 OFF = AugmentConfig(flip=0, rotate90=0, affine=0, sharpness=0, colour=0, hed=0)
 BINS = pd.Series(["none"] * 40 + ["very_small"] * 3 + ["small"] * 10 + ["large"] * 27)
@@ -118,7 +118,7 @@ def test_stain_jitter_of_strength_zero_is_the_identity_and_white_survives():
 def test_stain_jitter_follows_scikit_image():
     from skimage.color import hed_from_rgb
 
-    from histoseg.core.stain import stain_jitter_map
+    from histofold.core.stain import stain_jitter_map
 
     # scikit-image normalises no row; the map must be the same for any scaling of rows where only factors jitter.
     rgb_from_hed = np.linalg.inv(hed_from_rgb)

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from histoseg.commands.build_dataset import build_dataset
-from histoseg.competitions.registry import get_competition
-from histoseg.core.faults import InputError
-from histoseg.data.tile_masks import IGNORED_BIT
-from histoseg.schema.dataset import DataConfig
-from histoseg.schema.experiment import AugmentConfig, LossConfig, TrainConfig
-from histoseg.train.setup import prepare_fold, training_order, training_tiles
+from histofold.commands.build_dataset import build_dataset
+from histofold.competitions.registry import get_competition
+from histofold.core.faults import InputError
+from histofold.data.tiles.masks import IGNORED_BIT
+from histofold.schema.dataset import DataConfig
+from histofold.schema.experiment import AugmentConfig, LossConfig, TrainConfig
+from histofold.train.fold import prepare_fold, training_order, training_tiles
 from small_datasets import BASE, draw, make_folder
 
 OFF = AugmentConfig(flip=0, rotate90=0, affine=0, sharpness=0, colour=0, hed=0)

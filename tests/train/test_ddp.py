@@ -14,19 +14,19 @@ from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from torch import distributed, multiprocessing, nn
 
-from histoseg.models.build import build_model
-from histoseg.schema.experiment import LossConfig
-from histoseg.schema.parse import to_toml
-from histoseg.train.cross_rank import CrossRankBatchNorm2d, join_group, share_batch_norm, sum_over_ranks
-from histoseg.train.losses import segmentation_loss
+from histofold.models.build import build_model
+from histofold.schema.experiment import LossConfig
+from histofold.schema.parse import to_toml
+from histofold.train.cross_rank import CrossRankBatchNorm2d, join_group, share_batch_norm, sum_over_ranks
+from histofold.train.losses.total import segmentation_loss
 from small_runs import TinyNet, same_tensors, small_dataset, small_experiment
 
 TESTS = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}"}
 TINY_PROGRAM = """
 import sys
-from histoseg.commands.main import main
-from histoseg.train import start
+from histofold.commands.main import main
+from histofold.train import start
 from small_runs import TinyNet
 start.build_model = lambda *_: TinyNet()
 sys.exit(main(sys.argv[1:]))
@@ -155,7 +155,7 @@ def children(pid):
 
 JOIN_PROGRAM = """
 import os, signal, time, torch
-from histoseg.train.cross_rank import join_group, restarts
+from histofold.train.cross_rank import join_group, restarts
 rank = int(os.environ["RANK"])
 # Each time another one comes late, and could find the address that the other had before.
 time.sleep(1.5 * ((rank + restarts()) % 2))

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from histoseg.core.faults import InputError
-from histoseg.models.build import build_model
-from histoseg.schema.experiment import LossConfig
-from histoseg.train.heads import TrainingNetwork, caught_calls, deep_stages
+from histofold.core.faults import InputError
+from histofold.models.build import build_model
+from histofold.schema.experiment import LossConfig
+from histofold.train.heads import TrainingNetwork, caught_calls, deep_stages
 from small_runs import TinyNet, same_tensors
 
 ALL_HEADS = LossConfig(organ=0.1, pixel_size=0.1, deep_supervision=0.1)

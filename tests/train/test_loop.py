@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from histoseg.core.faults import InputError
-from histoseg.report.curves import draw_fold_curves
-from histoseg.train import loop, step
-from histoseg.train.loop import train_fold
-from histoseg.train.run import Stopped
-from histoseg.train.start import make_room
+from histofold.core.faults import InputError
+from histofold.report.curves import draw_fold_curves
+from histofold.train import loop, step
+from histofold.train.begin import make_room
+from histofold.train.loop import train_fold
+from histofold.train.state import Stopped
 from small_runs import TinyNet, same_tensors, small_dataset, small_setup, use_tiny_nets
 
 SGD = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "clip": 0.0, "ema": 0.0}
@@ -81,7 +81,7 @@ def test_heads_are_in_the_state_and_not_in_the_weights(dataset, tmp_path, monkey
 def test_each_group_has_its_own_rate(dataset, tmp_path, monkeypatch):
     use_tiny_nets(monkeypatch)
     start = TinyNet()
-    monkeypatch.setattr("histoseg.train.start.build_model", lambda *_: start)
+    monkeypatch.setattr("histofold.train.begin.build_model", lambda *_: start)
     begun = {name: value.clone() for name, value in start.state_dict().items()}
     optim = {"encoder_lr_factor": 0.0, "weight_decay": 0.0, "ema": 0.0}
     setup = trained(dataset, tmp_path, optim=optim)
@@ -93,7 +93,7 @@ def test_each_group_has_its_own_rate(dataset, tmp_path, monkeypatch):
 def test_a_plateau_in_the_scores_lowers_the_rate(dataset, tmp_path, monkeypatch):
     use_tiny_nets(monkeypatch)
     scores = iter([0.5, 0.4, 0.4, 0.4, 0.4, 0.4])
-    monkeypatch.setattr("histoseg.train.validation.validate_slides", lambda *_: {"a": next(scores)})
+    monkeypatch.setattr("histofold.train.validation.validate_slides", lambda *_: {"a": next(scores)})
     optim = {"schedule": "plateau", "plateau_patience": 1, "gamma": 0.5, "warmup": 0.0, "lr": 0.01}
     setup = trained(dataset, tmp_path, optim=optim, train={"steps": 10, "validate_every": 2})
     log = pd.read_csv(setup.folder / "log.csv")
@@ -109,7 +109,7 @@ def test_what_is_saved_is_the_average(dataset, tmp_path, monkeypatch, average):
 
 
 def test_a_moving_average_equals_the_formula(monkeypatch):
-    from histoseg.train.run import MovingAverage
+    from histofold.train.state import MovingAverage
 
     torch.manual_seed(0)
     net = TinyNet()
@@ -160,7 +160,7 @@ def test_several_classes_are_refused_before_a_step(dataset, tmp_path):
 
 def test_half_floats_without_a_gpu_are_refused(dataset, tmp_path, monkeypatch):
     use_tiny_nets(monkeypatch)
-    monkeypatch.setattr("histoseg.train.start.best_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("histofold.train.begin.best_device", lambda: torch.device("cpu"))
     with pytest.raises(InputError, match="fp16 needs a GPU"):
         train_fold(small_setup(dataset, tmp_path, train={"precision": "fp16"}), False)
 

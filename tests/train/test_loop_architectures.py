@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-from histoseg.models.build import build_model
-from histoseg.train.loop import train_fold
+from histofold.models.build import build_model
+from histofold.train.loop import train_fold
 from small_runs import small_dataset, small_setup
 
 FAMILIES = {

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from histoseg.core.faults import InputError
-from histoseg.train import loop
-from histoseg.train.loop import train_fold
-from histoseg.train.tracking import check_tracker, flat_settings
+from histofold.core.faults import InputError
+from histofold.train import loop
+from histofold.train.loop import train_fold
+from histofold.train.tracking import check_tracker, flat_settings
 from small_runs import small_dataset, small_setup, use_tiny_nets
 
 
@@ -67,7 +67,7 @@ def test_trackers_that_cannot_be_had_are_refused(dataset, tmp_path, monkeypatch)
     with pytest.raises(InputError, match=r"knows no tracker 'tensorbord'.*known: .*tensorboard"):
         train_fold(small_setup(dataset, tmp_path, train={"tracker": "tensorbord"}), False)
     assert not (tmp_path / "small").exists()
-    monkeypatch.setattr("histoseg.train.tracking.get_available_trackers", lambda: ["tensorboard"])
+    monkeypatch.setattr("histofold.train.tracking.get_available_trackers", lambda: ["tensorboard"])
     with pytest.raises(InputError, match=r"wandb is not installed.*installed: tensorboard"):
         check_tracker("wandb")
     check_tracker("")

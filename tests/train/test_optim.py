@@ -6,9 +6,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from histoseg.core.faults import InputError
-from histoseg.schema.optim import OptimConfig
-from histoseg.train.optim import make_optimizer, set_rates
+from histofold.core.faults import InputError
+from histofold.schema.optim import OptimConfig
+from histofold.train.optim import make_optimizer, set_rates
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "radam", "ranger")
 STEPS, STOP = 20, 13

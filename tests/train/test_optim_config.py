@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from histoseg.schema.experiment import Experiment
-from histoseg.schema.optim import _SETTING_OWNERS, OptimConfig
-from histoseg.schema.parse import load_toml, to_toml
+from histofold.schema.experiment import Experiment
+from histofold.schema.optim import _SETTING_OWNERS, OptimConfig
+from histofold.schema.parse import load_toml, to_toml
 
 OTHER_VALUES = {
     "momentum": 0.8,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from histoseg.schema.optim import OptimConfig
-from histoseg.train.schedule import learning_rate, momentum_of, plateau_falls, schedule_table
+from histofold.schema.optim import OptimConfig
+from histofold.train.schedule import learning_rate, momentum_of, plateau_falls, schedule_table
 
 STEPS = 60
 BARE = {"lr": 0.3, "warmup": 0.0}

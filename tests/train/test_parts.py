@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from histoseg.core.faults import InputError
-from histoseg.schema.experiment import Experiment, ModelConfig
-from histoseg.train.checkpoint import load_state, save_state, state_paths
+from histofold.core.faults import InputError
+from histofold.schema.experiment import Experiment, ModelConfig
+from histofold.train.checkpoint import load_state, save_state, state_paths
 
 
 def test_two_states_are_kept_and_the_newest_readable_one_is_taken(tmp_path):
@@ -26,8 +26,8 @@ def test_a_state_of_another_run_is_refused(tmp_path):
 def test_encoder_weights_from_a_file(tmp_path):
     from safetensors.torch import save_file
 
-    from histoseg.models.build import build_model
-    from histoseg.models.weights import load_encoder_weights
+    from histofold.models.build import build_model
+    from histofold.models.weights import load_encoder_weights
 
     source = build_model("unet", {"encoder": "resnet18"})
     target = build_model("unet", {"encoder": "resnet18"})

@@ -10,7 +10,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from histoseg.schema.parse import to_toml
+from histofold.schema.parse import to_toml
 from small_runs import same_tensors, small_dataset, small_experiment
 
 VARIANTS = {
@@ -33,7 +33,7 @@ def command(folder, dataset, sections):
     train = {"steps": 20, "validate_every": 4, "save_every": 2, "workers": 1, **sections.get("train", {})}
     experiment = small_experiment(dataset, **{**sections, "train": train})
     (folder / "small.toml").write_text(to_toml(experiment))
-    program = [sys.executable, "-m", "histoseg.commands.main"]
+    program = [sys.executable, "-m", "histofold.commands.main"]
     return [*program, "train", str(folder / "small.toml"), "--runs", str(folder), "--fold", "0", "--resume"]
 
 

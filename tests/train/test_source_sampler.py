@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoseg.core.faults import InputError
-from histoseg.train.dataset import BalancedSampler
-from histoseg.train.source_sampler import SourceSampler, make_sampler, source_quotas
+from histofold.core.faults import InputError
+from histofold.train.dataset import BalancedSampler
+from histofold.train.source_sampler import SourceSampler, make_sampler, source_quotas
 
 SIZES = {"main": 37, "b": 8, "c": 90}
 

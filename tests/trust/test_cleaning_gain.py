@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from histoseg.core.faults import InputError
-from histoseg.core.rle import runs_from_mask
-from histoseg.schema.sample import Sample
-from histoseg.trust.cleaning_gain import cleaning_scores, cleaning_words
-from histoseg.trust.paired import paired_difference, run_difference
+from histofold.core.faults import InputError
+from histofold.core.rle.runs import runs_from_mask
+from histofold.schema.sample import Sample
+from histofold.trust.cleaning_gain import cleaning_scores, cleaning_words
+from histofold.trust.paired import paired_difference, run_difference
 
 
 def test_a_steady_gain_is_worth_it_and_noise_is_not():

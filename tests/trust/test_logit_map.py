@@ -5,12 +5,12 @@ import pytest
 import tifffile
 import torch
 
-from histoseg.predict.ensemble import Ensemble
-from histoseg.report.logits import draw_logits
-from histoseg.schema.manifest import Manifest
-from histoseg.schema.preprocessing import Preprocessing
-from histoseg.schema.sample import Sample
-from histoseg.trust.logit_map import LARGEST_LOGIT, logit_map
+from histofold.predict.ensemble import Ensemble
+from histofold.report.logits import draw_logits
+from histofold.schema.manifest import Manifest
+from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.sample import Sample
+from histofold.trust.logit_map import LARGEST_LOGIT, logit_map
 
 
 class Redness(torch.nn.Module):

@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoseg.trust.oof import grouped_interval
-from histoseg.trust.thresholds import apply_thresholds, choose_threshold, choose_thresholds, nested_scores
+from histofold.trust.oof import grouped_interval
+from histofold.trust.thresholds import apply_thresholds, choose_threshold, choose_thresholds, nested_scores
 
 GRID = (0.3, 0.5, 0.7)
 

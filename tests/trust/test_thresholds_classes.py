@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from histoseg.trust.thresholds import apply_thresholds, choose_thresholds, nested_scores, score_column
+from histofold.trust.thresholds import apply_thresholds, choose_thresholds, nested_scores, score_column
 
 GRID = (0.3, 0.5, 0.7)
 NAMES = ("gland", "lumen")

@@ -1,0 +1,98 @@
+"""The command line: `histofold VERB ...`, one module a verb, loaded only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+
+VERBS = {
+    "build": "folds, tiles and index of a competition folder (also: python build_dataset.py)",
+    "train": "train the folds of an experiment",
+    "sweep": "search over the settings of an experiment",
+    "evaluate": "out-of-fold score, thresholds and report of a run",
+    "package": "weights, manifest and wheel, ready to upload",
+    "kernel": "write the self-contained inference kernel of a competition",
+    "predict": "predict a folder and write the submission, or one shard of it",
+    "merge": "join the shards of a submission",
+    "simulate": "a fake hidden set through the packaged kernel",
+    "check": "list every fault of a dataset, weights, a submission or a kernel; explain a log",
+    "submit": "weights, kernel and submission to Kaggle",
+    "demo": "the whole chain, on synthetic slides or on a folder",
+}
+MODULES = {"build": "build_dataset"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a verb.
+
+    Returns:
+        0 done, 2 the input is at fault (told in words), 1 our own fault (with a traceback).
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("histofold").setLevel(logging.INFO)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from histofold import __version__
+
+        print(__version__)
+        return 0
+    if arguments[0] not in VERBS:
+        print(f"histofold: unknown verb {arguments[0]!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    return run_verb(arguments[0], arguments[1:])
+
+
+def usage() -> str:
+    """All verbs, a line each."""
+    lines = [f"  {verb:<10}{text}" for verb, text in VERBS.items()]
+    return "usage: histofold VERB [--help] ...\n\n" + "\n".join(lines)
+
+
+def run_verb(verb: str, arguments: list[str]) -> int:
+    """Load a verb's module and run it, turning faults of the input into words."""
+    from histofold.core.faults import InputError
+    from histofold.imaging.errors import ImageError
+
+    # Threads that wait must sleep, not spin: beside any other busy process a spinning pool slows training several
+    # times. It must be set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        module = importlib.import_module(f"histofold.commands.{MODULES.get(verb, verb)}")
+        return module.run(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        count = len(error.faults) or 1
+        print(f"histofold {verb}: {count} fault{'s' * (count > 1)} in the input", file=sys.stderr)
+        return 2
+    except ImageError as error:
+        print(f"{error}\nhistofold {verb}: an image cannot be read", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return _interrupted(verb)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else (0 if stop.code is None else 2)
+    except Exception as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            return _interrupted(verb)  # a library turned it into an error of its own, as torch.save does
+        if isinstance(error, OSError) and error.filename is not None:
+            print(f"{error.filename}: {error.strerror}: check the path, its permissions and the disk", file=sys.stderr)
+            return 2
+        traceback.print_exc()
+        print(f"histofold {verb}: our own fault; please report the lines above", file=sys.stderr)
+        return 1
+
+
+def _interrupted(verb: str) -> int:
+    again = "add --resume to go on from the last saved state" if verb == "train" else "run it again to go on"
+    print(f"histofold {verb}: interrupted; {again}", file=sys.stderr)
+    return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""`histofold predict --weights DIR --data DIR --out FILE.csv`: the submission, through the kernel's own code.
+
+With --num-shards N --shard-id I it is one part of it, for `histofold merge`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from histofold.commands.options import parse_options
+from histofold.competitions.classes import submission_columns
+from histofold.competitions.registry import get_competition
+from histofold.core.log import logger
+from histofold.predict.submission.runner import RunSummary, run_submission
+from histofold.predict.submission.shards import WholeRun, finish_shard, finished_shard, planned_shard
+from histofold.schema.manifest import load_manifest
+from histofold.schema.shard import Shard, check_shard_numbers, sidecar_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Predict a folder and write the submission."""
+
+    weights: Path
+    """Folder that `histofold package` filled."""
+    data: Path
+    """The competition folder; ids and order come from its sample_submission.csv (a plain folder needs none)."""
+    out: Path
+    """The submission."""
+    limit_s: float | None = None
+    """Seconds that the run may take; it then leaves out views, members and images, in this order."""
+    num_shards: int | None = None
+    """Predict only one of so many parts, for `histofold merge`; a sidecar FILE.csv.json then stands beside the rows."""
+    shard_id: int | None = None
+    """Which part, counted from 0."""
+
+    def __post_init__(self) -> None:
+        if self.limit_s is not None and not 0 < self.limit_s < math.inf:
+            raise ValueError(f"--limit-s {self.limit_s:g} must be a positive number of seconds")
+        if (self.num_shards is None) != (self.shard_id is None):
+            raise ValueError("--num-shards and --shard-id belong together: give both or none")
+        if self.num_shards is not None and self.shard_id is not None:
+            check_shard_numbers(self.num_shards, self.shard_id)
+
+
+def run(arguments: list[str]) -> int:
+    """The verb."""
+    options = parse_options(PredictOptions, "predict", arguments)
+    if options.num_shards is not None and options.shard_id is not None:
+        return _run_shard(options, options.num_shards, options.shard_id)
+    summary = predict_folder(options.weights, options.data, options.out, options.limit_s)
+    _tell_fallbacks(summary.failed)
+    total = summary.done + summary.taken_over + len(summary.failed)
+    print(f"{total} rows, {len(summary.failed)} of them fallback rows, in {options.out}")
+    return 0
+
+
+def _tell_fallbacks(failed: Mapping[str, str]) -> None:
+    for sample_id, reason in failed.items():
+        logger.warning("fallback row: %s: %s", sample_id, reason)
+
+
+def _run_shard(options: PredictOptions, num_shards: int, shard_id: int) -> int:
+    shard, is_new = predict_shard(
+        options.weights, options.data, options.out, num_shards, shard_id, limit_s=options.limit_s
+    )
+    if not is_new:
+        print(
+            f"shard {shard_id} of {num_shards} is finished, with the same weights, tables and images: left as it is; "
+            f"delete {sidecar_path(options.out)} to predict it again"
+        )
+    _tell_fallbacks(shard.fallback)
+    print(
+        f"shard {shard_id} of {num_shards}: {len(shard.ids)} of {shard.num_ids} images, {len(shard.fallback)} of them "
+        f"with fallback rows, in {options.out}"
+    )
+    return 0
+
+
+def predict_folder(weights: Path, data: Path, out: Path, limit_s: float | None = None) -> RunSummary:
+    """Predict the test split of a folder with packaged weights; the competition is the manifest's.
+
+    Raises:
+        InputError: If weights or tables are at fault; single images never are.
+    """
+    manifest = load_manifest(weights)
+    competition = get_competition(manifest.competition)
+    samples = competition.samples(data, "test")
+    return run_submission(competition, samples, [(weights, manifest)], out, limit_s)
+
+
+def predict_shard(
+    weights: Path, data: Path, out: Path, num_shards: int, shard_id: int, *, limit_s: float | None = None
+) -> tuple[Shard, bool]:
+    """Predict one part of what `predict_folder` predicts, and write its sidecar; a finished part is left as it is.
+
+    Returns:
+        What the sidecar says, and whether anything was predicted.
+
+    Raises:
+        InputError: As `predict_folder`; also if another shard of the same submission lies at `out`.
+        ValueError: If the numbers name no shard.
+    """
+    manifest = load_manifest(weights)
+    competition = get_competition(manifest.competition)
+    samples = competition.samples(data, "test")
+    columns = submission_columns(competition, manifest.classes)
+    planned = planned_shard(WholeRun(competition.name, columns, (manifest,), tuple(samples)), num_shards, shard_id)
+    finished = finished_shard(out, planned)
+    if finished is not None:
+        return finished, False
+    sidecar_path(out).unlink(missing_ok=True)  # from here on the csv is not finished
+    own = [samples[place] for place in planned.places]
+    summary = run_submission(competition, own, [(weights, manifest)], out, limit_s)
+    degraded = [image.id for image in summary.images if image.outcome == "degraded"]
+    return finish_shard(out, planned, summary.failed, degraded), True

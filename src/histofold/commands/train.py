@@ -1,0 +1,134 @@
+"""`histofold train experiments/E.toml`: train the folds of an experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from histofold.commands.options import parse_options
+from histofold.core.faults import Fault, InputError
+from histofold.core.log import logger
+from histofold.data.store import DatasetInfo, other_tiles
+from histofold.report.curves import draw_fold_curves
+from histofold.report.overlays import save_png
+from histofold.report.schedule_plot import plot_schedule
+from histofold.report.view_sheet import draw_view_sheet, spread_tiles
+from histofold.schema.experiment import Experiment
+from histofold.schema.parse import load_json, load_toml
+from histofold.train.fold import FoldSetup, known_folds, prepare_fold, training_tiles
+from histofold.train.loop import make_room, train_fold
+from histofold.train.schedule import schedule_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Train the folds of an experiment; any setting of the file can be overridden by its dotted name."""
+
+    path: tyro.conf.Positional[Path]
+    """The experiment, a TOML file; its name without the suffix is the run's name."""
+    fold: int | None = None
+    """The fold to hold out; all folds, one after the other, where it is not given."""
+    resume: bool = False
+    """Go on with a run that was interrupted; finished folds are left as they are."""
+    limit: int | None = None
+    """Train and validate on this many slides only, to see that the model overfits them."""
+    runs: Path = Path("runs")
+    """Where runs are kept."""
+    show_schedule: Path | None = None
+    """Draw learning rate, momentum and averages over the run into this PNG, and train nothing."""
+    show_views: Path | None = None
+    """Draw what the network is shown of some tiles into this PNG, and train nothing."""
+    settings: Annotated[Experiment, tyro.conf.arg(name="")] = field(default_factory=Experiment)
+    """The experiment's settings."""
+
+
+def run(arguments: list[str]) -> int:
+    """The verb."""
+    path = next((Path(argument) for argument in arguments if argument.endswith(".toml")), None)
+    loaded = load_toml(Experiment, path) if path is not None and not {"-h", "--help"} & set(arguments) else Experiment()
+    options = (
+        parse_options(
+            TrainOptions, "train", arguments, TrainOptions(path=path or Path("experiments/E.toml"), settings=loaded)
+        )
+        if path is not None
+        else parse_options(TrainOptions, "train", arguments)
+    )
+    if options.path.suffix != ".toml":
+        raise InputError(f"{options.path}: an experiment is a TOML file: give its whole name, as experiments/E.toml")
+    if options.limit is not None and options.limit < 1:
+        raise InputError(f"--limit {options.limit} must be at least 1 slide")
+    if options.show_schedule is not None:
+        show_schedule(options, options.show_schedule)
+        return 0
+    if options.show_views is not None:
+        show_views(options, options.show_views)
+        return 0
+    train_experiment(options.settings, options.path.stem, options.runs, options.fold, options.resume, options.limit)
+    return 0
+
+
+def show_schedule(options: TrainOptions, path: Path) -> None:
+    """Draw the schedule of one process; in steps alone where no dataset is built that says how long an epoch is.
+
+    Raises:
+        InputError: If the file is no PNG, or the schedule counts epochs and there is no dataset.
+    """
+    _refuse_no_png("--show-schedule", path)
+    experiment = options.settings
+    optim, train, dataset = experiment.optim, experiment.train, Path(experiment.data.dataset)
+    steps_per_epoch = None
+    if (dataset / "dataset.json").is_file():
+        steps_per_epoch = len(_shown_fold(options).index) / (train.batch * train.accumulate)
+    elif optim.schedule == "step":
+        remedy = "build the dataset first, or choose multi_step, which counts shares of the run"
+        raise InputError([Fault("optim.schedule", str(dataset), "`step` counts epochs and no dataset is here", remedy)])
+    table = schedule_table(train.steps, optim, steps_per_epoch=steps_per_epoch or train.steps)
+    plot_schedule(table, optim, steps_per_epoch=steps_per_epoch, path=path)
+    print(f"schedule of {train.steps} steps: {path}")
+
+
+def show_views(options: TrainOptions, path: Path) -> None:
+    """Draw some training tiles of the fold as they were cut and as augmentation and normalisation show them.
+
+    Raises:
+        InputError: If the file is no PNG, or the fold cannot be trained.
+    """
+    _refuse_no_png("--show-views", path)
+    setup = _shown_fold(options)
+    tiles = training_tiles(setup, keep=False)
+    save_png(path, draw_view_sheet(tiles, spread_tiles(setup.index), setup.manifest.preprocessing, setup.organs))
+    print(f"what the network is shown of fold {setup.fold}: {path}")
+
+
+def _refuse_no_png(option: str, path: Path) -> None:
+    """Refuse a picture's name before anything is computed for it."""
+    if path.suffix != ".png":
+        raise InputError(f"{option} {path}: the picture is a PNG: give a name that ends in .png")
+
+
+def _shown_fold(options: TrainOptions) -> FoldSetup:
+    """The fold that is asked for, else the first one."""
+    fold = known_folds(options.settings)[0] if options.fold is None else options.fold
+    return prepare_fold(options.settings, options.path.stem, options.runs, fold, options.limit)
+
+
+def train_experiment(
+    experiment: Experiment, name: str, runs: Path, fold: int | None, resume: bool, limit: int | None
+) -> None:
+    """Train one fold or all of them, every fold's input checked before the first one starts."""
+    folds = known_folds(experiment) if fold is None else [fold]
+    setups = [prepare_fold(experiment, name, runs, k, limit) for k in folds]
+    dataset = Path(experiment.data.dataset)
+    for remark in other_tiles(experiment, load_json(DatasetInfo, dataset / "dataset.json"), dataset):
+        logger.warning("%s", remark)
+    for setup in setups:
+        make_room(setup, resume)
+    for setup in setups:
+        dice = train_fold(setup, resume)
+        if dice is None:  # a helping process of torchrun: the first one tells
+            continue
+        draw_fold_curves(setup.folder)
+        print(f"fold {setup.fold}: Dice {dice:.4f} on {len(setup.validation)} slides, in {setup.folder}")

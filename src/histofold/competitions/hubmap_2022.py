@@ -1,0 +1,164 @@
+"""HuBMAP + HPA - Hacking the Human Body (2022): functional tissue units of five organs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from histofold.competitions.base import (
+    Score,
+    Split,
+    faultless,
+    find_image,
+    log_faults,
+    mean_dice_score,
+    parse_pixel_size,
+    parse_side,
+    rows_by_id,
+    submission_ids,
+)
+from histofold.competitions.training_table import read_truth, scan_training_table
+from histofold.core.faults import Fault, InputError
+from histofold.core.rle.runs import Runs, runs_to_text
+from histofold.schema.sample import Sample
+
+HUBMAP_2022_ORGANS = ("kidney", "largeintestine", "lung", "prostate", "spleen")
+HUBMAP_2022_COLUMNS = ("id", "organ", "data_source", "img_height", "img_width", "pixel_size", "rle")
+# Clusters of near-identical training images: found by participants by comparing the images. A cluster shares a fold.
+HUBMAP_2022_NEAR_DUPLICATES = (
+    ("6730", "32741"),
+    ("30294", "1229"),
+    ("26982", "30414"),
+    ("10666", "16659"),
+    ("24097", "9470"),
+    ("351", "26780"),
+    ("10488", "20563", "14388"),
+    ("1878", "11629"),
+)
+
+
+class Hubmap2022:
+    """Adapter of hubmap-organ-segmentation."""
+
+    name = "hubmap_2022"
+    slug = "hubmap-organ-segmentation"
+    classes = ("ftu",)
+    columns = ("id", "rle")
+    class_column = ""
+    fallback_row = "1 1"
+    never_empty = True
+    visible_test_images = 1
+    hidden_test_images = 550  # the host says "about"
+    hidden_image_side = 4500
+
+    def __init__(self) -> None:
+        self._targets: dict[str, Runs] = {}
+
+    def inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
+        """Samples of train.csv, or of sample_submission.csv joined with test.csv, and every fault of the tables.
+
+        For the test split only a missing or unusable sample_submission.csv is a fault: its repeated ids are predicted
+        once, and test.csv may be at fault, lack rows or columns, or be absent; all this is logged.
+        """
+        if not root.is_dir():
+            return [], [Fault(root.name, str(root), "no such folder", "give the competition's folder")]
+        try:
+            return self._train_samples(root) if split == "train" else (self._test_samples(root), [])
+        except InputError as error:
+            return [], error.faults
+
+    def samples(self, root: Path, split: Split) -> list[Sample]:
+        """As `inspect`.
+
+        Raises:
+            InputError: With every fault of the tables.
+        """
+        return faultless(self.inspect(root, split))
+
+    def _train_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
+        path, folder = root / "train.csv", root / "train_images"
+        self._targets = {}
+        rows, faults = scan_training_table(path, HUBMAP_2022_COLUMNS, folder)
+        samples = [
+            self._train_sample(folder, row, group, path, faults)
+            for row, group in zip(rows, self.groups(rows), strict=True)
+        ]
+        return samples, faults
+
+    def _train_sample(self, folder: Path, row: dict[str, str], group: str, path: Path, faults: list[Fault]) -> Sample:
+        """The sample of a row; what is wrong with the row is added to the faults. An absent column is not."""
+        shape_hw = self._checked_shape(row, path, faults)
+        pixel_size_um = parse_pixel_size(row.get("pixel_size", ""))
+        if "pixel_size" in row and pixel_size_um is None:
+            rule = f"pixel_size {row['pixel_size']!r} is not a positive number of um"
+            faults.append(Fault(row["id"], str(path), rule, "write the slide's pixel size"))
+        if row.get("organ", HUBMAP_2022_ORGANS[0]) not in HUBMAP_2022_ORGANS:
+            remedy = f"write one of {', '.join(HUBMAP_2022_ORGANS)}"
+            faults.append(Fault(row["id"], str(path), f"organ {row['organ']!r} is not known", remedy))
+        if "rle" in row:
+            runs, truth_faults = read_truth(row, "rle", shape_hw, path)
+            faults += truth_faults
+            if runs is not None:
+                self._targets[row["id"]] = runs
+        return Sample(
+            id=row["id"],
+            image_path=find_image(folder, row["id"]),
+            organ=row.get("organ", ""),
+            source=row.get("data_source", ""),
+            group=group,
+            pixel_size_um=pixel_size_um,
+            shape_hw=shape_hw,
+        )
+
+    @staticmethod
+    def _checked_shape(row: Mapping[str, str], path: Path, faults: list[Fault]) -> tuple[int, int] | None:
+        if not {"img_height", "img_width"} <= set(row):
+            return None
+        height, width = parse_side(row["img_height"]), parse_side(row["img_width"])
+        if height is None or width is None:
+            rule = f"img_height {row['img_height']!r} and img_width {row['img_width']!r} are not positive numbers"
+            faults.append(Fault(row["id"], str(path), rule, "write the image's size in pixels"))
+            return None
+        return height, width
+
+    @staticmethod
+    def groups(rows: Sequence[Mapping[str, str]]) -> list[str]:
+        """What folds must not split: the patient column where there is one, else clusters of near-duplicates."""
+        clusters = {key: f"near-{cluster[0]}" for cluster in HUBMAP_2022_NEAR_DUPLICATES for key in cluster}
+        return [row.get("patient", "").strip() or clusters.get(row["id"], row["id"]) for row in rows]
+
+    def _test_samples(self, root: Path) -> list[Sample]:
+        ids = submission_ids(root / "sample_submission.csv", self.columns)
+        rows, faults = rows_by_id(root / "test.csv", HUBMAP_2022_COLUMNS[:-1])
+        log_faults(faults)
+        return [self._test_sample(root, key, rows.get(key, {})) for key in ids]
+
+    def _test_sample(self, root: Path, key: str, row: Mapping[str, str]) -> Sample:
+        shape_hw = self._checked_shape(row, root, [])
+        return Sample(
+            id=key,
+            image_path=find_image(root / "test_images", key),
+            organ=row.get("organ", ""),
+            source=row.get("data_source", ""),
+            group=key,
+            pixel_size_um=parse_pixel_size(row.get("pixel_size", "")),
+            shape_hw=shape_hw,
+        )
+
+    def target(self, sample: Sample) -> Runs:
+        """The truth of a training sample, as train.csv gives it; `inspect` or `samples` must have been called.
+
+        Raises:
+            InputError: Without further faults, if train.csv gave no truth that can be used.
+        """
+        if sample.id not in self._targets:
+            raise InputError(f"{sample.id}: train.csv gave no truth: check the dataset first")
+        return self._targets[sample.id]
+
+    def score(self, predictions: Mapping[str, Runs], targets: Mapping[str, Runs]) -> Score:
+        """Mean over images of Dice."""
+        return mean_dice_score(predictions, targets)
+
+    def row(self, runs: Runs) -> str:
+        """Runs as 1-based column-major `start length` pairs."""
+        return runs_to_text(runs)

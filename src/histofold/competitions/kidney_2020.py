@@ -1,0 +1,251 @@
+"""HuBMAP - Hacking the Kidney (2020): glomeruli on whole slides.
+
+Layout::
+
+    train.csv                                id, encoding (1-based, column-major runs)
+    sample_submission.csv                    id, predicted: the ids to predict and their order
+    HuBMAP-20-dataset_information.csv        image_file, width_pixels, height_pixels, patient_number and more
+    train/{id}.tiff, test/{id}.tiff          slides of up to 5 GB
+    {id}.json, {id}-anatomical-structure.json  beside the slides: outlines of the glomeruli, of cortex and medulla
+
+No table of the host gives a pixel size. A column `pixel_size` (um) that is added to the dataset information comes
+first, then what the TIFF itself states, then the competition's nominal 0.5 um, an assumption: some of its slides were
+scanned at 0.65 um.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from histofold.competitions.base import (
+    Score,
+    Split,
+    faultless,
+    find_image,
+    log_faults,
+    mean_dice_score,
+    parse_pixel_size,
+    parse_side,
+    scan_table,
+    submission_ids,
+)
+from histofold.competitions.outlines import OutlineRing, read_outlines
+from histofold.competitions.training_table import header_shape_of, read_truth, scan_training_table
+from histofold.core.faults import Fault, InputError
+from histofold.core.log import logger
+from histofold.core.rle.runs import Runs, runs_to_text
+from histofold.imaging.tiff.pixel_size import tiff_pixel_size_um
+from histofold.schema.sample import Sample
+
+KIDNEY_2020_INFORMATION = "HuBMAP-20-dataset_information.csv"
+KIDNEY_2020_COLUMNS = ("id", "encoding")
+KIDNEY_2020_PIXEL_SIZE_UM = 0.5
+_KIDNEY_2020_FACTS = ("image_file", "width_pixels", "height_pixels", "patient_number")
+_KIDNEY_2020_OBJECTS, _KIDNEY_2020_REGIONS = ".json", "-anatomical-structure.json"
+
+
+@dataclass(frozen=True)
+class SlideFacts:
+    """What the dataset information says of a slide; empty and None where it says nothing."""
+
+    patient: str = ""
+    shape_hw: tuple[int, int] | None = None
+    pixel_size_um: float | None = None
+
+
+class Kidney2020:
+    """Adapter of hubmap-kidney-segmentation.
+
+    Args:
+        assumed_pixel_size_um: Pixel size in um of slides that nothing states one for; None leaves them without, so
+            that they are predicted at the whole-image scale.
+    """
+
+    name = "kidney_2020"
+    slug = "hubmap-kidney-segmentation"
+    classes: tuple[str, ...] = ("glomerulus",)
+    columns = ("id", "predicted")
+    class_column = ""
+    fallback_row = ""
+    never_empty = False
+    visible_test_images = 5
+    hidden_test_images = 10  # not stated by the host: an assumption
+    hidden_image_side = 46_600  # the largest known slide has about 41 x 53 thousand pixels
+
+    def __init__(self, assumed_pixel_size_um: float | None = KIDNEY_2020_PIXEL_SIZE_UM) -> None:
+        self._assumed_pixel_size_um = assumed_pixel_size_um
+        self._targets: dict[str, Runs] = {}
+
+    def inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
+        """Samples of train.csv, or of sample_submission.csv, and every fault of the tables and outlines.
+
+        The dataset information may be absent: then sizes come from the files and each slide is a group of its own.
+        Where it is there it must be complete for the training slides. For the test split only a missing or unusable
+        sample_submission.csv is a fault; all others are logged.
+        """
+        if not root.is_dir():
+            return [], [Fault(root.name, str(root), "no such folder", "give the competition's folder")]
+        try:
+            samples, faults = self._train_samples(root) if split == "train" else self._test_samples(root)
+        except InputError as error:
+            return [], error.faults
+        return samples, faults
+
+    def samples(self, root: Path, split: Split) -> list[Sample]:
+        """As `inspect`.
+
+        Raises:
+            InputError: With every fault of the tables.
+        """
+        return faultless(self.inspect(root, split))
+
+    def _train_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
+        path, folder, facts_path = root / "train.csv", root / "train", root / KIDNEY_2020_INFORMATION
+        self._targets = {}
+        rows, faults = scan_training_table(path, KIDNEY_2020_COLUMNS, folder)
+        information, information_faults = _read_information(facts_path)
+        faults += information_faults
+        if not facts_path.is_file():
+            logger.warning("%s is missing: no patients are known, each slide is a group of its own", facts_path)
+        samples = []
+        for row in rows:
+            facts, row_faults = _slide_facts(row["id"], information, facts_path)
+            sample = self._sample(row["id"], folder, facts)
+            if "encoding" in row:
+                shape_hw = sample.shape_hw or header_shape_of(sample.image_path)
+                runs, truth_faults = read_truth(row, "encoding", shape_hw, path)
+                row_faults += truth_faults
+                if runs is not None:
+                    self._targets[sample.id] = runs
+            faults += row_faults + _outline_faults(sample)
+            samples.append(sample)
+        return self._with_assumed_scale(samples), faults
+
+    def _test_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
+        facts_path = root / KIDNEY_2020_INFORMATION
+        ids = submission_ids(root / "sample_submission.csv", self.columns)
+        information, faults = _read_information(facts_path)
+        log_faults(faults)
+        samples = [self._sample(key, root / "test", _slide_facts(key, information, facts_path)[0]) for key in ids]
+        return self._with_assumed_scale(samples), []
+
+    def _sample(self, key: str, folder: Path, facts: SlideFacts) -> Sample:
+        """A slide with what is known of it, its pixel size None where neither table nor file states one."""
+        image_path = find_image(folder, key)
+        return Sample(
+            id=key,
+            image_path=image_path,
+            organ="kidney",
+            group=facts.patient or key,
+            pixel_size_um=facts.pixel_size_um or tiff_pixel_size_um(image_path),
+            shape_hw=facts.shape_hw,
+        )
+
+    def _with_assumed_scale(self, samples: list[Sample]) -> list[Sample]:
+        """The samples, those without a pixel size at the assumed one, which is told once."""
+        unknown = sum(sample.pixel_size_um is None for sample in samples)
+        if unknown and self._assumed_pixel_size_um is not None:
+            words = "%d of %d slides state no pixel size: %g um is assumed"
+            logger.info(words, unknown, len(samples), self._assumed_pixel_size_um)
+        return [
+            replace(sample, pixel_size_um=sample.pixel_size_um or self._assumed_pixel_size_um) for sample in samples
+        ]
+
+    def target(self, sample: Sample) -> Runs:
+        """The truth of a training slide, as train.csv gives it; `inspect` or `samples` must have been called.
+
+        Raises:
+            InputError: Without further faults, if train.csv gave no truth that can be used.
+        """
+        if sample.id not in self._targets:
+            raise InputError(f"{sample.id}: train.csv gave no truth: check the dataset first")
+        return self._targets[sample.id]
+
+    def regions(self, sample: Sample) -> dict[str, list[OutlineRing]]:
+        """The anatomical regions of a slide (Cortex, Medulla, ...) by name; none where it has no such file.
+
+        Returns:
+            For each name closed rings of [x, y] in slide pixels, to be filled by the even-odd rule.
+
+        Raises:
+            InputError: If the file is no JSON or holds no list of features.
+        """
+        return _read_beside(sample, _KIDNEY_2020_REGIONS)
+
+    def objects(self, sample: Sample) -> dict[str, list[OutlineRing]]:
+        """The outlines of the glomeruli, as `regions`: what the host drew its run lengths from."""
+        return _read_beside(sample, _KIDNEY_2020_OBJECTS)
+
+    def score(self, predictions: Mapping[str, Runs], targets: Mapping[str, Runs]) -> Score:
+        """Mean over slides of Dice, 1 where both masks are empty."""
+        return mean_dice_score(predictions, targets)
+
+    def row(self, runs: Runs) -> str:
+        """Runs as 1-based column-major `start length` pairs, empty for no runs."""
+        return runs_to_text(runs)
+
+
+def _read_beside(sample: Sample, suffix: str) -> dict[str, list[OutlineRing]]:
+    """The outlines in the file of this suffix beside a slide; none where there is no such file."""
+    path = sample.image_path.parent / f"{sample.image_path.stem}{suffix}"
+    found = os.path.isfile(path)  # unlike Path.is_file it does not raise on a name that is too long
+    return read_outlines(path, sample.id) if found else {}
+
+
+def _outline_faults(sample: Sample) -> list[Fault]:
+    """Faults of the two outline files of a slide, where they are there."""
+    faults = []
+    for suffix in (_KIDNEY_2020_OBJECTS, _KIDNEY_2020_REGIONS):
+        try:
+            _read_beside(sample, suffix)
+        except InputError as error:
+            faults += error.faults
+    return faults
+
+
+def _read_information(path: Path) -> tuple[dict[str, dict[str, str]] | None, list[Fault]]:
+    """Rows of the dataset information by the id in their file name, and its faults; None where it says nothing."""
+    if not path.is_file():
+        return None, []
+    try:
+        table, faults = scan_table(path, _KIDNEY_2020_FACTS)
+    except InputError as error:
+        return None, error.faults
+    if "image_file" not in table.columns:
+        return None, faults
+    rows: dict[str, dict[str, str]] = {}
+    for row in table.to_dict("records"):
+        key = Path(row["image_file"]).stem
+        if key in rows:
+            faults.append(Fault(key, str(path), "two rows of this image_file", "keep one"))
+        rows.setdefault(key, row)
+    return rows, faults
+
+
+def _slide_facts(
+    key: str, information: Mapping[str, Mapping[str, str]] | None, path: Path
+) -> tuple[SlideFacts, list[Fault]]:
+    """What the dataset information says of a slide, and what is wrong with that; an absent column is not."""
+    if information is None:
+        return SlideFacts(), []
+    row = information.get(key)
+    if row is None:
+        return SlideFacts(), [Fault(key, str(path), "no row of this slide", "add its row, with its patient")]
+    faults = []
+    patient, pixel_size = row.get("patient_number", "").strip(), row.get("pixel_size", "").strip()
+    if "patient_number" in row and not patient:
+        faults.append(Fault(key, str(path), "no patient_number", "write one, so that folds keep patients whole"))
+    sides = [row.get(name, "") for name in ("height_pixels", "width_pixels")]
+    height, width = map(parse_side, sides)
+    shape_hw = None if height is None or width is None else (height, width)
+    if shape_hw is None and {"height_pixels", "width_pixels"} <= set(row):
+        rule = f"height_pixels {sides[0]!r} and width_pixels {sides[1]!r} are not positive numbers"
+        faults.append(Fault(key, str(path), rule, "write the slide's size in pixels"))
+    pixel_size_um = parse_pixel_size(pixel_size)
+    if pixel_size and pixel_size_um is None:
+        rule = f"pixel_size {pixel_size!r} is not a positive number of um"
+        faults.append(Fault(key, str(path), rule, "write the slide's pixel size, or leave the cell empty"))
+    return SlideFacts(patient, shape_hw, pixel_size_um), faults

@@ -1,0 +1,99 @@
+"""A whole folder at a glance: the facts of every slide, near-duplicates among them, and what deserves a look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from histofold.competitions.base import Competition
+from histofold.core.faults import InputError
+from histofold.data.duplicates import DuplicatePair, cluster_pairs, find_duplicates
+from histofold.data.explore.notices import Notice, find_notices
+from histofold.data.explore.outlines import polygon_dice
+from histofold.data.explore.slides import SlideFacts, any_class, label_facts, slide_facts
+from histofold.data.tiles.masks import Target
+from histofold.imaging.errors import ImageError
+from histofold.imaging.slide import Slide, open_slide
+from histofold.schema.sample import Sample
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What was seen of a folder.
+
+    Attributes:
+        facts: Of each slide, in the order in which they were seen.
+        pairs: Near-duplicates.
+        notices: What deserves a look.
+    """
+
+    facts: Sequence[SlideFacts] = ()
+    pairs: Sequence[DuplicatePair] = ()
+    notices: Sequence[Notice] = ()
+
+    @property
+    def clusters(self) -> dict[str, str]:
+        """Cluster of each image that has a near-duplicate, as `cluster_pairs` names it."""
+        return cluster_pairs((pair.first, pair.second) for pair in self.pairs)
+
+
+@dataclass
+class Explorer:
+    """Gathers facts slide by slide; keeps no pixels but a small fingerprint of each.
+
+    Attributes:
+        competition: The adapter that gave the samples.
+        facts: So far.
+        polygon_dices: Agreement of outlines and run lengths by id, so far.
+        notices: What could not be read beside the slides, so far.
+    """
+
+    competition: Competition
+    facts: list[SlideFacts] = field(default_factory=list)
+    polygon_dices: dict[str, float] = field(default_factory=dict)
+    notices: list[Notice] = field(default_factory=list)
+
+    def look(self, sample: Sample, slide: Slide, target: Target) -> None:
+        """Take a slide with its labels; decodes every pixel.
+
+        Raises:
+            ImageError: If the slide cannot be decoded.
+        """
+        runs = any_class(target)
+        self.facts.append(slide_facts(sample, slide, runs))
+        try:
+            agreement = polygon_dice(self.competition, sample, runs)
+        except InputError as error:
+            self.notices.append(Notice(kind="outlines", ids=(sample.id,), text=str(error)))
+            return
+        if agreement is not None:
+            self.polygon_dices[sample.id] = agreement
+
+    def look_at_labels(self, sample: Sample, target: Target) -> None:
+        """Take labels whose image is not there."""
+        self.facts.append(label_facts(sample, any_class(target)))
+
+    def finish(self) -> Exploration:
+        """Compare the slides with each other and draw the conclusions."""
+        prints = {fact.sample.id: fact.fingerprint for fact in self.facts if fact.fingerprint is not None}
+        pairs = find_duplicates(prints)
+        return Exploration(self.facts, pairs, [*self.notices, *find_notices(self.facts, pairs, self.polygon_dices)])
+
+
+def explore_folder(competition: Competition, samples: Sequence[Sample]) -> Exploration:
+    """Look at every slide of a folder without faults; images that cannot be decoded are left to whoever cuts them.
+
+    Args:
+        competition: The adapter that gave the samples.
+        samples: All training samples.
+    """
+    explorer = Explorer(competition)
+    for sample in tqdm(samples, desc="look at slides", unit="image", dynamic_ncols=True):
+        try:
+            with open_slide(sample.image_path) as slide:
+                explorer.look(sample, slide, competition.target(sample))
+        except ImageError:
+            continue
+    return explorer.finish()

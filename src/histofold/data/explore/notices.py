@@ -1,0 +1,229 @@
+"""What deserves a look but is no fault: the rules that turn facts about slides into notices.
+
+The limits were set on synthetic folders, clean and with planted mistakes, and on real slides; the tests hold them to
+folders of other seeds.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from histofold.data.duplicates import DuplicatePair
+from histofold.data.explore.slides import SlideFacts
+
+MIN_BLANK_LABELLED = 0.001
+"""Labelled glass, as a share of the image, that is told."""
+MIN_POLYGON_DICE = 0.95
+"""Outlines and run lengths that agree less are told."""
+MIN_SHIFT, MIN_SHIFT_GAIN, MIN_SHIFT_RATIO, MIN_SHIFTED_R2 = 0.015, 0.05, 1.15, 0.3
+"""A shift (share of the longer side) is told if it explains so much more of the labels, and enough of them."""
+MIN_OTHER_RATIO, MIN_OTHER_GAIN, MIN_OTHER_R2 = 1.5, 0.05, 0.25
+"""The same for another reading of the labels, which is a bolder claim."""
+MIN_CONTINUITY_GAIN, MAX_CONTINUITY = 0.02, 0.97
+"""Labels are read in the wrong order if the other order makes neighbouring lines so much more alike."""
+GOOD_QUANTILE, MIN_RELATIVE_R2 = 0.75, 0.25
+"""Labels are told that follow their image less than this share of what the upper quartile of the organ does."""
+MIN_COMPARED = 5
+"""An organ of fewer slides has nothing that is usual."""
+MAX_DEVIATION = 15.0
+"""A slide is told that lies further from its organ's median, in robust standard deviations."""
+
+RANKED = {
+    "mask_fraction": "labelled share",
+    "colour_contrast": "colour inside against outside",
+    "focus": "sharpness",
+    "blank_fraction": "blank share",
+    "object_area_px": "median area of its objects in px",
+}
+"""Facts by which slides are ranked, with their names in words."""
+SUSPICIOUS = tuple(name for name in RANKED if name != "blank_fraction")
+"""Those that make a notice: how much glass is around the tissue is nobody's mistake."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """Something that deserves a look.
+
+    Attributes:
+        kind: In a few words; notices of a kind belong together.
+        ids: The samples concerned.
+        text: What was seen, in words.
+        shift_px: For a shift (dy, dx) that would mend the labels, else None.
+    """
+
+    kind: str
+    ids: tuple[str, ...]
+    text: str
+    shift_px: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        """One line: ids, kind, text."""
+        return f"{', '.join(self.ids)}: {self.kind}: {self.text}"
+
+
+def find_notices(
+    facts: Sequence[SlideFacts],
+    pairs: Iterable[DuplicatePair] = (),
+    polygon_dices: Mapping[str, float] | None = None,
+) -> list[Notice]:
+    """All notices of a data set.
+
+    Args:
+        facts: Of each slide.
+        pairs: Near-duplicates.
+        polygon_dices: Agreement of outlines and run lengths by id, where there are outlines.
+
+    Returns:
+        Those of single slides in the order of the slides, then those of pairs.
+    """
+    usual = _usual_r2(facts)
+    notices: list[Notice] = []
+    for fact in facts:
+        notices += blank_notices(fact)
+        reading = reading_notices(fact)
+        notices += reading or shift_notices(fact) or _stray_notices(fact, usual)
+        agreement = (polygon_dices or {}).get(fact.sample.id)
+        if agreement is not None and not agreement >= MIN_POLYGON_DICE:
+            text = f"outlines and run lengths have a Dice of {agreement:.2f}, less than {MIN_POLYGON_DICE}"
+            notices.append(Notice(kind="outlines", ids=(fact.sample.id,), text=text))
+        if fact.objects == 0:
+            notices.append(Notice(kind="no labels", ids=(fact.sample.id,), text="not one pixel is labelled"))
+    notices += [
+        _outlier(fact, name, deviation)
+        for fact, name, deviation in rank_slides(facts, SUSPICIOUS)
+        if deviation > MAX_DEVIATION
+    ]
+    return notices + _pair_notices(facts, pairs)
+
+
+def blank_notices(fact: SlideFacts) -> list[Notice]:
+    """Labels on the glass around the tissue."""
+    if not fact.blank_labelled >= MIN_BLANK_LABELLED:
+        return []
+    pixels = round(fact.blank_labelled * fact.shape_hw[0] * fact.shape_hw[1])
+    text = f"about {pixels:,} px ({fact.blank_labelled:.1%} of the image) of the glass around the tissue are labelled"
+    return [Notice(kind="blank labelled", ids=(fact.sample.id,), text=text)]
+
+
+def reading_notices(fact: SlideFacts) -> list[Notice]:
+    """Labels that fit when they are read otherwise: in the other order, transposed, mirrored or turned."""
+    given, other = fact.continuity
+    differs = fact.shape_hw[0] != fact.shape_hw[1]
+    if differs and given < MAX_CONTINUITY and other - given > MIN_CONTINUITY_GAIN:
+        text = (
+            f"run lengths look row by row: neighbouring lines have a Dice of {other:.2f} then, and {given:.2f} as read"
+        )
+        return [Notice(kind="order of the runs", ids=(fact.sample.id,), text=text)]
+    fit = fact.fit
+    if fit is None or not fit.other_r2:
+        return []
+    name, r2 = max(fit.other_r2.items(), key=lambda item: item[1])
+    if r2 < MIN_OTHER_R2 or r2 < MIN_OTHER_RATIO * fit.r2 + MIN_OTHER_GAIN:
+        return []
+    text = f"labels fit the image better {name}: it explains {r2:.0%} of them then, and {fit.r2:.0%} as they are"
+    return [
+        Notice(kind="order of the runs" if name == "row by row" else "turned labels", ids=(fact.sample.id,), text=text)
+    ]
+
+
+def shift_notices(fact: SlideFacts) -> list[Notice]:
+    """Labels that lie beside what they label."""
+    fit = fact.fit
+    if fit is None or fit.best_r2 < MIN_SHIFTED_R2:
+        return []
+    dy, dx = (round(share * side) for share, side in zip(fit.shift_yx, fact.shape_hw, strict=True))
+    length = float(np.hypot(dy, dx)) / max(fact.shape_hw)
+    gain, ratio = fit.best_r2 - fit.r2, fit.best_r2 / max(fit.r2, 1e-9)
+    if length < MIN_SHIFT or gain < MIN_SHIFT_GAIN or ratio < MIN_SHIFT_RATIO:
+        return []
+    text = (
+        f"labels would fit better moved by about {dy:+d} rows and {dx:+d} columns: the image explains "
+        f"{fit.best_r2:.0%} of them then, and {fit.r2:.0%} as they are"
+    )
+    return [Notice(kind="mask shift", ids=(fact.sample.id,), text=text, shift_px=(dy, dx))]
+
+
+def _usual_r2(facts: Sequence[SlideFacts]) -> dict[str, float]:
+    """R2 of a good fit: the upper quartile of each organ with enough slides, and under "" that of all together.
+
+    Not the median, which half a folder of mistakes would drag down.
+    """
+    by_organ = defaultdict(list)
+    for fact in facts:
+        if fact.fit is not None:
+            by_organ[fact.sample.organ].append(fact.fit.r2)
+    good = {organ: values for organ, values in by_organ.items() if len(values) >= MIN_COMPARED}
+    everything = [value for values in by_organ.values() for value in values]
+    if len(everything) >= MIN_COMPARED:
+        good.setdefault("", everything)
+    return {organ: float(np.quantile(values, GOOD_QUANTILE)) for organ, values in good.items()}
+
+
+def _stray_notices(fact: SlideFacts, usual: Mapping[str, float]) -> list[Notice]:
+    """Labels that do not follow their image, as those of another image do not."""
+    organ = fact.sample.organ if fact.sample.organ in usual else ""
+    good = usual.get(organ)
+    if fact.fit is None or good is None or fact.fit.r2 >= MIN_RELATIVE_R2 * good:
+        return []
+    where = f"in {organ}" if organ else "here"
+    text = f"labels do not follow the image: it explains {fact.fit.r2:.0%} of them; a good fit {where} is {good:.0%}"
+    return [Notice(kind="stray labels", ids=(fact.sample.id,), text=f"{text}; they may be of another image")]
+
+
+def rank_slides(
+    facts: Sequence[SlideFacts], names: Sequence[str] = tuple(RANKED)
+) -> list[tuple[SlideFacts, str, float]]:
+    """Slides by how far they lie from their organ's median in any fact of `RANKED`, the furthest first.
+
+    The distance is in robust standard deviations (1.4826 times the median absolute deviation, at least a twentieth of
+    the median), on a logarithmic scale for the size of objects.
+
+    Args:
+        facts: Of each slide.
+        names: The facts that count.
+
+    Returns:
+        (facts, name of the fact, distance), one a slide of an organ with enough slides.
+    """
+    worst: dict[str, tuple[SlideFacts, str, float]] = {}
+    by_organ = defaultdict(list)
+    for fact in facts:
+        by_organ[fact.sample.organ].append(fact)
+    for members in by_organ.values():
+        for name in names:
+            values = np.array([getattr(fact, name) for fact in members], float)
+            known = values[np.isfinite(values)]
+            if len(known) < MIN_COMPARED:
+                continue
+            if name == "object_area_px":
+                values, known = np.log(values), np.log(known)
+            middle = float(np.median(known))
+            spread = max(1.4826 * float(np.median(np.abs(known - middle))), abs(middle) / 20, 0.01)
+            for fact, value in zip(members, values, strict=True):
+                distance = abs(float(value) - middle) / spread
+                if distance > worst.get(fact.sample.id, (fact, "", -1.0))[2]:
+                    worst[fact.sample.id] = fact, name, distance
+    return sorted(worst.values(), key=lambda item: -item[2])
+
+
+def _outlier(fact: SlideFacts, name: str, deviation: float) -> Notice:
+    value = getattr(fact, name)
+    words = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    text = f"{RANKED[name]} is {words}, {deviation:.0f} robust standard deviations from its organ's median"
+    return Notice(kind="suspicious slide", ids=(fact.sample.id,), text=text)
+
+
+def _pair_notices(facts: Sequence[SlideFacts], pairs: Iterable[DuplicatePair]) -> list[Notice]:
+    """Near-duplicates, and whether their groups differ."""
+    groups = {fact.sample.id: fact.sample.group or fact.sample.id for fact in facts}
+    notices = []
+    for pair in pairs:
+        same = groups.get(pair.first) == groups.get(pair.second)
+        where = "of one group" if same else f"of groups {groups.get(pair.first)} and {groups.get(pair.second)}"
+        text = f"the same tissue twice, {where} (correlation {pair.correlation:.2f}): they must share a fold"
+        notices.append(Notice(kind="near-duplicates", ids=(pair.first, pair.second), text=text))
+    return notices

@@ -1,0 +1,190 @@
+"""What is to be seen of each slide at a glance: a thumbnail read in thin bands, colours, focus, labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from histofold.core.regions import component_areas, label_runs, split_runs
+from histofold.core.rle.runs import Runs
+from histofold.data.cleaning import OUTSIDE_SIDE, outside_mask
+from histofold.data.duplicates import fingerprint
+from histofold.data.explore.label_fit import FIT_SIDE, LabelFit, fit_labels, line_continuity
+from histofold.data.tiles.masks import Target, class_runs
+from histofold.imaging.resample import ScaledSlide, resample_mask_region, scaled_shape
+from histofold.imaging.slide import Slide
+from histofold.imaging.tissue import tissue_mask
+from histofold.schema.sample import Sample
+
+_BAND_SOURCE_PIXELS = 1 << 21
+
+
+def fitting_shape(shape_hw: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """The size of an image at no more than `max_side` pixels; it is never enlarged."""
+    return scaled_shape(shape_hw, min(1.0, max_side / max(shape_hw)))
+
+
+def read_small(slide: Slide, scaled_hw: tuple[int, int]) -> np.ndarray:
+    """A whole slide at another size, uint8 RGB (H, W, 3); what `ScaledSlide` gives, in less memory.
+
+    Raises:
+        ImageError: If the slide cannot be decoded.
+    """
+    view = ScaledSlide(slide, scaled_hw)
+    height, width = scaled_hw
+    source_rows = max(1, _BAND_SOURCE_PIXELS // slide.shape_hw[1])
+    step = max(1, source_rows * height // slide.shape_hw[0])
+    small_HWC = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, step):
+        band = slice(top, min(top + step, height))
+        small_HWC[band] = view.read(band, slice(0, width))
+    return small_HWC
+
+
+FOCUS_TILE = 256
+"""Side of the tiles that sharpness is measured on, in pixels of the slide."""
+_FOCUS_TILES = 3  # an axis
+_LEAST_FOCUS_TISSUE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SlideFacts:
+    """What one look at a slide gives; NaN and None where there was no image to look at.
+
+    Attributes:
+        sample: The slide.
+        shape_hw: Height and width in pixels.
+        mask_fraction: Labelled share of the pixels.
+        objects: Connected pieces of the labels.
+        object_area_px: Median area of a piece in pixels; NaN without one.
+        continuity: As `line_continuity` gives it.
+        blank_fraction: Share of the image that shows no tissue.
+        blank_labelled: Share of the image that is labelled glass around the tissue.
+        inside_lab: Mean CIE L*, a*, b* of the labelled tissue.
+        outside_lab: The same of the other tissue.
+        focus: Sharpness: spread of the Laplacian over the spread of the grey values, median of some tiles of tissue.
+        fit: How the labels fit the image.
+        fingerprint: For near-duplicates.
+    """
+
+    sample: Sample
+    shape_hw: tuple[int, int]
+    mask_fraction: float
+    objects: int
+    object_area_px: float
+    continuity: tuple[float, float]
+    blank_fraction: float = float("nan")
+    blank_labelled: float = float("nan")
+    inside_lab: tuple[float, float, float] = (float("nan"),) * 3
+    outside_lab: tuple[float, float, float] = (float("nan"),) * 3
+    focus: float = float("nan")
+    fit: LabelFit | None = None
+    fingerprint: np.ndarray | None = None
+
+    @property
+    def colour_contrast(self) -> float:
+        """Distance of the mean colours inside and outside the labels (CIE 1976)."""
+        return float(np.linalg.norm(np.subtract(self.inside_lab, self.outside_lab)))
+
+
+def any_class(target: Target) -> Runs:
+    """The pixels of a target that belong to any class."""
+    parts = class_runs(target)
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.concatenate([runs.starts for runs in parts])
+    ends = starts + np.concatenate([runs.lengths for runs in parts])
+    order = starts.argsort(kind="stable")
+    starts, reached = starts[order], np.maximum.accumulate(ends[order])
+    first = np.concatenate([[True], starts[1:] > reached[:-1]]) if len(starts) else np.zeros(0, bool)
+    last = np.concatenate([first[1:], [True]]) if len(starts) else first
+    return Runs(starts[first], reached[last] - starts[first], parts[0].shape_hw, parts[0].order)
+
+
+def label_facts(sample: Sample, runs: Runs) -> SlideFacts:
+    """What the labels alone tell."""
+    pieces = split_runs(runs)
+    areas = component_areas(pieces, label_runs(pieces))
+    return SlideFacts(
+        sample=sample,
+        shape_hw=runs.shape_hw,
+        mask_fraction=runs.area / (runs.shape_hw[0] * runs.shape_hw[1]),
+        objects=len(areas),
+        object_area_px=float(np.median(areas)) if len(areas) else float("nan"),
+        continuity=line_continuity(runs),
+    )
+
+
+def slide_facts(sample: Sample, slide: Slide, runs: Runs) -> SlideFacts:
+    """What slide and labels tell; every pixel of the slide is decoded.
+
+    Args:
+        sample: What the tables say.
+        slide: The opened image.
+        runs: Its labels, of the slide's size.
+
+    Raises:
+        ImageError: If the slide cannot be decoded.
+    """
+    image_HWC, mask_HW = thumbnail(slide, runs, OUTSIDE_SIDE)
+    outside_HW = outside_mask(image_HWC, mask_HW)
+    small_hw = fitting_shape(slide.shape_hw, FIT_SIDE)
+    small_HWC = cv2.resize(image_HWC, dsize=small_hw[::-1], interpolation=cv2.INTER_AREA)
+    everything = slice(0, small_hw[0]), slice(0, small_hw[1])
+    small_HW = resample_mask_region(runs.to_window, runs.shape_hw, small_hw, *everything)
+    other = Runs(runs.starts, runs.lengths, runs.shape_hw, "C" if runs.order == "F" else "F")
+    other_HW = resample_mask_region(other.to_window, other.shape_hw, small_hw, *everything)
+    inside_lab, outside_lab = _mean_colours(small_HWC, small_HW)
+    return replace(
+        label_facts(sample, runs),
+        blank_fraction=float(1 - tissue_mask(image_HWC).mean()),
+        blank_labelled=float((outside_HW & mask_HW).mean()),
+        inside_lab=inside_lab,
+        outside_lab=outside_lab,
+        focus=_focus(slide),
+        fit=fit_labels(small_HWC, small_HW, other_HW),
+        fingerprint=fingerprint(image_HWC),
+    )
+
+
+def thumbnail(slide: Slide, runs: Runs, max_side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A slide and its labels at no more than `max_side` pixels: uint8 RGB (H, W, 3) and bool (H, W)."""
+    scaled_hw = fitting_shape(slide.shape_hw, max_side)
+    everything = slice(0, scaled_hw[0]), slice(0, scaled_hw[1])
+    image_HWC = read_small(slide, scaled_hw)
+    return image_HWC, resample_mask_region(runs.to_window, runs.shape_hw, scaled_hw, *everything)
+
+
+def _mean_colours(
+    image_HWC: np.ndarray, mask_HW: np.ndarray
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean CIE L*, a*, b* of the tissue inside and outside the labels; NaN where there is none."""
+    lab_HWC = cv2.cvtColor(image_HWC.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    tissue_HW = tissue_mask(image_HWC)
+    means = []
+    for part_HW in (tissue_HW & mask_HW, tissue_HW & ~mask_HW):
+        mean = lab_HWC[part_HW].mean(axis=0) if part_HW.any() else np.full(3, np.nan)
+        means.append((float(mean[0]), float(mean[1]), float(mean[2])))
+    return means[0], means[1]
+
+
+def _focus(slide: Slide) -> float:
+    """Median sharpness of some tiles of tissue at the slide's own resolution; NaN where none shows tissue."""
+    sharpness = []
+    for y in _tile_starts(slide.shape_hw[0]):
+        for x in _tile_starts(slide.shape_hw[1]):
+            bottom, right = min(y + FOCUS_TILE, slide.shape_hw[0]), min(x + FOCUS_TILE, slide.shape_hw[1])
+            tile_HWC = slide.read(slice(y, bottom), slice(x, right))
+            if tissue_mask(tile_HWC).mean() >= _LEAST_FOCUS_TISSUE:
+                grey_HW = cv2.cvtColor(tile_HWC, cv2.COLOR_RGB2GRAY).astype(np.float32)
+                spread = float(grey_HW.std())
+                sharpness.append(float(cv2.Laplacian(grey_HW, cv2.CV_32F).std()) / spread if spread > 0 else 0.0)
+    return float(np.median(sharpness)) if sharpness else float("nan")
+
+
+def _tile_starts(length: int) -> list[int]:
+    """First pixels of tiles spread evenly over an axis."""
+    last = max(0, length - FOCUS_TILE)
+    return sorted({last * (2 * tile + 1) // (2 * _FOCUS_TILES) for tile in range(_FOCUS_TILES)})

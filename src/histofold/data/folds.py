@@ -1,0 +1,292 @@
+"""Folds over groups: nothing that belongs together stands on both sides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from histofold.competitions.base import read_table, scan_table
+from histofold.core.faults import Fault, InputError
+from histofold.data.duplicates import cluster_pairs
+from histofold.schema.dataset import COLUMN_RULE, LEAVE_ONE_OUT_RULES, TilesConfig
+from histofold.schema.sample import Sample
+
+FOLD_COLUMNS = ("id", "group", "stratum", "fold")
+ALWAYS_TRAINED = -1  # the fold of images that every fold trains on and none is scored on
+AREA_BINS = ("low", "middle", "high")
+CANDIDATES = 64
+SIZE_WEIGHT = 4.0  # of the hold-out's size against the spread of its strata: the size asked for comes first
+
+
+def plan_folds(
+    samples: Sequence[Sample],
+    mask_fractions: Mapping[str, float],
+    tiles: TilesConfig,
+    *,
+    clusters: Mapping[str, str] | None = None,
+    root: Path | None = None,
+) -> pd.DataFrame:
+    """The folds that the settings ask for: `tiles.fold_by`, `tiles.folds`, `tiles.holdout` and `tiles.seed`.
+
+    By `group`, by `image` (groups may then be split: `histofold.data.leaks` says so), one fold for each `source` or
+    each `organ`, or by `column:NAME` of a table. All but `image` keep the groups whole: sources, organs or values that
+    share a group share a fold.
+
+    Args:
+        samples: All training samples.
+        mask_fractions: Share of mask pixels by id.
+        tiles: The settings.
+        clusters: Cluster of near-duplicates by id; images of a cluster count as one group.
+        root: The competition folder, where the column of `column:NAME` is looked for.
+
+    Returns:
+        Table of `FOLD_COLUMNS` in the order of the samples; with a hold-out, fold 0 and `ALWAYS_TRAINED`.
+
+    Raises:
+        InputError: If the groups cannot fill the folds, or the rule needs what the samples lack.
+    """
+    groups = merge_groups({sample.id: sample.group or sample.id for sample in samples}, clusters or {})
+    units = _fold_units(samples, tiles.fold_by, groups, root)
+    strata = stratum_names(samples, mask_fractions)
+    if tiles.fold_by in LEAVE_ONE_OUT_RULES:
+        assignment = _one_fold_each(units, tiles.fold_by)
+    elif tiles.holdout:
+        assignment = _hold_out(units, strata, tiles.holdout, tiles.seed)
+    else:
+        assignment = _balanced_folds(units, strata, tiles.folds, tiles.seed)
+    ids = [sample.id for sample in samples]
+    return pd.DataFrame({"id": ids, "group": [groups[key] for key in ids], "stratum": strata, "fold": assignment})
+
+
+def make_folds(samples: Sequence[Sample], mask_fractions: Mapping[str, float], folds: int, seed: int) -> pd.DataFrame:
+    """Folds by group, as `plan_folds` with no other wish."""
+    return plan_folds(samples, mask_fractions, TilesConfig(folds=folds, seed=seed))
+
+
+def merge_groups(groups: Mapping[str, str], clusters: Mapping[str, str]) -> dict[str, str]:
+    """Groups that share a cluster become one, and so on until nothing is shared (union-find).
+
+    Args:
+        groups: Group by id.
+        clusters: Cluster by id; ids without one, and ids that are in no group, change nothing.
+
+    Returns:
+        Group by id, in the order of `groups`; a merged one has the name of its first member.
+    """
+    first_of: dict[str, str] = {}
+    pairs = [(first_of.setdefault(clusters[key], group), group) for key, group in groups.items() if key in clusters]
+    joined = cluster_pairs(pairs)
+    return {key: joined.get(group, group) for key, group in groups.items()}
+
+
+def stratum_names(samples: Sequence[Sample], mask_fractions: Mapping[str, float]) -> list[str]:
+    """Stratum of each sample: organ, source where there are several, and the tercile of the mask fraction in these."""
+    several = len({sample.source for sample in samples}) > 1
+    kinds = [f"{s.organ or 'any'}{'-' + (s.source or 'unknown') if several else ''}" for s in samples]
+    table = pd.DataFrame({"kind": kinds, "fraction": [mask_fractions[s.id] for s in samples]})
+    ranks = table.groupby("kind")["fraction"].rank(method="first", pct=True)
+    bins = np.minimum((ranks.to_numpy() * len(AREA_BINS) - 1e-9).astype(int), len(AREA_BINS) - 1)
+    return [f"{kind}-{AREA_BINS[b]}" for kind, b in zip(kinds, bins, strict=True)]
+
+
+def _fold_units(samples: Sequence[Sample], rule: str, groups: Mapping[str, str], root: Path | None) -> list[str]:
+    """What a rule keeps whole: one name for each sample.
+
+    Raises:
+        InputError: With every sample that lacks what the rule goes by.
+    """
+    if rule == "group":
+        return [groups[sample.id] for sample in samples]
+    if rule == "image":
+        return [sample.id for sample in samples]
+    if rule.startswith(COLUMN_RULE):
+        values = _column_values(samples, rule.removeprefix(COLUMN_RULE), root)
+    else:
+        values = {sample.id: getattr(sample, rule) for sample in samples}
+    remedy = "fill it in, or fold by another rule"
+    faults = [Fault(key, "folds.csv", f"no {rule} to fold by", remedy) for key, value in values.items() if not value]
+    if faults:
+        raise InputError(faults)
+    merged = merge_groups(values, groups)
+    return [merged[sample.id] for sample in samples]
+
+
+def _column_values(samples: Sequence[Sample], column: str, root: Path | None) -> dict[str, str]:
+    """A column by id, from the first table of the folder that has it: train.csv, images.csv, then any other."""
+    folder = root or Path()
+    paths = sorted(folder.glob("*.csv"), key=lambda path: (path.name not in ("train.csv", "images.csv"), path.name))
+    known: dict[str, None] = {}
+    for path in paths:
+        table = scan_table(path, ())[0]
+        if {"id", column} <= set(table.columns):
+            by_id = dict(zip(table["id"], table[column].str.strip(), strict=True))
+            return {sample.id: by_id.get(sample.id, "") for sample in samples}
+        known.update(dict.fromkeys(table.columns))
+    rule = f"no table here has the columns id and {column}"
+    raise InputError([Fault(column, str(folder), rule, f"known columns: {', '.join(known) or 'none'}")])
+
+
+def _one_fold_each(units: Sequence[str], rule: str) -> np.ndarray:
+    """Leave one out: a fold for each unit, in the order of their names."""
+    names, assignment = np.unique(units, return_inverse=True)
+    if len(names) < 2:
+        words = f"one {rule} alone, or groups that join all of them ({names[0]}): nothing would be left to train on"
+        raise InputError([Fault("folds", "folds.csv", words, "fold by group instead")])
+    return assignment
+
+
+def _balanced_folds(units: Sequence[str], strata: Sequence[str], folds: int, seed: int) -> np.ndarray:
+    """Assign each sample to a fold so that units stay whole and strata are spread, int (N,).
+
+    scikit-learn's StratifiedGroupKFold is greedy and its result hangs on the shuffle (and on its version), so several
+    shuffles are drawn and the best balanced one is taken. Folds are computed once and kept in folds.csv.
+    """
+    if len(set(units)) < folds:
+        rule = f"{len(set(units))} groups cannot fill {folds} folds: a group is never split"
+        raise InputError([Fault("folds", "folds.csv", rule, "lower the number of folds")])
+    best: tuple[float, np.ndarray] | None = None
+    for candidate in range(CANDIDATES):
+        assignment = _one_split(strata, units, folds, seed * CANDIDATES + candidate)
+        cost = imbalance(assignment, strata, folds)
+        if len(set(assignment)) == folds and (best is None or cost < best[0]):
+            best = cost, assignment
+    if best is None:
+        rule = f"every shuffle left one of {folds} folds empty: a few groups hold most images"
+        raise InputError([Fault("folds", "folds.csv", rule, "lower the number of folds, or write folds.csv by hand")])
+    return best[1]
+
+
+def _one_split(strata: Sequence[str], groups: Sequence[str], folds: int, seed: int) -> np.ndarray:
+    """One draw of StratifiedGroupKFold; strata too rare for it are pooled, for it warns of them."""
+    counts = Counter(strata)
+    pooled = [stratum if counts[stratum] >= folds else "rare" for stratum in strata]
+    if Counter(pooled)["rare"] < folds:
+        pooled = [stratum if stratum != "rare" else Counter(pooled).most_common(1)[0][0] for stratum in pooled]
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    assignment = np.full(len(strata), -1)
+    for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(strata)), pooled, groups)):
+        assignment[held_out] = fold
+    return assignment
+
+
+def imbalance(assignment: np.ndarray, strata: Sequence[str], folds: int) -> float:
+    """How unequal folds are: squared deviations of fold sizes and of strata within folds, as shares of the ideal.
+
+    Args:
+        assignment: Fold of each sample, int (N,).
+        strata: Stratum of each sample.
+        folds: Number of folds.
+    """
+    codes = np.unique(strata, return_inverse=True)[1]
+    table = np.zeros((codes.max() + 1, folds))
+    np.add.at(table, (codes, assignment), 1)
+    sizes, ideal = table.sum(axis=0), len(assignment) / folds
+    spread = ((table - table.sum(axis=1, keepdims=True) / folds) ** 2).sum() / len(assignment)
+    return float(((sizes / ideal - 1) ** 2).sum() + spread)
+
+
+def _hold_out(units: Sequence[str], strata: Sequence[str], count: int, seed: int) -> np.ndarray:
+    """Fold 0 for about `count` samples in whole units, their strata as in the whole; the others `ALWAYS_TRAINED`.
+
+    From a random start the unit, or the pair of units, whose change of side helps most changes it, until none helps;
+    of several starts the best result is kept.
+    """
+    names, unit_codes = np.unique(units, return_inverse=True)
+    stratum_codes = np.unique(strata, return_inverse=True)[1]
+    table_US = np.zeros((len(names), stratum_codes.max() + 1))
+    np.add.at(table_US, (unit_codes, stratum_codes), 1)
+    # The size is one more column, so that one squared distance weighs both.
+    features_UF = np.hstack([table_US, np.sqrt(SIZE_WEIGHT) * table_US.sum(axis=1, keepdims=True)])
+    wanted_F = features_UF.sum(axis=0) * count / len(units)
+    best: tuple[float, np.ndarray] | None = None
+    for candidate in range(CANDIDATES):
+        start_U = np.random.default_rng((seed, candidate)).random(len(names)) < count / len(units)
+        chosen_U, cost = _descend(features_UF, wanted_F, start_U)
+        if best is None or cost < best[0]:
+            best = cost, chosen_U
+    assert best is not None
+    held_out = best[1][unit_codes]
+    if held_out.all() or not held_out.any():
+        rule = f"{len(names)} groups of {len(units)} images cannot give a hold-out of {count}: a group is never split"
+        raise InputError([Fault("folds", "folds.csv", rule, "change tiles.holdout, or write folds.csv by hand")])
+    return np.where(held_out, 0, ALWAYS_TRAINED)
+
+
+def _descend(features_UF: np.ndarray, wanted_F: np.ndarray, chosen_U: np.ndarray) -> tuple[np.ndarray, float]:
+    """Flip one unit or two while the sum of the chosen comes nearer to what is wanted; gives chosen and distance."""
+    gap_F = features_UF[chosen_U].sum(axis=0) - wanted_F
+    while True:
+        # Units alike, on the same side, are one kind: of each kind one is looked at.
+        kinds_R = np.unique(np.column_stack([features_UF, chosen_U]), axis=0, return_index=True)[1]
+        moves_RF = np.where(chosen_U[kinds_R], -1.0, 1.0)[:, None] * features_UF[kinds_R]
+        change_R = (moves_RF**2).sum(axis=1) + 2 * moves_RF @ gap_F
+        change_RR = change_R[:, None] + change_R + 2 * moves_RF @ moves_RF.T
+        np.fill_diagonal(change_RR, change_R)
+        pair = np.unravel_index(change_RR.argmin(), change_RR.shape)
+        if change_RR[pair] > -1e-9:
+            return chosen_U, float((gap_F**2).sum())
+        for move in set(pair):
+            gap_F = gap_F + moves_RF[move]
+            chosen_U[kinds_R[move]] = not chosen_U[kinds_R[move]]
+
+
+def read_folds(path: Path, samples: Sequence[Sample], fold_by: str = "group") -> pd.DataFrame:
+    """Read folds.csv and hold it against the samples.
+
+    Args:
+        path: The file.
+        samples: All training samples.
+        fold_by: `tiles.fold_by`; where it is `image`, groups may be split.
+
+    Returns:
+        Table of `FOLD_COLUMNS`, fold as int, in the order of the samples.
+
+    Raises:
+        InputError: With every fault: samples without a fold, folds that are no numbers, groups that are split.
+    """
+    table = read_table(path, FOLD_COLUMNS)
+    if not set(table["id"]) & {sample.id for sample in samples}:
+        rule = f"none of the {len(samples)} images stands in this file"
+        raise InputError([Fault("folds", str(path), rule, "it is of other data: leave it out, and folds are made")])
+    faults = []
+    bad = ~table["fold"].str.fullmatch(rf"\d+|{ALWAYS_TRAINED}")
+    for key, value in table.loc[bad, ["id", "fold"]].itertuples(index=False):
+        remedy = f"write 0, 1, 2, ..., or {ALWAYS_TRAINED} for an image that is always trained on"
+        faults.append(Fault(key, str(path), f"fold {value!r} is not a number", remedy))
+    fold_of = dict(zip(table["id"], table["fold"], strict=True))
+    for sample in samples:
+        if sample.id not in fold_of:
+            faults.append(Fault(sample.id, str(path), "image without a fold", "build the folds anew, or add the row"))
+    if (table["fold"] == str(ALWAYS_TRAINED)).all():
+        faults.append(Fault("folds", str(path), "no image is held out", "give some images the fold 0"))
+    if fold_by != "image":
+        faults += _split_groups(path, table, samples)
+    if faults:
+        raise InputError(faults)
+    chosen = table.set_index("id").loc[[sample.id for sample in samples]].reset_index()
+    return chosen[list(FOLD_COLUMNS)].astype({"fold": int})
+
+
+def _split_groups(path: Path, table: pd.DataFrame, samples: Sequence[Sample]) -> list[Fault]:
+    """Groups that stand in several folds: those of the file, and those of our own tables."""
+    folds_of_group = table[table["group"] != ""].groupby("group")["fold"].nunique()
+    faults = [
+        Fault(group, str(path), "group stands in several folds: it leaks", "give it one fold")
+        for group in folds_of_group.index[folds_of_group > 1]
+    ]
+    # The file may name the groups otherwise (or not at all); what our own table calls a group must not be split either.
+    fold_of = dict(zip(table["id"], table["fold"], strict=True))
+    own: dict[str, set[str]] = {}
+    for sample in samples:
+        if sample.id in fold_of:
+            own.setdefault(sample.group or sample.id, set()).add(fold_of[sample.id])
+    for group, found in own.items():
+        if len(found) > 1 and folds_of_group.get(group, 1) == 1:
+            rule = f"images of group {group} stand in folds {', '.join(sorted(found))}: it leaks"
+            faults.append(Fault(group, str(path), rule, "give them one fold"))
+    return faults

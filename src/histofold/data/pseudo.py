@@ -1,0 +1,152 @@
+"""Predicted labels of unlabelled images: one set for each fold, and the record of which network made it.
+
+A dataset of predicted labels lies in a folder like any other; the tiles of fold k's labels lie in its folder `fold{k}`,
+where only training of fold k reads them. They come from the network that fold k of a run trained, which has not seen
+that fold's validation images; pseudo.json says what each network has seen, so that this can be held against any fold.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from histofold.core.faults import Fault
+from histofold.core.rle.runs import Runs
+from histofold.data.folds import ALWAYS_TRAINED
+from histofold.data.leaks import PSEUDO, listed_ids, seen_images
+from histofold.data.tiles.cut import TileJob, cut_slides
+from histofold.schema.experiment import Experiment
+from histofold.schema.parse import load_json
+from histofold.schema.sample import Sample
+
+PSEUDO_RECORD = "pseudo.json"
+Moments = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMaker:
+    """The network that made the labels of one fold."""
+
+    weights_sha256: str
+    """SHA-256 of its model.safetensors."""
+    competition: str
+    """Name of the adapter whose ids it was trained on."""
+    trained_on: dict[str, str]
+    """File stamp by id of every image that it, or a network before it, was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoRecord:
+    """Where a dataset's labels come from."""
+
+    run: str
+    """The run whose folds predicted them."""
+    thresholds: dict[str, float]
+    """The probability thresholds, as thresholds.json of the run."""
+    makers: dict[str, LabelMaker]
+    """By fold, as text: the network that predicted the labels which training of this fold reads."""
+
+
+def pseudo_folder(dataset: Path, fold: int) -> Path:
+    """Where the tiles with the labels for a fold lie."""
+    return dataset / f"fold{fold}"
+
+
+def load_pseudo_record(dataset: Path) -> PseudoRecord | None:
+    """The record of a dataset of predicted labels; None for labels made by people."""
+    path = dataset / PSEUDO_RECORD
+    return load_json(PseudoRecord, path) if path.is_file() else None
+
+
+def label_faults(
+    record: PseudoRecord, dataset: Path, fold: int, forbidden: Sequence[Sample], own_competition: str
+) -> list[Fault]:
+    """Why a fold may not train on predicted labels: there are none for it, or their network saw what it is scored on.
+
+    Args:
+        record: Where the labels come from.
+        dataset: Their dataset.
+        fold: The fold that is trained.
+        forbidden: What the network must not have seen, as `forbidden_samples` gives it.
+        own_competition: Name of the adapter of these samples.
+    """
+    path = dataset / PSEUDO_RECORD
+    maker = record.makers.get(str(fold))
+    if maker is None:
+        rule = f"no labels for fold {fold}: the run that predicted them has folds {', '.join(record.makers)}"
+        return [Fault(f"fold {fold}", str(path), rule, "predict them with a run of the same folds")]
+    seen = seen_images(maker.trained_on, maker.competition, forbidden, own_competition)
+    if not seen:
+        return []
+    rule = f"its network was trained on {len(seen)} images that fold {fold} is scored on ({listed_ids(seen)}): it leaks"
+    return [Fault(f"fold {fold}", str(path), rule, "predict the labels with a run of the same folds")]
+
+
+def cut_pseudo_tiles(
+    samples: Sequence[Sample],
+    labels: Mapping[int, Mapping[str, Runs]],
+    experiment: Experiment,
+    out: Path,
+    workers: int,
+) -> tuple[pd.DataFrame, Moments, Moments]:
+    """Cut the tiles of each fold's labels, into `fold{k}` of a dataset.
+
+    Args:
+        samples: The unlabelled images.
+        labels: Predicted mask by id, by fold, lowest fold first.
+        experiment: Scale and tiles.
+        out: The dataset.
+        workers: Processes.
+
+    Returns:
+        (index, mean, std): rows of index.csv of all folds, and the moments of the first fold's tiles.
+    """
+    first = min(labels)
+    parts: list[pd.DataFrame] = []
+    moments: dict[int, tuple[Moments, Moments]] = {}
+    for fold, masks in labels.items():
+        folder = pseudo_folder(out, fold)
+        jobs = [
+            TileJob(
+                sample=sample,
+                target=masks[sample.id],
+                fold=ALWAYS_TRAINED,
+                preprocessing=experiment.preprocessing,
+                tiles=experiment.tiles,
+                out=folder,
+            )
+            for sample in samples
+        ]
+        index, mean, std = cut_slides(jobs, workers)
+        parts.append(index.assign(label_origin=PSEUDO, label_fold=fold))
+        moments[fold] = (_triple(mean), _triple(std))
+        if fold != first:
+            share_files(pseudo_folder(out, first) / "images", folder / "images")
+    return pd.concat(parts, ignore_index=True), *moments[first]
+
+
+def _triple(values: np.ndarray) -> Moments:
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def share_files(first: Path, second: Path) -> int:
+    """Store files of equal name and bytes of two folders once, as hard links where the disk has them; how many."""
+    shared = 0
+    for path in sorted(second.iterdir()):
+        twin = first / path.name
+        if not twin.is_file() or twin.samefile(path) or not filecmp.cmp(twin, path, shallow=False):
+            continue
+        link = path.with_name(f"{path.name}.link")
+        try:
+            os.link(twin, link)
+        except OSError:  # a disk without hard links: every fold keeps its own
+            return shared
+        link.replace(path)
+        shared += 1
+    return shared

@@ -1,0 +1,1 @@
+"""Training tiles: planned, cut, stored."""

@@ -1,0 +1,252 @@
+"""Training tiles, written in parallel, with what sampling needs to know of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from histofold.core.faults import Fault, InputError
+from histofold.core.rle.runs import runs_to_text
+from histofold.data.tiles.bands import stream_tiles
+from histofold.data.tiles.files import TILE_FOLDERS, has_tile, remove_tile, write_tile
+from histofold.data.tiles.masks import Target, check_class_count, class_fractions, class_runs, target_bits
+from histofold.data.tiles.plan import PlannedTile, Rings, SlidePlan, keeps_background
+from histofold.imaging.errors import ImageError
+from histofold.imaging.slide import open_slide
+from histofold.imaging.tissue import tissue_fraction
+from histofold.schema.atomic import write_bytes_atomically
+from histofold.schema.dataset import TilesConfig
+from histofold.schema.parse import plain
+from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.sample import Sample
+
+TILE_BINS = ("none", "very_small", "small", "some", "large")
+INDEX_COLUMNS = (
+    *("tile_id", "id", "fold", "y", "x", "size", "scale", "mask_fraction", "tissue_fraction", "bin"),
+    *("source", "grid", "region", "label_origin", "label_fold", "organ"),
+)
+COLOUR_FIELDS = ("normalise", "mean", "std", "stain", "stain_reference")
+"""Fields of the preprocessing that change no stored pixel: they are applied when tiles are read."""
+TRUE_LABELS = ("truth", -1)
+"""label_origin and label_fold of tiles whose mask is the host's truth, which every fold may train on."""
+Row = dict[str, str | int | float]
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class TileJob:
+    """What a worker needs to cut one slide."""
+
+    sample: Sample
+    target: Target
+    fold: int
+    preprocessing: Preprocessing
+    tiles: TilesConfig
+    out: Path
+    classes: tuple[str, ...] = ("mask",)
+    """Names of the mask classes."""
+    regions: Rings = field(default_factory=dict)
+    """Regions of the anatomy in slide pixels."""
+    threads: int = 1
+    """Threads that finish tiles; where there are several, one more decodes ahead."""
+
+
+@dataclass(frozen=True)
+class CutSlide:
+    """What became of one slide: its rows of the index, and sums and sums of squares of its tiles' channels."""
+
+    rows: list[Row]
+    pixels: int
+    sums: list[int]
+    squares: list[int]
+
+
+def bin_of(mask_fraction: float, area_bins: Sequence[float]) -> str:
+    """Bin of a tile by its mask fraction: none, very_small, small, some or large."""
+    if mask_fraction == 0:
+        return TILE_BINS[0]
+    return TILE_BINS[1 + int(np.searchsorted(area_bins, mask_fraction))]
+
+
+def index_columns(classes: Sequence[str]) -> list[str]:
+    """Columns of index.csv; of several classes each has its own mask fraction."""
+    return [*INDEX_COLUMNS, *(f"fraction_{name}" for name in classes if len(classes) > 1)]
+
+
+def cut_slides(jobs: Sequence[TileJob], workers: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Cut all slides in parallel; slides that an earlier, interrupted call finished are not cut again.
+
+    Args:
+        jobs: One a slide, all of the same classes.
+        workers: Processes; where there are more of them than slides, the rest become threads within a slide.
+
+    Returns:
+        (index, mean, std): the table of `index_columns`, and the moments (3,) of the tiles' channels in 0 to 1.
+
+    Raises:
+        InputError: With every slide that cannot be decoded, or if there are too many classes.
+    """
+    classes = jobs[0].classes if jobs else ()
+    for job in jobs[:1]:
+        check_class_count(classes, str(job.out))
+        for name in (*TILE_FOLDERS, "parts"):
+            (job.out / name).mkdir(parents=True, exist_ok=True)
+    jobs = [replace(job, threads=max(1, workers // len(jobs))) for job in jobs]
+    progress = partial(tqdm, total=len(jobs), desc="cut tiles", unit="slide", dynamic_ncols=True)
+    if min(workers, len(jobs)) <= 1:
+        results = list(progress(map(_cut_or_fault, jobs)))
+    else:
+        # Spawned, not forked: a fork of a process whose libraries hold threads can stop for ever.
+        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn")) as pool:
+            results = list(progress(pool.map(_cut_or_fault, jobs)))
+    faults = [result for result in results if isinstance(result, Fault)]
+    if faults:
+        raise InputError(faults)
+    parts = [result for result in results if isinstance(result, CutSlide)]
+    index = pd.DataFrame([row for part in parts for row in part.rows], columns=index_columns(classes))
+    pixels = max(1, sum(part.pixels for part in parts))
+    mean = np.sum([part.sums for part in parts], axis=0) / pixels / 255
+    variance = np.sum([part.squares for part in parts], axis=0) / pixels / 255**2 - mean**2
+    return index, mean, np.sqrt(np.maximum(variance, 1e-6))
+
+
+def _cut_or_fault(job: TileJob) -> CutSlide | Fault:
+    """Cut a slide, or say why it cannot be read: the other slides go on, and all faults are told together."""
+    try:
+        return cut_slide(job)
+    except ImageError as error:
+        return Fault(job.sample.id, str(job.sample.image_path), error.rule, error.remedy)
+
+
+def cut_slide(job: TileJob) -> CutSlide:
+    """Cut one slide into images and masks; its part file is written last and makes it done."""
+    cv2.setNumThreads(1)
+    part = job.out / "parts" / f"{job.sample.id}.json"
+    digest = _job_digest(job)
+    before: list[Row] = []
+    if part.is_file():
+        known = json.loads(part.read_text(encoding="utf-8"))
+        done, before = CutSlide(**known["cut"]), known["cut"]["rows"]
+        if known["digest"] == digest and all(has_tile(job.out, str(r["tile_id"]), int(r["size"])) for r in done.rows):
+            return done
+        # What follows overwrites tiles of the earlier settings, so that going back to them must cut anew.
+        write_bytes_atomically(part, json.dumps({"digest": "", "cut": known["cut"]}).encode())
+    cut = _cut_tiles(job)
+    write_bytes_atomically(part, json.dumps({"digest": digest, "cut": asdict(cut)}).encode())
+    for tile_id in {str(row["tile_id"]) for row in before} - {str(row["tile_id"]) for row in cut.rows}:
+        remove_tile(job.out, tile_id)
+    return cut
+
+
+def _cut_tiles(job: TileJob) -> CutSlide:
+    """Read the slide once, and write what is kept of its tiles."""
+    with ExitStack() as stack:
+        slide = stack.enter_context(open_slide(job.sample.image_path))
+        ahead = stack.enter_context(ThreadPoolExecutor(1)) if job.threads > 1 else None
+        pool = stack.enter_context(ThreadPoolExecutor(job.threads)) if job.threads > 1 else None
+        plan = SlidePlan(
+            sample_id=job.sample.id,
+            shape_hw=slide.shape_hw,
+            pixel_size_um=job.sample.pixel_size_um,
+            target=job.target,
+            regions=job.regions,
+            preprocessing=job.preprocessing,
+            tiles=job.tiles,
+        )
+        planned, views = plan.planned(), plan.views()
+        finish = partial(_finish_tile, job, plan, views)
+        finished = list(_map_in_order(finish, stream_tiles(slide, views, planned, ahead), pool, 2 * job.threads + 2))
+    place = {tile.tile_id: number for number, tile in enumerate(planned)}
+    kept = sorted((tile for tile in finished if tile is not None), key=lambda tile: place[str(tile[0]["tile_id"])])
+    counts_3V = np.sum([counts for _, counts in kept], axis=0) if kept else np.zeros((3, 256), np.int64)
+    values = np.arange(256)
+    sums, squares = (counts_3V @ values).tolist(), (counts_3V @ values**2).tolist()
+    return CutSlide([row for row, _ in kept], int(counts_3V[0].sum()), sums, squares)
+
+
+def _map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], pool: ThreadPoolExecutor | None, most: int
+) -> Iterator[Result]:
+    """Results in the order of the items, of which at most so many wait in memory."""
+    if pool is None:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _finish_tile(
+    job: TileJob, plan: SlidePlan, views: Sequence[tuple[int, int]], cut: tuple[PlannedTile, np.ndarray]
+) -> tuple[Row, np.ndarray] | None:
+    """Decode a tile's mask and write the tile, reflected where the slide is smaller than it.
+
+    Returns:
+        Its row of the index and the counts of its channels' values, int64 (3, 256); None if it is dropped.
+    """
+    tile, image_HWC = cut
+    view_hw = views[tile.view]
+    bits_HW = target_bits(job.target, view_hw, tile.y, tile.x)
+    fraction, tissue = np.count_nonzero(bits_HW) / bits_HW.size, tissue_fraction(image_HWC)
+    if fraction == 0 and not _keeps_unmasked(job.tiles, tile.tile_id, image_HWC, tissue):
+        return None
+    padded_HWC = np.pad(image_HWC, (*tile.pad, (0, 0)), mode="reflect") if np.any(tile.pad) else image_HWC
+    padded_HW = np.pad(bits_HW, tile.pad, mode="reflect") if np.any(tile.pad) else bits_HW
+    write_tile(job.out, tile.tile_id, padded_HWC, padded_HW, len(job.classes))
+    own = class_fractions(bits_HW, len(job.classes)) if len(job.classes) > 1 else []
+    values = [
+        *(tile.tile_id, job.sample.id, job.fold, tile.y.start, tile.x.start, plan.size),
+        *(round(view_hw[0] / plan.shape_hw[0], 6), round(fraction, 6), round(tissue, 6)),
+        *(bin_of(fraction, job.tiles.area_bins), job.sample.source, tile.grid, tile.region, *TRUE_LABELS),
+        *(job.sample.organ, *(round(share, 6) for share in own)),
+    ]
+    return dict(zip(index_columns(job.classes), values, strict=True)), _value_counts(image_HWC)
+
+
+def _keeps_unmasked(tiles: TilesConfig, tile_id: str, image_HWC: np.ndarray, tissue: float) -> bool:
+    """Whether a tile without mask passes the filters."""
+    if tissue < tiles.min_tissue or not keeps_background(tiles.keep_background, tiles.seed, tile_id):
+        return False
+    return tiles.min_saturation == 0 or mean_saturation(image_HWC) >= tiles.min_saturation
+
+
+def mean_saturation(image_HWC: np.ndarray) -> float:
+    """Mean of the pixels' saturation as HSV defines it, largest less smallest channel over the largest; 0 of black."""
+    largest_HW, smallest_HW = image_HWC.max(axis=2).astype(np.float32), image_HWC.min(axis=2)
+    return float(((largest_HW - smallest_HW) / np.maximum(largest_HW, 1)).mean(dtype=np.float64))
+
+
+def _value_counts(image_HWC: np.ndarray) -> np.ndarray:
+    """How often each value occurs in each channel, int64 (3, 256): exact sums of any order of the tiles."""
+    counts = [cv2.calcHist([image_HWC], [channel], None, [256], [0, 256]).ravel() for channel in range(3)]
+    return np.array(counts).astype(np.int64)
+
+
+def _job_digest(job: TileJob) -> str:
+    """Identifies what a slide's tiles are made of: image file, truth, fold, scale and tile settings."""
+    status = job.sample.image_path.stat()
+    scale = plain(job.preprocessing)
+    for name in COLOUR_FIELDS:
+        scale.pop(name, None)
+    sample = [job.sample.id, job.sample.organ, job.sample.source, job.sample.pixel_size_um, job.fold]
+    truth = [job.classes, [runs_to_text(runs) for runs in class_runs(job.target)], dict(job.regions)]
+    parts = [sample, status.st_size, status.st_mtime_ns, scale, plain(job.tiles), truth]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,76 @@
+"""Masks of up to seven classes as one byte a pixel: bit k is class k, so that classes may overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from histofold.core.faults import Fault, InputError
+from histofold.core.rle.runs import Masks, class_runs
+from histofold.imaging.resample import resample_mask_region
+
+Target = Masks
+"""The truth of a sample: runs, or those of each class where there are several."""
+MAX_CLASSES = 7
+IGNORED_BIT = 128
+"""The last bit of a training mask: the loss passes over the pixel."""
+
+
+def check_class_count(classes: Sequence[str], place: str) -> None:
+    """Refuse more classes than a tile's mask has bits.
+
+    Args:
+        classes: Names of the mask classes.
+        place: Where they come from, for the message.
+
+    Raises:
+        InputError: If there are more than `MAX_CLASSES`.
+    """
+    if len(classes) > MAX_CLASSES:
+        rule = f"{len(classes)} mask classes, and a tile's mask holds at most {MAX_CLASSES} (one bit each)"
+        raise InputError([Fault("classes", place, rule, "join classes, or make one dataset of each half")])
+
+
+def masked_fraction(target: Target) -> float:
+    """Share of a slide's pixels that belong to any class; found among the runs.
+
+    Raises:
+        ValueError: If the classes differ in size or in the order of their runs.
+    """
+    parts = class_runs(target)
+    if len({(runs.shape_hw, runs.order) for runs in parts}) != 1:
+        raise ValueError("classes whose masks differ in size or order: encode all at the image's size, in one order")
+    starts = np.concatenate([runs.starts for runs in parts])
+    ends = starts + np.concatenate([runs.lengths for runs in parts])
+    order = starts.argsort(kind="stable")
+    starts, ends = starts[order], ends[order]
+    covered = np.maximum.accumulate(np.concatenate([[0], ends]))[:-1]
+    height, width = parts[0].shape_hw
+    return int(np.maximum(ends - np.maximum(starts, covered), 0).sum()) / (height * width)
+
+
+def target_bits(target: Target, scaled_hw: tuple[int, int], y: slice, x: slice) -> np.ndarray:
+    """A region of a target at another size, decoded for that region alone.
+
+    Args:
+        target: The truth, at the slide's own size.
+        scaled_hw: Height and width of the slide as the tiles see it.
+        y: Rows of the scaled slide.
+        x: Its columns.
+
+    Returns:
+        uint8 (h, w), bit k set where the pixel belongs to class k.
+    """
+    bits_HW = np.zeros((y.stop - y.start, x.stop - x.start), np.uint8)
+    for number, runs in enumerate(class_runs(target)):
+        mask_HW = resample_mask_region(runs.to_window, runs.shape_hw, scaled_hw, y, x)
+        bits_HW |= mask_HW.view(np.uint8) << np.uint8(number)
+    return bits_HW
+
+
+def class_fractions(bits_HW: np.ndarray, classes: int) -> list[float]:
+    """Share of the pixels of each class; of any class for a single one."""
+    if classes == 1:
+        return [np.count_nonzero(bits_HW) / bits_HW.size]
+    return [np.count_nonzero(bits_HW & np.uint8(1 << number)) / bits_HW.size for number in range(classes)]

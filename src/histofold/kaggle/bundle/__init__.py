@@ -1,0 +1,1 @@
+"""From an import closure to one readable kernel."""

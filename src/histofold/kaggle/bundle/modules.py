@@ -1,0 +1,174 @@
+"""The modules of a package as the bundler sees them: what each imports, binds and leaves to others."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from histofold.core.faults import Fault
+from histofold.kaggle.bundle.syntax import (
+    Identity,
+    ImportNode,
+    ImportSite,
+    OutsideName,
+    Place,
+    ScopeBindings,
+    import_sites,
+    is_future,
+    outside_names,
+    sets_all,
+    within,
+)
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module of the closure.
+
+    Attributes:
+        name: Dotted name.
+        file: Path as the user would look for it, from the package's folder on.
+        source: Its text with "\\n" as line end.
+        package: Name of the package that counts as internal.
+        tree: Its syntax tree.
+    """
+
+    name: str
+    file: str
+    source: str
+    package: str
+    tree: ast.Module = field(repr=False, compare=False)
+
+    def fault(self, node: ast.AST | int, rule: str, remedy: str) -> Fault:
+        """A fault at a node or a line of this module."""
+        line = node if isinstance(node, int) else getattr(node, "lineno", 1)
+        return Fault(self.name, f"{self.file}:{line}", rule, remedy)
+
+    def is_internal(self, node: ast.AST) -> bool:
+        """Whether a statement is an import from the package itself, in whatever form."""
+        if isinstance(node, ast.ImportFrom):
+            return bool(node.level) or within(node.module or "", self.package)
+        return isinstance(node, ast.Import) and any(within(alias.name, self.package) for alias in node.names)
+
+    @cached_property
+    def sites(self) -> list[ImportSite]:
+        """All import statements, with their places."""
+        return [site for statement in self.tree.body for site in import_sites(statement, Place())]
+
+    @cached_property
+    def needs(self) -> dict[str, int]:
+        """Internal modules that this one imports when it runs, with the line of the first import of each."""
+        found: dict[str, int] = {}
+        for node, place in self.sites:
+            if isinstance(node, ast.ImportFrom) and self.is_internal(node) and not node.level and not place.checking:
+                found.setdefault(node.module or "", node.lineno)
+        return found
+
+    @cached_property
+    def hoisted(self) -> list[OutsideName]:
+        """Names of the plain outside imports at the top level, which move to the head of the file."""
+        return [binding for node, place in self.sites if self._moves(node, place) for binding in outside_names(node)]
+
+    @cached_property
+    def dropped(self) -> frozenset[ast.AST]:
+        """Statements that the joined file does not repeat: moved or internal imports, docstring, `__all__`."""
+        gone: set[ast.AST] = {node for node, place in self.sites if self.is_internal(node) or self._moves(node, place)}
+        gone.update(node for node, _ in self.sites if isinstance(node, ast.ImportFrom) and node.module == "__future__")
+        gone.update(statement for statement in self.tree.body if sets_all(statement))
+        if ast.get_docstring(self.tree, clean=False) is not None:
+            gone.add(self.tree.body[0])
+        return frozenset(gone)
+
+    @cached_property
+    def bound(self) -> list[tuple[str, ast.AST, Identity | None]]:
+        """Every binding of a top-level name: name, node, and for an outside import what it stands for."""
+        names = ScopeBindings(self.tree.body)
+        found: list[tuple[str, ast.AST, Identity | None]] = [(name, node, None) for name, node in names.defined]
+        found += [(name, node, None) for name, node in self.rebound.items()]
+        for node in names.imports:
+            if not self.is_internal(node) and not is_future(node):
+                found += [(binding.bound, node, binding.identity) for binding in outside_names(node)]
+        return found
+
+    @cached_property
+    def definitions(self) -> frozenset[str]:
+        """Top-level names that other modules may import."""
+        return frozenset(name for name, _, identity in self.bound if identity is None)
+
+    @cached_property
+    def rebound(self) -> dict[str, ast.AST]:
+        """Top-level names that some function binds anew through `global`."""
+        nodes = (node for node in ast.walk(self.tree) if isinstance(node, ast.Global))
+        return {name: node for node in nodes for name in node.names}
+
+    def _moves(self, node: ImportNode, place: Place) -> bool:
+        return place.depth == 0 and not self.is_internal(node) and not is_future(node)
+
+
+class Library:
+    """Reads modules of one package, each once."""
+
+    def __init__(self, root: Path, package: str) -> None:
+        self.root = root
+        self.package = package
+        self.reached: dict[str, Module] = {}
+        self._read: dict[str, Module | Fault] = {}
+
+    def load(self, entry: str) -> list[Fault]:
+        """Read the entry and all that it reaches into `reached`; give the faults of files that cannot be read."""
+        if not self.has(entry):
+            remedy = f"give a module of {self.package}, such as {self.package}.kernels.hubmap_2022"
+            return [Fault(entry, self._display(entry), "no such entry module", remedy)]
+        faults, pending = [], [entry]
+        while pending:
+            name = pending.pop()
+            if name in self.reached:
+                continue
+            module = self.read(name)
+            if isinstance(module, Fault):
+                faults.append(module)
+                continue
+            self.reached[name] = module
+            pending += [target for target in module.needs if self.has(target)]
+        return faults
+
+    def has(self, name: str) -> bool:
+        """Whether a dotted name is a module of the package that has a file (a package's folder does not count)."""
+        return name.startswith(self.package + ".") and self._path(name).is_file()
+
+    def is_folder(self, name: str) -> bool:
+        """Whether a dotted name is the package or a package in it."""
+        return within(name, self.package) and self._path(name).with_suffix("").is_dir()
+
+    def read(self, name: str) -> Module | Fault:
+        """The parsed module, or why it cannot be parsed."""
+        if name not in self._read:
+            self._read[name] = self._parse(name, self._path(name), self._display(name))
+        return self._read[name]
+
+    def initialisers(self) -> Iterator[Module | Fault]:
+        """The `__init__` modules that Python runs before the reached ones, which the kernel leaves out."""
+        parents = {name.rsplit(".", depth)[0] for name in self.reached for depth in range(1, name.count(".") + 1)}
+        for parent in sorted(parents):
+            path = self._path(parent).with_suffix("") / "__init__.py"
+            if path.is_file():
+                yield self._parse(parent, path, parent.replace(".", "/") + "/__init__.py")
+
+    def _path(self, name: str) -> Path:
+        return self.root.joinpath(*name.split(".")[1:]).with_suffix(".py") if "." in name else self.root
+
+    def _display(self, name: str) -> str:
+        return name.replace(".", "/") + ".py"
+
+    def _parse(self, name: str, path: Path, file: str) -> Module | Fault:
+        try:
+            # Python itself reads "\r\n" and "\r" as line ends; the digest must not depend on them.
+            source = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+            return Module(name, file, source, self.package, ast.parse(source))
+        except SyntaxError as error:
+            return Fault(name, f"{file}:{error.lineno or 1}", f"not Python ({error.msg})", "mend that line")
+        except ValueError as error:
+            return Fault(name, f"{file}:1", f"not UTF-8 text ({error})", "save the file as UTF-8")

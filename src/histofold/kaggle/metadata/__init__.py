@@ -1,0 +1,1 @@
+"""The metadata files that Kaggle reads."""

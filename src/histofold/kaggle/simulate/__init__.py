@@ -1,0 +1,1 @@
+"""A fake hidden set through a packaged kernel, as Kaggle would run it."""

@@ -1,0 +1,127 @@
+"""Many small fake hidden sets through the kernel's code: what was lost, what was illegal, what crashed."""
+
+from __future__ import annotations
+
+import csv
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from histofold.competitions.base import Competition
+from histofold.core.faults import Fault
+from histofold.kaggle.simulate.files import FakeKaggle, image_folder, lay_out, write_hidden
+from histofold.kaggle.simulate.plan import HiddenImage, HiddenOptions, HiddenSet, Look, plan_hidden
+from histofold.kaggle.simulate.run import SUBMISSION
+from histofold.kernels.forecast import RehearsalSlide
+
+CheckRows = Callable[[FakeKaggle, Competition], list[Fault]]
+"""Every fault of a submission."""
+RunOnce = Callable[[FakeKaggle], dict[str, str]]
+"""Runs the kernel; gives the images with fallback rows, and why."""
+SHORT_LIMIT_S = 300.0
+"""Time limit of a small set in seconds: enough for it, and too short for timing a large slide on top."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetOutcome:
+    """What became of one set.
+
+    Attributes:
+        hidden: What it was.
+        missing_ids: Ids of sample_submission.csv without a row.
+        faults: Those of the submission, a missing id among them.
+        crash: The traceback of what the kernel raised, empty for nothing.
+        lost: Images that can be read and have fallback rows, and why.
+        guessed: Images that nobody can read and that have none.
+    """
+
+    hidden: HiddenSet
+    missing_ids: tuple[str, ...]
+    faults: tuple[Fault, ...]
+    crash: str
+    lost: dict[str, str]
+    guessed: tuple[str, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether every row is there, legal, and made by the network wherever it could."""
+        return not (self.missing_ids or self.faults or self.crash or self.lost or self.guessed)
+
+
+def draw_options(seed: int, most_images: int = 8, largest: int = 200) -> HiddenOptions:
+    """A set of random count and faults, the same for the same seed; an empty one now and then."""
+    rng = np.random.default_rng([seed, 1])
+    images, faults = int(rng.integers(0, most_images + 1)), float(rng.random())
+    return HiddenOptions(images=images, smallest=16, largest=largest, faults=faults, seed=seed)
+
+
+def draw_cheaply(image: HiddenImage) -> np.ndarray:
+    """Something pink with dark blobs that costs nothing, uint8 RGB (H, W, 3); another part of it for each image."""
+    height, width = image.shape_hw
+    slide = RehearsalSlide((height + 50, width + 50))
+    start = image.number % 50
+    return slide.read(slice(start, start + height), slice(start, start + width))
+
+
+def run_fake_set(
+    root: Path,
+    competition: Competition,
+    weights: Path,
+    options: HiddenOptions,
+    looks: Sequence[Look],
+    *,
+    run: RunOnce,
+    check: CheckRows,
+) -> SetOutcome:
+    """Make one set, run the kernel on it and look at every row.
+
+    Args:
+        root: Where the tree goes; made anew.
+        competition: The adapter.
+        weights: Folder of weights.
+        options: What the set is asked to be.
+        looks: Where its images come from.
+        run: Runs the kernel.
+        check: Gives every fault of the submission.
+    """
+    hidden = plan_hidden(options, looks)
+    tree = lay_out(root, competition.slug, weights)
+    for _ in write_hidden(tree, competition, hidden, draw_cheaply):
+        pass
+    crash, failed = "", {}
+    try:
+        failed = run(tree)
+    except Exception:  # whatever it is, it is what is looked for
+        crash = traceback.format_exc()
+    ids = [image.id for image in hidden.images]
+    rows = _row_ids(tree.working / SUBMISSION)
+    planted = hidden.unreadable()
+    return SetOutcome(
+        hidden=hidden,
+        missing_ids=tuple(key for key in ids if key not in rows),
+        faults=tuple(check(tree, competition)),
+        crash=crash,
+        lost={key: why for key, why in failed.items() if key not in planted},
+        guessed=tuple(key for key in planted if key not in failed and not crash),
+    )
+
+
+def kernel_in_process(competition: Competition, limit_s: float = SHORT_LIMIT_S) -> RunOnce:
+    """The kernel's own code, called in this process."""
+    from histofold.kernels.entry import run_kernel
+
+    def run(tree: FakeKaggle) -> dict[str, str]:
+        folder = image_folder(competition.name)
+        return dict(run_kernel(competition, folder, tree.root / "input", tree.working, limit_s).failed)
+
+    return run
+
+
+def _row_ids(path: Path) -> set[str]:
+    if not path.is_file():
+        return set()
+    with path.open(newline="", encoding="utf-8") as stream:
+        return {row[0] for row in csv.reader(stream) if row}

@@ -1,0 +1,1 @@
+"""Weights, kernel and submission to Kaggle in resumable steps."""

@@ -1,0 +1,118 @@
+"""How far a submission has come: a file that is written whole after every step, and the lock beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from histofold.core.faults import InputError
+from histofold.core.log import logger
+from histofold.schema.atomic import write_atomically
+from histofold.schema.parse import load_json, plain
+
+STATE_NAME = "state.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitState:
+    """What was asked for, and what of it is done. A step that is done is never done again."""
+
+    key: str
+    """Digest of all that was asked for."""
+    name: str
+    """Name of the folder, which the message of the submission carries as its tag."""
+    competition: str
+    """Name of the adapter."""
+    dataset: str
+    """The dataset of the weights, owner/slug."""
+    kernel: str
+    """The kernel, owner/slug."""
+    weights_sha256: str
+    """Digest of the uploaded files."""
+    kernel_sha256: str
+    """Digest of the kernel's code and metadata."""
+    version_before: int = -1
+    """Version of the dataset before the upload began; -1: it has not begun."""
+    dataset_version: int = 0
+    """Version of the dataset that holds these weights; 0: not known to be uploaded."""
+    upload_anew: bool = False
+    """Whether the kernel found these files broken, so that no version that is there is taken for them."""
+    dataset_ready: bool = False
+    """Whether Kaggle has processed that version."""
+    kernel_version_before: int = -1
+    """Version of the kernel before the push; -1: it has not begun."""
+    kernel_version: int = 0
+    """The version that was pushed; 0: none."""
+    kernel_done: bool = False
+    """Whether that version has run to its end."""
+    attempts: int = 0
+    """Runs of the kernel that failed."""
+    output_fetched: bool = False
+    """Whether its output and log are here."""
+    submitting: bool = False
+    """Whether the submission has been asked for; it may have reached Kaggle or not."""
+    ref: str = ""
+    """Number of the submission; empty: none is known."""
+    status: str = ""
+    """COMPLETE or ERROR once it is scored."""
+    error: str = ""
+    """The site's words where it failed."""
+    public_score: str = ""
+    """Score on the public part, as the site writes it."""
+    private_score: str = ""
+    """Score on the private part, as the site writes it."""
+    in_ledger: bool = False
+    """Whether the ledger has its line."""
+
+
+class StateFile:
+    """A state and the file that holds it."""
+
+    def __init__(self, folder: Path, state: SubmitState) -> None:
+        """Take over a state that belongs to a folder."""
+        self.folder, self.state = folder, state
+
+    def update(self, **changes: Any) -> None:
+        """Change the state, and write it whole."""
+        self.state = replace(self.state, **changes)
+        write_atomically(self.folder / STATE_NAME, json.dumps(plain(self.state), indent=2) + "\n")
+
+
+def read_states(root: Path) -> list[StateFile]:
+    """All states below a folder, oldest first; those that cannot be read are named and left."""
+    found = []
+    for path in sorted(root.glob(f"*/{STATE_NAME}")):
+        try:
+            found.append(StateFile(path.parent, load_json(SubmitState, path)))
+        except InputError as error:
+            logger.warning("%s is left alone: %s", path.parent, error)
+    return found
+
+
+@contextlib.contextmanager
+def locked(root: Path, competition: str) -> Iterator[int]:
+    """Keep others from submitting to the same competition; waits for them.
+
+    The lock belongs to an open file that the client's processes inherit: where we are killed while one of them is
+    still uploading, the next start waits for it, and then sees what it has done.
+
+    Yields:
+        The descriptor of the locked file.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(root / f".{competition}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("another submission to %s is at work here: waiting for its end", competition)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,262 @@
+"""From weight folders to networks: every member loaded, fitted, and proved to be one of its own."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import overload
+
+import torch
+from safetensors.torch import load_file
+
+from histofold.core.faults import Fault, InputError
+from histofold.core.log import logger
+from histofold.models.build import build_model
+from histofold.predict.devices import all_devices, best_precision, free_bytes, is_out_of_memory
+from histofold.predict.ensemble import Ensemble
+from histofold.predict.joint import JointEnsemble, JointPart
+from histofold.schema.manifest import Manifest, Member
+
+MEMORY_SHARE = 0.5  # of a device's free memory that weights may fill; the forward passes need the rest
+SAME_OUTPUT = 1e-6  # members whose outputs differ by less, relative to the largest, are one checkpoint twice
+PROBE_SIDE = 64
+
+
+@dataclass(frozen=True)
+class MemberFile:
+    """A member and where its weights lie."""
+
+    folder: Path
+    manifest: Manifest
+    member: Member
+
+    @property
+    def path(self) -> Path:
+        """Its safetensors file."""
+        return self.folder / self.member.file
+
+    @property
+    def network(self) -> str:
+        """Names its architecture and arguments: members of one network differ in weights alone."""
+        return json.dumps([self.member.architecture, self.member.arguments], sort_keys=True)
+
+    def load(self, device: torch.device, into: torch.nn.Module | None = None) -> torch.nn.Module:
+        """Its network, in evaluation mode, channels last.
+
+        Args:
+            device: Where to.
+            into: A module of the same network that takes the weights; None builds one.
+
+        Raises:
+            InputError: If the weights do not fit the network.
+        """
+        model = into or build_model(self.member.architecture, self.member.arguments)
+        try:
+            model.load_state_dict(load_file(self.path))
+        except (RuntimeError, OSError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            rule = f"weights do not fit {self.member.architecture} ({error})"
+            raise InputError([Fault(self.member.file, str(self.folder), rule, "package the weights anew")]) from error
+        return model.eval().to(device).to(memory_format=torch.channels_last)
+
+
+class TurnHolder:
+    """The one network that a device holds at a time. Whoever asks it holds the device's lock.
+
+    Args:
+        device: Where to load.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._file: MemberFile | None = None
+        self._model: torch.nn.Module | None = None
+
+    def network(self, file: MemberFile) -> torch.nn.Module:
+        """A member's network; the one before is let go first, or takes the new weights where it is of one kind."""
+        if self._model is None or self._file is None or file.path != self._file.path:
+            if self._file is not None and file.network != self._file.network:
+                self._model = None
+            model, self._model, self._file = self._model, None, None  # a load that fails leaves nothing half-done
+            self._model = file.load(self._device, model)
+            self._file = file
+        return self._model
+
+
+class LoadedInTurn(Sequence[torch.nn.Module]):
+    """Members that are loaded when they are asked for, where memory does not hold all of them.
+
+    Args:
+        files: The members.
+        holder: Holds the network of the device, whichever part of the ensemble asks.
+    """
+
+    def __init__(self, files: Sequence[MemberFile], holder: TurnHolder) -> None:
+        self._files = tuple(files)
+        self._holder = holder
+
+    def __len__(self) -> int:
+        """Number of members."""
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, place: int) -> torch.nn.Module: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> LoadedInTurn: ...
+
+    def __getitem__(self, place: int | slice) -> torch.nn.Module | LoadedInTurn:
+        """A member's network, or some of the members."""
+        if isinstance(place, slice):
+            return LoadedInTurn(self._files[place], self._holder)
+        return self._holder.network(self._files[place])
+
+
+def load_joint(
+    packages: Sequence[tuple[Path, Manifest]],
+    devices: Sequence[torch.device] = (),
+    precision: torch.dtype | None = None,
+    in_turn: bool | None = None,
+    proven: bool = False,
+) -> JointEnsemble:
+    """Load every member of every package and prove them distinct.
+
+    Args:
+        packages: Weight folders with their checked manifests. Members of one package and preprocessing work together;
+            each such part sees images in its own way.
+        devices: Where to put the networks: all of them on each; none means every GPU, or the CPU.
+        precision: Autocast dtype; None asks `best_precision`.
+        in_turn: Load one member at a time, each time it is needed; None does so where memory would be short.
+        proven: The members were loaded before and proved distinct; in turn, nothing is loaded now.
+
+    Raises:
+        InputError: If weights do not fit their network, or two members are the same.
+    """
+    devices = list(devices) or all_devices()
+    files = [MemberFile(folder, manifest, member) for folder, manifest in packages for member in manifest.members]
+    refuse_same_bytes(files)
+    _tell_what_is_dropped(packages)
+    if in_turn is None:
+        in_turn = _memory_is_short(files, devices)
+    try:
+        networks = _networks(files, devices, in_turn)
+    except Exception as error:
+        if in_turn or not is_out_of_memory(error):
+            raise
+        logger.warning("memory does not hold all %d members: they are loaded one by one, which is slower", len(files))
+        networks = _networks(files, devices, True)
+    if not proven:
+        refuse_equal_members(networks[0], [file.member.file for file in files], devices[0])
+    threaded = len(devices) > 1 or devices[0].type != "cpu"
+    parts = []
+    for manifest, places in _parts(files):
+        copies = [
+            Ensemble(
+                on_device[places.start : places.stop],
+                [file.member.weight for file in files[places.start : places.stop]],
+                manifest.preprocessing,
+                manifest.views,
+                device,
+                precision or best_precision(device),
+                manifest.average,
+            )
+            for device, on_device in zip(devices, networks, strict=True)
+        ]
+        ensemble = replace(copies[0], replicas=tuple(copies)) if threaded else copies[0]
+        parts.append(JointPart(ensemble, manifest))
+    return JointEnsemble(tuple(parts))
+
+
+def _parts(files: Sequence[MemberFile]) -> list[tuple[Manifest, range]]:
+    """Neighbours of one package and preprocessing, with the manifest that tells both."""
+    parts: list[tuple[Manifest, range]] = []
+    start = 0
+    for place, file in enumerate(files):
+        following = files[place + 1] if place + 1 < len(files) else None
+        if following is None or _sees(following) != _sees(file):
+            preprocessing = file.member.preprocessing or file.manifest.preprocessing
+            average = files[0].manifest.average  # what is averaged must be one thing for all
+            seen = replace(file.manifest, preprocessing=preprocessing, average=average)
+            parts.append((seen, range(start, place + 1)))
+            start = place + 1
+    return parts
+
+
+def _sees(file: MemberFile) -> Manifest:
+    """The manifest without its members: how the images are seen."""
+    preprocessing = file.member.preprocessing or file.manifest.preprocessing
+    return replace(file.manifest, preprocessing=preprocessing, members=(), versions={}, thresholds={"default": 0.5})
+
+
+def _tell_what_is_dropped(packages: Sequence[tuple[Path, Manifest]]) -> None:
+    """Of what an ensemble can have but once, the first package's counts."""
+    first = packages[0][1]
+    for folder, manifest in packages[1:]:
+        names = [name for name in ("average", "postprocess") if getattr(manifest, name) != getattr(first, name)]
+        if names:
+            logger.warning("%s has another %s than the first package, which counts", folder, " and ".join(names))
+
+
+def _memory_is_short(files: Sequence[MemberFile], devices: Sequence[torch.device]) -> bool:
+    size = sum(file.path.stat().st_size for file in files)
+    room = MEMORY_SHARE * min(map(free_bytes, devices))
+    if size <= room or len(files) == 1:
+        return False
+    words = "%d members of %.1f GB and room for %.1f GB: they are loaded one by one, which is slower"
+    logger.warning(words, len(files), size / 1e9, room / 1e9)
+    return True
+
+
+def _networks(
+    files: Sequence[MemberFile], devices: Sequence[torch.device], in_turn: bool
+) -> list[Sequence[torch.nn.Module]]:
+    """The networks on each device."""
+    if in_turn:
+        return [LoadedInTurn(files, TurnHolder(device)) for device in devices]
+    first = [file.load(devices[0]) for file in files]
+    others = [[copy.deepcopy(model).to(device) for model in first] for device in devices[1:]]
+    return [first, *others]
+
+
+def refuse_same_bytes(files: Sequence[MemberFile]) -> None:
+    """Members of several packages must differ in their bytes, as those of one must.
+
+    Raises:
+        InputError: With every member that stands twice.
+    """
+    faults = []
+    seen: dict[str, str] = {}
+    for file in files:
+        digest = file.member.sha256
+        if digest in seen:
+            rule = f"same bytes as {seen[digest]}: the ensemble would count one checkpoint twice"
+            faults.append(Fault(file.member.file, str(file.folder), rule, "leave one of the packages out"))
+        seen.setdefault(digest, str(file.path))
+    if faults:
+        raise InputError(faults)
+
+
+def refuse_equal_members(models: Sequence[torch.nn.Module], names: Sequence[str], device: torch.device) -> None:
+    """Members must differ in what they say, not only in their bytes.
+
+    Raises:
+        InputError: Naming the first two that give the same output for a fixed noise.
+    """
+    if len(names) < 2:
+        return
+    generator = torch.Generator().manual_seed(0)
+    probe_NCHW = torch.rand(1, 3, PROBE_SIDE, PROBE_SIDE, generator=generator).to(device)
+    outputs: list[torch.Tensor] = []
+    for name, model in zip(names, models, strict=True):
+        with torch.inference_mode():
+            output = model(probe_NCHW).float().cpu()
+        for early, other in enumerate(outputs):
+            largest = max(float(other.abs().max()), 1e-30)
+            if output.shape == other.shape and float((output - other).abs().max()) <= SAME_OUTPUT * largest:
+                rule = f"gives the same output as {names[early]}"
+                raise InputError([Fault(name, "manifest.json", rule, "package distinct folds")])
+        outputs.append(output)

@@ -1,0 +1,1 @@
+"""A legal submission whatever happens: journal, clock, memory, shards."""

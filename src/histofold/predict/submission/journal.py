@@ -1,0 +1,157 @@
+"""A submission that is legal from the first second: fallback rows first, finished rows in an append-only journal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from histofold.core.log import logger
+from histofold.schema.atomic import write_atomically
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows as csv text with a header, Unix line ends."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def submission_rows(rows: Mapping[str, str], classes: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """The cells of a submission: id and row, or of several classes id, class and row, an id's rows together.
+
+    Args:
+        rows: For each id its row; of several classes a line for each.
+        classes: Their names, empty for a single one.
+    """
+    if not classes:
+        return list(rows.items())
+    cells = ((key, zip(classes, text.split("\n"), strict=True)) for key, text in rows.items())
+    return [(key, name, row) for key, of_classes in cells for name, row in of_classes]
+
+
+class SubmissionJournal:
+    """Collects the rows of a submission.
+
+    The csv holds every id from the moment of entering; it is rebuilt every `interval_s` seconds, at the end and by
+    `flush` (as a SIGTERM handler does). Finished rows go to FILE.journal at once, so that a killed run that is started
+    again with the same key finds them; the journal is removed when all rows are done.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[str],
+        fallbacks: dict[str, str],
+        key: str,
+        interval_s: float = 60.0,
+        classes: Sequence[str] = (),
+    ) -> None:
+        """Prepare; nothing is written before entering.
+
+        Args:
+            path: The submission.
+            columns: Names of the id column and the row column; with classes that of the class between them.
+            fallbacks: For each id, in order, the legal row that stands while there is none better.
+            key: Identifies weights and ids; a journal of another key is discarded.
+            interval_s: Seconds between rebuilds of the csv.
+            classes: Where there are several: names of the classes. An image then has a row for each, and what stands
+                for its row here are the lines of those rows, in this order.
+        """
+        self.path = path
+        self.journal_path = path.with_name(f"{path.name}.journal")
+        self.done: dict[str, str] = {}
+        self._lesser: set[str] = set()
+        self._columns = columns
+        self._fallbacks = fallbacks
+        self._key = key
+        self._interval_s = interval_s
+        self._classes = tuple(classes)
+        self._lock = threading.RLock()
+        self._stopped = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="submission-ticker", daemon=True)
+
+    def __enter__(self) -> SubmissionJournal:
+        """Take over finished rows of an earlier run, write the csv, and start the clock."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._take_over()
+        self.flush()
+        self._stream = self.journal_path.open("a", encoding="utf-8")
+        if self._stream.tell() == 0:
+            self._append({"key": self._key})
+        self._ticker.start()
+        return self
+
+    def _take_over(self) -> None:
+        """Read an earlier journal; a last line that was cut short by a kill is dropped, and the file mended."""
+        if not self.journal_path.is_file():
+            return
+        kept: list[str] = []
+        for line in self.journal_path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            if not isinstance(entry, dict):
+                break
+            if not kept and entry.get("key") != self._key:
+                break
+            if kept and entry.get("id") in self._fallbacks and isinstance(entry.get("row"), str):
+                self.done[entry["id"]] = entry["row"]
+            kept.append(line)
+        if kept:
+            write_atomically(self.journal_path, "\n".join(kept) + "\n")
+            logger.info("%d rows taken over from %s", len(self.done), self.journal_path.name)
+        else:
+            logger.info("%s belongs to other weights or ids and is discarded", self.journal_path.name)
+            self.journal_path.unlink()
+
+    def _append(self, entry: dict[str, str]) -> None:
+        self._stream.write(json.dumps(entry) + "\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def add(self, sample_id: str, row: str, final: bool = True) -> None:
+        """Record a finished row; one that is not final (time was short) is made again by a later run."""
+        with self._lock:
+            self.done[sample_id] = row
+            if not final:
+                self._lesser.add(sample_id)
+                return
+            try:
+                self._append({"id": sample_id, "row": row})
+            except OSError as error:
+                logger.warning("row of %s is kept in memory alone: %s", sample_id, error)
+
+    def give_up(self, sample_id: str) -> None:
+        """Let the fallback row of an image stand for good in this run; a later run tries it again."""
+        with self._lock:
+            self.done[sample_id] = self._fallbacks[sample_id]
+
+    def flush(self) -> None:
+        """Rebuild the csv: finished rows, and fallback rows for the others, in order."""
+        with self._lock:
+            rows = {key: self.done.get(key, fallback) for key, fallback in self._fallbacks.items()}
+            write_atomically(self.path, csv_text(self._columns, submission_rows(rows, self._classes)))
+
+    def _tick(self) -> None:
+        while not self._stopped.wait(self._interval_s):
+            self.flush()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write the csv a last time; the journal stays unless every row is done and none is a lesser one."""
+        self._stopped.set()
+        self._ticker.join()
+        self.flush()
+        self._stream.close()
+        if len(self.done) == len(self._fallbacks) and not self._lesser:
+            self.journal_path.unlink()

@@ -1,0 +1,216 @@
+"""Rows of images from an ensemble, within a budget of time and a ladder for memory that does not suffice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from histofold.competitions.base import Competition
+from histofold.core.log import logger
+from histofold.core.rle.runs import class_runs
+from histofold.imaging.slide import Slide, open_slide
+from histofold.predict.devices import all_devices, describe_device, is_out_of_memory, release_memory
+from histofold.predict.image import ImagePrediction, grid_of, predict_image
+from histofold.predict.joint import JointEnsemble, Stage
+from histofold.predict.members import load_joint
+from histofold.predict.submission.budget import Budget
+from histofold.predict.submission.memory import MemoryRung, memory_rungs
+from histofold.predict.submission.pacing import ImagePacer, WorkAhead
+from histofold.predict.tiled import RegionReader
+from histofold.schema.manifest import Manifest, joined_thresholds, look_up_thresholds
+from histofold.schema.preprocessing import has_pixel_size
+from histofold.schema.sample import Sample
+
+Done = TypeVar("Done")
+UNKNOWN_MEGAPIXELS = 1.0  # forecast of an image whose header cannot be read
+
+
+@dataclass(frozen=True)
+class PredictedRow:
+    """What became of one image.
+
+    Attributes:
+        text: The host's row; of several classes a line for each.
+        shape_hw: The file's own size.
+        area_px: Pixels of the mask, of all classes together.
+        passes: Forward passes of a tile, as "4 of 8".
+        degraded: What makes the row a lesser one, in words; empty where nothing does.
+    """
+
+    text: str
+    shape_hw: tuple[int, int]
+    area_px: int
+    passes: str
+    degraded: str = ""
+
+
+@dataclass(frozen=True)
+class TimedSlide:
+    """What the whole ensemble took for one slide.
+
+    Attributes:
+        seconds: Wall time.
+        megapixels: Megapixels that one pass forwards, the mean over passes.
+        passes: Members times views.
+    """
+
+    seconds: float
+    megapixels: float
+    passes: int
+
+
+class SubmissionPredictor:
+    """The members of all packages with their budget and their ladder for memory.
+
+    Args:
+        competition: The adapter.
+        packages: Weight folders with their checked manifests.
+        budget: The clock.
+        devices: Where networks run; none means every GPU, or the CPU.
+
+    Raises:
+        InputError: If the members cannot be loaded or are not distinct.
+    """
+
+    def __init__(
+        self,
+        competition: Competition,
+        packages: Sequence[tuple[Path, Manifest]],
+        budget: Budget,
+        devices: Sequence[torch.device] = (),
+    ) -> None:
+        self.steps: list[str] = []
+        self._competition, self._packages, self._budget = competition, packages, budget
+        self._manifest = packages[0][1]
+        self._devices = list(devices) or all_devices()
+        self._joint = load_joint(packages, self._devices)
+        self._in_turn = False
+        self._first_rung = MemoryRung()
+        self._thresholds = joined_thresholds([manifest.thresholds for _, manifest in packages])
+
+    @property
+    def device(self) -> str:
+        """The devices in words."""
+        return ", ".join(map(describe_device, self._devices))
+
+    def tell(self, words: str) -> None:
+        """Log a step that makes the result a lesser one, and keep it for the summary."""
+        logger.warning("%s", words)
+        self.steps.append(words)
+
+    def megapixels(self, sample: Sample) -> tuple[float, ...]:
+        """Megapixels of the tiles of an image for each stage, from its header where that can be read."""
+        stages = self._joint.stages()
+        try:
+            with open_slide(sample.image_path) as slide:
+                return tuple(_tile_megapixels(stage, slide.shape_hw, sample.pixel_size_um) for stage in stages)
+        except Exception:  # whatever is wrong with the file is told when it is predicted
+            return (UNKNOWN_MEGAPIXELS,) * len(stages)
+
+    def row(self, sample: Sample, own: Sequence[float], later: WorkAhead) -> PredictedRow:
+        """The row of one image; raises whatever makes it impossible.
+
+        Args:
+            sample: The image.
+            own: Its megapixels.
+            later: What follows it.
+
+        Raises:
+            OutOfTimeError: If there was no time for a single row of pixels.
+        """
+        started = time.monotonic()
+        threshold = look_up_thresholds(self._thresholds, sample.organ, sample.source, self._manifest.classes)
+
+        def once(joint: JointEnsemble) -> tuple[ImagePrediction, ImagePacer]:
+            # A pacer for each attempt: one that is kept would keep networks that are to make room.
+            pacer = ImagePacer(self._budget, joint.stages(), own, later, lambda w: self.tell(f"{sample.id}: {w}"))
+            level = pacer.begin(joint.members, joint.views)
+            with open_slide(sample.image_path) as slide:
+                self._say_what_is_odd(sample, slide)
+                stages = pacer.paced(joint.at_level(*level).stages())
+                return predict_image(stages, slide, sample.pixel_size_um, self._manifest, [threshold]), pacer
+
+        prediction, pacer = self._with_less_memory(sample.id, once)
+        masks = prediction.masks(threshold, self._manifest, self._competition.never_empty)
+        text = "\n".join(self._competition.row(runs) for runs in class_runs(masks))
+        self._budget.record_image(time.monotonic() - started - pacer.seconds, pacer.begun, pacer.seen)
+        degraded = []
+        if pacer.level != pacer.full:
+            (members, views), (all_members, all_views) = pacer.level, pacer.full
+            degraded.append(f"{members} of {all_members} members, {views} of {all_views} views")
+        if prediction.rows_done not in (None, prediction.shape_hw[0]):
+            degraded.append(f"time ran out after {prediction.rows_done} of {prediction.shape_hw[0]} rows")
+            self.tell(f"{sample.id}: {degraded[-1]}; the others stay empty")
+        area = sum(runs.area for runs in class_runs(masks))
+        full, left = (sum(s.passes(*level) for s in self._joint.stages()) for level in (pacer.full, pacer.level))
+        return PredictedRow(text, prediction.shape_hw, area, f"{left} of {full}", ", ".join(degraded))
+
+    def time_slide(self, slide: RegionReader, pixel_size_um: float | None) -> TimedSlide:
+        """Predict an image with all members and views and tell how long it took."""
+        stages = self._joint.stages()
+        started = time.monotonic()
+        self._with_less_memory(
+            "timed slide", lambda joint: predict_image(joint, slide, pixel_size_um, self._manifest, [0.5])
+        )
+        seconds = time.monotonic() - started
+        level = self._joint.members, self._joint.views
+        passes = [stage.passes(*level) for stage in stages]
+        work = sum(
+            count * _tile_megapixels(stage, slide.shape_hw, pixel_size_um)
+            for count, stage in zip(passes, stages, strict=True)
+        )
+        return TimedSlide(seconds, work / sum(passes), sum(passes))
+
+    def _say_what_is_odd(self, sample: Sample, slide: Slide) -> None:
+        if sample.shape_hw not in (None, slide.shape_hw):
+            words = "image %s is %s pixels and its table says %s: the file counts"
+            logger.warning(words, sample.id, slide.shape_hw, sample.shape_hw)
+        if not has_pixel_size(sample.pixel_size_um) and self._manifest.preprocessing.scale_mode == "physical":
+            logger.warning("image %s has no pixel size: predicted at the whole-image scale", sample.id)
+
+    def _with_less_memory(self, name: str, once: Callable[[JointEnsemble], Done]) -> Done:
+        """Predict, step by step with less memory where it does not suffice.
+
+        Smaller batches, and members loaded in turn, stay for the images that follow; the other steps are tried anew.
+        """
+        manifests = [part.manifest for part in self._joint.parts]
+        rungs = list(memory_rungs(manifests, self._joint.members, self._devices[0].type != "cpu"))
+        last, in_turn = "", self._in_turn
+        for rung in rungs[rungs.index(self._first_rung) :]:
+            if last:
+                self.tell(f"{name}: out of memory, tried again: {rung}")
+            try:
+                done = once(self._on_rung(rung))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                last = str(error)
+            else:
+                self._first_rung = MemoryRung(rung.halved_batch)
+                return done
+            release_memory()
+        if self._in_turn and not in_turn:  # no rung helped: it is this image, and the others need not be slower for it
+            self._joint, self._in_turn = load_joint(self._packages, self._devices, proven=True), False
+        raise MemoryError(f"out of memory even with the smallest tile: {last}")
+
+    def _on_rung(self, rung: MemoryRung) -> JointEnsemble:
+        """The ensemble on a rung of the ladder; it is loaded anew where members come in turn or the CPU takes over."""
+        if rung.in_turn and not self._in_turn:
+            self._joint = load_joint(self._packages, self._devices, in_turn=True, proven=True)
+            self._in_turn = True
+            release_memory()
+        joint = self._joint
+        if rung.on_cpu:
+            joint = load_joint(self._packages, [torch.device("cpu")], in_turn=self._in_turn, proven=True)
+        return JointEnsemble(tuple(replace(part, manifest=rung.apply(part.manifest)) for part in joint.parts))
+
+
+def _tile_megapixels(stage: Stage, shape_hw: tuple[int, int], pixel_size_um: float | None) -> float:
+    """Megapixels of an image's tiles in a stage."""
+    grid = grid_of(stage.manifest, stage.manifest.preprocessing.scaled_hw(shape_hw, pixel_size_um))
+    return len(grid) * grid.size**2 / 1e6

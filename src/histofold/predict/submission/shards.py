@@ -1,0 +1,179 @@
+"""One submission predicted in parts, on as many machines as there are: how ids are dealt, what finishes a part."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from histofold.core.faults import Fault, InputError
+from histofold.core.log import logger
+from histofold.predict.submission.inputs_digest import inputs_digest
+from histofold.schema.atomic import write_atomically
+from histofold.schema.manifest import Manifest, file_sha256, manifest_json
+from histofold.schema.parse import load_json
+from histofold.schema.plan import installed_versions
+from histofold.schema.sample import Sample
+from histofold.schema.shard import Shard, shard_json, sidecar_path
+
+SHARD_PACKAGES = ("histofold", "torch", "numpy", "segmentation-models-pytorch", "timm", "opencv-python-headless")
+"""Packages whose versions a sidecar tells."""
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """The submission that shards are parts of.
+
+    Attributes:
+        competition: Name of the adapter.
+        columns: Columns of the csv.
+        manifests: Those of the ensemble, in order.
+        samples: All samples, in the order of the rows.
+    """
+
+    competition: str
+    columns: tuple[str, ...]
+    manifests: tuple[Manifest, ...]
+    samples: tuple[Sample, ...]
+
+
+def deal_places(works: Sequence[float | None], num_shards: int) -> list[list[int]]:
+    """Deal places out to shards so that each has about as much work: the largest first, to whom has least.
+
+    Equal work is dealt in turns. Nothing but the arguments decides. (Graham 1969, doi:10.1137/0117039: the busiest
+    shard has at most 4/3 of what the best deal would give it.)
+
+    Args:
+        works: Work of each place in any unit; None where it is not known, which counts as the median of the others.
+        num_shards: How many shares to make.
+
+    Returns:
+        For each shard its places, rising; empty ones where there are more shards than places.
+    """
+    known = sorted(work for work in works if work is not None)
+    typical = known[len(known) // 2] if known else 1.0
+    sized = [typical if work is None else work for work in works]
+    shares: list[list[int]] = [[] for _ in range(num_shards)]
+    least = [(0.0, 0, shard) for shard in range(min(num_shards, len(works)))]  # work, places, shard
+    for place in sorted(range(len(works)), key=lambda place: (-sized[place], place)):
+        work, count, shard = least[0]
+        shares[shard].append(place)
+        heapq.heapreplace(least, (work + sized[place], count + 1, shard))
+    return [sorted(share) for share in shares]
+
+
+def network_pixels(sample: Sample, manifest: Manifest) -> float | None:
+    """Pixels of a sample at the network's scale as its tables tell its size, None where they do not.
+
+    The file is not looked at: each machine must deal alike, and may hold its own images alone.
+    """
+    if sample.shape_hw is None:
+        return None
+    try:
+        height, width = manifest.preprocessing.scaled_hw(sample.shape_hw, sample.pixel_size_um)
+    except OverflowError:  # a size that no image has
+        return None
+    return float(height * width)
+
+
+def planned_shard(whole: WholeRun, num_shards: int, shard_id: int) -> Shard:
+    """What the sidecar of a shard will say, without what only its prediction can tell.
+
+    Raises:
+        ValueError: If the numbers name no shard.
+    """
+    works = [network_pixels(sample, whole.manifests[0]) for sample in whole.samples]
+    places = deal_places(works, num_shards)[shard_id] if 0 <= shard_id < num_shards else []
+    own = [whole.samples[place] for place in places]
+    return Shard(
+        competition=whole.competition,
+        columns=whole.columns,
+        classes=whole.manifests[0].classes,
+        manifests=tuple(hashlib.sha256(manifest_json(m).encode()).hexdigest() for m in whole.manifests),
+        all_ids_sha256=ids_digest([sample.id for sample in whole.samples]),
+        num_ids=len(whole.samples),
+        num_shards=num_shards,
+        shard_id=shard_id,
+        ids=tuple(sample.id for sample in own),
+        places=tuple(places),
+        csv_sha256="",
+        inputs_sha256=inputs_digest(whole.manifests, own),
+    )
+
+
+def ids_digest(ids: Sequence[str]) -> str:
+    """SHA-256 of ids in order; JSON keeps ids apart whatever they hold."""
+    return hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()
+
+
+def finished_shard(path: Path, planned: Shard) -> Shard | None:
+    """The sidecar of an earlier run, where it finished this shard with these weights, tables and images; else None.
+
+    A run that its clock stopped leaves a journal: it is not finished, it goes on.
+
+    Raises:
+        InputError: If another shard of the same submission lies there: it would be lost.
+    """
+    sidecar = sidecar_path(path)
+    if not sidecar.is_file():
+        return None
+    try:
+        found = load_json(Shard, sidecar)
+    except InputError:
+        logger.info("%s is no sidecar of a shard: the shard is predicted", sidecar)
+        return None
+    if shard_run(found) == shard_run(planned) and found.shard_id != planned.shard_id:
+        rule = f"shard {found.shard_id} of this submission lies there, and this is shard {planned.shard_id}"
+        raise InputError([Fault(path.name, str(path), rule, "give each shard an --out of its own")])
+    if replace(found, fallback={}, degraded=(), csv_sha256="", versions={}) != planned:
+        logger.info("%s is of other weights, tables or images: the shard is predicted anew", path)
+        return None
+    if path.with_name(f"{path.name}.journal").is_file():
+        logger.info("%s: its clock ran out before; what is missing is predicted", path)
+        return None
+    if not path.is_file() or file_sha256(path) != found.csv_sha256:
+        logger.info("%s is missing or was changed after it was finished: the shard is predicted anew", path)
+        return None
+    return found
+
+
+def shard_run(shard: Shard) -> tuple[object, ...]:
+    """What the shards of one submission have in common."""
+    return (
+        shard.competition,
+        shard.columns,
+        shard.classes,
+        shard.manifests,
+        shard.all_ids_sha256,
+        shard.num_ids,
+        shard.num_shards,
+    )
+
+
+def finish_shard(path: Path, planned: Shard, fallback: Mapping[str, str], degraded: Sequence[str]) -> Shard:
+    """Write the sidecar beside a shard's csv, whole or not at all; it comes last, and finishes the shard.
+
+    Args:
+        path: The csv with all its rows.
+        planned: What is known beforehand.
+        fallback: For each id that kept its fallback row, the reason.
+        degraded: Ids that were predicted with less than all members and views.
+    """
+    shard = replace(
+        planned,
+        fallback=dict(fallback),
+        degraded=tuple(degraded),
+        csv_sha256=file_sha256(path),
+        versions=shard_versions(),
+    )
+    write_atomically(sidecar_path(path), shard_json(shard))
+    return shard
+
+
+def shard_versions() -> dict[str, str]:
+    """Versions of Python and of `SHARD_PACKAGES`, as far as they are installed."""
+    return {"python": platform.python_version(), **installed_versions(SHARD_PACKAGES)}

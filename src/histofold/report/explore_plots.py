@@ -1,0 +1,159 @@
+"""Graphs of an exploration: sizes, scales, areas and colours of slides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from histofold.data.explore.slides import SlideFacts
+from histofold.report.graph_style import INK, MUTED, finish_figure, new_figure, style_axes
+
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+_LOG_RANGE = 20  # areas that differ by more than this factor are drawn on a logarithmic scale
+
+
+def facts_table(facts: Sequence[SlideFacts]) -> pd.DataFrame:
+    """The facts as a table, one row a slide; areas of objects in um2 where the pixel size is known."""
+    rows = []
+    for fact in facts:
+        sample, size = fact.sample, fact.sample.pixel_size_um
+        rows.append(
+            {
+                "id": sample.id,
+                "organ": sample.organ or "not named",
+                "source": sample.source or "not named",
+                "group": sample.group or sample.id,
+                "pixel_size_um": np.nan if size is None else size,
+                "height": fact.shape_hw[0],
+                "width": fact.shape_hw[1],
+                "mask_fraction": fact.mask_fraction,
+                "objects": fact.objects,
+                "object_area_um2": np.nan if size is None else fact.object_area_px * size**2,
+                "blank_fraction": fact.blank_fraction,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def plot_slides(facts: Sequence[SlideFacts], path: Path | None = None) -> bytes:
+    """Draw sizes, pixel sizes, labelled shares and areas of objects, by organ and source.
+
+    Args:
+        facts: Of at least one slide.
+        path: File to write, if any.
+
+    Returns:
+        The PNG's bytes.
+    """
+    table = facts_table(facts)
+    figure = new_figure(6.4)
+    (sizes, scales), (shares, areas) = figure.subplots(2, 2)
+    organs, sources = sorted(table["organ"].unique()), sorted(table["source"].unique())
+    _draw_sizes(sizes, table, sources)
+    _draw_strips(scales, table, "pixel_size_um", "Pixel size, um", organs, sources)
+    _draw_strips(shares, table, "mask_fraction", "Labelled share of the image", organs, sources)
+    _draw_strips(areas, table, "object_area_um2", "Median area of an object, um²", organs, sources)
+    if len(sources) > 1:
+        handles = [_marker(source, place) for place, source in enumerate(sources)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    return finish_figure(figure, path)
+
+
+def plot_colours(facts: Sequence[SlideFacts], path: Path | None = None) -> bytes:
+    """Draw the mean colour of each slide's tissue, inside and outside the labels, in CIE L*a*b*.
+
+    Args:
+        facts: Slides whose images were looked at; others are left out.
+        path: File to write, if any.
+
+    Returns:
+        The PNG's bytes.
+    """
+    sources = sorted({fact.sample.source or "not named" for fact in facts})
+    figure = new_figure(4.0)
+    hue, light = figure.subplots(1, 2)
+    style_axes(hue, "Hue of the tissue")
+    style_axes(light, "Lightness and colourfulness")
+    for fact in facts:
+        place = sources.index(fact.sample.source or "not named")
+        for lab, filled in ((fact.inside_lab, True), (fact.outside_lab, False)):
+            if not np.isfinite(lab).all():
+                continue
+            colour = _COLOURS[place % len(_COLOURS)]
+            look: dict[str, Any] = {
+                "marker": _MARKERS[place % len(_MARKERS)],
+                "ms": 4.5,
+                "mec": colour,
+                "mew": 0.9,
+                "alpha": 0.75,
+            }
+            hue.plot(lab[1], lab[2], ls="", mfc=colour if filled else "white", **look)
+            chroma = float(np.hypot(lab[1], lab[2]))
+            light.plot(chroma, lab[0], ls="", mfc=colour if filled else "white", **look)
+    hue.set_xlabel("a*, green to red")
+    hue.set_ylabel("b*, blue to yellow")
+    light.set_xlabel("chroma")
+    light.set_ylabel("L*")
+    handles = [_marker(source, place) for place, source in enumerate(sources)]
+    grey: dict[str, Any] = {"ls": "", "marker": "o", "ms": 6, "mec": MUTED}
+    handles += [
+        Line2D([], [], mfc=MUTED, label="labelled", **grey),
+        Line2D([], [], mfc="white", label="not labelled", **grey),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    return finish_figure(figure, path)
+
+
+def _marker(label: str, place: int) -> Line2D:
+    colour = _COLOURS[place % len(_COLOURS)]
+    return Line2D([], [], ls="", marker=_MARKERS[place % len(_MARKERS)], ms=6, mec=colour, mfc=colour, label=label)
+
+
+def _draw_sizes(axes: Axes, table: pd.DataFrame, sources: list[str]) -> None:
+    """Width against height; equal sizes are one dot whose area counts them."""
+    style_axes(axes, "Image size, pixels")
+    counted = table.groupby(["source", "height", "width"]).size().reset_index(name="count")
+    for place, source in enumerate(sources):
+        part = counted[counted["source"] == source]
+        colour = _COLOURS[place % len(_COLOURS)]
+        marker = _MARKERS[place % len(_MARKERS)]
+        sizes = 14 + 120 * part["count"] / max(1, len(table))
+        axes.scatter(part["width"], part["height"], s=sizes, c=colour, marker=marker, alpha=0.6, lw=0)
+    axes.set_xlabel("width")
+    axes.set_ylabel("height")
+    top = 1.08 * max(table["height"].max(), table["width"].max())
+    axes.set_xlim(0, top)
+    axes.set_ylim(0, top)
+
+
+def _draw_strips(
+    axes: Axes, table: pd.DataFrame, column: str, title: str, organs: list[str], sources: list[str]
+) -> None:
+    """Every slide as a dot, a row for each organ, with the median as a stroke."""
+    style_axes(axes, title, grid="x")
+    jitter = np.random.default_rng(0)
+    for row, organ in enumerate(organs):
+        members = table[table["organ"] == organ]
+        for place, source in enumerate(sources):
+            values = members.loc[members["source"] == source, column].dropna()
+            heights = row + jitter.uniform(-0.25, 0.25, len(values))
+            colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+            axes.scatter(values, heights, s=9, c=colour, marker=marker, alpha=0.5, lw=0)
+        if members[column].notna().any():
+            median = float(members[column].median())
+            axes.plot([median, median], [row - 0.36, row + 0.36], color=INK, lw=1.6)
+    axes.set_yticks(range(len(organs)), organs)
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.set_ylim(-0.6, len(organs) - 0.4)
+    known = table[column].dropna()
+    if len(known) and known.min() > 0 and known.max() > _LOG_RANGE * known.min() and column == "object_area_um2":
+        axes.set_xscale("log")
+    elif len(known):
+        axes.set_xlim(left=0)

@@ -1,0 +1,231 @@
+"""Graphs of a run, drawn without pyplot and its global state.
+
+Every function returns the bytes of a PNG and, given a path, also writes them there, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from histofold.report.graph_style import INK, LABEL, MUTED, finish_figure, new_figure, style_axes
+
+# Okabe and Ito's palette without its yellow, which is too light for lines on white paper.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+_SMOOTHING_SHARE = 1 / 40
+_DASHED: dict[str, Any] = {"lw": 1.3, "ls": (0, (4, 2)), "marker": "o", "ms": 2.5}
+
+Log: TypeAlias = pd.DataFrame | Sequence[tuple[str, pd.DataFrame]]
+
+
+def plot_curves(log: Log, path: Path | None = None) -> bytes:
+    """Draw loss, validation Dice and learning rate against the optimisation step.
+
+    The last Dice is marked as the reported one; the best is shown hollow, as the optimistic one.
+
+    Args:
+        log: Columns step, lr, loss, val_loss, val_dice, val_dice_raw (blank where nothing was validated); or several
+            logs with their names, as of folds.
+        path: File to write, if any.
+
+    Returns:
+        The PNG's bytes.
+    """
+    named = [("", log)] if isinstance(log, pd.DataFrame) else list(log)
+    numeric = [(name, _numeric(frame)) for name, frame in named]
+    figure = new_figure(7.4)
+    loss_axes, dice_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.3))
+    power = _lr_power([frame for _, frame in numeric])
+    style_axes(loss_axes, "Loss")
+    style_axes(dice_axes, "Validation Dice")
+    style_axes(rate_axes, "Learning rate" + (f" (×10$^{{{power}}}$)" if power else ""))
+    ends: list[tuple[float, str, str]] = []
+    for position, (name, frame) in enumerate(numeric):
+        colour = _COLOURS[position % len(_COLOURS)]
+        _draw_loss(loss_axes, frame, colour, raw_opacity=0.22 if len(numeric) == 1 else 0.1)
+        ends += _draw_validation(dice_axes, frame, name, colour)
+        rate = _points(frame, "lr")
+        rate_axes.plot(rate.index, rate.to_numpy() / 10.0**power, color=colour, lw=1.3)
+    rate_axes.set_xlabel("optimisation step")
+    rate_axes.set_ylim(bottom=0)
+    _curve_legends(loss_axes, dice_axes, [frame for _, frame in numeric])
+    _label_ends(dice_axes, sorted(ends))
+    return finish_figure(figure, path)
+
+
+def plot_dice_by_group(oof: pd.DataFrame, path: Path | None = None, column: str = "organ") -> bytes:
+    """Draw every image's Dice by organ (or another column) over the middle half and the median of its group.
+
+    Args:
+        oof: Columns id, fold, organ, source, dice; rows without a Dice are counted, not drawn.
+        path: File to write, if any.
+        column: The column that names the groups.
+
+    Returns:
+        The PNG's bytes.
+    """
+    scored = oof[oof["dice"].notna()]
+    scored = scored.assign(**{column: scored[column].astype(object).where(scored[column].notna(), "not named")})
+    groups = sorted(scored.groupby(column), key=lambda item: item[1]["dice"].median())
+    figure = new_figure(1.3 + 0.62 * max(1, len(groups)))
+    axes = figure.subplots()
+    style_axes(axes, f"Dice of every image, by {column}", grid="x")
+    sources = sorted(scored["source"].astype(str).unique()) if "source" in scored else []
+    jitter = np.random.default_rng(0)
+    for row, (name, members) in enumerate(groups):
+        _draw_strip(axes, row, str(name), members, sources, jitter)
+    low = float(scored["dice"].min()) if len(scored) else 0.0
+    axes.set_xlim(max(-0.02, math.floor(low * 10 - 0.5) / 10), 1.02)
+    axes.set_ylim(-0.6, max(1, len(groups)) - 0.4)
+    axes.set_yticks(range(len(groups)), [str(name) for name, _ in groups])
+    axes.tick_params(axis="y", labelsize=10, labelcolor=INK)
+    missing = len(oof) - len(scored)
+    axes.set_xlabel("Dice" + (f"   ({missing} without a score, not shown)" if missing else ""))
+    if len(sources) > 1:
+        _legend(axes, [_marker(source, _COLOURS[at % len(_COLOURS)]) for at, source in enumerate(sources)])
+    return finish_figure(figure, path)
+
+
+def plot_threshold_curve(
+    thresholds: Sequence[float], mean_dice: Sequence[float], chosen: float, path: Path | None = None
+) -> bytes:
+    """Draw the mean Dice against the threshold, with the chosen threshold marked.
+
+    Args:
+        thresholds: Ascending thresholds, 0 to 1.
+        mean_dice: Mean Dice at each of them.
+        chosen: The threshold in use; it need not be one of them.
+        path: File to write, if any.
+
+    Returns:
+        The PNG's bytes.
+
+    Raises:
+        ValueError: If the two sequences differ in length or are empty.
+    """
+    if len(thresholds) != len(mean_dice) or len(thresholds) == 0:
+        raise ValueError(f"{len(thresholds)} thresholds and {len(mean_dice)} scores: pass one score a threshold")
+    figure = new_figure(3.6)
+    axes = figure.subplots()
+    style_axes(axes, "Mean Dice by threshold")
+    axes.plot(thresholds, mean_dice, color=_COLOURS[0], lw=2)
+    reached = float(np.interp(chosen, thresholds, mean_dice))
+    axes.vlines(chosen, min(mean_dice), reached, color=MUTED, lw=0.8, ls=(0, (3, 3)), zorder=1)
+    axes.plot([chosen], [reached], "o", color=_COLOURS[0], ms=7, clip_on=False)
+    side = "center" if 0.2 < chosen < 0.8 else "left" if chosen <= 0.2 else "right"
+    place: dict[str, Any] = {"xytext": (0, -14), "textcoords": "offset points", "ha": side, "va": "top"}
+    label = axes.annotate(f"chosen {chosen:.2f}, Dice {reached:.4f}", (chosen, reached), **place, **LABEL)
+    label.set_bbox({"fc": "white", "ec": "none", "pad": 2})
+    axes.set_xlabel("probability threshold")
+    axes.set_ylabel("mean Dice over images")
+    return finish_figure(figure, path)
+
+
+def _legend(axes: Axes, handles: list[Line2D], place: str | None = None) -> None:
+    """A frameless legend: inside at a place, or in one row above the right end."""
+    above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": len(handles)}
+    where: dict[str, Any] = {"loc": place} if place else above
+    axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=INK, handlelength=1.6, **where)
+
+
+def _marker(label: str, colour: str, hollow: bool = False) -> Line2D:
+    """A legend entry: one dot."""
+    return Line2D([], [], ls="", marker="o", ms=6, mec=colour, mfc="white" if hollow else colour, label=label)
+
+
+def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
+    """The log as numbers; what is blank, not a number or infinite becomes NaN."""
+    return frame.apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan)
+
+
+def _points(frame: pd.DataFrame, column: str) -> pd.Series:
+    """A column against the step, blanks dropped; empty where the log lacks it."""
+    if column not in frame:
+        return pd.Series(dtype=float)
+    return pd.Series(frame[column].to_numpy(float), index=frame["step"].to_numpy(float)).dropna()
+
+
+def _lr_power(frames: list[pd.DataFrame]) -> int:
+    """Power of ten that brings the largest learning rate to between 1 and 10."""
+    rates = pd.concat([pd.Series([0.0]), *(_points(frame, "lr") for frame in frames)])
+    largest = float(rates.max())
+    return math.floor(math.log10(largest)) if largest > 0 else 0
+
+
+def _draw_loss(axes: Axes, frame: pd.DataFrame, colour: str, raw_opacity: float) -> None:
+    """Training loss, raw light and smoothed (a centred mean: no lag), and validation loss dashed."""
+    raw, validation = _points(frame, "loss"), _points(frame, "val_loss")
+    smooth = raw.rolling(max(1, round(len(raw) * _SMOOTHING_SHARE)), center=True, min_periods=1).mean()
+    axes.plot(raw.index, raw, color=colour, lw=0.7, alpha=raw_opacity)
+    axes.plot(smooth.index, smooth, color=colour, lw=1.8)
+    axes.plot(validation.index, validation, color=colour, **_DASHED)
+
+
+def _draw_validation(axes: Axes, frame: pd.DataFrame, name: str, colour: str) -> list[tuple[float, str, str]]:
+    """Averaged weights' Dice with its last and best value; returns the label for its right end (y, text, colour)."""
+    averaged, raw = _points(frame, "val_dice"), _points(frame, "val_dice_raw")
+    axes.plot(raw.index, raw, color=colour, lw=1, alpha=0.35)
+    axes.plot(averaged.index, averaged, color=colour, lw=1.8)
+    if averaged.empty:
+        return []
+    best, last = int(averaged.to_numpy().argmax()), float(averaged.iloc[-1])
+    axes.plot(averaged.index[best], averaged.iloc[best], "o", ms=8, mec=colour, mfc="white", mew=1.5, clip_on=False)
+    axes.plot(averaged.index[-1], last, "o", ms=6, color=colour, clip_on=False)
+    return [(last, f"{name}  {last:.4f}".strip(), colour)]
+
+
+def _curve_legends(loss_axes: Axes, dice_axes: Axes, frames: list[pd.DataFrame]) -> None:
+    """Say what the line styles and marks mean, and nothing that was not drawn."""
+    colour = _COLOURS[0] if len(frames) == 1 else MUTED
+    if any(len(_points(frame, "val_loss")) for frame in frames):
+        validation = Line2D([], [], color=colour, label="validation", **_DASHED)
+        training = Line2D([], [], color=colour, lw=1.8, label="training, smoothed")
+        _legend(loss_axes, [training, validation], "upper right")
+    bests = [_points(frame, "val_dice").max() for frame in frames if len(_points(frame, "val_dice"))]
+    if bests:
+        handles = [Line2D([], [], color=colour, lw=1.8, label="averaged weights")]
+        if any(len(_points(frame, "val_dice_raw")) for frame in frames):
+            handles.append(Line2D([], [], color=colour, lw=1, alpha=0.5, label="raw weights"))
+        value = f" {bests[0]:.4f}" if len(frames) == 1 else ""
+        best = _marker(f"best (optimistic){value}", colour, hollow=True)
+        _legend(dice_axes, [*handles, _marker("last (reported)", colour), best], "lower right")
+
+
+def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Write each last value (y, text, colour; ascending) beside its line's end, pushed apart where they would touch."""
+    if not ends:
+        return
+    low, high = axes.get_ylim()
+    spacing, places = (high - low) * 0.085, [ends[0][0]]
+    for y, _, _ in ends[1:]:
+        places.append(max(y, places[-1] + spacing))
+    drift = float(np.mean(places) - np.mean([y for y, _, _ in ends]))
+    drift = max(drift, places[-1] - high)
+    for place, (_, text, colour) in zip(places, ends, strict=True):
+        _note(axes, text, place - drift, colour)
+
+
+def _note(axes: Axes, text: str, y: float, colour: str) -> None:
+    """Write a note beside the right end of the axes, at a height in data units."""
+    axes.annotate(text, (1.012, y), xycoords=axes.get_yaxis_transform(), fontsize=9.5, color=colour, va="center")
+
+
+def _draw_strip(
+    axes: Axes, row: int, name: str, members: pd.DataFrame, sources: list[str], jitter: np.random.Generator
+) -> None:
+    """One group: its images as dots, its quartiles as a bar, its median as a stroke, its size and mean in words."""
+    values = members["dice"].to_numpy(float)
+    low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
+    axes.barh(row, high - low, left=low, height=0.56, color="#EDEFF3", zorder=1)
+    colours = [_COLOURS[sources.index(str(source)) % len(_COLOURS)] for source in members.get("source", [])]
+    heights = row + jitter.uniform(-0.22, 0.22, len(values))
+    axes.scatter(values, heights, s=16, c=colours or _COLOURS[0], alpha=0.65, lw=0, zorder=3)
+    axes.plot([median, median], [row - 0.34, row + 0.34], color=INK, lw=2, zorder=4)
+    _note(axes, f"median {median:.3f}\nn = {len(values)}", row, MUTED)

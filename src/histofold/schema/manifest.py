@@ -1,0 +1,220 @@
+"""The manifest: all that a kernel needs to know about a set of weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from histofold.core.faults import Fault, InputError
+from histofold.schema.parse import load_json, plain
+from histofold.schema.postprocess import Postprocess
+from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.views import check_views
+
+MANIFEST_FORMAT = "histofold/1"
+MANIFEST_NAME = "manifest.json"
+CLASS_KEY = "class:"
+"""What the keys of thresholds of single classes begin with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One checkpoint of an ensemble."""
+
+    file: str
+    """Name of the safetensors file beside the manifest."""
+    sha256: str
+    """SHA-256 of that file, in hexadecimal."""
+    architecture: str
+    """Network family, as `build_model` knows it."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """What the network is built with."""
+    fold: int = 0
+    """The fold that this member was not trained on."""
+    oof_score: float | None = None
+    """Its out-of-fold score, for people to read."""
+    weight: float = 1.0
+    """Its share in the ensemble's average."""
+    preprocessing: Preprocessing | None = None
+    """Its own preprocessing; None means the manifest's."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise ValueError(
+                f"weight={self.weight} of {self.file} must be positive and finite; leave the member out instead"
+            )
+        if Path(self.file).name != self.file:
+            raise ValueError(f"file={self.file!r} must be a plain name: weights lie flat beside the manifest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Weights, and how an image becomes a mask with them."""
+
+    format: str = MANIFEST_FORMAT
+    """Version of this description."""
+    competition: str
+    """Name of the adapter that reads the images and writes the rows."""
+    preprocessing: Preprocessing
+    """From a slide's pixels to the network's input."""
+    classes: tuple[str, ...] = ("ftu",)
+    """Names of the mask classes, in the order of the networks' channels."""
+    members: tuple[Member, ...] = ()
+    """The ensemble."""
+    thresholds: dict[str, float] = field(default_factory=lambda: {"default": 0.5})
+    """Probability thresholds: `default`, then by organ, then by organ/source, then by class as `class:NAME`."""
+    min_area_um2: float = 0.0
+    """Smaller components are dropped."""
+    max_hole_um2: float = 0.0
+    """Holes up to this area are filled."""
+    smooth_um: float = 0.0
+    """Radius that boundaries are smoothed with, at the original size."""
+    seed_threshold: float = 0.0
+    """Components stay only where a pixel reaches this probability (hysteresis); 0 switches it off."""
+    tile: int = 512
+    """Tile side in network pixels."""
+    halo: int = 32
+    """Network pixels that are read but not written."""
+    blend: bool = False
+    """Blend overlapping tiles instead of cutting them."""
+    stride: int = 0
+    """Distance of tile origins; 0 means tile less twice the halo, or half a tile when blending."""
+    views: tuple[str, ...] = ("identity",)
+    """Views that are averaged; `histofold.schema.views` tells their names."""
+    average: Literal["probabilities", "logits"] = "probabilities"
+    """What members and views are averaged in."""
+    skip_blank: bool = False
+    """Leave tiles out that show nothing but bare glass; their probability is 0."""
+    batch: int = 4
+    """Tiles of a forward pass."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of the packages that made the weights."""
+
+    def __post_init__(self) -> None:
+        if self.format != MANIFEST_FORMAT:
+            raise ValueError(f"format={self.format!r} is not {MANIFEST_FORMAT!r}: package the weights anew")
+        if "default" not in self.thresholds:
+            raise ValueError("thresholds lack the mandatory key 'default': add it")
+        if not all(0 < value < 1 for value in self.thresholds.values()):
+            raise ValueError(f"thresholds={self.thresholds} must lie between 0 and 1")
+        if self.batch < 1 or self.tile < 32 or self.tile % 32 or not 0 <= 2 * self.halo < self.tile:
+            raise ValueError(
+                f"batch={self.batch}, tile={self.tile}, halo={self.halo}: batch must be at least 1, tile a multiple "
+                "of 32, and twice the halo less than the tile"
+            )
+        largest = self.tile if self.blend else self.tile - 2 * self.halo
+        if not 0 <= self.stride <= largest:
+            raise ValueError(f"stride={self.stride} must lie in [1, {largest}], or be 0 for the default")
+        self._check_classes()
+        check_views(self.views)
+        self.preprocessing.check_stain()
+        for member in self.members:
+            if member.preprocessing is not None:
+                member.preprocessing.check_stain()
+        _ = self.postprocess  # its ranges
+
+    def _check_classes(self) -> None:
+        names = set(self.classes)
+        if not names or len(names) < len(self.classes) or "" in names:
+            raise ValueError(f"classes={self.classes}: name at least one mask class, and each once")
+        unknown = [key for key in self.thresholds if key.startswith(CLASS_KEY) and key[len(CLASS_KEY) :] not in names]
+        if unknown:
+            raise ValueError(f"thresholds of {', '.join(unknown)}: known classes are {', '.join(self.classes)}")
+        for member in self.members:
+            count = member.arguments.get("classes", len(self.classes))
+            if count != len(self.classes):
+                raise ValueError(f"{member.file} gives {count} classes and classes={self.classes}: package it apart")
+
+    @property
+    def postprocess(self) -> Postprocess:
+        """What becomes of a mask."""
+        return Postprocess(
+            min_area_um2=self.min_area_um2,
+            max_hole_um2=self.max_hole_um2,
+            smooth_um=self.smooth_um,
+            seed_threshold=self.seed_threshold,
+        )
+
+    def threshold_of(self, organ: str, source: str) -> float:
+        """The threshold of an image: organ/source, else organ, else default."""
+        return look_up_threshold(self.thresholds, organ, source)
+
+
+def look_up_threshold(thresholds: Mapping[str, float], organ: str, source: str) -> float:
+    """The threshold of an image: organ/source, else organ, else default."""
+    for key in (f"{organ}/{source}", organ):
+        if key in thresholds:
+            return thresholds[key]
+    return thresholds["default"]
+
+
+def look_up_thresholds(
+    thresholds: Mapping[str, float], organ: str, source: str, classes: Sequence[str]
+) -> float | tuple[float, ...]:
+    """The threshold of an image, or those of its classes where there are several.
+
+    A class's own, `class:NAME`, goes before those of organ/source, organ and default.
+    """
+    general = look_up_threshold(thresholds, organ, source)
+    own = tuple(thresholds.get(CLASS_KEY + name, general) for name in classes)
+    return own[0] if len(own) == 1 else own
+
+
+def joined_thresholds(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Thresholds of an ensemble of several sets: the mean of each key, looked up in each set as for an image."""
+    keys = sorted({key for table in tables for key in table}, key=lambda key: (key != "default", key))
+    joined = {}
+    for key in keys:
+        organ, _, source = key.partition("/")
+        values = [table.get(key, look_up_threshold(table, organ, source)) for table in tables]
+        joined[key] = sum(values) / len(values)
+    return joined
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read FOLDER/manifest.json and check every member's file and SHA-256.
+
+    Raises:
+        InputError: With all faults: unknown keys, missing files, files that are not what the manifest says, members
+            with the same bytes (an "ensemble" of one checkpoint).
+    """
+    path = folder / MANIFEST_NAME
+    manifest = load_json(Manifest, path)
+    faults = []
+    seen: dict[str, str] = {}
+    for member in manifest.members:
+        file = folder / member.file
+        if not file.is_file():
+            faults.append(Fault(member.file, str(path), "no such file beside the manifest", "package the weights anew"))
+            continue
+        if file_sha256(file) != member.sha256:
+            rule = "its SHA-256 is not the manifest's: the file was changed or cut short"
+            faults.append(Fault(member.file, str(path), rule, "upload it again"))
+        if member.sha256 in seen:
+            rule = f"same bytes as {seen[member.sha256]}: the ensemble would count one checkpoint twice"
+            faults.append(Fault(member.file, str(path), rule, "package distinct folds"))
+        seen.setdefault(member.sha256, member.file)
+    if not manifest.members:
+        faults.append(Fault("members", str(path), "no members", "package at least one trained fold"))
+    if faults:
+        raise InputError(faults)
+    return manifest
+
+
+def manifest_json(manifest: Manifest) -> str:
+    """The manifest as the text of manifest.json."""
+    return json.dumps(plain(manifest), indent=2) + "\n"

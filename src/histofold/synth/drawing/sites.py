@@ -1,0 +1,147 @@
+"""Where a slide's objects lie, decided for the whole slide before any of it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from histofold.synth.drawing.frame import Frame, Layers, Scene
+from histofold.synth.drawing.ground import Ground
+from histofold.synth.drawing.lattice import jittered_nodes, stream, uniform_at
+
+# Draws one object: its generator, the maps, its centre (y, x) in slide pixels and its index.
+Draw = Callable[[np.random.Generator, Layers, np.ndarray, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """Objects of one kind.
+
+    Attributes:
+        name: Of the kind; no two kinds of a slide share it.
+        points: Centres (y, x) in drawn pixels, (N, 2) float64, sorted by y.
+        reach_px: No object reaches farther from its centre.
+        draw: Draws one of them.
+    """
+
+    name: str
+    points: np.ndarray
+    reach_px: float
+    draw: Draw
+
+    def draw_on(self, layers: Layers) -> None:
+        """Draw those that touch the frame, in their order."""
+        frame = layers.frame
+        low = np.array([frame.y0, frame.x0]) - self.reach_px
+        high = np.array([frame.y0, frame.x0]) + frame.shape_hw + self.reach_px
+        first, last = np.searchsorted(self.points[:, 0], [low[0], high[0]])
+        across = self.points[first:last, 1]
+        for index in np.flatnonzero((across >= low[1]) & (across <= high[1])) + first:
+            rng = stream(frame.scene.key, self.name, int(index))
+            self.draw(rng, layers, self.points[index], int(index))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What lies where on a slide of an organ.
+
+    Attributes:
+        scene: The slide.
+        ground: Tissue and zones.
+        units: Centres of the functional tissue units, (N, 2).
+        unit_px: Their largest radius in drawn pixels.
+        objects: All that is drawn one by one, in the order of drawing.
+        base: Draws what has no place of its own, before the objects.
+        finish: Draws what the objects decide, after them.
+    """
+
+    scene: Scene
+    ground: Ground
+    units: np.ndarray
+    unit_px: float
+    objects: tuple[Objects, ...]
+    base: Callable[[Frame, np.ndarray], Layers]
+    finish: Callable[[Layers], None] = field(default=lambda layers: None)
+
+    def lay(self, frame: Frame, depth_HW: np.ndarray) -> Layers:
+        """Draw the layers of a frame, the distance from the tissue's edge given."""
+        layers = self.base(frame, depth_HW)
+        for objects in self.objects:
+            objects.draw_on(layers)
+        self.finish(layers)
+        return layers
+
+
+def by_row(points_N2: np.ndarray) -> np.ndarray:
+    """Points sorted by y."""
+    return points_N2[np.argsort(points_N2[:, 0], kind="stable")]
+
+
+def lattice_units(
+    ground: Ground, purpose: str, *, spacing_um: float, radius_um: float, keep: float, allowed: np.ndarray | None = None
+) -> np.ndarray:
+    """Centres for functional tissue units on a jittered lattice inside the tissue; at least one, inside the slide.
+
+    Args:
+        ground: Where the tissue is.
+        purpose: Names the lattice.
+        spacing_um: Distance of neighbours.
+        radius_um: Of a unit; its centre lies at least 0.6 of it inside the tissue.
+        keep: Share of the places that are taken.
+        allowed: A map of the ground, positive where units may lie; everywhere by default.
+
+    Returns:
+        (N, 2) float64, sorted by y.
+    """
+    scene = ground.scene
+    seed = scene.seed(purpose)
+    points, rows, columns = jittered_nodes(seed, (0.0, 0.0), scene.shape_hw, max(scene.px(spacing_um), 4.0), 0.12)
+    kept = uniform_at(scene.seed(purpose + " kept"), rows, columns) < keep
+    return inside_tissue(ground, points[kept], radius_um, allowed)
+
+
+def inside_tissue(
+    ground: Ground, points_N2: np.ndarray, radius_um: float, allowed: np.ndarray | None = None
+) -> np.ndarray:
+    """The points whose unit fits into the tissue and the slide, sorted by y; the deepest place if there is none."""
+    scene = ground.scene
+    points = points_N2[((points_N2 >= 0) & (points_N2 <= np.array(scene.shape_hw) - 1)).all(axis=1)]
+    if len(points):
+        fits = ground.at(ground.depth, points) > 0.6 * scene.px(radius_um)
+        if allowed is not None:
+            fits &= ground.at(allowed, points) > 0
+        points = points[fits]
+    return by_row(points) if len(points) else np.array([ground.deepest()])
+
+
+def free_places(
+    ground: Ground, purpose: str, *, per_mm2: float, clear_um: float, units: np.ndarray, unit_px: float
+) -> np.ndarray:
+    """Random places in the tissue, away from all units.
+
+    Args:
+        ground: Where the tissue is.
+        purpose: Names the places.
+        per_mm2: How many a mm2, at most; up to two on a field however small.
+        clear_um: Room that is needed round a place.
+        units: Centres of the units, (N, 2).
+        unit_px: Their largest radius.
+
+    Returns:
+        (N, 2) float64, sorted by y; may be empty.
+    """
+    scene = ground.scene
+    rng = stream(scene.key, purpose)
+    wanted = round(scene.area_mm2 * per_mm2)
+    # Small fields get more tries, or most would have nothing; on wide ones more would crowd where no unit is.
+    tries = max(32, round(1.5 * wanted))
+    points = rng.uniform(0, 1, (tries, 2)) * scene.shape_hw
+    clear_px = scene.px(clear_um)
+    points = points[ground.at(ground.depth, points) > 0.7 * clear_px]
+    if len(units) and len(points):
+        away, _ = cKDTree(units).query(points)
+        points = points[away > unit_px + clear_px]
+    return by_row(points[: max(2, wanted)])

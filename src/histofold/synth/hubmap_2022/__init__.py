@@ -1,0 +1,1 @@
+"""Synthetic folders in the layout of the competition of 2022."""

@@ -1,0 +1,137 @@
+"""What was made of a synthetic competition, and what the folder itself does not tell."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from histofold.schema.atomic import write_atomically
+
+Numbers = Mapping[str, int | float | str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlantedFault:
+    """One thing that was planted on purpose.
+
+    Attributes:
+        kind: As in `histofold.synth.hubmap_2022.options.TRAIN_FAULTS` or `HABITS`, or shifted_truth.
+        numbers: What was done: pixels, shifts (dy, dx), radii, cells of tables, names of other images.
+    """
+
+    kind: str
+    numbers: Numbers = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtefactPlace:
+    """A fold, bubble, blurred area or pen stroke of an image.
+
+    Attributes:
+        kind: Of `histofold.synth.drawing.slide.ARTEFACTS`.
+        box_yxyx: First row and column, and the row and column after the last.
+    """
+
+    kind: str
+    box_yxyx: tuple[int, int, int, int]
+
+
+def artefact_places(regions: Sequence[tuple[str, Sequence[int]]]) -> tuple[ArtefactPlace, ...]:
+    """The artefacts of a slide from its kinds and boxes (y0, x0, y1, x1)."""
+    return tuple(
+        ArtefactPlace(kind=kind, box_yxyx=(int(y0), int(x0), int(y1), int(x1))) for kind, (y0, x0, y1, x1) in regions
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthKey:
+    """What was made, and what the folder itself does not tell.
+
+    Attributes:
+        root: The competition's folder.
+        truth_path: The csv of the test images' truth, outside the folder.
+        seed: What it was made from.
+        train_ids: Ids of train.csv in its order.
+        test_ids: Ids of the test images in their order.
+        donors: True donor of every id, test ids too; donors of the splits are distinct. Of a near-copy of another
+            patient's image this is that patient, whatever its row says.
+        planted: Everything that was planted, by id; ids without any are left out.
+        clean_rles: 1-based column-major runs of masks without faults and habits: of every train image of hubmap_2022,
+            and of the test slides of kidney_2020 whose truth was shifted.
+        artefacts: Where folds, bubbles, blurred areas and pen strokes lie, by id; ids without any are left out.
+    """
+
+    root: Path
+    truth_path: Path
+    seed: int
+    train_ids: tuple[str, ...]
+    test_ids: tuple[str, ...]
+    donors: Mapping[str, str]
+    planted: Mapping[str, tuple[PlantedFault, ...]] = field(default_factory=dict)
+    clean_rles: Mapping[str, str] = field(default_factory=dict)
+    artefacts: Mapping[str, tuple[ArtefactPlace, ...]] = field(default_factory=dict)
+
+
+def truth_path_of(root: Path, truth_path: Path | None) -> Path:
+    """Where the hidden truth goes: as asked, or ROOT_truth.csv beside the folder.
+
+    Raises:
+        ValueError: If it would lie inside the folder.
+    """
+    truth_path = truth_path or root.with_name(f"{root.name}_truth.csv")
+    _refuse_inside(root, truth_path, "truth_path")
+    return truth_path
+
+
+def write_key(key: SynthKey, path: Path | None = None) -> Path:
+    """Write a key as json.
+
+    Args:
+        key: The key.
+        path: The file, outside the competition's folder; default ROOT_key.json beside the hidden truth.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: If the file would lie inside the folder.
+    """
+    path = path or key.truth_path.with_name(f"{key.root.name}_key.json")
+    _refuse_inside(key.root, path, "path")
+    content = dataclasses.asdict(key) | {"root": str(key.root), "truth_path": str(key.truth_path)}
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def read_key(path: Path) -> SynthKey:
+    """Read a key that `write_key` wrote."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return SynthKey(
+        root=Path(content["root"]),
+        truth_path=Path(content["truth_path"]),
+        seed=content["seed"],
+        train_ids=tuple(content["train_ids"]),
+        test_ids=tuple(content["test_ids"]),
+        donors=content["donors"],
+        planted={key: tuple(PlantedFault(**fault) for fault in found) for key, found in content["planted"].items()},
+        clean_rles=content["clean_rles"],
+        artefacts={
+            key: artefact_places([(place["kind"], place["box_yxyx"]) for place in places])
+            for key, places in content["artefacts"].items()
+        },
+    )
+
+
+def random_stream(seed: int, *key: int) -> np.random.Generator:
+    """The random stream of a purpose: the same whatever was drawn before."""
+    return np.random.default_rng(np.random.SeedSequence([seed, *key]))
+
+
+def _refuse_inside(root: Path, path: Path, name: str) -> None:
+    if path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{name} {path} lies inside {root}: name a file outside it, the truth is hidden")

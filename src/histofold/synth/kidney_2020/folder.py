@@ -1,0 +1,232 @@
+"""A synthetic competition in the folder layout of hubmap-kidney-segmentation (2020), its hidden truth kept outside.
+
+Slides are sections of kidney in PAS, as large as asked for: they are drawn, written, and their masks encoded, in bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from histofold.core.log import logger
+from histofold.core.rle.runs import RunEncoder, runs_to_text
+from histofold.schema.atomic import write_bytes_atomically
+from histofold.synth.drawing.slide import SyntheticSlide
+from histofold.synth.files import begin_folder, csv_bytes
+from histofold.synth.hubmap_2022.options import Planted
+from histofold.synth.hubmap_2022.plan import TEST, TRAIN
+from histofold.synth.jobs import run_jobs
+from histofold.synth.key import ArtefactPlace, PlantedFault, SynthKey, artefact_places, truth_path_of
+from histofold.synth.kidney_2020.plan import (
+    KIDNEY_LEAST_SIDE_PX,
+    KidneyPlan,
+    draw_kidney_shapes,
+    patient_facts,
+    plan_kidneys,
+)
+from histofold.synth.kidney_2020.rings import (
+    Polygon,
+    annotation_json,
+    polygon_area,
+    runs_rings,
+    shifted_runs,
+    zone_polygons,
+)
+from histofold.synth.kidney_2020.tiff import BAND_ROWS, KIDNEY_LAYOUTS, write_tiff_bands
+
+KIDNEY_INFORMATION = "HuBMAP-20-dataset_information.csv"
+KIDNEY_INFORMATION_COLUMNS = (
+    "image_file",
+    "width_pixels",
+    "height_pixels",
+    "anatomical_structures_segmentation_file",
+    "glomerulus_segmentation_file",
+    "patient_number",
+    "race",
+    "ethnicity",
+    "sex",
+    "age",
+    "weight_kilograms",
+    "height_centimeters",
+    "bmi_kg/m^2",
+    "laterality",
+    "percent_cortex",
+    "percent_medulla",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _KidneySlide:
+    """What is known of a slide once it is written."""
+
+    encoding: str
+    clean_rle: str
+    information: Mapping[str, str]
+    artefacts: tuple[ArtefactPlace, ...]
+
+
+def make_kidney_2020(
+    root: Path,
+    *,
+    num_train: int = 15,
+    num_test: int = 5,
+    seed: int = 0,
+    max_side: int = 2000,
+    shape_hw: tuple[int, int] | None = None,
+    shrink: float | None = None,
+    layouts: Sequence[str] = KIDNEY_LAYOUTS,
+    shifted_truth_yx: tuple[int, int] = (0, 0),
+    planted: Planted | None = None,
+    truth_path: Path | None = None,
+    progress: bool = True,
+    num_workers: int = 0,
+) -> SynthKey:
+    """Write the folder: slides, polygons and tables; the tables last, and the truth after all else.
+
+    Two or three slides a patient; two of three slides have pixels of 0.5 um, the third of 0.65 um (the tables do not
+    tell, the slides' resolution tags do). A slide depends on the seed, its split, its place and the options alone. What
+    is already there is replaced. A run that was interrupted leaves no tables and no part of a file under its name:
+    start it again.
+
+    Args:
+        root: Folder to fill; made if missing.
+        num_train: Count of train slides, at least 1.
+        num_test: Count of test slides, at least 1.
+        seed: Same seed and options, same bytes. Not negative.
+        max_side: Longest side of a slide in pixels, at least 64, where `shape_hw` is not given.
+        shape_hw: Height and width of all slides, at least 64 each.
+        shrink: Size of objects over their real size; without it the longest side over 10000, from 0.2 to 1.
+        layouts: Of `KIDNEY_LAYOUTS`, taken in turn; a BigTIFF is written where it must be.
+        shifted_truth_yx: The first test slide's truth is moved by so many pixels, as one was on Kaggle.
+        planted: Its artefacts and JPEG traces; without it at a modest rate. Faults and habits are not for these slides.
+        truth_path: Where the truth of the test slides goes (id, encoding), outside `root`; default ROOT_truth.csv.
+        progress: Show progress bars.
+        num_workers: Spawned processes that draw; 0 draws in this one.
+
+    Returns:
+        The key.
+
+    Raises:
+        ValueError: A count, size or layout is not possible, or the truth would lie inside the folder.
+    """
+    truth_path = truth_path_of(root, truth_path)
+    planted = planted or Planted()
+    _refuse_bad_request(num_train, num_test, seed, shape_hw or (max_side, max_side), shrink)
+    if planted.faults or planted.lumen_excluded or planted.thin_labels:
+        raise ValueError("planted: faults and habits are of make_hubmap_2022 only; leave them out for kidney slides")
+    plans = []
+    for split, count in ((TRAIN, num_train), (TEST, num_test)):
+        shapes = [shape_hw] * count if shape_hw else draw_kidney_shapes(seed, split, count, max_side)
+        plans += plan_kidneys(seed, split, shapes, shrink=shrink, layouts=layouts, planted=planted)
+    plans[num_train] = replace(plans[num_train], shift_yx=shifted_truth_yx)
+    begin_folder(root, ("train.csv", "sample_submission.csv", KIDNEY_INFORMATION), truth_path)
+    work = partial(_make_kidney, root, seed, progress and num_workers == 0)
+    slides = run_jobs(work, plans, num_workers=num_workers, progress=progress, description="synthetic kidneys")
+    _write_tables(root, truth_path, plans, slides)
+    logger.info("synthetic kidney competition: %d train and %d test slides in %s", num_train, num_test, root)
+    return _kidney_key(root, truth_path, seed, plans, slides)
+
+
+def _refuse_bad_request(
+    num_train: int, num_test: int, seed: int, shape_hw: tuple[int, int], shrink: float | None
+) -> None:
+    for name, value, least in (
+        ("num_train", num_train, 1),
+        ("num_test", num_test, 1),
+        ("seed", seed, 0),
+        ("sides: the shorter", min(shape_hw), KIDNEY_LEAST_SIDE_PX),
+    ):
+        if value < least:
+            raise ValueError(f"{name}={value} must be at least {least}")
+    if shrink is not None and not 0 < shrink <= 1:
+        raise ValueError(f"shrink={shrink} must be more than 0 and at most 1")
+
+
+def _make_kidney(root: Path, seed: int, progress: bool, plan: KidneyPlan) -> _KidneySlide:
+    """Draw and write one slide and its polygons."""
+    slide = SyntheticSlide(plan.spec)
+    encoder = RunEncoder(slide.shape_hw)
+
+    def bands() -> Iterator[tuple[slice, np.ndarray]]:
+        total = -(-slide.shape_hw[0] // BAND_ROWS)
+        for rows, picture in tqdm(
+            slide.bands(BAND_ROWS), desc=plan.id, total=total, unit="band", leave=False, disable=not progress
+        ):
+            encoder.add(picture.mask_HW)
+            yield rows, picture.image_HWC
+
+    folder = root / ("train" if plan.split == TRAIN else "test")
+    path = folder / f"{plan.id}.tiff"
+    write_tiff_bands(path, slide.shape_hw, bands(), plan.layout, pixel_size_um=plan.spec.pixel_size_um)
+    runs = encoder.runs()
+    zones = zone_polygons(slide.zones)
+    write_bytes_atomically(folder / f"{plan.id}-anatomical-structure.json", annotation_json(zones))
+    if plan.split == TRAIN:
+        write_bytes_atomically(
+            folder / f"{plan.id}.json", annotation_json({"glomerulus": [[ring] for ring in runs_rings(runs)]})
+        )
+    clean_rle = runs_to_text(runs)
+    return _KidneySlide(
+        encoding=clean_rle if plan.shift_yx == (0, 0) else runs_to_text(shifted_runs(runs, *plan.shift_yx)),
+        clean_rle="" if plan.shift_yx == (0, 0) else clean_rle,
+        information=_information(seed, plan, zones),
+        artefacts=artefact_places(slide.artefact_regions),
+    )
+
+
+def _information(seed: int, plan: KidneyPlan, zones: Mapping[str, Sequence[Polygon]]) -> dict[str, str]:
+    """The slide's row of dataset_information.csv; a slide without zones counts as all cortex."""
+    areas = {name: sum(polygon_area(polygon) for polygon in polygons) for name, polygons in zones.items()}
+    total = sum(areas.values())
+    medulla = round(100 * areas.get("Medulla", 0.0) / total) if total else 0
+    return {
+        "image_file": f"{plan.id}.tiff",
+        "width_pixels": str(plan.spec.shape_hw[1]),
+        "height_pixels": str(plan.spec.shape_hw[0]),
+        "anatomical_structures_segmentation_file": f"{plan.id}-anatomical-structure.json",
+        "glomerulus_segmentation_file": f"{plan.id}.json",
+        "percent_cortex": str(100 - medulla),
+        "percent_medulla": str(medulla),
+    } | patient_facts(seed, plan)
+
+
+def _write_tables(root: Path, truth_path: Path, plans: list[KidneyPlan], slides: list[_KidneySlide]) -> None:
+    encodings = {
+        split: [(plan.id, slide.encoding) for plan, slide in zip(plans, slides, strict=True) if plan.split == split]
+        for split in (TRAIN, TEST)
+    }
+    information = [[slide.information[column] for column in KIDNEY_INFORMATION_COLUMNS] for slide in slides]
+    blank = [(key, "") for key, _ in encodings[TEST]]
+    for path, columns, rows in (
+        (root / KIDNEY_INFORMATION, KIDNEY_INFORMATION_COLUMNS, information),
+        (root / "sample_submission.csv", ("id", "predicted"), blank),
+        (root / "train.csv", ("id", "encoding"), encodings[TRAIN]),
+        (truth_path, ("id", "encoding"), encodings[TEST]),
+    ):
+        write_bytes_atomically(path, csv_bytes(columns, rows))
+
+
+def _kidney_key(
+    root: Path, truth_path: Path, seed: int, plans: list[KidneyPlan], slides: list[_KidneySlide]
+) -> SynthKey:
+    pairs = list(zip(plans, slides, strict=True))
+    shifts = {plan.id: plan.shift_yx for plan in plans if plan.shift_yx != (0, 0)}
+    return SynthKey(
+        root=root,
+        truth_path=truth_path,
+        seed=seed,
+        train_ids=tuple(plan.id for plan in plans if plan.split == TRAIN),
+        test_ids=tuple(plan.id for plan in plans if plan.split == TEST),
+        donors={plan.id: plan.patient for plan in plans},
+        planted={
+            name: (PlantedFault(kind="shifted_truth", numbers={"dy": dy, "dx": dx}),)
+            for name, (dy, dx) in shifts.items()
+        },
+        clean_rles={plan.id: slide.clean_rle for plan, slide in pairs if plan.id in shifts},
+        artefacts={plan.id: slide.artefacts for plan, slide in pairs if slide.artefacts},
+    )

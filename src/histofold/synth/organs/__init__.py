@@ -1,0 +1,1 @@
+"""The organs that can be drawn."""

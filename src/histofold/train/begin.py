@@ -1,0 +1,155 @@
+"""The beginning of a fold's training: room in its folder, and its run, new or gone on with."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+
+from histofold.core.faults import Fault, InputError
+from histofold.core.log import logger
+from histofold.models.build import build_model
+from histofold.models.weights import load_encoder_weights
+from histofold.predict.devices import best_device, best_precision
+from histofold.schema.atomic import write_atomically
+from histofold.schema.experiment import Experiment
+from histofold.schema.parse import load_toml, to_toml
+from histofold.train.averaging import WeightAverage
+from histofold.train.checkpoint import load_state, newest_state, refuse_other_run, state_paths
+from histofold.train.cross_rank import join_group, restarts, share_batch_norm
+from histofold.train.fold import FoldSetup
+from histofold.train.heads import TrainingNetwork
+from histofold.train.optim import make_optimizer
+from histofold.train.state import MovingAverage, Run
+from histofold.train.tracking import start_tracker
+from histofold.train.warm_start import load_initial_weights
+
+PRECISION_NAMES = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def make_room(setup: FoldSetup, resume: bool) -> None:
+    """Refuse to overwrite a real run; an overfitting check gives way to anything, a real run to nothing.
+
+    Args:
+        setup: The fold.
+        resume: Whether to go on with a run; taken for granted where torchrun starts processes again.
+
+    Raises:
+        InputError: If the folder holds a real run and `resume` is not asked for.
+    """
+    resume = resume or restarts() > 0
+    setup.folder.mkdir(parents=True, exist_ok=True)
+    record = setup.folder / "run.json"
+    state = newest_state(setup.folder)
+    if record.is_file():
+        held_limit, what = json.loads(record.read_text(encoding="utf-8"))["limit"], "a finished run"
+    elif state is not None:
+        held_limit, what = state["limit"], f"a run at step {state['step']}"
+    else:
+        return
+    if held_limit is not None and not (resume and held_limit == setup.limit):
+        for path in [*state_paths(setup.folder), setup.folder / "model.safetensors", record]:
+            path.unlink(missing_ok=True)
+    elif not resume:
+        remedy = "add --resume to go on with it, or move it away"
+        raise InputError([Fault(f"fold {setup.fold}", str(setup.folder), f"holds {what}", remedy)])
+
+
+def start_run(setup: FoldSetup, resume: bool) -> Run:
+    """Build network, heads, averaged weights and optimiser, and go back to the newest state where one is wanted.
+
+    Raises:
+        InputError: If the state is of another run, or the weights to start from do not fit.
+    """
+    experiment = setup.experiment
+    accelerator = _make_accelerator(setup)
+    set_seed(experiment.train.seed)
+    state = load_state(setup.folder, setup.digest, experiment) if resume or restarts() else None
+    network = _make_network(setup, fresh=state is None).to(accelerator.device)
+    network = network.to(memory_format=torch.channels_last)
+    average = _make_average(network.model, experiment)
+    share_batch_norm(network, accelerator)
+    # The loader is not prepared: the sampler deals the draws out to the processes itself, by global step.
+    model, optimizer = accelerator.prepare(network, make_optimizer(network, experiment.optim))
+    organ_weights = setup.example_weights().to(accelerator.device)
+    run = Run(model, network, average, optimizer, accelerator, organ_weights)
+    if state is not None:
+        _restore(run, setup, state)
+    if accelerator.is_main_process:
+        write_atomically(setup.folder / "experiment.toml", to_toml(experiment))
+    start_tracker(accelerator, experiment, setup.folder, run.step)
+    return run
+
+
+def _make_accelerator(setup: FoldSetup) -> Accelerator:
+    device = best_device()
+    train = setup.experiment.train
+    if train.precision == "fp16" and device.type == "cpu":  # Accelerate would train in fp32 without a word
+        remedy = "set it to bf16, fp32 or auto"
+        raise InputError([Fault("train.precision", "experiment", "fp16 needs a GPU, and there is none here", remedy)])
+    join_group(device)
+    precision = best_precision(device) if train.precision == "auto" else PRECISIONS[train.precision]
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=PRECISION_NAMES[precision],
+        log_with=train.tracker or None,
+        project_dir=setup.folder,
+        # No second copy of the gradients.
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+
+
+def _make_network(setup: FoldSetup, fresh: bool) -> TrainingNetwork:
+    """The network in its heads; only a fresh one is given the weights that the experiment starts from."""
+    config = setup.experiment.model
+    plain = build_model(config.architecture, config.arguments())
+    if fresh and setup.initial is not None:
+        load_initial_weights(plain, setup.initial)
+    elif fresh:
+        load_encoder_weights(plain, config)
+    channels = config.classes + (config.activation == "softmax")
+    return TrainingNetwork(plain, classes=channels, organs=len(setup.organs), config=setup.experiment.loss)
+
+
+def _make_average(plain: torch.nn.Module, experiment: Experiment) -> MovingAverage | WeightAverage | None:
+    optim = experiment.optim
+    if optim.average_from < 1:
+        return WeightAverage(plain, experiment.train.steps, optim)
+    return MovingAverage(plain, optim.ema) if optim.ema else None
+
+
+def _restore(run: Run, setup: FoldSetup, state: dict[str, Any]) -> None:
+    """Go back to a state, on as many processes as it was made by: others would draw other tiles."""
+    processes = run.accelerator.num_processes
+    if state["processes"] != processes:
+        rule = f"the state was made by {state['processes']} processes, not by {processes}"
+        remedy = "start as many as then, or train under another name"
+        raise InputError([Fault(f"fold {setup.fold}", str(setup.folder), rule, remedy)])
+    _refuse_other_scores(setup)
+    run.restore(state)
+    logger.info("fold %d goes on at step %d", setup.fold, run.step)
+
+
+def _refuse_other_scores(setup: FoldSetup) -> None:
+    """Refuse to go on with other prediction settings where the learning rate follows the scores that they give."""
+    path = setup.folder / "experiment.toml"
+    if setup.experiment.optim.schedule != "plateau" or not path.is_file():
+        return
+    if load_toml(Experiment, path).predict != setup.experiment.predict:
+        rule = "the learning rate follows validation scores, and [predict], which decides them, has changed"
+        raise InputError([Fault(f"fold {setup.fold}", str(path), rule, "undo the change, or train under another name")])
+
+
+def refuse_other_finished_run(setup: FoldSetup) -> None:
+    """Refuse to call a run finished that has other settings.
+
+    Raises:
+        InputError: With the settings that differ.
+    """
+    if (setup.folder / "run.json").is_file():
+        digest = json.loads((setup.folder / "run.json").read_text(encoding="utf-8"))["digest"]
+        refuse_other_run(setup.folder, digest == setup.digest, setup.experiment, "the finished run")

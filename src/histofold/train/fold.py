@@ -1,0 +1,292 @@
+"""What a fold is trained on, gathered and checked before anything is computed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from histofold.competitions.base import Competition
+from histofold.core.faults import Fault, InputError
+from histofold.core.log import logger
+from histofold.data.folds import ALWAYS_TRAINED
+from histofold.data.leaks import forbidden_samples, image_stamp
+from histofold.data.pseudo import label_faults
+from histofold.data.sources import JoinedCompetition, Source, joined_folds, joined_samples, load_sources
+from histofold.data.store import agreed_preprocessing, load_dataset
+from histofold.imaging.stain import StainMap, slide_stain_maps
+from histofold.schema.experiment import Experiment
+from histofold.schema.manifest import Manifest, file_sha256
+from histofold.schema.plan import manifest_of
+from histofold.schema.sample import Sample
+from histofold.train.augment.cutmix import CutMix
+from histofold.train.augment.pipeline import Augmenter
+from histofold.train.augment.stain import kept_templates
+from histofold.train.dataset import BalancedSampler, TileDataset, refuse_unknown
+from histofold.train.fingerprint import training_settings
+from histofold.train.source_sampler import make_sampler
+from histofold.train.warm_start import InitialWeights, find_initial_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldSetup:
+    """One fold of one experiment, ready to train."""
+
+    experiment: Experiment
+    """The experiment."""
+    fold: int
+    """The fold that is held out."""
+    folder: Path
+    """Where the run writes: runs/E/fold{k}."""
+    dataset: Path
+    """The main dataset."""
+    index: pd.DataFrame
+    """The tiles to train on, with the columns `dataset` and `folder`: whose they are and where they lie."""
+    competition: Competition
+    """The adapter, its training targets loaded; of several datasets it knows every truth."""
+    training: list[Sample]
+    """The slides that the tiles were cut from."""
+    validation: list[Sample]
+    """The held-out slides; with a limit, the training slides themselves."""
+    manifest: Manifest
+    """How slides are predicted in validation."""
+    limit: int | None
+    """Number of training slides of an overfitting check, None for a real run."""
+    digest: str
+    """Identifies experiment, datasets, fold and limit: states of another digest are not resumed."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Share of the draws of each dataset by its name, as the index has it in its column `dataset`."""
+    initial: Path | None = None
+    """Weights of a whole network to start from."""
+    trained_on: dict[str, str] = field(default_factory=dict)
+    """File stamp by id of every image that the weights, or a network before them, are trained on."""
+    organs: tuple[str, ...] = ()
+    """The organs of the training tiles, sorted; the loader tells the place of each example's organ in them."""
+
+    def example_weights(self) -> torch.Tensor:
+        """Weight of each example in the loss by the place of its organ, `loss.organ_weights`, 1 where none is set.
+
+        Returns:
+            float32 (number of organs + 1,): the last is that of an unknown organ, whose place is -1.
+        """
+        weights = self.experiment.loss.organ_weights
+        return torch.tensor([*(weights.get(organ, 1.0) for organ in self.organs), 1.0])
+
+
+def known_folds(experiment: Experiment) -> list[int]:
+    """The folds of the experiment's dataset that can be held out."""
+    folds = load_dataset(Path(experiment.data.dataset))[2]
+    return sorted(int(fold) for fold in folds["fold"].unique() if fold != ALWAYS_TRAINED)
+
+
+def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit: int | None) -> FoldSetup:
+    """Gather what a fold needs.
+
+    Args:
+        experiment: The experiment.
+        name: Its name, the folder below `runs`.
+        runs: Where runs are kept.
+        fold: The fold to hold out.
+        limit: Train and validate on this many training slides of the main dataset only, to see that the model can
+            overfit them.
+
+    Raises:
+        InputError: If a dataset is missing, does not fit the others or was cut at another scale, the fold is unknown,
+            nothing is left to train on, the crop is larger than the tiles, organs are named that no tile has, or labels
+            or initial weights have seen what the fold is scored on.
+    """
+    folds = known_folds(experiment)
+    if fold not in folds:
+        path = Path(experiment.data.dataset) / "folds.csv"
+        remedy = f"known folds: {', '.join(map(str, folds))}"
+        raise InputError([Fault(f"fold {fold}", str(path), "no such fold", remedy)])
+    sources = load_sources(experiment)
+    main = sources[0]
+    chosen = {source.name: source.train_ids(fold) for source in sources}
+    validation = [sample for source in sources for sample in source.held_out(fold)]
+    if limit is not None:
+        chosen = {main.name: chosen[main.name][:limit]}
+        validation = [main.samples[key] for key in chosen[main.name]]
+    used = [source for source in sources if source.name in chosen]
+    index = pd.concat([source.tiles(fold, chosen[source.name]) for source in used], ignore_index=True)
+    if index.empty:
+        file = str(main.folder / "index.csv")
+        raise InputError([Fault(f"fold {fold}", file, "no tiles to train on", "build it anew")])
+    _refuse_wide_crop(experiment, index, main.folder)
+    # An overfitting check on a few slides takes the organs that they have; a real run refuses all others.
+    if limit is None:
+        refuse_unknown("loss.organ_weights", experiment.loss.organ_weights, index["organ"])
+        refuse_unknown("train.organs", experiment.train.organs, index["organ"])
+    initial, earlier = _earlier_networks(experiment, used, fold, scored=limit is None)
+    trained = [s.qualified(s.samples[k]) for s in used for k in chosen[s.name] if k in s.samples]
+    # An image that has left its folder since its tiles were cut is trained on all the same.
+    stamps = {s.key(k): "" for s in used for k in chosen[s.name]}
+    stamps |= {sample.id: image_stamp(sample.image_path) for sample in trained}
+    described = [[s.name, file_sha256(s.folder / "index.csv"), s.weight, chosen[s.name]] for s in used]
+    begun = [file_sha256(path) for path in (initial.path if initial else None, _encoder_file(experiment)) if path]
+    held_out = [sample.id for sample in validation]
+    text = json.dumps([training_settings(experiment), described, held_out, limit, begun])
+    preprocessing = agreed_preprocessing(experiment, main.info, main.folder)
+    return FoldSetup(
+        experiment=experiment,
+        fold=fold,
+        folder=runs / name / f"fold{fold}",
+        dataset=main.folder,
+        index=index,
+        competition=main.competition if len(used) == 1 else JoinedCompetition(used),
+        training=trained,
+        validation=validation,
+        manifest=manifest_of(experiment, preprocessing, main.info.competition, main.competition.classes),
+        limit=limit,
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+        weights={source.name: source.weight for source in used},
+        initial=initial.path if initial else None,
+        trained_on=_all_stamps(stamps, earlier, main.info.competition),
+        organs=tuple(sorted(set(index["organ"]) - {""})),
+    )
+
+
+def _refuse_wide_crop(experiment: Experiment, index: pd.DataFrame, folder: Path) -> None:
+    """Refuse a crop that no tile holds, which would be the whole tile without a word."""
+    crop, size = experiment.augment.crop, int(index["size"].iloc[0])
+    if crop > size:
+        rule, remedy = f"crop={crop} is larger than the tiles, of {size} pixels", "lower it, or set it to 0"
+        raise InputError([Fault("augment.crop", str(folder / "index.csv"), rule, remedy)])
+
+
+def _encoder_file(experiment: Experiment) -> Path | None:
+    """The file of the encoder's first weights, where they are of a file that is there (else loading them tells)."""
+    kind, _, name = experiment.model.encoder_weights.partition(":")
+    return Path(name) if kind == "file" and Path(name).is_file() else None
+
+
+def _earlier_networks(
+    experiment: Experiment, sources: Sequence[Source], fold: int, scored: bool
+) -> tuple[InitialWeights | None, list[tuple[str, dict[str, str]]]]:
+    """The weights that a fold starts from, and adapter and stamps of what they and the labels' makers were trained on.
+
+    Raises:
+        InputError: If any of them has seen what the fold is scored on.
+    """
+    competition = sources[0].info.competition
+    # An overfitting check is scored on what it is trained on, and its score means nothing anyway.
+    forbidden = forbidden_samples(joined_folds(sources), joined_samples(sources), fold) if scored else []
+    initial = find_initial_weights(experiment.model, fold, forbidden, competition)
+    faults: list[Fault] = []
+    earlier = [(initial.competition, initial.trained_on)] if initial else []
+    for source in sources:
+        if source.pseudo:
+            faults += label_faults(source.pseudo, source.folder, fold, forbidden, competition)
+            maker = source.pseudo.makers.get(str(fold))
+            earlier += [(maker.competition, maker.trained_on)] if maker else []
+    if faults:
+        raise InputError(faults)
+    return initial, earlier
+
+
+def _all_stamps(
+    own: Mapping[str, str], earlier: Sequence[tuple[str, Mapping[str, str]]], competition: str
+) -> dict[str, str]:
+    """File stamp by id of what a fold is trained on and of what the networks before it were; no stamp is lost.
+
+    Ids mean images only within their competition, and in plain folders not even there: the others are told apart by the
+    name of their adapter, and files of one id by their stamps.
+    """
+    stamps = dict(own)
+    for owner, seen in earlier:
+        for key, stamp in seen.items():
+            is_same = owner == competition and (owner != "folder" or own.get(key) == stamp)
+            name = key if is_same else f"{owner}:{key}"
+            stamps[name if stamps.get(name, stamp) == stamp else f"{name}:{stamp}"] = stamp
+    return stamps
+
+
+def training_tiles(setup: FoldSetup, keep: bool = True) -> TileDataset:
+    """The tiles of a fold, normalised as its slides are in prediction, and augmented.
+
+    Colour templates, where the augmentation wants them, are fitted on these tiles alone.
+
+    Args:
+        setup: The fold.
+        keep: Whether to keep the templates as runs/E/fold{k}/colours.json; of several processes only one should.
+
+    Raises:
+        InputError: If colour templates are wanted and every tile is blank, or slides are to be normalised and one is
+            no longer in its folder.
+        ImageError: If slides are to be normalised and one cannot be read.
+    """
+    config, seed = setup.experiment.augment.resolved(), setup.experiment.train.seed
+    size = int(setup.index["size"].iloc[0])
+    tiles = partial(
+        TileDataset,
+        setup.dataset,
+        setup.index,
+        seed=seed,
+        stain_maps=_stain_maps(setup),
+        classes=setup.experiment.model.classes,
+        organs=setup.organs,
+        ignore_blank=setup.experiment.loss.ignore == "blank",
+        cutmix=_cutmix(setup),
+    )
+    bare = tiles(augmenter=Augmenter(replace(config, stain_template=0.0), size))
+    if not config.stain_template:
+        return bare
+    templates = kept_templates(
+        setup.folder / "colours.json", setup.digest, setup.index["source"], lambda tile: bare.read(tile)[0], keep
+    )
+    if not templates:
+        rule = "every training tile is blank: there are no colours to fit"
+        raise InputError([Fault("augment.stain_template", str(setup.dataset), rule, "set it to 0")])
+    return tiles(augmenter=Augmenter(config, size, templates))
+
+
+def _stain_maps(setup: FoldSetup) -> dict[str, StainMap]:
+    """The stain normalisation of each training slide; empty where there is none."""
+    gone = sorted(set(setup.index["id"]) - {sample.id for sample in setup.training})
+    if gone and setup.manifest.preprocessing.stain != "none":
+        rule, remedy = "its tiles cannot be normalised: it is not in the competition", "put it back, or build anew"
+        raise InputError([Fault(key, str(setup.dataset / "folds.csv"), rule, remedy) for key in gone])
+    return slide_stain_maps(setup.training, setup.manifest.preprocessing)
+
+
+def _cutmix(setup: FoldSetup) -> CutMix | None:
+    """What the augmentation cuts and mixes among a fold's training tiles; None where it does not."""
+    config, index = setup.experiment.augment.resolved(), setup.index
+    if not config.cutmix:
+        return None
+    cutmix = CutMix(index["organ"], index["id"], probability=config.cutmix, area=config.cutmix_area)
+    if cutmix.tiles_with_partner < len(index):
+        alone = len(index) - cutmix.tiles_with_partner
+        logger.warning("fold %d: no CutMix for %d tiles, whose organ has no other slide", setup.fold, alone)
+    return cutmix
+
+
+def training_order(setup: FoldSetup, start_step: int, rank: int = 0, ranks: int = 1) -> BalancedSampler:
+    """The order in which a fold's tiles are drawn, from a step on.
+
+    Args:
+        setup: The fold.
+        start_step: The first step that is wanted.
+        rank: This process.
+        ranks: Number of processes.
+    """
+    config = setup.experiment.train
+    organ_shares = {organ: share for organ, share in config.organs.items() if organ in setup.organs}
+    return make_sampler(
+        setup.index,
+        setup.weights,
+        seed=config.seed,
+        balanced=config.balanced,
+        batch=config.batch,
+        start_step=start_step,
+        rank=rank,
+        ranks=ranks,
+        region_shares=config.regions,
+        organ_shares=organ_shares,
+    )

@@ -1,0 +1,194 @@
+"""The training loop of one fold.
+
+It counts optimisation steps, not seconds, and every draw, augmentation and rate is a function of the step, so that the
+same seed gives the same weights, interrupted or not.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from histofold.core.log import logger
+from histofold.schema.atomic import write_atomically
+from histofold.schema.parse import plain, to_toml
+from histofold.train.begin import make_room, refuse_other_finished_run, start_run
+from histofold.train.checkpoint import save_state, save_weights
+from histofold.train.cross_rank import agreed
+from histofold.train.dataset import make_loader
+from histofold.train.fold import FoldSetup, training_order, training_tiles
+from histofold.train.state import Run, Stopped, write_log
+from histofold.train.step import Batch, refuse_non_finite, step_images, training_step
+from histofold.train.tracking import check_tracker, stop_tracker, tell_tracker
+from histofold.train.validation import check_classes, validate
+
+LOG_EVERY = 10
+
+
+OnValidation = Callable[[int, float], bool]
+"""Told step and Dice of each validation during training; True stops the run."""
+
+
+def train_fold(setup: FoldSetup, resume: bool, on_validation: OnValidation | None = None) -> float | None:
+    """Train one fold to its end and return the mean Dice of the averaged weights on the held-out slides.
+
+    Under torchrun only the first process validates; the others return None.
+
+    Args:
+        setup: The fold.
+        resume: Whether to go on with a run that was interrupted.
+        on_validation: Told how the run does, and may stop it.
+
+    Raises:
+        Stopped: If `on_validation` wants it so.
+        InputError: If the folder holds another run, or one that `resume` is not asked for; if the tracker cannot be
+            had; if the loss is no number.
+    """
+    check_tracker(setup.experiment.train.tracker)
+    check_classes(setup)
+    make_room(setup, resume)
+    refuse_other_finished_run(setup)
+    if is_finished(setup):
+        logger.info("fold %d is finished already", setup.fold)
+        return _refresh_record(setup)
+    run = start_run(setup, resume)
+    try:
+        _take_steps(run, setup, on_validation)
+        return _finish(run, setup)
+    finally:
+        stop_tracker(run.accelerator)
+
+
+def _take_steps(run: Run, setup: FoldSetup, on_validation: OnValidation | None) -> None:
+    """Step, log, validate and save, from the step that the run is at to its last one."""
+    config = setup.experiment.train
+    batches = training_batches(run, setup)
+    bar = _step_bar(run, setup)
+    while run.step < config.steps:
+        started = time.monotonic()
+        losses = training_step(run, setup, batches)
+        run.step += 1
+        is_last = run.step == config.steps
+        validates = run.step % config.validate_every == 0 and not is_last
+        saves = run.step % config.save_every == 0 or is_last
+        logs = run.step % LOG_EVERY == 0 or validates or is_last
+        if logs or saves:
+            refuse_non_finite(run, setup, losses)  # waits for the device
+        run.seconds += time.monotonic() - started
+        bar.update()
+        if logs and run.accelerator.is_main_process:
+            _log_step(run, setup, losses)
+            bar.set_postfix(loss=f"{run.rows[-1]['loss']:.3f}")
+        if validates:
+            _validate(run, setup, config.validate_images)
+        if saves:
+            _save(run, setup)
+        if validates and on_validation is not None and agreed(on_validation(run.step, run.scores[-1]), run.accelerator):
+            raise Stopped(f"fold {setup.fold} was stopped at step {run.step}")
+    bar.close()
+
+
+def training_batches(run: Run, setup: FoldSetup) -> Iterator[Batch]:
+    """The batches of this process from the run's step on, endlessly; a step takes `accumulate` of them."""
+    config, accelerator = setup.experiment.train, run.accelerator
+    first_batch = run.step * config.accumulate
+    sampler = training_order(setup, first_batch, accelerator.process_index, accelerator.num_processes)
+    dataset = training_tiles(setup, keep=accelerator.is_main_process)
+    return iter(make_loader(dataset, sampler, config.batch, config.workers))
+
+
+def _step_bar(run: Run, setup: FoldSetup) -> tqdm:
+    return tqdm(
+        total=setup.experiment.train.steps,
+        initial=run.step,
+        desc=f"fold {setup.fold}",
+        unit="step",
+        dynamic_ncols=True,
+        disable=not run.accelerator.is_main_process,
+    )
+
+
+def _log_step(run: Run, setup: FoldSetup, losses: Mapping[str, torch.Tensor]) -> None:
+    """Note a step in the log; the speed is that since the last note."""
+    images = step_images(run, setup)
+    last = run.rows[-1] if run.rows else {"step": 0, "seconds": 0.0}
+    row = {
+        "step": run.step,
+        "epoch": run.step * images / len(setup.index),
+        "lr": run.rate,
+        **{name: float(value) for name, value in losses.items()},
+        "images_per_s": images * (run.step - last["step"]) / (run.seconds - last["seconds"]),
+        "seconds": run.seconds,
+    }
+    run.rows.append(row)
+    tell_tracker(run.accelerator, row)
+
+
+def _validate(run: Run, setup: FoldSetup, most: int | None) -> dict[str, float]:
+    """Validate, and note the Dice in the log beside the step's losses; gives the Dice by id on the first process."""
+    by_id = validate(run, setup, most)
+    if run.accelerator.is_main_process:
+        run.rows[-1]["val_dice"] = run.scores[-1]
+        tell_tracker(run.accelerator, {"step": run.step, "val_dice": run.scores[-1]})
+    return by_id
+
+
+def _save(run: Run, setup: FoldSetup) -> None:
+    if run.accelerator.is_main_process:
+        save_state(setup.folder, run.step, run.state(setup.digest, setup.limit))
+        write_log(run.rows, setup.folder / "log.csv")
+    run.accelerator.wait_for_everyone()
+
+
+def _finish(run: Run, setup: FoldSetup) -> float | None:
+    """Validate on all held-out slides, then write weights, log and run.json, which makes the run finished."""
+    by_id = _validate(run, setup, None)
+    if not run.accelerator.is_main_process:
+        return None
+    dice = float(np.mean(list(by_id.values())))
+    seen = [(row["val_dice"], row["step"]) for row in run.rows if "val_dice" in row]
+    write_log(run.rows, setup.folder / "log.csv")
+    save_weights(run.averaged(), setup.folder / "model.safetensors")
+    record = {
+        "digest": setup.digest,
+        "fold": setup.fold,
+        "limit": setup.limit,
+        "competition": setup.competition.name,
+        "steps": run.step,
+        "seconds": round(run.seconds, 1),
+        "dice": dice,
+        "best_dice_optimistic": max(seen)[0],
+        "best_step": int(max(seen)[1]),
+        "dice_by_id": by_id,
+        "trained_on": setup.trained_on,
+        "manifest": plain(setup.manifest),
+        "architecture": setup.experiment.model.architecture,
+        "arguments": setup.experiment.model.arguments(),
+    }
+    write_atomically(setup.folder / "run.json", json.dumps(record, indent=2) + "\n")
+    return dice
+
+
+def is_finished(setup: FoldSetup) -> bool:
+    """Whether this very run has come to its end."""
+    path = setup.folder / "run.json"
+    if not path.is_file() or not (setup.folder / "model.safetensors").is_file():
+        return False
+    return bool(json.loads(path.read_text(encoding="utf-8"))["digest"] == setup.digest)
+
+
+def _refresh_record(setup: FoldSetup) -> float:
+    """Bring a finished fold's prediction settings up to date (its weights do not depend on them); gives its Dice."""
+    path = setup.folder / "run.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    manifest = plain(setup.manifest)
+    if record["manifest"] != manifest:
+        logger.info("fold %d: prediction settings changed; evaluate the run anew", setup.fold)
+        write_atomically(path, json.dumps({**record, "manifest": manifest}, indent=2) + "\n")
+        write_atomically(setup.folder / "experiment.toml", to_toml(setup.experiment))
+    return float(record["dice"])

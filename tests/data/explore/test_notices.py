@@ -1,0 +1,189 @@
+"""What was planted in folders of several seeds is named, and clean folders are left in peace."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from histofold.competitions.folder import Folder
+from histofold.competitions.hubmap_2022 import Hubmap2022
+from histofold.core.faults import InputError
+from histofold.core.rle.runs import Runs, runs_from_mask
+from histofold.data.audit import audit_folder
+from histofold.data.duplicates import DuplicatePair
+from histofold.data.explore.folder import Explorer, explore_folder
+from histofold.data.explore.notices import Notice, find_notices, rank_slides
+from histofold.data.explore.outlines import draw_rings, polygon_dice
+from histofold.data.explore.slides import any_class, label_facts
+from histofold.schema.sample import Sample
+from histofold.synth.hubmap_2022.folder import make_hubmap_2022
+from histofold.synth.hubmap_2022.options import COPY_FAULTS, FILE_FAULTS, TABLE_FAULTS, Planted
+
+NAMED_BY = {
+    "row_major": {"order of the runs"},
+    "transposed": {"turned labels", "outlines", "order of the runs"},
+    "shifted": {"mask shift"},
+    "blank_labelled": {"blank labelled"},
+    "wrong_image": {"stray labels"},
+    "near_duplicate": {"near-duplicates"},
+    "near_duplicate_other_patient": {"near-duplicates"},
+}
+"""Kinds of notices that name what was planted."""
+
+
+def planted_folder(root, seed, kinds, num_train=28, share=0.75, side=600):
+    return make_hubmap_2022(
+        root,
+        num_train=num_train,
+        num_test=1,
+        seed=seed,
+        max_side=side,
+        progress=False,
+        planted=Planted(faults={kind: share / len(kinds) for kind in kinds}),
+    )
+
+
+def explored(root):
+    competition = Hubmap2022()
+    return explore_folder(competition, competition.samples(root, "train"))
+
+
+def unnamed(key, notices):
+    """What was planted and is not named: (id, kind)."""
+    kinds_of = {}
+    for notice in notices:
+        for sample_id in notice.ids:
+            kinds_of.setdefault(sample_id, set()).add(notice.kind)
+    planted = [(name, fault.kind) for name, faults in key.planted.items() for fault in faults]
+    assert planted, "nothing was planted"
+    return [(name, kind) for name, kind in planted if not NAMED_BY[kind] & kinds_of.get(name, set())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [21, 22])
+def test_all_that_was_planted_is_named(tmp_path, seed):
+    key = planted_folder(tmp_path / "c", seed, tuple(NAMED_BY))
+    exploration = explored(tmp_path / "c")
+    assert unnamed(key, exploration.notices) == []
+    spoilt = set(key.planted) | {
+        str(fault.numbers["original"])
+        for faults in key.planted.values()
+        for fault in faults
+        if fault.kind in COPY_FAULTS
+    }
+    blamed = {sample_id for notice in exploration.notices for sample_id in notice.ids}
+    assert blamed <= spoilt, "an image without fault is named"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [31, 32, 33])
+def test_a_clean_folder_gives_no_notice(tmp_path, seed):
+    make_hubmap_2022(tmp_path / "c", num_train=15, num_test=1, seed=seed, max_side=600, progress=False)
+    assert list(map(str, explored(tmp_path / "c").notices)) == []
+
+
+@pytest.mark.parametrize("seed", [41])
+def test_faults_of_rows_and_files_are_named_all_at_once(tmp_path, seed):
+    kinds = (*TABLE_FAULTS, *FILE_FAULTS)
+    key = planted_folder(tmp_path / "c", seed, kinds, num_train=2 * len(kinds), share=1.0, side=200)
+    competition = Hubmap2022()
+    explorer = Explorer(competition)
+    faults = audit_folder(competition, tmp_path / "c", decode=True, look=explorer.look)[1]
+    assert {fault.id for fault in faults} == set(key.planted)
+    assert {fault.kind for faults in key.planted.values() for fault in faults} == set(kinds)
+    for fault in faults:
+        assert all((fault.id, fault.file, fault.rule, fault.remedy))
+    assert {fact.sample.id for fact in explorer.facts}.isdisjoint(
+        name for name, planted in key.planted.items() if planted[0].kind in FILE_FAULTS
+    )
+
+
+def facts_of(mask, name="a", **changes):
+    sample = Sample(id=name, image_path=None, organ=changes.pop("organ", "lung"), group=changes.pop("group", name))
+    return dataclasses.replace(label_facts(sample, runs_from_mask(mask)), **changes)
+
+
+def blob(height=60, width=40):
+    mask = np.zeros((height, width), bool)
+    mask[5:30, 8:25] = True
+    return mask
+
+
+def test_row_major_runs_show_without_an_image():
+    text = runs_from_mask(blob(), "C")
+    misread = Runs(text.starts, text.lengths, text.shape_hw, "F").to_mask()
+    (notice,) = find_notices([facts_of(misread)])
+    assert notice.kind == "order of the runs"
+    assert find_notices([facts_of(blob())]) == []
+
+
+def test_labels_of_nothing_and_of_everything_are_survived():
+    assert [n.kind for n in find_notices([facts_of(np.zeros((9, 7), bool))])] == ["no labels"]
+    assert find_notices([facts_of(np.ones((9, 7), bool)), facts_of(np.ones((1, 1), bool), "b")]) == []
+
+
+def test_a_pair_across_groups_says_so():
+    facts = [facts_of(blob(), "a", group="P1"), facts_of(blob(), "b", group="P2"), facts_of(blob(), "c", group="P2")]
+    pairs = [DuplicatePair("a", "b", 0.9), DuplicatePair("b", "c", 0.8)]
+    first, second = find_notices(facts, pairs)
+    assert "groups P1 and P2" in first.text
+    assert "of one group" in second.text
+    assert str(first).startswith("a, b: near-duplicates: ")
+
+
+def test_the_odd_one_out_is_ranked_first_and_named():
+    facts = [facts_of(blob(), str(place), focus=0.5 + 0.01 * place) for place in range(8)]
+    facts.append(facts_of(blob(), "blurred", focus=0.01))
+    assert rank_slides(facts)[0][0].sample.id == "blurred"
+    assert [notice.ids for notice in find_notices(facts)] == [("blurred",)]
+    assert rank_slides(facts[:3]) == [], "three slides have nothing that is usual"
+    assert all(math.isfinite(distance) for _, _, distance in rank_slides(facts))
+
+
+def test_several_classes_count_as_one():
+    first, second = blob(), np.zeros((60, 40), bool)
+    second[20:50, 20:] = second[0, 0] = True
+    union = any_class((runs_from_mask(first), runs_from_mask(second)))
+    np.testing.assert_array_equal(union.to_mask(), first | second)
+    nothing = runs_from_mask(np.zeros((60, 40), bool))
+    assert any_class((nothing, nothing)) == nothing
+
+
+def annotated(tmp_path, rings):
+    folder = tmp_path / "train_annotations"
+    folder.mkdir(exist_ok=True)
+    (folder / "a.json").write_text(rings if isinstance(rings, str) else json.dumps(rings))
+    return Sample(id="a", image_path=tmp_path / "train_images" / "a.tiff")
+
+
+def test_outlines_are_held_against_run_lengths(tmp_path):
+    mask = np.zeros((90, 70), bool)
+    mask[10:40, 20:50] = True
+    sample = annotated(tmp_path, [[[20, 10], [49, 10], [49, 39], [20, 39]]])
+    assert polygon_dice(Hubmap2022(), sample, runs_from_mask(mask)) == pytest.approx(1.0)
+    mask[15:30, 25:45] = False
+    assert polygon_dice(Hubmap2022(), sample, runs_from_mask(mask)) == pytest.approx(1.0), "holes are left out"
+    assert polygon_dice(Hubmap2022(), sample, runs_from_mask(np.roll(mask, 30, axis=0))) < 0.9
+    elsewhere = dataclasses.replace(sample, id="b")
+    assert polygon_dice(Hubmap2022(), elsewhere, runs_from_mask(mask)) is None
+    assert polygon_dice(Folder(), elsewhere, runs_from_mask(mask)) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '[[["a", 1]]]', "[[[1, 2, 3]]]", "[[[1e30, 2]]]"])
+def test_outlines_that_cannot_be_read_are_told(tmp_path, text):
+    with pytest.raises(InputError, match="cannot be read"):
+        polygon_dice(Hubmap2022(), annotated(tmp_path, text), runs_from_mask(blob()))
+
+
+def test_rings_that_overlap_are_joined_and_scale_with_the_picture():
+    rings = [[[10, 10], [49, 10], [49, 49], [10, 49]], [[30, 30], [69, 30], [69, 69], [30, 69]]]
+    drawn = draw_rings(rings, (80, 100), (80, 100))
+    assert drawn[35, 35]
+    assert drawn.sum() == 2 * 40**2 - 20**2
+    assert draw_rings(rings, (80, 100), (40, 50)).sum() == pytest.approx(drawn.sum() / 4, rel=0.1)
+
+
+def test_a_notice_is_one_line():
+    assert str(Notice(kind="k", ids=("a", "b"), text="t")) == "a, b: k: t"

@@ -1,0 +1,43 @@
+"""Slides at thumbnail size: the same as the scaled view, whatever the bands."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from histofold.core.rle.runs import runs_from_mask
+from histofold.data.explore.slides import fitting_shape, read_small, slide_facts
+from histofold.imaging.resample import ScaledSlide
+from histofold.imaging.slide import open_slide
+from histofold.schema.sample import Sample
+
+
+@pytest.mark.parametrize("scaled_hw", [(90, 130), (37, 50), (1, 1), (180, 200)])
+def test_bands_change_nothing(tmp_path, monkeypatch, scaled_hw):
+    image_HWC = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", image_HWC)
+    with open_slide(tmp_path / "a.tif") as slide:
+        whole = ScaledSlide(slide, scaled_hw).read(slice(None), slice(None)).astype(int)
+        monkeypatch.setattr("histofold.data.explore.slides._BAND_SOURCE_PIXELS", 130 * 7)
+        assert abs(read_small(slide, scaled_hw) - whole).max() <= 1
+
+
+def test_an_image_is_never_enlarged():
+    assert fitting_shape((30, 40), 100) == (30, 40)
+    assert fitting_shape((300, 400), 100) == (75, 100)
+    assert fitting_shape((1, 4000), 100) == (1, 100)
+
+
+@pytest.mark.parametrize("shape_hw", [(1, 1), (1, 300), (300, 2), (33, 34)])
+def test_slides_of_hardly_any_pixels_have_facts(tmp_path, shape_hw):
+    image_HWC = np.random.default_rng(1).integers(0, 256, (*shape_hw, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", image_HWC)
+    for mask in (
+        np.zeros(shape_hw, bool),
+        np.ones(shape_hw, bool),
+        np.arange(image_HWC.size // 3).reshape(shape_hw) < 1,
+    ):
+        with open_slide(tmp_path / "a.tif") as slide:
+            facts = slide_facts(Sample(id="a", image_path=slide.path), slide, runs_from_mask(mask))
+        assert facts.shape_hw == shape_hw
+        assert facts.mask_fraction == mask.mean()
+        assert 0 <= facts.blank_fraction <= 1

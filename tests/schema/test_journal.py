@@ -1,0 +1,23 @@
+import json
+
+from histofold.schema.journal import LineJournal
+
+
+def test_what_was_added_is_there_again(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    entries = [{"key": "a", "n": 1}, {"key": "ä", "n": [1, 2]}]
+    journal = LineJournal(path)
+    assert journal.entries == []
+    for entry in entries:
+        journal.add(entry)
+    assert LineJournal(path).entries == entries
+
+
+def test_a_line_cut_short_is_lost_alone(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    whole = json.dumps({"key": "a"}) + "\n"
+    for length in range(1, len(whole)):
+        path.write_text(whole + whole[:length])
+        LineJournal(path).add({"key": "b"})
+        found = [entry["key"] for entry in LineJournal(path).entries]
+        assert found in (["a", "b"], ["a", "a", "b"]), length

@@ -1,0 +1,326 @@
+"""The laws of a sweep, with an objective that is a formula."""
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import time
+
+import pytest
+
+from histofold.core.faults import InputError
+from histofold.schema.experiment import Experiment
+from histofold.schema.sweep import SettingSpace, SweepConfig
+from histofold.train import sweep as sweep_module
+from histofold.train.state import Stopped
+from histofold.train.sweep.study import Sweep, changed_keys
+from histofold.train.sweep.table import OPTIMISTIC, trial_costs, trial_table
+from histofold.train.sweep.workers import Outcome, quiet_optuna, run_worker, run_workers
+
+RATES, DECAYS = (1e-4, 1e-3, 1e-2), (0.01, 0.1)
+GRID = SweepConfig(
+    space={"optim.lr": SettingSpace(values=RATES), "optim.weight_decay": SettingSpace(values=DECAYS)},
+)
+SPACE = {
+    "optim.lr": SettingSpace(low=1e-5, high=1e-1, log=True),
+    "optim.ema": SettingSpace(low=0.0, high=0.9, step=0.3),
+    "train.steps": SettingSpace(low=2, high=9),
+    "train.seed": SettingSpace(low=0, high=11, step=5),
+    "predict.views": SettingSpace(values=(["identity"], ["identity", "hflip"])),
+    "train.balanced": SettingSpace(values=(True, False)),
+    "model.encoder": SettingSpace(values=("resnet18", "resnet34")),
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(sweep_module, "POLL_S", 0.02)
+    quiet_optuna()
+
+
+def formula(experiment, folder, report):
+    score = 1 / (1 + (math.log10(experiment.optim.lr) + 3) ** 2 + experiment.optim.weight_decay)
+    return Outcome(score, {"val_dice": score, "loss": 1 - score, "steps": 3, "seconds": 0.5})
+
+
+def random_search(sampler="random", trials=6, seed=0):
+    return SweepConfig(space=SPACE, sampler=sampler, trials=trials, seed=seed)
+
+
+def settings_by_number(sweep):
+    return [sweep.settings_of(trial) for trial in sweep.trials()]
+
+
+def test_a_grid_runs_every_point_once_and_ranks_them(tmp_path):
+    seen = []
+
+    def objective(experiment, folder, report):
+        seen.append((experiment.optim.lr, experiment.optim.weight_decay, folder.name))
+        return formula(experiment, folder, report)
+
+    sweep = run_workers(tmp_path / "s", GRID, "", objective)
+    assert seen == [(lr, wd, f"{n:04d}") for n, (lr, wd) in enumerate((a, b) for a in RATES for b in DECAYS)]
+    table = trial_table(sweep)
+    assert list(table.columns[:5]) == ["trial", "optim.lr", "optim.weight_decay", "val_dice", "loss"]
+    assert table["val_dice"].is_monotonic_decreasing
+    assert (table["optim.lr"].iloc[0], table["optim.weight_decay"].iloc[0]) == (1e-3, 0.01)
+    assert table["note"].tolist() == [OPTIMISTIC, "", "", "", "", ""]
+    run_workers(tmp_path / "s", GRID, "", objective)
+    assert len(seen) == 6, "a finished sweep has nothing left to do"
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_draws_lie_in_the_space_and_fit_the_experiment(tmp_path, sampler):
+    got = []
+
+    def objective(experiment, folder, report):
+        got.append(experiment)
+        return formula(experiment, folder, report)
+
+    sweep = run_workers(tmp_path / "s", random_search(sampler, trials=14), "", objective)
+    assert len(got) == 14
+    assert all(isinstance(experiment, Experiment) for experiment in got)
+    assert all(1e-5 <= experiment.optim.lr <= 1e-1 for experiment in got)
+    assert {experiment.optim.ema for experiment in got} <= {0.0, 0.3, 0.6, 0.9}
+    assert {experiment.train.seed for experiment in got} <= {0, 5, 10}
+    assert {experiment.predict.views for experiment in got} == {("identity",), ("identity", "hflip")}
+    assert {experiment.train.balanced for experiment in got} == {True, False}
+    assert len({experiment.optim.lr for experiment in got}) == 14
+    assert [settings["optim.ema"] for settings in settings_by_number(sweep)] == [e.optim.ema for e in got]
+    assert trial_table(sweep)["predict.views"].isin(['["identity"]', '["identity", "hflip"]']).all()
+
+
+def test_random_draws_hang_on_seed_and_number_alone(tmp_path):
+    """Whoever draws them, in whichever order, and though a trial was cut short between two draws."""
+    whole = run_workers(tmp_path / "a", random_search(), "", formula)
+    other = Sweep(tmp_path / "b", random_search())
+    held = [other.claim() for _ in range(3)]
+    for claim in reversed(held):
+        claim.lease.release()
+    half = other.trials()[4]
+    other.storage.set_trial_state_values(half._trial_id, sweep_state("RUNNING"))
+    run_worker(other, formula)
+    assert settings_by_number(whole) == settings_by_number(other)
+    different = run_workers(tmp_path / "c", random_search(seed=1), "", formula)
+    assert settings_by_number(whole) != settings_by_number(different)
+
+
+def sweep_state(name):
+    return next(state for state in sweep_module.TrialState if state.name == name)
+
+
+def test_more_trials_go_on_and_any_other_change_is_refused_by_name(tmp_path):
+    first = settings_by_number(run_workers(tmp_path / "s", random_search(trials=3), "d", formula))
+    more = run_workers(tmp_path / "s", random_search(trials=5), "d", formula)
+    assert settings_by_number(more)[:3] == first
+    assert len(more.trials()) == 5
+    with pytest.raises(InputError, match="trials: 5 -> 3"):
+        Sweep(tmp_path / "s", random_search(trials=3), "d")
+    with pytest.raises(InputError, match=r"seed: 0 -> 7.*undo the change"):
+        Sweep(tmp_path / "s", random_search(trials=5, seed=7), "d")
+    with pytest.raises(InputError, match="the dataset"):
+        Sweep(tmp_path / "s", random_search(trials=5), "another")
+    narrower = SweepConfig(space={**SPACE, "train.steps": SettingSpace(low=2, high=8)}, sampler="random", trials=5)
+    with pytest.raises(InputError, match=r"space.train.steps.high: 9.* -> 8"):
+        Sweep(tmp_path / "s", narrower, "d")
+
+
+def test_changed_keys_tell_what_came_and_went():
+    assert changed_keys({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}, "d": {}}) == ["a.c: 2 -> nothing", "d: nothing -> {}"]
+    assert changed_keys({"a": [1, 2]}, {"a": [1, 2]}) == []
+
+
+def test_a_failed_trial_keeps_its_words_and_the_sweep_goes_on(tmp_path, caplog):
+    def objective(experiment, folder, report):
+        if experiment.optim.lr == 1e-2:
+            raise InputError("the loss is nan at step 10")
+        if experiment.optim.lr == 1e-4 and experiment.optim.weight_decay == 0.1:
+            raise RuntimeError("out of memory\nmore words")
+        if experiment.optim.lr == 1e-4:
+            return Outcome(float("nan"), {})
+        return formula(experiment, folder, report)
+
+    table = trial_table(run_workers(tmp_path / "s", GRID, "", objective)).set_index("trial")
+    assert table["state"].to_dict() == dict(enumerate(["failed", "failed", "complete", "complete", "failed", "failed"]))
+    assert table.at[4, "note"] == "the loss is nan at step 10"
+    assert table.at[1, "note"] == "RuntimeError: out of memory more words"
+    assert "the score is nan" in table.at[0, "note"]
+    assert "trial 4 failed: the loss is nan" in caplog.text
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_interruptions_and_disk_faults_leave_the_trial_to_be_taken_up(tmp_path, error):
+    runs = []
+
+    def objective(experiment, folder, report):
+        runs.append(folder.name)
+        if len(runs) == 3:
+            raise error("no")
+        return formula(experiment, folder, report)
+
+    with pytest.raises(error):
+        run_workers(tmp_path / "s", GRID, "", objective)
+    states = trial_table(Sweep(tmp_path / "s", GRID))["state"].value_counts().to_dict()
+    assert states == {"complete": 2, "running": 1, "waiting": 3}
+    sweep = run_workers(tmp_path / "s", GRID, "", objective)
+    assert runs == ["0000", "0001", "0002", "0002", "0003", "0004", "0005"]
+    assert not sweep.unfinished()
+
+
+def test_an_interruption_that_a_library_renamed_is_one(tmp_path):
+    def objective(experiment, folder, report):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise RuntimeError("while saving")  # noqa: B904 - this is what such a library does
+
+    with pytest.raises(KeyboardInterrupt):
+        run_workers(tmp_path / "s", GRID, "", objective)
+    assert len(Sweep(tmp_path / "s", GRID).unfinished()) == 6
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+def test_a_trial_that_is_behind_is_stopped_and_not_ranked_as_a_whole_run(tmp_path, pruner):
+    levels = (0.9, 0.8, 0.85, 0.7, 0.95, 0.75, 0.5, 0.4, 0.3)
+    config = SweepConfig(space={"optim.ema": SettingSpace(values=levels)}, pruner=pruner)
+    steps = {}
+
+    def objective(experiment, folder, report):
+        for step in range(1, 9):
+            steps[experiment.optim.ema] = step
+            if report(step, experiment.optim.ema * step / 8):
+                raise Stopped
+        score = experiment.optim.ema
+        return Outcome(score, {"val_dice": score, "loss": 0.1, "steps": 8, "seconds": 1.0})
+
+    table = trial_table(run_workers(tmp_path / "s", config, "", objective))
+    pruned = table[table["state"] == "pruned"]
+    assert len(pruned)
+    assert steps[0.3] < 8 == steps[0.95]
+    assert pruned["note"].str.contains("not that of a whole run").all()
+    assert table["state"].tolist() == sorted(table["state"].tolist()), "complete ones stand first"
+    assert table["optim.ema"].iloc[0] == 0.95
+
+
+def test_a_trial_that_went_back_to_its_last_state_reports_the_same_steps_again(tmp_path):
+    config = SweepConfig(space={"optim.ema": SettingSpace(values=(0.9,))}, pruner="median")
+
+    def objective(experiment, folder, report, fails=[True]):  # noqa: B006 - it must fail once
+        for step in (1, 2):
+            report(step, 0.5)
+        if fails.pop() if fails else False:
+            raise KeyboardInterrupt
+        return formula(experiment, folder, report)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_workers(tmp_path / "s", config, "", objective)
+    sweep = run_workers(tmp_path / "s", config, "", objective)
+    assert sweep.trials()[0].intermediate_values == {1: 0.5, 2: 0.5}
+    assert sweep.best().number == 0
+
+
+def test_a_trial_that_was_taken_over_is_left_to_its_new_holder(tmp_path, caplog):
+    def objective(experiment, folder, report):
+        if folder.name == "0001" and not (folder / "lease.000009").exists():
+            (folder / "lease.000009").write_text('{"released": true}')
+            report(1, 0.5)
+        return formula(experiment, folder, report)
+
+    sweep = run_workers(tmp_path / "s", GRID, "", objective)
+    assert "trial 1 was taken over" in caplog.text
+    assert not sweep.unfinished()
+
+
+def test_the_least_loss_is_best_where_loss_decides(tmp_path):
+    config = SweepConfig(space=GRID.space, metric="loss")
+
+    def objective(experiment, folder, report):
+        loss = experiment.optim.lr
+        return Outcome(loss, {"val_dice": 0.5, "loss": loss, "steps": 1, "seconds": 0.1})
+
+    sweep = run_workers(tmp_path / "s", config, "", objective)
+    assert sweep.best().number == 0, "of equals the first"
+    assert trial_table(sweep)["loss"].is_monotonic_increasing
+
+
+def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path):
+    run_workers(tmp_path / "s", GRID, "", formula)
+    path = tmp_path / "s" / "study.log"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"op_code": 5, "trial')
+    assert not Sweep(tmp_path / "s", GRID).unfinished()
+    assert path.read_bytes() == whole
+
+
+def slow_formula(experiment, folder, report):
+    """Notes when it begins and ends, and what it finds begun by a process that is alive."""
+    mark = folder / f"alive.{os.getpid()}"
+    mark.touch()
+    others = [int(file.suffix[1:]) for file in folder.glob("alive.*") if file != mark]
+    alive = [pid for pid in others if sweep_module.os.path.exists(f"/proc/{pid}") and is_running(pid)]
+    with (folder.parent / "log.jsonl").open("a") as stream:
+        stream.write(json.dumps({"trial": folder.name, "beside": alive}) + "\n")
+    time.sleep(0.08)
+    outcome = formula(experiment, folder, report)
+    mark.unlink()
+    return outcome
+
+
+def is_running(pid):
+    with open(f"/proc/{pid}/stat") as stream:
+        return stream.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def forked_worker(folder, config):
+    run_worker(Sweep(folder, config), slow_formula)
+
+
+def test_killed_workers_lose_no_trial_and_none_runs_twice_at_a_time(tmp_path, monkeypatch):
+    """Workers are killed at random moments and replaced; then one brings the grid to its end."""
+    config = SweepConfig(space={**GRID.space, "train.seed": SettingSpace(values=(0, 1, 2))})
+    context, chance = multiprocessing.get_context("fork"), random.Random(0)
+    folder, kills = tmp_path / "s", 0
+    monkeypatch.setattr("histofold.train.sweep.study.LOCK_GRACE_S", 3)
+    workers = []
+    while kills < 8:
+        while len(workers) < 3:
+            worker = context.Process(target=forked_worker, args=(folder, config), daemon=True)
+            worker.start()
+            workers.append(worker)
+        time.sleep(chance.uniform(0.02, 0.2))
+        victim = workers.pop(chance.randrange(len(workers)))
+        victim.kill()
+        victim.join()
+        kills += 1
+    sweep = run_workers(folder, config, "", slow_formula)
+    for worker in workers:
+        worker.join(timeout=60)
+        assert worker.exitcode == 0
+    table = trial_table(sweep)
+    assert table["state"].eq("complete").all()
+    points = table[list(config.space)].itertuples(index=False, name=None)
+    assert sorted(points) == sorted((a, b, c) for a in RATES for b in DECAYS for c in (0, 1, 2))
+    log = [json.loads(line) for line in (folder / "trials" / "log.jsonl").read_text().splitlines()]
+    assert {entry["trial"] for entry in log} == {f"{number:04d}" for number in range(18)}
+    assert all(entry["beside"] == [] for entry in log)
+
+
+@pytest.mark.slow
+def test_several_processes_share_a_grid(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_module, "POLL_S", 0.2)
+    before = dict(os.environ)
+    sweep = run_workers(tmp_path / "s", GRID, "", formula, workers=2)
+    assert trial_table(sweep)["state"].eq("complete").all()
+    assert dict(os.environ) == before
+
+
+def test_costs_are_read_from_the_logs(tmp_path):
+    assert math.isnan(trial_costs(tmp_path)["loss"])
+    for fold, loss in ((0, 0.5), (1, 0.3)):
+        (tmp_path / f"fold{fold}").mkdir()
+        rows = [f"{step},{9 if step < 90 else loss},{step / 10}" for step in range(10, 101, 10)]
+        (tmp_path / f"fold{fold}" / "log.csv").write_text("\n".join(["step,loss,seconds", *rows]) + "\n")
+    costs = trial_costs(tmp_path)
+    assert costs["loss"] == pytest.approx(0.4)
+    assert (costs["steps"], costs["seconds"]) == (200, 20.0)

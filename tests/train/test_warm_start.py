@@ -1,0 +1,102 @@
+"""Where a fold starts: weights of an earlier run, refused where they have seen what the fold is scored on."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from histofold.core.faults import InputError
+from histofold.data.leaks import image_stamp
+from histofold.models.build import build_model
+from histofold.schema.experiment import ModelConfig
+from histofold.schema.sample import Sample
+from histofold.train.warm_start import find_initial_weights, load_initial_weights
+
+SMALL = {"encoder": "resnet18", "decoder_channels": (16, 16, 8, 8, 8)}
+
+
+@pytest.fixture
+def slides(tmp_path):
+    samples = []
+    for number in range(4):
+        path = tmp_path / f"{number}.tiff"
+        path.write_bytes(np.random.default_rng(number).bytes(500))
+        samples.append(Sample(id=f"s{number}", image_path=path))
+    return samples
+
+
+def write_run(folder, fold, trained, competition="hubmap_2022", **changes):
+    """A finished fold whose weights are a few bytes: nothing here looks into them."""
+    (folder / f"fold{fold}").mkdir(parents=True, exist_ok=True)
+    (folder / f"fold{fold}" / "model.safetensors").write_bytes(b"weights")
+    record = {
+        "architecture": "unet",
+        "arguments": ModelConfig(**SMALL).arguments(),
+        "competition": competition,
+        "trained_on": {s.id: image_stamp(s.image_path) for s in trained},
+        **changes,
+    }
+    record = {key: value for key, value in record.items() if value is not None}
+    (folder / f"fold{fold}" / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def init(run, fold, forbidden, competition="hubmap_2022"):
+    return find_initial_weights(ModelConfig(init=str(run), **SMALL), fold, forbidden, competition)
+
+
+def test_each_fold_starts_from_its_own_fold(tmp_path, slides):
+    run = write_run(write_run(tmp_path / "run", 0, slides[:2]), 1, slides[2:])
+    for fold, forbidden in ((0, slides[2:]), (1, slides[:2])):
+        found = init(run, fold, forbidden)
+        assert found.path == run / f"fold{fold}" / "model.safetensors"
+        assert set(found.trained_on) == {s.id for s in slides} - {s.id for s in forbidden}
+    assert find_initial_weights(ModelConfig(**SMALL), 0, slides, "hubmap_2022") is None
+
+
+def test_a_run_that_has_seen_the_validation_images_is_refused(tmp_path, slides):
+    run = write_run(tmp_path / "run", 0, slides[:3])
+    with pytest.raises(InputError, match=r"trained on 1 images that fold 0 is scored on \(s2\): it leaks"):
+        init(run, 0, slides[2:])
+    renamed = [Sample(id="other", image_path=slides[1].image_path)]
+    with pytest.raises(InputError, match=r"\(other\): it leaks"):
+        init(run, 0, renamed, competition="folder")
+    assert init(run, 0, [Sample(id="s2", image_path=slides[3].image_path)], competition="folder") is not None
+    with pytest.raises(InputError, match="it leaks"):
+        init(f"file:{run}/fold0/model.safetensors", 0, slides[2:])
+
+
+def test_what_cannot_be_started_from_is_refused_with_what_there_is(tmp_path, slides, caplog):
+    run = write_run(tmp_path / "run", 2, [])
+    with pytest.raises(InputError, match=r"no finished fold here; finished there: fold2"):
+        init(run, 0, [])
+    with pytest.raises(InputError, match="does not say what the weights were trained on"):
+        init(write_run(tmp_path / "old", 0, [], trained_on=None), 0, [])
+    with pytest.raises(InputError, match="the same network"):
+        init(write_run(tmp_path / "deep", 0, [], architecture="other"), 0, [])
+    with pytest.raises(InputError, match="no such file"):
+        init(f"file:{tmp_path}/none.safetensors", 0, [])
+    bare = tmp_path / "bare.safetensors"
+    bare.write_bytes(b"weights")
+    assert init(f"file:{bare}", 0, slides).path == bare
+    assert "nothing says what" in caplog.text
+
+
+def test_weights_are_loaded_whole_or_not_at_all(tmp_path):
+    torch.manual_seed(0)
+    given, model = (build_model("unet", ModelConfig(**SMALL).arguments()) for _ in range(2))
+    path = tmp_path / "model.safetensors"
+    save_file(given.state_dict(), path)
+    load_initial_weights(model, path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, given.state_dict()[name]), name
+    state = given.state_dict()
+    state["segmentation_head.0.weight"] = torch.zeros(2, 8, 3, 3)
+    save_file(state, path)
+    with pytest.raises(InputError, match=r"1 tensors are not.*segmentation_head.0.weight"):
+        load_initial_weights(model, path)
+    path.write_bytes(b"not weights")
+    with pytest.raises(InputError, match="not a safetensors file"):
+        load_initial_weights(model, path)
