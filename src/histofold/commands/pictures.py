@@ -14,7 +14,8 @@ from histofold.core.regions import split_runs
 from histofold.core.rle.runs import Masks, Runs, class_runs
 from histofold.data.cleaning import clean_blank_labels
 from histofold.data.explore.notices import Notice
-from histofold.data.explore.slides import any_class, fitting_shape, read_small
+from histofold.data.explore.slides import any_class
+from histofold.data.thumbnails import fitting_shape, read_small
 from histofold.data.tiles.files import read_tile
 from histofold.imaging.errors import ImageError
 from histofold.imaging.resample import resample_mask_region

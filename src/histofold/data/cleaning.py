@@ -15,10 +15,9 @@ from tqdm import tqdm
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import RunEncoder, Runs
-from histofold.data.explore.slides import fitting_shape, read_small
+from histofold.data.thumbnails import thumbnail
 from histofold.data.tiles.masks import Target, class_runs
 from histofold.imaging.errors import ImageError
-from histofold.imaging.resample import resample_mask_region
 from histofold.imaging.slide import Slide, open_slide
 from histofold.imaging.tissue import PADDING_DARKER_THAN, tissue_mask
 from histofold.schema.sample import Sample
@@ -113,10 +112,7 @@ def _level_by_region(even_HW: np.ndarray, grey_HW: np.ndarray) -> np.ndarray:
 
 def slide_outside(slide: Slide, runs: Runs, max_side: int = OUTSIDE_SIDE) -> np.ndarray:
     """The glass around the tissue of a slide, at no more than `max_side` pixels; see `outside_mask`."""
-    scaled_hw = fitting_shape(slide.shape_hw, max_side)
-    everything = slice(0, scaled_hw[0]), slice(0, scaled_hw[1])
-    image_HWC = read_small(slide, scaled_hw)
-    return outside_mask(image_HWC, resample_mask_region(runs.to_window, runs.shape_hw, scaled_hw, *everything))
+    return outside_mask(*thumbnail(slide, runs, max_side))
 
 
 def remove_region(runs: Runs, region_HW: np.ndarray) -> Runs:

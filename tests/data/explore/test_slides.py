@@ -5,7 +5,8 @@ import pytest
 import tifffile
 
 from histofold.core.rle.runs import runs_from_mask
-from histofold.data.explore.slides import fitting_shape, read_small, slide_facts
+from histofold.data.explore.slides import slide_facts
+from histofold.data.thumbnails import fitting_shape, read_small
 from histofold.imaging.resample import ScaledSlide
 from histofold.imaging.slide import open_slide
 from histofold.schema.sample import Sample

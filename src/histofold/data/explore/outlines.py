@@ -13,7 +13,7 @@ from histofold.competitions.base import Competition
 from histofold.core.faults import InputError
 from histofold.core.metrics import dice
 from histofold.core.rle.runs import Runs
-from histofold.data.explore.slides import fitting_shape
+from histofold.data.thumbnails import fitting_shape
 from histofold.imaging.resample import resample_mask_region
 from histofold.schema.sample import Sample
 

@@ -12,36 +12,12 @@ from histofold.core.rle.runs import Runs
 from histofold.data.cleaning import OUTSIDE_SIDE, outside_mask
 from histofold.data.duplicates import fingerprint
 from histofold.data.explore.label_fit import FIT_SIDE, LabelFit, fit_labels, line_continuity
+from histofold.data.thumbnails import fitting_shape, thumbnail
 from histofold.data.tiles.masks import Target, class_runs
-from histofold.imaging.resample import ScaledSlide, resample_mask_region, scaled_shape
+from histofold.imaging.resample import resample_mask_region
 from histofold.imaging.slide import Slide
 from histofold.imaging.tissue import tissue_mask
 from histofold.schema.sample import Sample
-
-_BAND_SOURCE_PIXELS = 1 << 21
-
-
-def fitting_shape(shape_hw: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """The size of an image at no more than `max_side` pixels; it is never enlarged."""
-    return scaled_shape(shape_hw, min(1.0, max_side / max(shape_hw)))
-
-
-def read_small(slide: Slide, scaled_hw: tuple[int, int]) -> np.ndarray:
-    """A whole slide at another size, uint8 RGB (H, W, 3); what `ScaledSlide` gives, in less memory.
-
-    Raises:
-        ImageError: If the slide cannot be decoded.
-    """
-    view = ScaledSlide(slide, scaled_hw)
-    height, width = scaled_hw
-    source_rows = max(1, _BAND_SOURCE_PIXELS // slide.shape_hw[1])
-    step = max(1, source_rows * height // slide.shape_hw[0])
-    small_HWC = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, step):
-        band = slice(top, min(top + step, height))
-        small_HWC[band] = view.read(band, slice(0, width))
-    return small_HWC
-
 
 FOCUS_TILE = 256
 """Side of the tiles that sharpness is measured on, in pixels of the slide."""
@@ -147,14 +123,6 @@ def slide_facts(sample: Sample, slide: Slide, runs: Runs) -> SlideFacts:
         fit=fit_labels(small_HWC, small_HW, other_HW),
         fingerprint=fingerprint(image_HWC),
     )
-
-
-def thumbnail(slide: Slide, runs: Runs, max_side: int) -> tuple[np.ndarray, np.ndarray]:
-    """A slide and its labels at no more than `max_side` pixels: uint8 RGB (H, W, 3) and bool (H, W)."""
-    scaled_hw = fitting_shape(slide.shape_hw, max_side)
-    everything = slice(0, scaled_hw[0]), slice(0, scaled_hw[1])
-    image_HWC = read_small(slide, scaled_hw)
-    return image_HWC, resample_mask_region(runs.to_window, runs.shape_hw, scaled_hw, *everything)
 
 
 def _mean_colours(
