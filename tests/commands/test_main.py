@@ -14,7 +14,7 @@ def test_help_lists_every_verb(capsys):
 
 def test_unknown_verbs_and_no_verb_are_the_users_fault(capsys):
     assert main(["trian"]) == 2
-    assert "unknown verb 'trian'" in capsys.readouterr().err
+    assert "unknown verb 'trian': did you mean 'train'?" in capsys.readouterr().err
     assert main([]) == 2
 
 
@@ -48,6 +48,40 @@ def test_bad_input_exits_2_in_words(arguments, tmp_path, capsys):
     caught = capsys.readouterr()
     assert "Traceback" not in caught.err
     assert caught.err.strip() or caught.out.strip()
+
+
+HEAVY = ("torch", "timm", "pandas", "matplotlib", "sklearn", "scipy", "skimage", "optuna", "accelerate", "numba")
+
+
+def test_help_and_mistyped_options_load_nothing_heavy():
+    code = f"""
+import contextlib, io, sys
+from histofold.commands.main import VERBS, main
+for verb in VERBS:
+    for arguments, status in (([verb, "--help"], 0), ([verb, "--no-such-option"], 2)):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
+            found = main(arguments)
+        heavy = sorted(set(sys.modules) & set({HEAVY!r}))
+        assert found == status, (verb, arguments, found)
+        assert not heavy, (verb, arguments, heavy)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["predict", "--weigths", "x", "--data", "y", "--out", "z"], "--weights"),
+        (["demo", "--stepz", "3"], "--steps"),
+        (["train", "experiments/unet_resnet34.toml", "--optim.lrr", "1"], "--optim.lr"),
+    ],
+)
+def test_a_mistyped_option_is_refused_with_the_one_that_was_meant(arguments, meant, project_root, monkeypatch, capsys):
+    monkeypatch.chdir(project_root)
+    assert main(arguments) == 2
+    caught = capsys.readouterr()
+    assert meant in caught.err + caught.out
 
 
 def test_our_own_fault_exits_1(monkeypatch, capsys):

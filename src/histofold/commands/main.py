@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import logging
 import os
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a verb.
 
     Returns:
-        0 done, 2 the input is at fault (told in words), 1 our own fault (with a traceback).
+        0 done, 2 the input is at fault (said in words), 1 our own fault (with a traceback).
     """
     arguments = sys.argv[1:] if argv is None else argv
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
@@ -43,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     if arguments[0] not in VERBS:
-        print(f"histofold: unknown verb {arguments[0]!r}\n\n{usage()}", file=sys.stderr)
+        near = difflib.get_close_matches(arguments[0], VERBS, n=1)
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        print(f"histofold: unknown verb {arguments[0]!r}{hint}\n\n{usage()}", file=sys.stderr)
         return 2
     return run_verb(arguments[0], arguments[1:])
 
