@@ -27,6 +27,7 @@ quick: $(STAMP)
 
 test: lint
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2
+	HISTOFOLD_PRECISION=bf16 $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2 -m either_precision
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -1,9 +1,13 @@
 """Fixtures that many tests share: small folders and small weights, made on the spot."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+# One precision whatever the processor, so that the tests are the same everywhere; `make test` runs those marked
+# `either_precision` a second time with bf16 here.
+os.environ.setdefault("HISTOFOLD_PRECISION", "fp32")
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 

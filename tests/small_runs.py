@@ -48,7 +48,7 @@ def small_dataset(root):
 
 def small_experiment(dataset, **sections):
     """An experiment on it whose sections are changed as named: train={"steps": 3}."""
-    quick = TrainConfig(steps=6, batch=2, workers=0, validate_every=3, save_every=3, precision="fp32")
+    quick = TrainConfig(steps=6, batch=2, workers=0, validate_every=3, save_every=3)
     experiment = replace(BASE, data=DataConfig(dataset=str(dataset)), train=quick, augment=STILL)
     changed = {name: replace(getattr(experiment, name), **values) for name, values in sections.items()}
     return replace(experiment, **changed)

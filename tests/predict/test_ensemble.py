@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from histofold.core.faults import InputError
 from histofold.predict.devices import best_precision
 from histofold.predict.ensemble import Ensemble, normalise_tiles
 from histofold.schema.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -115,9 +116,19 @@ def test_levels_keep_the_first_members_and_views_on_every_device():
         assert (len(each.models), list(each.weights), each.views) == (2, [1.0, 2.0], ("identity",))
 
 
-def test_precision_is_read_from_the_machine():
+def test_precision_is_read_from_the_machine(monkeypatch):
+    monkeypatch.delenv("HISTOFOLD_PRECISION", raising=False)
     assert best_precision(CPU) in (torch.float32, torch.bfloat16)
     assert best_precision(CPU) == best_precision(CPU)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_precision_can_be_forced(monkeypatch, name, dtype):
+    monkeypatch.setenv("HISTOFOLD_PRECISION", name)
+    assert best_precision(CPU) == dtype
+    monkeypatch.setenv("HISTOFOLD_PRECISION", "half")
+    with pytest.raises(InputError, match="bf16 or fp32"):
+        best_precision(CPU)
 
 
 def test_manifest_of_the_fixture_is_plain_json(small_package):

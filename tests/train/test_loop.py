@@ -18,6 +18,8 @@ from histofold.train.loop import train_fold
 from histofold.train.state import Stopped
 from small_runs import TinyNet, same_tensors, small_dataset, small_setup, use_tiny_nets
 
+pytestmark = pytest.mark.either_precision
+
 SGD = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "clip": 0.0, "ema": 0.0}
 
 
@@ -43,9 +45,11 @@ def largest_gap(first, second):
 def test_accumulated_batches_are_one_large_batch(dataset, tmp_path, monkeypatch):
     use_tiny_nets(monkeypatch, norm=lambda channels: nn.GroupNorm(2, channels))
     loss = {"bce": 1.0, "dice": 0.0}
-    whole = trained(dataset, tmp_path / "a", optim=SGD, loss=loss, train={"batch": 4})
-    parts = trained(dataset, tmp_path / "b", optim=SGD, loss=loss, train={"batch": 2, "accumulate": 2})
-    other = trained(dataset, tmp_path / "c", optim=SGD, loss=loss, train={"batch": 2})
+    exact = {"optim": SGD, "loss": loss}
+    # In fp32: the law is about sums, which bf16 would round differently.
+    whole = trained(dataset, tmp_path / "a", **exact, train={"precision": "fp32", "batch": 4})
+    parts = trained(dataset, tmp_path / "b", **exact, train={"precision": "fp32", "batch": 2, "accumulate": 2})
+    other = trained(dataset, tmp_path / "c", **exact, train={"precision": "fp32", "batch": 2})
     assert largest_gap(weights_of(whole), weights_of(parts)) < 1e-6
     assert largest_gap(weights_of(whole), weights_of(other)) > 1e-4
     logs = [pd.read_csv(setup.folder / "log.csv") for setup in (whole, parts)]
@@ -67,6 +71,15 @@ def test_log_has_fixed_columns_and_the_active_terms(dataset, tmp_path, monkeypat
     np.testing.assert_allclose(log["loss"], log[terms].to_numpy() @ weights, rtol=1e-4)
     assert (log["images_per_s"] > 0).all()
     assert draw_fold_curves(setup.folder).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("order", [("fp32", "bf16"), ("bf16", "fp32")])
+def test_one_process_trains_in_one_precision_after_another(dataset, tmp_path, monkeypatch, order):
+    use_tiny_nets(monkeypatch)
+    for name in order:
+        trained(dataset, tmp_path / name, train={"precision": name, "steps": 2})
+    first, second = (weights_of(small_setup(dataset, tmp_path / name)) for name in order)
+    assert not same_tensors(first, second), "they have been computed differently"
 
 
 def test_heads_are_in_the_state_and_not_in_the_weights(dataset, tmp_path, monkeypatch):

@@ -5,10 +5,13 @@ import copy
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from histofold.core.faults import InputError
 from histofold.schema.optim import OptimConfig
 from histofold.train.optim import make_optimizer, set_rates
+
+pytestmark = pytest.mark.either_precision
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "radam", "ranger")
 STEPS, STOP = 20, 13
@@ -92,6 +95,7 @@ def test_accelerate_hands_the_rates_through(name):
     config = config_of(name)
     bare, prepared = small_network(), small_network()
     train(bare, make_optimizer(bare, config), range(STEPS), config)
+    AcceleratorState._reset_state()  # a training before may have left its precision
     model, optimizer = Accelerator(cpu=True).prepare(prepared, make_optimizer(prepared, config))
     train(model, optimizer, range(STEPS), config)
     assert states_equal(dict(bare.state_dict()), dict(prepared.state_dict()))

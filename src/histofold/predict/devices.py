@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 from pathlib import Path
 
 import torch
+
+from histofold.core.faults import InputError
 
 _DEVICE_LOCKS: dict[str, threading.RLock] = {}
 _LOCKS_LOCK = threading.Lock()
@@ -34,8 +37,17 @@ def all_devices() -> list[torch.device]:
 def best_precision(device: torch.device) -> torch.dtype:
     """bf16 where the hardware computes it, fp16 on older GPUs, else fp32.
 
-    It is read from the hardware's own description, not timed, so that one machine always answers the same.
+    It is read from the hardware's own description, not timed, so that one machine always answers the same. The
+    environment variable HISTOFOLD_PRECISION, bf16 or fp32, overrules it: tests run in either on any processor.
+
+    Raises:
+        InputError: If the variable is neither.
     """
+    wanted = os.environ.get("HISTOFOLD_PRECISION", "")
+    if wanted:
+        if wanted not in ("bf16", "fp32"):
+            raise InputError(f"HISTOFOLD_PRECISION={wanted}: set it to bf16 or fp32, or leave it out")
+        return torch.bfloat16 if wanted == "bf16" else torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     cpuinfo = Path("/proc/cpuinfo")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
 from histofold.core.faults import Fault, InputError
@@ -92,6 +93,9 @@ def _make_accelerator(setup: FoldSetup) -> Accelerator:
         remedy = "set it to bf16, fp32 or auto"
         raise InputError([Fault("train.precision", "experiment", "fp16 needs a GPU, and there is none here", remedy)])
     join_group(device)
+    # Accelerate keeps one precision a process, that of its first user, and refuses any other. The state of the process
+    # itself, with its group under torchrun, stays.
+    AcceleratorState._reset_state()
     precision = best_precision(device) if train.precision == "auto" else PRECISIONS[train.precision]
     return Accelerator(
         cpu=device.type == "cpu",

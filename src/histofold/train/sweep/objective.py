@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState
 
 from histofold.schema.experiment import Experiment
 from histofold.schema.sweep import SweepConfig, with_settings
@@ -57,8 +56,6 @@ class TrainingObjective:
         return Outcome(values[self.metric], values)
 
     def _train(self, experiment: Experiment, folder: Path, fold: int, report: Report) -> float:
-        # One process trains many experiments, and Accelerate refuses another precision than its first.
-        AcceleratorState._reset_state(reset_partial_state=True)
         setup = prepare_fold(experiment, folder.name, folder.parent, fold, None)
         watches = fold == self.folds[0]
         dice = train_fold(setup, resume=True, on_validation=_watch(report, stops=self.prunes and watches))
