@@ -1,4 +1,4 @@
-"""`histofold simulate`: the verdict and its exit status, the forecast, and the real kernel once."""
+"""`histofold simulate`: the verdict and its exit status, and the real kernel once."""
 
 import shutil
 
@@ -9,7 +9,6 @@ from histofold.commands.simulate import SlideDrawer, looks_of
 from histofold.core.faults import InputError
 from histofold.kaggle.simulate.plan import HiddenOptions, plan_hidden
 from histofold.kaggle.wheel import build_wheel
-from kernels.test_forecast import TIMING
 
 FAKE_KERNEL = """
 import csv, os
@@ -25,15 +24,13 @@ with open(root + "/working/submission.csv", "w", newline="") as stream:
 @pytest.fixture
 def simulate(tmp_path, small_package, capsys):
     """Runs the verb with a kernel that writes one row for all; gives status and what it printed."""
-    log = tmp_path / "visible.log"
-    log.write_text(TIMING.line())
 
-    def run(*arguments, row="'2 3'", forecast=("--log", str(log))):
+    def run(*arguments, row="'2 3'"):
         kernel = tmp_path / "kernel.py"
         kernel.write_text(FAKE_KERNEL.replace("ROW", row))
         places = ["--weights", str(small_package), "--out", str(tmp_path / "out"), "--kernel", str(kernel)]
         small = ["--smallest", "20", "--largest", "60", "--organs", "lung", "spleen"]
-        status = main(["simulate", *places, *small, *forecast, *arguments])
+        status = main(["simulate", *places, *small, *arguments])
         return status, capsys.readouterr()
 
     return run
@@ -45,7 +42,6 @@ def test_a_good_kernel_passes_and_it_can_be_run_again(simulate, tmp_path):
         assert status == 0, printed
         assert "VERDICT: PASS" in printed.out
         assert "5 images: 0 that nobody can read" in printed.out
-        assert "forecast from the real run" in printed.out
         assert (tmp_path / "out" / "kernel.log").is_file()
 
 
@@ -60,19 +56,6 @@ def test_illegal_rows_fail(simulate):
     status, printed = simulate("--images", "3", "--faults", "0", row="'5 5 1 1'")
     assert status == 2
     assert printed.out.count("malformed rle") == 3
-
-
-def test_a_forecast_beyond_the_limit_fails(simulate):
-    status, printed = simulate("--images", "0", "--hidden-images", "5000")
-    assert status == 2
-    assert "forecast from the real run" in printed.out
-    assert "it does not fit" in printed.out
-
-
-def test_without_a_log_the_forecast_says_that_it_is_an_estimate(simulate):
-    status, printed = simulate("--images", "0", "--hidden-side", "900", forecast=())
-    assert status == 0, printed
-    assert "an ESTIMATE, nothing was run on a T4" in printed.out
 
 
 @pytest.mark.parametrize(
@@ -100,13 +83,6 @@ def test_a_folder_of_another_kind_is_left_alone(simulate, tmp_path):
     assert precious.is_dir()
 
 
-def test_a_log_of_another_competition_is_refused(simulate, tmp_path):
-    (tmp_path / "other.log").write_text(TIMING.line().replace("hubmap_2022", "kidney_2020"))
-    status, printed = simulate("--images", "0", forecast=("--log", str(tmp_path / "other.log")))
-    assert status == 2
-    assert "it is of kidney_2020" in printed.err
-
-
 def test_images_are_drawn_at_their_size_and_the_same_again():
     options = HiddenOptions(images=4, smallest=30, largest=90, faults=0.0)
     for image in plan_hidden(options, looks_of("hubmap_2022", ("lung",))).images:
@@ -124,28 +100,10 @@ def test_the_packaged_kernel_passes_with_faults(tmp_path, small_package, capsys)
     weights = tmp_path / "weights"
     shutil.copytree(small_package, weights)
     build_wheel("segmentation-models-pytorch", weights)
-    log = tmp_path / "visible.log"
-    log.write_text(TIMING.line())
-    arguments = ["--weights", str(weights), "--out", str(tmp_path / "out"), "--log", str(log), "--limit-s", "300"]
+    arguments = ["--weights", str(weights), "--out", str(tmp_path / "out"), "--limit-s", "300"]
     small = ["--images", "12", "--smallest", "20", "--largest", "200", "--faults", "0.6", "--seed", "3"]
     status = main(["simulate", *arguments, *small])
     printed = capsys.readouterr().out
     assert status == 0, printed + (tmp_path / "out" / "kernel.log").read_text()
     assert "VERDICT: PASS" in printed
     assert "networks loaded, images predicted" in printed
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--hidden-images", "-5"], "-5 is less than 1"),
-        (["--hidden-side", "0"], "0 is less than 1"),
-        (["--log", "nowhere.log"], "cannot be read"),
-    ],
-)
-def test_a_forecast_that_cannot_be_made_is_refused_before_anything_runs(
-    options, words, small_package, tmp_path, capsys
-):
-    assert main(["simulate", "--weights", str(small_package), "--out", str(tmp_path / "out"), *options]) == 2
-    assert words in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()

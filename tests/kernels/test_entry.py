@@ -13,7 +13,7 @@ from histofold.kernels.configuration import KERNEL_INPUTS, KERNEL_LIMIT_S, KERNE
 from histofold.kernels.hubmap_2022 import run_hubmap_2022
 from histofold.predict.submission.journal import SubmissionJournal
 from histofold.predict.submission.runner import RunSummary
-from small_kaggle import make_kaggle, write_ids
+from small_kaggle import make_kaggle
 
 IDS = ["10", "007", "7"]
 
@@ -114,9 +114,9 @@ def test_a_stop_from_outside_is_passed_on(kaggle):
 
 
 def summary_stub(seen):
-    def run_submission(competition, samples, packages, out, limit_s, rehearse, hang_status):
+    def run_submission(competition, samples, packages, out, limit_s, hang_status):
         assert hang_status == 0
-        seen.append((samples, len(packages), limit_s, rehearse))
+        seen.append((samples, len(packages), limit_s))
         return RunSummary(len(samples), {}, 0, 1.0)
 
     return run_submission
@@ -132,21 +132,12 @@ def test_the_legal_file_stands_before_tables_and_weights_and_bad_tables_cost_no_
     monkeypatch.setattr(Hubmap2022, "samples", broken)
     monkeypatch.setattr(entry, "run_submission", summary_stub(seen))
     assert start().done == 3
-    ((samples, packages, limit_s, rehearse),) = seen
+    ((samples, packages, limit_s),) = seen
     assert [sample.id for sample in samples] == IDS
     assert all(sample.image_path.is_file() for sample in samples)
-    assert (packages, rehearse) == (1, None)
+    assert packages == 1
     assert 0 < limit_s <= KERNEL_LIMIT_S
     assert "predicted without them" in caplog.text
-
-
-def test_only_the_visible_run_rehearses(kaggle, monkeypatch):
-    seen = []
-    monkeypatch.setattr(entry, "run_submission", summary_stub(seen))
-    for ids in (IDS[:1], IDS[:2]):
-        write_ids(kaggle, ids)
-        start()
-    assert [callable(rehearse) for *_, rehearse in seen] == [True, False]
 
 
 def test_the_summary_never_costs_the_submission(caplog):

@@ -20,12 +20,10 @@ from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.kaggle.simulate.files import FakeKaggle, image_folder, lay_out, write_hidden
 from histofold.kaggle.simulate.plan import HiddenImage, HiddenOptions, Look, plan_hidden
-from histofold.kaggle.simulate.run import SUBMISSION, HostLimits, Watched, watch_kernel
+from histofold.kaggle.simulate.run import SUBMISSION, HostLimits, watch_kernel
 from histofold.kaggle.simulate.verdict import Verdict, judge
-from histofold.kernels.forecast import RehearsalTiming
-from histofold.predict.submission.budget import usable_s
 from histofold.schema.atomic import write_atomically
-from histofold.schema.manifest import Manifest, load_manifest
+from histofold.schema.manifest import load_manifest
 from histofold.synth.drawing.slide import SlideSpec, SyntheticSlide
 from histofold.synth.drawing.tissue import draw_stain
 from histofold.synth.hubmap_2022.options import HPA, HUBMAP, SYNTH_ORGANS
@@ -33,23 +31,6 @@ from histofold.synth.hubmap_2022.options import HPA, HUBMAP, SYNTH_ORGANS
 KAGGLE_LIMIT_S = 9 * 3600.0
 _LEAST_SHRINK, _REAL_SIDE_PX = 0.2, 3000
 _MARK = "histofold-simulation"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForecastOptions:
-    """What the forecast is of, where the competition's facts are not to be taken."""
-
-    log: Path | None = None
-    """Log of a real visible run, as text or as Kaggle's JSON; without it the forecast is an estimate."""
-    hidden_images: int | None = None
-    """Images of the hidden set."""
-    hidden_side: int | None = None
-    """Side in pixels of the largest of them."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("hidden-images", self.hidden_images), ("hidden-side", self.hidden_side)):
-            if value is not None and value < 1:
-                raise InputError([Fault(name, "command line", f"{value} is less than 1", "give a number from 1 on")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +50,6 @@ class SimulateOptions:
     out: Path = Path("simulation")
     """Where all is written; an earlier simulation there is replaced."""
     hidden: Annotated[HiddenOptions, tyro.conf.arg(name="")] = field(default_factory=HiddenOptions)
-    forecast: Annotated[ForecastOptions, tyro.conf.arg(name="")] = field(default_factory=ForecastOptions)
 
     def __post_init__(self) -> None:
         if not 0 < self.limit_s < math.inf:
@@ -82,26 +62,15 @@ def run(arguments: list[str]) -> int:
     manifest = load_manifest(options.weights)
     competition = get_competition(options.competition or manifest.competition)
     image_folder(competition.name)  # refuses one without a hidden set, before anything is done
-    if options.forecast.log is not None:
-        _log_timing(options.forecast.log, options, competition)  # told before anything is run
-    bad: list[str] = []
-    start_s = 0.0
-    if options.hidden.images:
-        verdict, watched = simulate(options, competition)
-        print("\n".join(verdict.lines))
-        bad += verdict.bad
-        start_s = sum(list(watched.stages.values())[:2])
-    bad += tell_forecast(options, manifest, competition, start_s)
-    good = (
-        "PASS: complete, legal, within every limit" if options.hidden.images else "PASS: the forecast, nothing was run"
-    )
-    print("\nVERDICT: " + ("FAIL" if bad else good))
-    for words in bad:
+    verdict = simulate(options, competition)
+    print("\n".join(verdict.lines))
+    print("\nVERDICT: " + ("FAIL" if verdict.bad else "PASS: complete, legal, within every limit"))
+    for words in verdict.bad:
         print(f"  {words}")
-    return 2 if bad else 0
+    return 2 if verdict.bad else 0
 
 
-def simulate(options: SimulateOptions, competition: Competition) -> tuple[Verdict, Watched]:
+def simulate(options: SimulateOptions, competition: Competition) -> Verdict:
     """Write the set, run the kernel on it, judge it; the log goes to OUT/kernel.log.
 
     Raises:
@@ -121,7 +90,7 @@ def simulate(options: SimulateOptions, competition: Competition) -> tuple[Verdic
         bar.update(len(hidden.images) - bar.n if watched.status == 0 else 0)
     write_atomically(options.out / "kernel.log", watched.output)
     faults = submission_faults(tree, competition)
-    return judge(watched, limits, competition, hidden, tree.working, faults), watched
+    return judge(watched, limits, competition, hidden, tree.working, faults)
 
 
 def submission_faults(tree: FakeKaggle, competition: Competition) -> list[Fault]:
@@ -133,54 +102,6 @@ def submission_faults(tree: FakeKaggle, competition: Competition) -> list[Fault]
     except InputError as error:
         return error.faults or [Fault(SUBMISSION, str(path), str(error), "see the log")]
     return []
-
-
-def tell_forecast(options: SimulateOptions, manifest: Manifest, competition: Competition, start_s: float) -> list[str]:
-    """Print the forecast for the real hidden set; gives what is bad about it.
-
-    Raises:
-        InputError: If the log holds no timing.
-    """
-    wanted = options.forecast
-    if wanted.log is not None:
-        timing = _log_timing(wanted.log, options, competition)
-        low_s = high_s = timing.hidden_s()
-        limit_s, source = usable_s(timing.limit_s), f"from the real run in {wanted.log}"
-        words = timing.words()
-    else:
-        from histofold.kaggle.forecast_estimate import estimate_on_t4
-
-        estimate = estimate_on_t4(
-            [(options.weights, manifest)],
-            images=wanted.hidden_images or competition.hidden_test_images,
-            side=wanted.hidden_side or competition.hidden_image_side,
-            start_s=start_s,
-            limit_s=usable_s(KAGGLE_LIMIT_S),
-        )
-        low_s, high_s = estimate.range_s()
-        limit_s, source, words = estimate.limit_s, "for 2 x T4", estimate.words()
-    answer = "PASS" if high_s <= limit_s else ("FAIL" if low_s > limit_s else "UNCERTAIN")
-    print(f"\nforecast {source}: {answer}")
-    for line in words:
-        print(f"  {line}")
-    if answer == "FAIL":
-        return ["the forecast passes the limit: the kernel would leave out views, then members"]
-    return []
-
-
-def _log_timing(log: Path, options: SimulateOptions, competition: Competition) -> RehearsalTiming:
-    """What the log of a real run says of a large slide, with the hidden set of the options.
-
-    Raises:
-        InputError: If the log holds no timing, or that of another competition.
-    """
-    from histofold.kaggle.forecast_log import read_log_timing
-
-    timing = read_log_timing(log, options.forecast.hidden_images, options.forecast.hidden_side)
-    if timing.competition != competition.name:
-        rule = f"it is of {timing.competition}, not of {competition.name}"
-        raise InputError([Fault(log.stem, str(log), rule, "give the log of this kernel")])
-    return timing
 
 
 def looks_of(competition: str, organs: tuple[str, ...] = ()) -> list[Look]:

@@ -13,7 +13,6 @@ from histofold.competitions.base import Competition, find_image, submission_ids
 from histofold.core.faults import InputError
 from histofold.core.log import logger
 from histofold.kernels.configuration import KERNEL_INPUTS, KERNEL_LIMIT_S, KERNEL_LOG_LEVEL, KERNEL_WORKING
-from histofold.kernels.forecast import rehearse_hidden
 from histofold.kernels.inputs import find_competition_folder, find_packages, use_wheels
 from histofold.predict.submission.journal import csv_text
 from histofold.predict.submission.runner import RunSummary, run_submission
@@ -47,10 +46,8 @@ def run_kernel(competition: Competition, image_folder: str, inputs: Path, workin
         use_wheels(folder)
     logger.info("%d images in %s, %d packages of weights", len(samples), root, len(packages))
     left_s = limit_s - (time.monotonic() - started)
-    visible = len(samples) <= competition.visible_test_images
-    rehearse = rehearse_hidden(competition, left_s) if visible else None
     # A hang that ends the process is no failure of the kernel: the rows that it made are to be scored.
-    return run_submission(competition, samples, packages, out, left_s, rehearse, hang_status=0)
+    return run_submission(competition, samples, packages, out, left_s, hang_status=0)
 
 
 def _test_samples(competition: Competition, root: Path, image_folder: str, ids: list[str]) -> list[Sample]:

@@ -1,10 +1,10 @@
 import csv
-import json
 import time
 
 import pytest
 
 from histofold.predict.submission.journal import SubmissionJournal
+from histofold.schema.journal import LineJournal
 
 IDS = {"10": "1 1", "2": "1 1", "x": "1 1"}
 
@@ -53,8 +53,8 @@ def test_a_restarted_run_takes_finished_rows_over(tmp_path):
     with journal(path) as held:
         assert held.done == {"2": "7 7"}
         held.add("x", "8 8")
-        lines = (tmp_path / "s.csv.journal").read_text().splitlines()
-        assert [json.loads(line).get("id") for line in lines] == [None, "2", "x"]
+        entries = LineJournal(tmp_path / "s.csv.journal").entries
+        assert [entry.get("id") for entry in entries] == [None, "2", "x"]
     assert rows_of(path)[1:] == [["10", "1 1"], ["2", "7 7"], ["x", "8 8"]]
 
 
@@ -96,7 +96,7 @@ def test_a_full_disk_keeps_the_row(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     with journal(path) as held:
-        monkeypatch.setattr(held, "_append", full)
+        monkeypatch.setattr(held._journal, "add", full)
         held.add("2", "7 7")
     assert rows_of(path)[2] == ["2", "7 7"]
 

@@ -263,34 +263,6 @@ def test_a_hang_costs_no_row_and_ends_before_the_limit_is_long_past(tmp_path, ha
     assert out.read_text() == "id,rle\na,1 1\nb,1 1\n"
 
 
-def test_a_rehearsal_comes_last_and_costs_nothing_when_it_fails(one_image, small_package, tmp_path):
-    packages = [(small_package, load_manifest(small_package))]
-    out = tmp_path / "s.csv"
-    told = []
-
-    def rehearse(who):
-        told.append(out.read_text())
-        told.append(who.time_slide(RehearsedSlide(), 0.8))
-        raise ValueError("whatever")
-
-    summary = runner.run_submission(Hubmap2022(), [one_image], packages, out, rehearse=rehearse)
-    assert summary.done == 1
-    assert told[0] == out.read_text()
-    timed = told[1]
-    assert timed.passes == 4
-    assert timed.megapixels == pytest.approx(2 * 2 * 128**2 / 1e6)
-    assert timed.seconds > 0
-
-
-class RehearsedSlide:
-    """A slide that is no file."""
-
-    shape_hw = (300, 280)
-
-    def read(self, y, x):
-        return np.full((y.stop - y.start, x.stop - x.start, 3), 180, np.uint8)
-
-
 def test_members_come_in_turn_where_batches_of_one_are_too_much(one_image, small_package, tmp_path, monkeypatch):
     original = predictor.predict_image
 

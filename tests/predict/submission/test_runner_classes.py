@@ -129,7 +129,7 @@ def test_rows_of_a_journal_are_whole_images(tmp_path):
     with SubmissionJournal(tmp_path / "s.csv", ("id", "class", "rle"), fallbacks, "k", classes=NAMES) as journal:
         assert (tmp_path / "s.csv").read_text() == "id,class,rle\na,gland,\na,lumen,\nb,gland,\nb,lumen,\n"
         journal.add("b", "1 2\n3 4")
-        entries = [json.loads(line) for line in journal.journal_path.read_text().splitlines()]
+        entries = [json.loads(line) for line in (tmp_path / "s.csv.journal").read_text().splitlines()]
         assert entries == [{"key": "k"}, {"id": "b", "row": "1 2\n3 4"}]
     assert (tmp_path / "s.csv").read_text().splitlines()[3:] == ["b,gland,1 2", "b,lumen,3 4"]
     assert submission_rows({"a": "1 2"}) == [("a", "1 2")]

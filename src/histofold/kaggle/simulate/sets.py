@@ -15,7 +15,6 @@ from histofold.core.faults import Fault
 from histofold.kaggle.simulate.files import FakeKaggle, image_folder, lay_out, write_hidden
 from histofold.kaggle.simulate.plan import HiddenImage, HiddenOptions, HiddenSet, Look, plan_hidden
 from histofold.kaggle.simulate.run import SUBMISSION
-from histofold.kernels.forecast import RehearsalSlide
 
 CheckRows = Callable[[FakeKaggle, Competition], list[Fault]]
 """Every fault of a submission."""
@@ -61,9 +60,11 @@ def draw_options(seed: int, most_images: int = 8, largest: int = 200) -> HiddenO
 def draw_cheaply(image: HiddenImage) -> np.ndarray:
     """Something pink with dark blobs that costs nothing, uint8 RGB (H, W, 3); another part of it for each image."""
     height, width = image.shape_hw
-    slide = RehearsalSlide((height + 50, width + 50))
-    start = image.number % 50
-    return slide.read(slice(start, start + height), slice(start, start + width))
+    rng = np.random.default_rng(image.number % 50)
+    blobs_HW1 = rng.random((height // 16 + 1, width // 16 + 1, 1)).repeat(16, axis=0).repeat(16, axis=1)
+    tissue_HWC = np.array([230, 180, 205]) - blobs_HW1[:height, :width] ** 2 * np.array([120, 130, 70])
+    drawn_HWC: np.ndarray = (tissue_HWC + rng.normal(0, 4, (height, width, 3))).astype(np.uint8)
+    return drawn_HWC
 
 
 def run_fake_set(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from types import TracebackType
 
 from histofold.core.log import logger
 from histofold.schema.atomic import write_atomically
+from histofold.schema.journal import LineJournal
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -66,7 +65,6 @@ class SubmissionJournal:
                 for its row here are the lines of those rows, in this order.
         """
         self.path = path
-        self.journal_path = path.with_name(f"{path.name}.journal")
         self.done: dict[str, str] = {}
         self._lesser: set[str] = set()
         self._columns = columns
@@ -81,42 +79,24 @@ class SubmissionJournal:
     def __enter__(self) -> SubmissionJournal:
         """Take over finished rows of an earlier run, write the csv, and start the clock."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._journal = LineJournal(self.path.with_name(f"{self.path.name}.journal"))
         self._take_over()
         self.flush()
-        self._stream = self.journal_path.open("a", encoding="utf-8")
-        if self._stream.tell() == 0:
-            self._append({"key": self._key})
+        if not self._journal.entries:
+            self._journal.add({"key": self._key})
         self._ticker.start()
         return self
 
     def _take_over(self) -> None:
-        """Read an earlier journal; a last line that was cut short by a kill is dropped, and the file mended."""
-        if not self.journal_path.is_file():
-            return
-        kept: list[str] = []
-        for line in self.journal_path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                break
-            if not isinstance(entry, dict):
-                break
-            if not kept and entry.get("key") != self._key:
-                break
-            if kept and entry.get("id") in self._fallbacks and isinstance(entry.get("row"), str):
-                self.done[entry["id"]] = entry["row"]
-            kept.append(line)
-        if kept:
-            write_atomically(self.journal_path, "\n".join(kept) + "\n")
-            logger.info("%d rows taken over from %s", len(self.done), self.journal_path.name)
-        else:
-            logger.info("%s belongs to other weights or ids and is discarded", self.journal_path.name)
-            self.journal_path.unlink()
-
-    def _append(self, entry: dict[str, str]) -> None:
-        self._stream.write(json.dumps(entry) + "\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        """Take the rows of an earlier journal with our key; one of another key is discarded."""
+        entries, name = self._journal.entries, self._journal.path.name
+        if entries and entries[0].get("key") == self._key:
+            rows = {entry.get("id"): entry.get("row") for entry in entries[1:]}
+            self.done = {key: rows[key] for key in self._fallbacks if isinstance(rows.get(key), str)}
+            logger.info("%d rows taken over from %s", len(self.done), name)
+        elif self._journal.path.is_file():
+            logger.info("%s belongs to other weights or ids and is discarded", name)
+            self._journal.discard()
 
     def add(self, sample_id: str, row: str, final: bool = True) -> None:
         """Record a finished row; one that is not final (time was short) is made again by a later run."""
@@ -126,7 +106,7 @@ class SubmissionJournal:
                 self._lesser.add(sample_id)
                 return
             try:
-                self._append({"id": sample_id, "row": row})
+                self._journal.add({"id": sample_id, "row": row})
             except OSError as error:
                 logger.warning("row of %s is kept in memory alone: %s", sample_id, error)
 
@@ -152,6 +132,5 @@ class SubmissionJournal:
         self._stopped.set()
         self._ticker.join()
         self.flush()
-        self._stream.close()
         if len(self.done) == len(self._fallbacks) and not self._lesser:
-            self.journal_path.unlink()
+            self._journal.discard()

@@ -21,13 +21,13 @@ from histofold.predict.members import load_joint
 from histofold.predict.submission.budget import Budget
 from histofold.predict.submission.memory import MemoryRung, memory_rungs
 from histofold.predict.submission.pacing import ImagePacer, WorkAhead
-from histofold.predict.tiled import RegionReader
 from histofold.schema.manifest import Manifest, joined_thresholds, look_up_thresholds
 from histofold.schema.preprocessing import has_pixel_size
 from histofold.schema.sample import Sample
 
 Done = TypeVar("Done")
 UNKNOWN_MEGAPIXELS = 1.0  # forecast of an image whose header cannot be read
+HIDDEN_PIXEL_SIZE_UM = 0.5  # of a hidden image in the forecast; most are finer, and cost less at one physical scale
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,6 @@ class PredictedRow:
     area_px: int
     passes: str
     degraded: str = ""
-
-
-@dataclass(frozen=True)
-class TimedSlide:
-    """What the whole ensemble took for one slide.
-
-    Attributes:
-        seconds: Wall time.
-        megapixels: Megapixels that one pass forwards, the mean over passes.
-        passes: Members times views.
-    """
-
-    seconds: float
-    megapixels: float
-    passes: int
 
 
 class SubmissionPredictor:
@@ -150,21 +135,23 @@ class SubmissionPredictor:
         full, left = (sum(s.passes(*level) for s in self._joint.stages()) for level in (pacer.full, pacer.level))
         return PredictedRow(text, prediction.shape_hw, area, f"{left} of {full}", ", ".join(degraded))
 
-    def time_slide(self, slide: RegionReader, pixel_size_um: float | None) -> TimedSlide:
-        """Predict an image with all members and views and tell how long it took."""
-        stages = self._joint.stages()
-        started = time.monotonic()
-        self._with_less_memory(
-            "timed slide", lambda joint: predict_image(joint, slide, pixel_size_um, self._manifest, [0.5])
-        )
-        seconds = time.monotonic() - started
+    def forecast(self) -> str:
+        """What a megapixel took so far, and what that means for the hidden test set, in words."""
+        rate, images = self._budget.rate(), self._competition.hidden_test_images
+        if rate is None:
+            return "too few batches to measure what a megapixel takes"
+        words = f"measured: {rate:.3f} s a megapixel and pass"
+        if not images:
+            return words
+        side, stages = self._competition.hidden_image_side, self._joint.stages()
         level = self._joint.members, self._joint.views
-        passes = [stage.passes(*level) for stage in stages]
-        work = sum(
-            count * _tile_megapixels(stage, slide.shape_hw, pixel_size_um)
-            for count, stage in zip(passes, stages, strict=True)
+        sizes = [_tile_megapixels(stage, (side, side), HIDDEN_PIXEL_SIZE_UM) for stage in stages]
+        work = images * sum(stage.passes(*level) * size for stage, size in zip(stages, sizes, strict=True))
+        hours = (rate * work + self._budget.beside_s(images, images * sum(sizes))) / 3600
+        return (
+            f"{words}; the hidden set, {images} images of at most {side} x {side} pixels, would take {hours:.2f} h at "
+            "most with all members and views"
         )
-        return TimedSlide(seconds, work / sum(passes), sum(passes))
 
     def _say_what_is_odd(self, sample: Sample, slide: Slide) -> None:
         if sample.shape_hw not in (None, slide.shape_hw):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,7 +93,6 @@ def run_submission(
     packages: Sequence[tuple[Path, Manifest]],
     out: Path,
     limit_s: float | None = None,
-    rehearse: Callable[[SubmissionPredictor], None] | None = None,
     hang_status: int = 1,
 ) -> RunSummary:
     """Predict samples and write the submission.
@@ -107,7 +106,6 @@ def run_submission(
         out: The submission.
         limit_s: Seconds that the run may take; None means no limit.
         hang_status: Exit status of the process where an image hangs and cannot be interrupted.
-        rehearse: Called with the predictor when all rows are written; what it raises is logged and forgotten.
 
     Raises:
         InputError: If the packages are of other classes than one another, or of several where the host takes one, or
@@ -137,11 +135,8 @@ def run_submission(
         if progress.current:
             progress.add(ImageRecord(progress.current, outcome="fallback", reason="it hung"))
         _give_up_rest(samples, progress, LATE)
-    if rehearse is not None and predictor is not None:
-        try:
-            rehearse(predictor)
-        except Exception as error:  # the submission stands; a rehearsal must not cost it
-            logger.warning("the rehearsal failed: %s: %s", type(error).__name__, error)
+    if predictor is not None:
+        logger.info("%s", predictor.forecast())
     return _summary(samples, progress, predictor, time.monotonic() - started)
 
 
