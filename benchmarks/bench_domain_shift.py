@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 import torch
 
-from histofold.commands.build_dataset import build_dataset
 from histofold.commands.train import train_experiment
 from histofold.competitions.base import runs_dice
 from histofold.competitions.registry import get_competition
 from histofold.core.stain import DENSITY_OF_VALUE, HED_FROM_RUIFROK
+from histofold.data.build import build_dataset
 from histofold.imaging.slide import open_slide
 from histofold.imaging.stain import fit_slide_reference
 from histofold.predict.image import predict_masks
@@ -35,7 +35,7 @@ from histofold.schema.preprocessing import Preprocessing
 from histofold.synth.drawing.slide import SlideSpec, SyntheticSlide
 from histofold.synth.drawing.tissue import draw_stain
 from histofold.synth.files import csv_bytes, png_bytes
-from histofold.trust.oof import finished_folds
+from histofold.trust.runs import finished_folds
 
 ORGANS = ("kidney", "largeintestine", "lung", "spleen", "prostate")
 IMAGES_OF_DONOR = 2

@@ -22,10 +22,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from histofold.commands.build_dataset import build_dataset
-from histofold.commands.evaluate import evaluate_run
 from histofold.commands.train import train_experiment
 from histofold.competitions.registry import get_competition
+from histofold.data.build import build_dataset
 from histofold.data.tiles.masks import masked_fraction
 from histofold.models.build import build_model
 from histofold.schema.augment import AugmentConfig
@@ -35,7 +34,8 @@ from histofold.schema.network import ModelConfig
 from histofold.schema.optim import OptimConfig
 from histofold.schema.parse import load_toml
 from histofold.schema.preprocessing import Preprocessing
-from histofold.trust.paired import paired_difference
+from histofold.trust.evaluate import evaluate_run
+from histofold.trust.intervals import paired_difference
 
 NEVER = 10**6  # validation during training would cost time that the peer does not spend
 DEEPLAB = ModelConfig(architecture="deeplabv3", encoder="resnet18", output_stride=16, atrous_rates=(3, 6, 9))
@@ -138,7 +138,7 @@ def main() -> None:
         else:
             experiment = experiment_of(name, dataset_of(name, options.out), options.seconds)
         train_experiment(experiment, name, options.out / "runs", None, True, None)
-        summary = evaluate_run(run)
+        summary = evaluate_run(run).summary
         dice = pd.read_csv(run / "oof.csv", dtype={"id": str}).set_index("id")["dice"].loc[peer.index]
         difference = paired_difference(peer["dice"].tolist(), dice.tolist(), peer["group"].tolist())
         records = [json.loads(path.read_text()) for path in sorted(run.glob("fold*/run.json"))]

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from histofold.commands.build_dataset import build_dataset
 from histofold.competitions.registry import get_competition
+from histofold.data.build import build_dataset
 from histofold.models.build import build_model
 from histofold.predict.devices import best_device, best_precision
 from histofold.schema.dataset import DataConfig, TilesConfig

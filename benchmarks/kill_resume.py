@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from histofold.commands.build_dataset import build_dataset
 from histofold.competitions.registry import get_competition
+from histofold.data.build import build_dataset
 from histofold.schema.atomic import write_atomically
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import Experiment, ModelConfig, PredictConfig, TrainConfig

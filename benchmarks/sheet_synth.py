@@ -14,7 +14,7 @@ import numpy as np
 
 from histofold.competitions.registry import detect_competition
 from histofold.imaging.slide import open_slide
-from histofold.report.overlays import contact_sheet, draw_overlay, save_png
+from histofold.report.pictures.overlays import contact_sheet, draw_overlay, save_png
 from histofold.synth.drawing.slide import ORGANS, SlideSpec, SyntheticSlide
 from histofold.synth.drawing.tissue import draw_stain
 

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from histofold.commands.build_dataset import build_dataset
 from histofold.competitions.registry import get_competition
+from histofold.data.build import build_dataset
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.experiment import Experiment, ModelConfig, PredictConfig
 from histofold.schema.preprocessing import Preprocessing

@@ -7,21 +7,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histofold.commands.beside import beside_sheet
-from histofold.commands.evaluate import evaluate_run
 from histofold.commands.main import main
 from histofold.commands.predict import predict_folder
-from histofold.commands.pseudo import pseudo_record
 from histofold.competitions.classes import masks_dice
 from histofold.competitions.folder import Folder
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.data.sources import JoinedCompetition, joined_samples, load_sources
 from histofold.kaggle.package import package_runs
+from histofold.report.comparison import comparison_sheet
 from histofold.schema.dataset import SourceConfig
 from histofold.schema.manifest import load_manifest
 from histofold.schema.parse import to_toml
-from histofold.trust.oof import finished_folds, run_experiment
+from histofold.trust.evaluate import evaluate_run
+from histofold.trust.pseudo_labels import pseudo_record
+from histofold.trust.runs import finished_folds, run_experiment
 from small_datasets import build, draw
 from small_runs import small_experiment
 
@@ -58,7 +58,7 @@ def trained(folder, names, activation, steps):
 @pytest.mark.slow
 def test_three_classes_from_folder_to_rows(tmp_path, capsys):
     run, raw = trained(tmp_path, NAMES, "sigmoid", 4)
-    summary = evaluate_run(run)
+    summary = evaluate_run(run).summary
     oof = pd.read_csv(run / "oof.csv")
     own = [f"dice_{name}" for name in NAMES]
     assert list(oof.columns) == ["id", "fold", "organ", "source", "dice", *own]
@@ -73,7 +73,7 @@ def test_three_classes_from_folder_to_rows(tmp_path, capsys):
     assert (run / "oof.csv").read_bytes() == before
 
     sources = load_sources(run_experiment(run))
-    sheet_HWC = beside_sheet([run], JoinedCompetition(sources), joined_samples(sources), slides=1)
+    sheet_HWC = comparison_sheet([run], JoinedCompetition(sources), joined_samples(sources), slides=1)
     assert sheet_HWC.shape[0] > 0.6 * sheet_HWC.shape[1], "a row for each class, of three pictures"
 
     package_runs([run], tmp_path / "weights")

@@ -10,11 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from histofold.commands.evaluate import evaluate_run
 from histofold.commands.main import main
-from histofold.commands.pseudo import LabelJournal
 from histofold.core.faults import InputError
-from histofold.core.rle.runs import parse_rle, runs_from_mask
+from histofold.core.rle.runs import parse_rle
 from histofold.data.leaks import PSEUDO, image_stamp
 from histofold.data.pseudo import LabelMaker, PseudoRecord, label_faults, load_pseudo_record, pseudo_folder, share_files
 from histofold.data.tiles.files import read_tile
@@ -25,7 +23,9 @@ from histofold.schema.parse import plain, to_toml
 from histofold.schema.plan import manifest_of
 from histofold.schema.sample import Sample
 from histofold.train.fold import prepare_fold
-from histofold.trust.oof import finished_folds, predict_slide
+from histofold.trust.evaluate import evaluate_run
+from histofold.trust.oof import predict_slide
+from histofold.trust.runs import finished_folds
 from small_datasets import BASE, build, draw, make_folder
 
 UNLABELLED = ("u0", "u1", "u2")
@@ -165,7 +165,7 @@ def test_an_unlabelled_image_that_the_main_dataset_has_is_refused(made, tmp_path
 def test_labelling_again_changes_nothing_and_predicts_nothing(made, monkeypatch):
     files = ("index.csv", "folds.csv", "pseudo.json", "dataset.json", "pseudo_labels.jsonl")
     before = {name: (made / "labelled" / name).read_bytes() for name in files}
-    monkeypatch.setattr("histofold.commands.pseudo.predict_masks", None)  # would fail if it were called
+    monkeypatch.setattr("histofold.trust.pseudo_labels.predict_masks", None)  # would fail if it were called
     label(made, "E", "labelled")
     assert {name: (made / "labelled" / name).read_bytes() for name in files} == before
 
@@ -188,24 +188,6 @@ def test_what_cannot_be_labelled_is_refused_in_words(made, tmp_path, capsys):
     assert main([*arguments, "--out", str(tmp_path / "a")]) == 2
     assert "histofold evaluate" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
-
-
-def test_a_journal_survives_a_line_that_was_cut_short(tmp_path):
-    path = tmp_path / "labels.jsonl"
-    mask_HW = np.zeros((5, 7), bool)
-    mask_HW[0, 0] = mask_HW[-1, -1] = True
-    LabelJournal(path).add("first", "a", 0, runs_from_mask(mask_HW))
-    LabelJournal(path).add("empty", "b", 1, runs_from_mask(np.zeros((5, 7), bool)))
-    path.write_text(path.read_text() + '{"key": "torn", "id')
-    journal = LabelJournal(path)
-    np.testing.assert_array_equal(journal.get("first").to_mask(), mask_HW)
-    assert journal.get("empty").area == 0
-    assert journal.get("torn") is None
-    for key in ("next", "last"):  # what is written after the torn line is not lost with it
-        journal.add(key, "c", 0, runs_from_mask(mask_HW))
-    again = LabelJournal(path)
-    assert all(again.get(key) is not None for key in ("first", "empty", "next", "last"))
-    assert path.read_text().count("\n") == 5
 
 
 def test_equal_files_are_stored_once_and_different_ones_never(tmp_path):

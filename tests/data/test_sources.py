@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histofold.commands.build_dataset import build_dataset
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import encode_rle
+from histofold.data.build import build_dataset
 from histofold.data.leaks import image_stamp
 from histofold.data.sources import JoinedCompetition, joined_folds, joined_samples, load_sources
+from histofold.data.store import known_folds
 from histofold.schema.dataset import DataConfig, SourceConfig, TilesConfig
 from histofold.schema.preprocessing import Preprocessing
 from histofold.train.fold import prepare_fold
@@ -196,8 +197,6 @@ def test_weights_and_sources_decide_whether_a_run_is_resumed(made):
 
 
 def test_a_hold_out_is_the_only_fold_to_train(made, tmp_path):
-    from histofold.train.fold import known_folds
-
     held = build(made / "raw_main", tmp_path / "held", replace(BASE, tiles=TilesConfig(holdout=2)))
     experiment = replace(BASE, data=DataConfig(dataset=str(held)))
     assert known_folds(experiment) == [0]

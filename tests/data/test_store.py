@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from histofold.core.faults import InputError
-from histofold.data.store import agreed_preprocessing, load_dataset, other_tiles
+from histofold.data.store import complete_preprocessing, load_dataset, tile_differences
 from histofold.imaging.stain import fit_slide_reference
 from histofold.schema.dataset import DataConfig
 from small_datasets import BASE, build, draw, make_folder
@@ -19,7 +19,7 @@ def test_tiles_cut_with_other_labels_are_refused(folder, tmp_path):
     info = load_dataset(out)[0]
     wanted = replace(BASE, data=DataConfig(dataset=str(out), clean_blank=True))
     with pytest.raises(InputError, match=r"clean_blank.*cut with False"):
-        agreed_preprocessing(wanted, info, out)
+        complete_preprocessing(wanted, info, out)
 
 
 def test_stain_references_are_measured_with_the_dataset(folder, tmp_path):
@@ -27,9 +27,9 @@ def test_stain_references_are_measured_with_the_dataset(folder, tmp_path):
     info = load_dataset(build(folder, tmp_path / "tiles", asked))[0]
     assert info.stain_reference.images == ("p1", "p3")
     wanted = replace(BASE, preprocessing=replace(BASE.preprocessing, stain="reinhard"))
-    agreed = agreed_preprocessing(wanted, info, tmp_path)
-    assert agreed.stain_reference == info.stain_reference
-    agreed.check_stain()
+    completed = complete_preprocessing(wanted, info, tmp_path)
+    assert completed.stain_reference == info.stain_reference
+    completed.check_stain()
 
 
 def test_normalisation_without_a_reference_is_refused_with_the_remedy(folder, tmp_path):
@@ -37,7 +37,7 @@ def test_normalisation_without_a_reference_is_refused_with_the_remedy(folder, tm
     assert info.stain_reference == fit_slide_reference([], BASE.preprocessing)
     wanted = replace(BASE, preprocessing=replace(BASE.preprocessing, stain="macenko"))
     with pytest.raises(InputError, match=r"data\.stain_references"):
-        agreed_preprocessing(wanted, info, tmp_path)
+        complete_preprocessing(wanted, info, tmp_path)
 
 
 def test_an_unknown_reference_is_named(folder, tmp_path):
@@ -48,12 +48,12 @@ def test_an_unknown_reference_is_named(folder, tmp_path):
 
 
 def test_tiles_that_were_cut_otherwise_are_named_but_not_the_folds(folder, tmp_path):
-    info = load_dataset(build(folder, tmp_path / "tiles"))[0]
-    assert other_tiles(BASE, info, tmp_path) == []
+    dataset = build(folder, tmp_path / "tiles")
+    assert tile_differences(BASE, dataset) == []
     redrawn = replace(BASE, tiles=replace(BASE.tiles, folds=7, fold_by="image", holdout=0))
-    assert other_tiles(redrawn, info, tmp_path) == []
+    assert tile_differences(redrawn, dataset) == []
     wanted = replace(BASE, tiles=replace(BASE.tiles, size=BASE.tiles.size + 32, keep_background=0.5))
-    remarks = other_tiles(wanted, info, tmp_path)
+    remarks = tile_differences(wanted, dataset)
     assert [remark.id for remark in remarks] == ["tiles.size", "tiles.keep_background"]
     assert f"cut with {BASE.tiles.size}" in str(remarks[0])
     assert f"says {BASE.tiles.size + 32}" in str(remarks[0])

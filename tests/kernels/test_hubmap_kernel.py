@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from histofold.commands.check import CheckOptions, check_submission
 from histofold.commands.kernel import write_kernel
 from histofold.commands.predict import predict_folder
+from histofold.competitions.check import check_submission
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.kaggle.wheel import build_wheel
@@ -162,7 +162,7 @@ def test_alone_it_gives_the_bytes_of_the_package(project_root, hidden, weights_w
     summary = predict_folder(weights_with_wheel, root, ours)
     assert set(summary.failed) == BROKEN
     assert_legal(ours, ids, shapes)
-    assert check_submission(CheckOptions(what="submission", path=ours, data=root)) == []
+    assert check_submission(ours, root) == []
     kaggle = kaggle_tree(tmp_path / "kaggle", root, weights_with_wheel)
     process = run_kernel(project_root / "kaggle_kernels" / "hubmap_2022" / "kernel.py", kaggle, OMP_NUM_THREADS="1")
     output = process.communicate(timeout=600)[0]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from histofold.commands.check import CheckOptions, check_submission
 from histofold.commands.kernel import write_kernel
 from histofold.commands.predict import predict_folder
+from histofold.competitions.check import check_submission
 from histofold.competitions.kidney_2020 import Kidney2020
 from histofold.core.rle.runs import parse_rle
 from histofold.imaging.slide import open_slide
@@ -105,7 +105,7 @@ def test_alone_it_gives_the_bytes_of_the_package(hidden, weights, tmp_path, monk
     assert set(predict_folder(weights, root, ours).failed) == BROKEN
     assert_legal(ours, ids, root)
     assert sum(len(row[1]) > 0 for row in read_rows(ours)) > 3, "an untrained network still marks something"
-    assert check_submission(CheckOptions(what="submission", path=ours, data=root)) == []
+    assert check_submission(ours, root) == []
     kernel = write_kernel("kidney_2020", tmp_path, False, "your-kaggle-name/histofold-weights")
     kaggle = kaggle_tree(tmp_path / "kaggle", root, weights)
     process = run_kernel(kernel, kaggle, OMP_NUM_THREADS="1")

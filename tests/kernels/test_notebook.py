@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from histofold.commands.check import CheckOptions, check_kernel
 from histofold.commands.kernel import KERNELS, write_kernel
+from histofold.kaggle.metadata.files import check_kernel_metadata
+from histofold.kaggle.weights_checks import read_metadata
 from histofold.kaggle.wheel import build_wheel
 from small_kaggle import make_kaggle
 
@@ -27,7 +28,9 @@ for cell in json.load(open(sys.argv[2], encoding="utf-8"))["cells"]:
 def test_its_cells_explain_and_configure(name, tmp_path):
     path = write_kernel(name, tmp_path, True, "someone/weights-of-mine")
     assert path.stat().st_size < 1_000_000
-    assert all("your-kaggle-name" in notice for notice in check_kernel(CheckOptions(what="kernel", path=path.parent)))
+    faults, notices = check_kernel_metadata(read_metadata(path.parent / "kernel-metadata.json"), path.parent)
+    assert not faults
+    assert all("your-kaggle-name" in notice for notice in notices)
     cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text())["cells"]]
     texts = [text for kind, text in cells if kind == "markdown"]
     codes = [text for kind, text in cells if kind == "code"]

@@ -7,17 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histofold.commands.check import labels_as_folder
 from histofold.commands.main import main
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.core.rle.runs import runs_from_mask
+from histofold.data.check import labels_as_folder
 from histofold.data.duplicates import DuplicatePair
 from histofold.data.explore.folder import Exploration, Explorer
 from histofold.data.explore.notices import Notice, find_notices
 from histofold.data.explore.slides import label_facts
+from histofold.report.dataset import write_dataset_report
 from histofold.report.explore import explore_sections
-from histofold.report.explore_plots import facts_table, plot_colours, plot_slides
-from histofold.report.reports import write_dataset_report
+from histofold.report.graphs.dataset import facts_table, plot_colours, plot_slides
 from histofold.schema.sample import Sample
 
 EVIL = "<script>alert(1)</script>"

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from histofold.report.dataset import write_dataset_report
+from histofold.report.evaluation import write_oof_report
 from histofold.report.page import (
     Facts,
     Figure,
@@ -22,7 +24,6 @@ from histofold.report.page import (
     Text,
     write_page,
 )
-from histofold.report.reports import write_dataset_report, write_oof_report
 
 EVIL = '<script>alert("1")</script>'
 VOID = {"meta", "img", "br", "hr", "link", "input"}

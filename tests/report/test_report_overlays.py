@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histofold.report import overlays
-from histofold.report.overlays import (
+from histofold.report.pictures import overlays
+from histofold.report.pictures.overlays import (
     FALSE_RGB,
     MISSED_RGB,
     PREDICTION_RGB,

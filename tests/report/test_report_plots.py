@@ -11,10 +11,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from histofold.report import balance, plots
-from histofold.report.balance import plot_class_balance
-from histofold.report.graph_style import finish_figure
-from histofold.report.plots import plot_curves, plot_dice_by_group, plot_threshold_curve
+from histofold.report.graphs import dataset as balance
+from histofold.report.graphs import run as plots
+from histofold.report.graphs.dataset import plot_class_balance
+from histofold.report.graphs.run import plot_curves, plot_dice_by_group
+from histofold.report.graphs.style import finish_figure
 
 
 def training_log(seed: int = 0, steps: int = 60, every: int = 10) -> pd.DataFrame:
@@ -165,21 +166,6 @@ def test_dice_by_another_column(figures) -> None:
     assert [label.get_text() for label in figures[0].axes[0].get_yticklabels()] == ["1", "0"]
 
 
-@pytest.mark.parametrize("chosen", [0.1, 0.5, 0.9])
-def test_threshold_curve_marks_the_choice(figures, chosen: float) -> None:
-    decoded(plot_threshold_curve([0.1, 0.5, 0.9], [0.6, 0.8, 0.7], chosen))
-    (mark,) = [line for line in figures[0].axes[0].lines if line.get_marker() == "o"]
-    expected = {0.1: 0.6, 0.5: 0.8, 0.9: 0.7}[chosen]
-    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (chosen, pytest.approx(expected))
-    assert f"chosen {chosen:.2f}, Dice {expected:.4f}" in texts(figures[0])
-
-
-@pytest.mark.parametrize(("thresholds", "scores"), [([], []), ([0.1, 0.2], [0.5])])
-def test_threshold_curve_refuses_unequal_lengths(thresholds: list, scores: list) -> None:
-    with pytest.raises(ValueError, match="one score a threshold"):
-        plot_threshold_curve(thresholds, scores, 0.5)
-
-
 def test_class_balance_bars_add_up(figures) -> None:
     index = tile_index()
     decoded(plot_class_balance(index))
@@ -188,7 +174,7 @@ def test_class_balance_bars_add_up(figures) -> None:
         label.get_text(): bar.get_width() for label, bar in zip(by_bin.get_yticklabels(), by_bin.patches, strict=True)
     }
     counts = index["bin"].value_counts()
-    assert widths == {name.replace("_", " "): counts.get(name, 0) for name in balance.BINS}
+    assert widths == {name.replace("_", " "): counts.get(name, 0) for name in balance.TILE_BINS}
     assert sum(bar.get_height() for bar in by_fold.patches) == len(index)
     assert sum(bar.get_height() for bar in mask.patches) == (index["mask_fraction"] > 0).sum()
     assert sum(bar.get_height() for bar in tissue.patches) == len(index)
@@ -210,5 +196,6 @@ def test_line_colours_stand_out_from_white_paper() -> None:
 
 
 def test_pyplot_is_never_loaded() -> None:
-    code = "import sys, histofold.report.plots, histofold.report.balance; sys.exit('matplotlib.pyplot' in sys.modules)"
+    modules = "histofold.report.graphs.run, histofold.report.graphs.dataset"
+    code = f"import sys, {modules}; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,8 +10,8 @@ from PIL import Image
 from timm.utils import ModelEmaV3
 
 from histofold.commands.main import main
-from histofold.report import schedule_plot
-from histofold.report.schedule_plot import plot_schedule
+from histofold.report.graphs import schedule as schedule_plot
+from histofold.report.graphs.schedule import plot_schedule
 from histofold.schema.optim import OptimConfig
 from histofold.train.schedule import schedule_table
 from small_datasets import BASE, build, draw, make_folder

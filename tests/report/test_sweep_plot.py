@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from histofold.report.sweep_page import write_sweep_page
-from histofold.report.sweep_plot import _edges, _is_grid, _levels, plot_sweep
+from histofold.report.sweep import _edges, _is_grid, _levels, plot_sweep, write_sweep_page
 
 
 def trials(settings, states=None):

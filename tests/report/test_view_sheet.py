@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from histofold.predict.ensemble import normalise_tiles
-from histofold.report.overlays import TRUTH_RGB, contact_sheet
-from histofold.report.view_sheet import draw_view_sheet, network_picture, spread_tiles
+from histofold.report.pictures.overlays import TRUTH_RGB, contact_sheet
+from histofold.report.pictures.views import draw_view_sheet, network_picture, spread_tiles
 from histofold.schema.preprocessing import Preprocessing
 
 SIDE = 48

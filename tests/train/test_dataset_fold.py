@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from histofold.commands.build_dataset import build_dataset
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import InputError
+from histofold.data.build import build_dataset
 from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.schema.dataset import DataConfig
 from histofold.schema.experiment import AugmentConfig, LossConfig, TrainConfig

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from histofold.core.faults import InputError
-from histofold.report.curves import draw_fold_curves
+from histofold.report.graphs.run import draw_fold_curves
 from histofold.train import loop, step
 from histofold.train.begin import make_room
 from histofold.train.loop import train_fold

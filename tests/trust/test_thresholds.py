@@ -2,7 +2,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histofold.trust.oof import grouped_interval
 from histofold.trust.thresholds import apply_thresholds, choose_threshold, choose_thresholds, nested_scores
 
 GRID = (0.3, 0.5, 0.7)
@@ -51,19 +50,6 @@ def test_a_single_fold_is_scored_at_a_half():
     scores, shipped = nested_scores(made_table([(0, "a", "", 0.9, 0.5, 0.1)]), GRID)
     assert scores.tolist() == [0.5]
     assert shipped == {"default": 0.5}
-
-
-def test_the_interval_is_wider_when_groups_are_few():
-    rng = np.random.default_rng(0)
-    scores = np.repeat(rng.random(10), 10)
-    by_image = grouped_interval(scores, [str(i) for i in range(100)])
-    by_group = grouped_interval(scores, [str(i // 10) for i in range(100)])
-    assert by_group[1] - by_group[0] > 2 * (by_image[1] - by_image[0])
-    assert by_group[0] < scores.mean() < by_group[1]
-
-
-def test_the_interval_of_equal_scores_is_a_point():
-    assert grouped_interval(np.full(5, 0.25), list("abcde")) == (0.25, 0.25)
 
 
 def test_images_of_one_group_count_once():

@@ -18,8 +18,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from histofold.commands.build_dataset import build_dataset
-from histofold.commands.evaluate import evaluate_run
 from histofold.commands.kernel import KERNELS, write_kernel
 from histofold.commands.options import parse_options
 from histofold.commands.predict import predict_folder
@@ -29,17 +27,21 @@ from histofold.competitions.registry import detect_competition, get_competition
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.data.audit import audit_folder
+from histofold.data.build import build_dataset
 from histofold.data.tiles.masks import masked_fraction
 from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import open_slide
 from histofold.kaggle.package import package_runs
 from histofold.models.build import build_model
 from histofold.predict.devices import best_device, best_precision
+from histofold.report.dataset import write_build_report
+from histofold.report.evaluation import write_evaluation_report
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
 from histofold.schema.preprocessing import Preprocessing, has_pixel_size
 from histofold.schema.sample import Sample
 from histofold.synth.hubmap_2022.folder import make_hubmap_2022
+from histofold.trust.evaluate import evaluate_run
 
 NETWORK_SIDE = 300  # long side of a typical image at the network's scale, in pixels
 SYNTHETIC_STEPS = 250
@@ -85,10 +87,12 @@ def run(arguments: list[str]) -> int:
         raise InputError(faults)
     experiment = demo_experiment(competition, samples, options, synthetic=truth is not None)
     _print_forecast(experiment, options.folds)
-    build_dataset(root, competition, experiment, options.out / "dataset", None, os.cpu_count() or 1)
+    built = build_dataset(root, competition, experiment, options.out / "dataset", None, os.cpu_count() or 1)
+    write_build_report(built)
     train_experiment(experiment, "demo", options.out / "runs", fold=None, resume=True, limit=None)
     run_folder = options.out / "runs" / "demo"
-    summary = evaluate_run(run_folder)
+    evaluation = evaluate_run(run_folder)
+    write_evaluation_report(evaluation)
     package_runs([run_folder], options.out / "weights", slug="histofold-demo")
     submission = options.out / "submission.csv"
     predict_folder(options.out / "weights", root, submission)
@@ -99,7 +103,7 @@ def run(arguments: list[str]) -> int:
     print(f"the whole chain took {(time.monotonic() - started) / 60:.1f} minutes")
     if truth is not None:
         print(f"hidden test Dice {hidden_dice(submission, truth):.4f}")
-    print(f"out-of-fold Dice {summary['dice']:.4f}")
+    print(f"out-of-fold Dice {evaluation.summary['dice']:.4f}")
     print(f"submission: {submission} report: {report}")
     return 0
 

@@ -12,10 +12,10 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from histofold.commands.check import CheckOptions, check_submission
 from histofold.commands.kernel import write_kernel
 from histofold.commands.options import parse_options
 from histofold.competitions.base import Competition
+from histofold.competitions.check import check_submission
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.kaggle.simulate.files import FakeKaggle, image_folder, lay_out, write_hidden
@@ -96,9 +96,8 @@ def simulate(options: SimulateOptions, competition: Competition) -> Verdict:
 def submission_faults(tree: FakeKaggle, competition: Competition) -> list[Fault]:
     """Every fault of the kernel's submission, by the rules of `histofold check submission`."""
     path = tree.working / SUBMISSION
-    options = CheckOptions(what="submission", path=path, competition=competition.name, data=tree.competition)
     try:
-        check_submission(options)
+        check_submission(path, tree.competition, competition.name)
     except InputError as error:
         return error.faults or [Fault(SUBMISSION, str(path), str(error), "see the log")]
     return []

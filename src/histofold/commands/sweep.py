@@ -12,8 +12,7 @@ import tyro
 
 from histofold.commands.options import parse_options
 from histofold.core.faults import Fault, InputError
-from histofold.report.sweep_page import write_sweep_page
-from histofold.report.sweep_plot import plot_sweep
+from histofold.report.sweep import plot_sweep, write_sweep_page
 from histofold.schema.atomic import write_atomically
 from histofold.schema.experiment import Experiment
 from histofold.schema.parse import plain, read_toml, to_toml

@@ -11,14 +11,14 @@ import tyro
 from histofold.commands.options import parse_options
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.data.store import DatasetInfo, other_tiles
-from histofold.report.curves import draw_fold_curves
-from histofold.report.overlays import save_png
-from histofold.report.schedule_plot import plot_schedule
-from histofold.report.view_sheet import draw_view_sheet, spread_tiles
+from histofold.data.store import known_folds, tile_differences
+from histofold.report.graphs.run import draw_fold_curves
+from histofold.report.graphs.schedule import plot_schedule
+from histofold.report.pictures.overlays import save_png
+from histofold.report.pictures.views import draw_view_sheet, spread_tiles
 from histofold.schema.experiment import Experiment
-from histofold.schema.parse import load_json, load_toml
-from histofold.train.fold import FoldSetup, known_folds, prepare_fold, training_tiles
+from histofold.schema.parse import load_toml
+from histofold.train.fold import FoldSetup, prepare_fold, training_tiles
 from histofold.train.loop import make_room, train_fold
 from histofold.train.schedule import schedule_table
 
@@ -121,8 +121,7 @@ def train_experiment(
     """Train one fold or all of them, every fold's input checked before the first one starts."""
     folds = known_folds(experiment) if fold is None else [fold]
     setups = [prepare_fold(experiment, name, runs, k, limit) for k in folds]
-    dataset = Path(experiment.data.dataset)
-    for remark in other_tiles(experiment, load_json(DatasetInfo, dataset / "dataset.json"), dataset):
+    for remark in tile_differences(experiment, Path(experiment.data.dataset)):
         logger.warning("%s", remark)
     for setup in setups:
         make_room(setup, resume)

@@ -61,6 +61,11 @@ def detect_competition(root: Path) -> Competition:
     raise InputError([Fault(root.name, str(root), "no known competition's layout", remedy)])
 
 
+def find_competition(name: str, root: Path) -> Competition:
+    """The adapter of this name; where none is given, the one whose layout a folder has."""
+    return get_competition(name) if name else detect_competition(root)
+
+
 def submission_competition(path: Path) -> Competition:
     """The adapter whose columns a submission has; that of hubmap_2022 where it has those of none.
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from histofold.competitions.base import Competition, image_error_fault
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.data.tiles.masks import Target, class_runs
+from histofold.core.rle.runs import Masks, class_runs
 from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import Slide, open_slide
 from histofold.schema.sample import Sample
@@ -19,7 +19,7 @@ BAND_PIXELS = 16_000_000
 LIGHT_SEGMENT_BYTES = 100_000_000
 """Most that is decoded in one piece here: looking at a folder takes less than 400 MB, whatever a header claims."""
 TEST_FOLDERS = ("test_images", "test")
-Look = Callable[[Sample, Slide, Target], None]
+Look = Callable[[Sample, Slide, Masks], None]
 """What looks at a slide and its labels, decoding every pixel: `Explorer.look`."""
 
 
@@ -109,14 +109,14 @@ def _decode(slide: Slide) -> None:
 
 def _table_faults(
     competition: Competition, sample: Sample, shape_hw: tuple[int, int]
-) -> tuple[list[Fault], Target | None]:
+) -> tuple[list[Fault], Masks | None]:
     """Where the tables disagree with an image, and its labels if they do not."""
     if sample.shape_hw is not None and sample.shape_hw != shape_hw:
         rule = f"image is {shape_hw} (H, W) pixels and its table says {sample.shape_hw}"
         remedy = "correct img_height and img_width, or the image"
         return [Fault(sample.id, str(sample.image_path), rule, remedy)], None
     try:
-        target: Target = competition.target(sample)
+        target: Masks = competition.target(sample)
     except InputError as error:
         return error.faults, None
     wrong = [runs.shape_hw for runs in class_runs(target) if runs.shape_hw != shape_hw]

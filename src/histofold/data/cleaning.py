@@ -14,9 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from histofold.core.faults import Fault, InputError
-from histofold.core.rle.runs import RunEncoder, Runs
+from histofold.core.rle.runs import Masks, RunEncoder, Runs, class_runs
 from histofold.data.thumbnails import thumbnail
-from histofold.data.tiles.masks import Target, class_runs
 from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import Slide, open_slide
 from histofold.imaging.tissue import PADDING_DARKER_THAN, tissue_mask
@@ -136,7 +135,7 @@ def remove_region(runs: Runs, region_HW: np.ndarray) -> Runs:
     return encoder.runs()
 
 
-def cleaned_targets(samples: Sequence[Sample], targets: Mapping[str, Target]) -> dict[str, Target]:
+def cleaned_targets(samples: Sequence[Sample], targets: Mapping[str, Masks]) -> dict[str, Masks]:
     """The targets of samples without their labels on the glass around the tissue, each class by itself.
 
     Args:
@@ -146,7 +145,7 @@ def cleaned_targets(samples: Sequence[Sample], targets: Mapping[str, Target]) ->
     Raises:
         InputError: With every slide that cannot be decoded.
     """
-    cleaned: dict[str, Target] = {}
+    cleaned: dict[str, Masks] = {}
     faults = []
     for sample in tqdm(samples, desc="clean labels", unit="image", dynamic_ncols=True):
         try:

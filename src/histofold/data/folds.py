@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from histofold.competitions.base import read_table, scan_table
 from histofold.core.faults import Fault, InputError
@@ -163,6 +162,8 @@ def _balanced_folds(units: Sequence[str], strata: Sequence[str], folds: int, see
 
 def _one_split(strata: Sequence[str], groups: Sequence[str], folds: int, seed: int) -> np.ndarray:
     """One draw of StratifiedGroupKFold; strata too rare for it are pooled, for it warns of them."""
+    from sklearn.model_selection import StratifiedGroupKFold  # it takes a second, and only drawing folds needs it
+
     counts = Counter(strata)
     pooled = [stratum if counts[stratum] >= folds else "rare" for stratum in strata]
     if Counter(pooled)["rare"] < folds:

@@ -13,20 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from histofold.core.faults import Fault
 from histofold.core.rle.runs import Runs
 from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.leaks import PSEUDO, listed_ids, seen_images
-from histofold.data.tiles.cut import TileJob, cut_slides
+from histofold.data.tiles.cut import CutTiles, TileJob, cut_slides
 from histofold.schema.experiment import Experiment
 from histofold.schema.parse import load_json
 from histofold.schema.sample import Sample
 
 PSEUDO_RECORD = "pseudo.json"
-Moments = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +92,7 @@ def cut_pseudo_tiles(
     experiment: Experiment,
     out: Path,
     workers: int,
-) -> tuple[pd.DataFrame, Moments, Moments]:
+) -> CutTiles:
     """Cut the tiles of each fold's labels, into `fold{k}` of a dataset.
 
     Args:
@@ -105,11 +103,10 @@ def cut_pseudo_tiles(
         workers: Processes.
 
     Returns:
-        (index, mean, std): rows of index.csv of all folds, and the moments of the first fold's tiles.
+        Rows of index.csv of all folds, and the moments of the first fold's tiles.
     """
     first = min(labels)
-    parts: list[pd.DataFrame] = []
-    moments: dict[int, tuple[Moments, Moments]] = {}
+    cut: dict[int, CutTiles] = {}
     for fold, masks in labels.items():
         folder = pseudo_folder(out, fold)
         jobs = [
@@ -123,16 +120,11 @@ def cut_pseudo_tiles(
             )
             for sample in samples
         ]
-        index, mean, std = cut_slides(jobs, workers)
-        parts.append(index.assign(label_origin=PSEUDO, label_fold=fold))
-        moments[fold] = (_triple(mean), _triple(std))
+        cut[fold] = cut_slides(jobs, workers)
         if fold != first:
             share_files(pseudo_folder(out, first) / "images", folder / "images")
-    return pd.concat(parts, ignore_index=True), *moments[first]
-
-
-def _triple(values: np.ndarray) -> Moments:
-    return float(values[0]), float(values[1]), float(values[2])
+    parts = [tiles.index.assign(label_origin=PSEUDO, label_fold=fold) for fold, tiles in cut.items()]
+    return CutTiles(pd.concat(parts, ignore_index=True), cut[first].mean, cut[first].std)
 
 
 def share_files(first: Path, second: Path) -> int:

@@ -20,7 +20,7 @@ from histofold.data.duplicates import duplicate_groups
 from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.leaks import PSEUDO, image_stamp, listed_ids
 from histofold.data.pseudo import PSEUDO_RECORD, PseudoRecord, load_pseudo_record, pseudo_folder
-from histofold.data.store import DatasetInfo, agreed_preprocessing, load_dataset
+from histofold.data.store import DatasetInfo, complete_preprocessing, load_dataset
 from histofold.schema.atomic import write_atomically
 from histofold.schema.dataset import SourceConfig
 from histofold.schema.experiment import Experiment
@@ -122,7 +122,7 @@ def load_sources(experiment: Experiment) -> list[Source]:
 def _load_source(config: SourceConfig, name: str, experiment: Experiment) -> Source:
     folder = Path(config.dataset)
     info, index, folds = load_dataset(folder)
-    agreed_preprocessing(experiment, info, folder)
+    complete_preprocessing(experiment, info, folder)
     competition = get_competition(info.competition)
     pseudo = load_pseudo_record(folder)
     if pseudo is None and (index["label_origin"] == PSEUDO).any():

@@ -1,17 +1,20 @@
-"""A built dataset on disk: dataset.json, folds.csv, index.csv and the tiles."""
+"""A built dataset on disk, written and read: dataset.json, folds.csv, index.csv; its tiles are `tiles/files`."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pandas as pd
 
 from histofold.core.faults import Fault, InputError
+from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.tiles.cut import COLOUR_FIELDS, INDEX_COLUMNS
+from histofold.schema.atomic import write_atomically
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.experiment import Experiment
-from histofold.schema.parse import load_json
+from histofold.schema.parse import load_json, plain
 from histofold.schema.preprocessing import Preprocessing, StainReference
 
 FOLD_FIELDS = ("folds", "fold_by", "holdout")
@@ -43,6 +46,18 @@ class DatasetInfo:
     """Colours of the images in data.stain_references; what an experiment without a reference of its own aims at."""
 
 
+def begin_dataset(folder: Path, folds: pd.DataFrame) -> None:
+    """Write folds.csv; from here until dataset.json stands, the dataset counts as unfinished."""
+    (folder / "dataset.json").unlink(missing_ok=True)
+    write_atomically(folder / "folds.csv", folds.to_csv(index=False, lineterminator="\n"))
+
+
+def finish_dataset(folder: Path, index: pd.DataFrame, info: DatasetInfo) -> None:
+    """Write index.csv and, last of all, dataset.json."""
+    write_atomically(folder / "index.csv", index.to_csv(index=False, lineterminator="\n"))
+    write_atomically(folder / "dataset.json", json.dumps(plain(info), indent=2) + "\n")
+
+
 def load_dataset(folder: Path) -> tuple[DatasetInfo, pd.DataFrame, pd.DataFrame]:
     """Read a built dataset.
 
@@ -66,7 +81,13 @@ def load_dataset(folder: Path) -> tuple[DatasetInfo, pd.DataFrame, pd.DataFrame]
     return info, index, folds
 
 
-def agreed_preprocessing(experiment: Experiment, info: DatasetInfo, folder: Path) -> Preprocessing:
+def known_folds(experiment: Experiment) -> list[int]:
+    """The folds of the experiment's dataset that can be held out."""
+    folds = load_dataset(Path(experiment.data.dataset))[2]
+    return sorted(int(fold) for fold in folds["fold"].unique() if fold != ALWAYS_TRAINED)
+
+
+def complete_preprocessing(experiment: Experiment, info: DatasetInfo, folder: Path) -> Preprocessing:
     """The experiment's preprocessing, completed by the dataset's moments; refuses tiles of another scale or classes.
 
     Raises:
@@ -106,12 +127,13 @@ def agreed_preprocessing(experiment: Experiment, info: DatasetInfo, folder: Path
     return wanted
 
 
-def other_tiles(experiment: Experiment, info: DatasetInfo, folder: Path) -> list[Fault]:
-    """Settings of `tiles` that the built tiles do not follow; they can be trained on all the same.
+def tile_differences(experiment: Experiment, folder: Path) -> list[Fault]:
+    """Settings of `tiles` that the built tiles of a dataset do not follow; they can be trained on all the same.
 
     Returns:
         A fault for each setting in which experiment and tiles differ, the folds aside.
     """
+    info = load_json(DatasetInfo, folder / "dataset.json")
     built, wanted = vars(info.tiles), vars(experiment.tiles)
     return [
         Fault(

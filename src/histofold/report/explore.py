@@ -11,9 +11,9 @@ import pandas as pd
 from histofold.data.explore.folder import Exploration
 from histofold.data.explore.notices import RANKED, Notice, rank_slides
 from histofold.data.explore.slides import SlideFacts
-from histofold.report.explore_plots import facts_table, plot_colours, plot_slides
-from histofold.report.overlays import TRUTH_RGB
+from histofold.report.graphs.dataset import facts_table, plot_colours, plot_slides
 from histofold.report.page import Block, Figure, Gallery, Legend, Section, Table, Text
+from histofold.report.pictures.overlays import TRUTH_RGB
 
 Pictures = Sequence[tuple[str, np.ndarray]]
 """(title, RGB uint8 image) pairs."""

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from histofold import __version__
-from histofold.report.overlays import encode_jpeg, encode_png, fit_image
+from histofold.report.pictures.overlays import encode_jpeg, encode_png, fit_image
 from histofold.schema.atomic import write_atomically
 
 _PHOTO_MAX_SIDE_PX = 1600

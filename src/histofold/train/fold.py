@@ -15,11 +15,10 @@ import torch
 from histofold.competitions.base import Competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.leaks import forbidden_samples, image_stamp
 from histofold.data.pseudo import label_faults
 from histofold.data.sources import JoinedCompetition, Source, joined_folds, joined_samples, load_sources
-from histofold.data.store import agreed_preprocessing, load_dataset
+from histofold.data.store import complete_preprocessing, known_folds
 from histofold.imaging.stain import StainMap, slide_stain_maps
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Manifest, file_sha256
@@ -79,12 +78,6 @@ class FoldSetup:
         return torch.tensor([*(weights.get(organ, 1.0) for organ in self.organs), 1.0])
 
 
-def known_folds(experiment: Experiment) -> list[int]:
-    """The folds of the experiment's dataset that can be held out."""
-    folds = load_dataset(Path(experiment.data.dataset))[2]
-    return sorted(int(fold) for fold in folds["fold"].unique() if fold != ALWAYS_TRAINED)
-
-
 def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit: int | None) -> FoldSetup:
     """Gather what a fold needs.
 
@@ -132,7 +125,7 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
     begun = [file_sha256(path) for path in (initial.path if initial else None, _encoder_file(experiment)) if path]
     held_out = [sample.id for sample in validation]
     text = json.dumps([training_settings(experiment), described, held_out, limit, begun])
-    preprocessing = agreed_preprocessing(experiment, main.info, main.folder)
+    preprocessing = complete_preprocessing(experiment, main.info, main.folder)
     return FoldSetup(
         experiment=experiment,
         fold=fold,

@@ -16,7 +16,8 @@ from histofold.data.duplicates import DuplicatePair
 from histofold.data.explore.folder import Explorer, explore_folder
 from histofold.data.explore.notices import Notice, find_notices, rank_slides
 from histofold.data.explore.outlines import draw_rings, polygon_dice
-from histofold.data.explore.slides import any_class, label_facts
+from histofold.data.explore.slides import label_facts
+from histofold.data.tiles.masks import any_class
 from histofold.schema.sample import Sample
 from histofold.synth.hubmap_2022.folder import make_hubmap_2022
 from histofold.synth.hubmap_2022.options import COPY_FAULTS, FILE_FAULTS, TABLE_FAULTS, Planted

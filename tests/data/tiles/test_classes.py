@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import tifffile
 
-from histofold.commands.build_dataset import build_dataset
 from histofold.competitions.folder import Folder
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import runs_from_mask
-from histofold.data.store import agreed_preprocessing, load_dataset
+from histofold.data.build import build_dataset
+from histofold.data.store import complete_preprocessing, load_dataset
 from histofold.data.tiles.cut import TileJob, cut_slides
 from histofold.data.tiles.files import read_tile, write_tile
 from histofold.data.tiles.masks import (
@@ -238,4 +238,4 @@ def test_a_folder_of_classes_is_built_and_training_on_it_refused_in_words(root, 
     assert (written["fraction_gland"] == written["mask_fraction"]).all()
     assert index["region"].tolist() == [""] * 4
     with pytest.raises(InputError, match=r"2 mask classes \(gland, lumen\)"):
-        agreed_preprocessing(experiment, info, out)
+        complete_preprocessing(experiment, info, out)

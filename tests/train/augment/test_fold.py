@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from histofold.commands.build_dataset import build_dataset
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import InputError
+from histofold.data.build import build_dataset
 from histofold.data.tiles.files import tile_paths
 from histofold.imaging.slide import open_slide
 from histofold.imaging.stain import fit_stain_reference, network_view

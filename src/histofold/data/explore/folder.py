@@ -9,11 +9,12 @@ from tqdm import tqdm
 
 from histofold.competitions.base import Competition
 from histofold.core.faults import InputError
+from histofold.core.rle.runs import Masks
 from histofold.data.duplicates import DuplicatePair, cluster_pairs, find_duplicates
 from histofold.data.explore.notices import Notice, find_notices
 from histofold.data.explore.outlines import polygon_dice
-from histofold.data.explore.slides import SlideFacts, any_class, label_facts, slide_facts
-from histofold.data.tiles.masks import Target
+from histofold.data.explore.slides import SlideFacts, label_facts, slide_facts
+from histofold.data.tiles.masks import any_class
 from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import Slide, open_slide
 from histofold.schema.sample import Sample
@@ -55,7 +56,7 @@ class Explorer:
     polygon_dices: dict[str, float] = field(default_factory=dict)
     notices: list[Notice] = field(default_factory=list)
 
-    def look(self, sample: Sample, slide: Slide, target: Target) -> None:
+    def look(self, sample: Sample, slide: Slide, target: Masks) -> None:
         """Take a slide with its labels; decodes every pixel.
 
         Raises:
@@ -71,7 +72,7 @@ class Explorer:
         if agreement is not None:
             self.polygon_dices[sample.id] = agreement
 
-    def look_at_labels(self, sample: Sample, target: Target) -> None:
+    def look_at_labels(self, sample: Sample, target: Masks) -> None:
         """Take labels whose image is not there."""
         self.facts.append(label_facts(sample, any_class(target)))
 

@@ -13,7 +13,6 @@ from histofold.data.cleaning import OUTSIDE_SIDE, outside_mask
 from histofold.data.duplicates import fingerprint
 from histofold.data.explore.label_fit import FIT_SIDE, LabelFit, fit_labels, line_continuity
 from histofold.data.thumbnails import fitting_shape, thumbnail
-from histofold.data.tiles.masks import Target, class_runs
 from histofold.imaging.resample import resample_mask_region
 from histofold.imaging.slide import Slide
 from histofold.imaging.tissue import tissue_mask
@@ -63,20 +62,6 @@ class SlideFacts:
     def colour_contrast(self) -> float:
         """Distance of the mean colours inside and outside the labels (CIE 1976)."""
         return float(np.linalg.norm(np.subtract(self.inside_lab, self.outside_lab)))
-
-
-def any_class(target: Target) -> Runs:
-    """The pixels of a target that belong to any class."""
-    parts = class_runs(target)
-    if len(parts) == 1:
-        return parts[0]
-    starts = np.concatenate([runs.starts for runs in parts])
-    ends = starts + np.concatenate([runs.lengths for runs in parts])
-    order = starts.argsort(kind="stable")
-    starts, reached = starts[order], np.maximum.accumulate(ends[order])
-    first = np.concatenate([[True], starts[1:] > reached[:-1]]) if len(starts) else np.zeros(0, bool)
-    last = np.concatenate([first[1:], [True]]) if len(starts) else first
-    return Runs(starts[first], reached[last] - starts[first], parts[0].shape_hw, parts[0].order)
 
 
 def label_facts(sample: Sample, runs: Runs) -> SlideFacts:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -20,10 +20,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from histofold.core.faults import Fault, InputError
-from histofold.core.rle.runs import runs_to_text
+from histofold.core.rle.runs import Masks, class_runs, runs_to_text
 from histofold.data.tiles.bands import stream_tiles
 from histofold.data.tiles.files import TILE_FOLDERS, has_tile, remove_tile, write_tile
-from histofold.data.tiles.masks import Target, check_class_count, class_fractions, class_runs, target_bits
+from histofold.data.tiles.masks import check_class_count, class_fractions, target_bits
 from histofold.data.tiles.plan import PlannedTile, Rings, SlidePlan, keeps_background
 from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import open_slide
@@ -45,6 +45,7 @@ TRUE_LABELS = ("truth", -1)
 """label_origin and label_fold of tiles whose mask is the host's truth, which every fold may train on."""
 Row = dict[str, str | int | float]
 Item, Result = TypeVar("Item"), TypeVar("Result")
+Moments = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class TileJob:
     """What a worker needs to cut one slide."""
 
     sample: Sample
-    target: Target
+    target: Masks
     fold: int
     preprocessing: Preprocessing
     tiles: TilesConfig
@@ -75,6 +76,14 @@ class CutSlide:
     squares: list[int]
 
 
+class CutTiles(NamedTuple):
+    """The tiles of a dataset: the table of `index_columns`, and the moments of their channels in 0 to 1."""
+
+    index: pd.DataFrame
+    mean: Moments
+    std: Moments
+
+
 def bin_of(mask_fraction: float, area_bins: Sequence[float]) -> str:
     """Bin of a tile by its mask fraction: none, very_small, small, some or large."""
     if mask_fraction == 0:
@@ -87,15 +96,12 @@ def index_columns(classes: Sequence[str]) -> list[str]:
     return [*INDEX_COLUMNS, *(f"fraction_{name}" for name in classes if len(classes) > 1)]
 
 
-def cut_slides(jobs: Sequence[TileJob], workers: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+def cut_slides(jobs: Sequence[TileJob], workers: int) -> CutTiles:
     """Cut all slides in parallel; slides that an earlier, interrupted call finished are not cut again.
 
     Args:
         jobs: One a slide, all of the same classes.
         workers: Processes; where there are more of them than slides, the rest become threads within a slide.
-
-    Returns:
-        (index, mean, std): the table of `index_columns`, and the moments (3,) of the tiles' channels in 0 to 1.
 
     Raises:
         InputError: With every slide that cannot be decoded, or if there are too many classes.
@@ -121,7 +127,11 @@ def cut_slides(jobs: Sequence[TileJob], workers: int) -> tuple[pd.DataFrame, np.
     pixels = max(1, sum(part.pixels for part in parts))
     mean = np.sum([part.sums for part in parts], axis=0) / pixels / 255
     variance = np.sum([part.squares for part in parts], axis=0) / pixels / 255**2 - mean**2
-    return index, mean, np.sqrt(np.maximum(variance, 1e-6))
+    return CutTiles(index, _moments(mean), _moments(np.sqrt(np.maximum(variance, 1e-6))))
+
+
+def _moments(values_3: np.ndarray) -> Moments:
+    return float(values_3[0]), float(values_3[1]), float(values_3[2])
 
 
 def _cut_or_fault(job: TileJob) -> CutSlide | Fault:

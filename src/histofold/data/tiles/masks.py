@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from histofold.core.faults import Fault, InputError
-from histofold.core.rle.runs import Masks, class_runs
+from histofold.core.rle.runs import Masks, Runs, class_runs
 from histofold.imaging.resample import resample_mask_region
 
-Target = Masks
-"""The truth of a sample: runs, or those of each class where there are several."""
 MAX_CLASSES = 7
 IGNORED_BIT = 128
 """The last bit of a training mask: the loss passes over the pixel."""
@@ -32,8 +30,8 @@ def check_class_count(classes: Sequence[str], place: str) -> None:
         raise InputError([Fault("classes", place, rule, "join classes, or make one dataset of each half")])
 
 
-def masked_fraction(target: Target) -> float:
-    """Share of a slide's pixels that belong to any class; found among the runs.
+def any_class(target: Masks) -> Runs:
+    """The pixels of a target that belong to any class, found among the runs.
 
     Raises:
         ValueError: If the classes differ in size or in the order of their runs.
@@ -41,16 +39,24 @@ def masked_fraction(target: Target) -> float:
     parts = class_runs(target)
     if len({(runs.shape_hw, runs.order) for runs in parts}) != 1:
         raise ValueError("classes whose masks differ in size or order: encode all at the image's size, in one order")
+    if len(parts) == 1:
+        return parts[0]
     starts = np.concatenate([runs.starts for runs in parts])
     ends = starts + np.concatenate([runs.lengths for runs in parts])
     order = starts.argsort(kind="stable")
-    starts, ends = starts[order], ends[order]
-    covered = np.maximum.accumulate(np.concatenate([[0], ends]))[:-1]
-    height, width = parts[0].shape_hw
-    return int(np.maximum(ends - np.maximum(starts, covered), 0).sum()) / (height * width)
+    starts, reached = starts[order], np.maximum.accumulate(ends[order])
+    first = np.concatenate([[True], starts[1:] > reached[:-1]]) if len(starts) else np.zeros(0, bool)
+    last = np.concatenate([first[1:], [True]]) if len(starts) else first
+    return Runs(starts[first], reached[last] - starts[first], parts[0].shape_hw, parts[0].order)
 
 
-def target_bits(target: Target, scaled_hw: tuple[int, int], y: slice, x: slice) -> np.ndarray:
+def masked_fraction(target: Masks) -> float:
+    """Share of a slide's pixels that belong to any class; raises as `any_class`."""
+    runs = any_class(target)
+    return runs.area / (runs.shape_hw[0] * runs.shape_hw[1])
+
+
+def target_bits(target: Masks, scaled_hw: tuple[int, int], y: slice, x: slice) -> np.ndarray:
     """A region of a target at another size, decoded for that region alone.
 
     Args:

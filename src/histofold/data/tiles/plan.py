@@ -12,9 +12,8 @@ import cv2
 import numpy as np
 
 from histofold.core.regions import label_runs, split_runs
-from histofold.core.rle.runs import Runs
+from histofold.core.rle.runs import Masks, Runs, class_runs
 from histofold.core.tiles import TileGrid, axis_spans
-from histofold.data.tiles.masks import Target, class_runs
 from histofold.imaging.resample import scaled_shape
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.preprocessing import Preprocessing
@@ -152,7 +151,7 @@ class SlidePlan:
     sample_id: str
     shape_hw: tuple[int, int]
     pixel_size_um: float | None
-    target: Target
+    target: Masks
     regions: Rings
     preprocessing: Preprocessing
     tiles: TilesConfig

@@ -14,13 +14,13 @@ from histofold.core.regions import split_runs
 from histofold.core.rle.runs import Masks, Runs, class_runs
 from histofold.data.cleaning import clean_blank_labels
 from histofold.data.explore.notices import Notice
-from histofold.data.explore.slides import any_class
 from histofold.data.thumbnails import fitting_shape, read_small
 from histofold.data.tiles.files import read_tile
+from histofold.data.tiles.masks import any_class
 from histofold.imaging.errors import ImageError
 from histofold.imaging.resample import resample_mask_region
 from histofold.imaging.slide import open_slide
-from histofold.report.overlays import contact_sheet, draw_overlay
+from histofold.report.pictures.overlays import contact_sheet, draw_overlay
 from histofold.schema.sample import Sample
 
 PICTURE_SIDE = 900

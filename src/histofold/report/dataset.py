@@ -1,4 +1,4 @@
-"""The pages of an out-of-fold evaluation and of a tiled data set."""
+"""The page of a data set: what its slides and labels look like, how they are parted, and what was noticed."""
 
 from __future__ import annotations
 
@@ -9,55 +9,88 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histofold.report.balance import plot_class_balance
-from histofold.report.overlays import FALSE_RGB, MISSED_RGB, PREDICTION_RGB, TRUTH_RGB
+from histofold.data.build import BuiltDataset
+from histofold.data.check import CheckedFolder
+from histofold.data.pseudo import pseudo_folder
+from histofold.report.explore import explore_sections
+from histofold.report.graphs.dataset import plot_class_balance
 from histofold.report.page import Block, Facts, Figure, Gallery, Legend, Section, Table, Text, write_page
-from histofold.report.plots import plot_dice_by_group
+from histofold.report.pictures.overlays import TRUTH_RGB
+from histofold.report.pictures.slides import notice_pictures, sample_slides, sample_tiles
+from histofold.trust.pseudo_labels import PseudoDataset
 
+REPORT_NAME = "dataset_report.html"
 _INDEX_COLUMNS = ("tile_id", "id", "fold", "mask_fraction", "tissue_fraction", "bin")
 
 
-def write_oof_report(
-    path: Path,
-    *,
-    oof: pd.DataFrame,
-    summary: Mapping[str, Any],
-    curves: Sequence[Path],
-    overlays: Sequence[tuple[str, np.ndarray]],
-    thresholds: Mapping[str, Any],
-    notes: Sequence[str],
-) -> None:
-    """Write the report of an out-of-fold evaluation.
+def write_build_report(built: BuiltDataset) -> Path:
+    """Write the report of a dataset that was just built; gives its place."""
+    folds, index, fractions = built.folds, built.index, built.fractions
+    pictures = notice_pictures(built.competition, built.samples, built.exploration.notices)
+    samples = sample_slides(built.competition, built.samples)
+    facts = {
+        "images": len(built.samples),
+        "groups": int(folds["group"].nunique()),
+        "folds": int(folds.loc[folds["fold"] >= 0, "fold"].nunique()),
+        "tiles": len(index),
+        "tiles with mask": f"{(index['mask_fraction'] > 0).mean():.0%}",
+        "mean mask fraction of an image": f"{sum(fractions.values()) / len(fractions):.3f}",
+    }
+    path = built.folder / REPORT_NAME
+    write_dataset_report(
+        path,
+        facts=facts,
+        index=index,
+        folds=folds,
+        overlays=sample_tiles(built.folder, index),
+        notices=built.leaks,
+        explored=explore_sections(built.exploration, folds, samples, pictures),
+    )
+    return path
 
-    Args:
-        path: Where to, usually runs/E/report.html.
-        oof: Columns id, fold, organ, source, dice; one row an image.
-        summary: Headline label to number, text or (low, high); empty = computed from `oof`.
-        curves: PNG files of the learning curves.
-        overlays: (title, RGB uint8 image) pairs as `draw_overlay` makes them; titles say rank, id and Dice.
-        thresholds: Key (default, organ, organ/source) to threshold, or to a mapping of such values.
-        notes: What a reader must know to trust the numbers.
-    """
-    scored = oof["dice"].dropna()
-    facts = summary or {"out-of-fold Dice": float(scored.mean()), "median": float(scored.median()), "images": len(oof)}
-    worst_first = oof.sort_values("dice", kind="stable", na_position="first")
-    columns = [name for name in ("id", "dice", "organ", "source", "fold") if name in oof]
-    by_organ: list[Block] = [
-        Figure(plot_dice_by_group(oof), "Each dot is one image; bars span the middle half, strokes mark the median."),
-        _dice_table(oof, "organ"),
-        _dice_table(oof, "fold"),
+
+def write_pseudo_report(built: PseudoDataset) -> Path:
+    """Write the report of a dataset of predicted labels; gives its place."""
+    folder, record, index = built.folder, built.record, built.index
+    first = int(min(index["label_fold"], default=0))
+    facts = {
+        "images": len(built.folds),
+        "label sets": len(record.makers),
+        "tiles": len(index),
+        "labels of": record.run,
+    }
+    notices = [
+        f"the labels for fold {fold} were predicted by weights {maker.weights_sha256[:16]}, trained on "
+        f"{len(maker.trained_on)} images; only training of fold {fold} reads them"
+        for fold, maker in record.makers.items()
     ]
-    sections = [
-        Section("", [Facts(facts), *([Text(list(notes))] if notes else [])]),
-        Section("Dice by organ and fold", by_organ),
-        Section("Examples", [_overlay_legend(), Gallery([Figure(image, title) for title, image in overlays])]),
-        Section("Learning curves", [Figure(curve, curve.parent.name, "Learning curves") for curve in curves]),
-        Section("Thresholds", [_threshold_table(thresholds)]),
-        Section("Every image, worst first", [Table(columns, worst_first[columns].values.tolist(), bars=("dice",))]),
-    ]
-    filled = {"Examples": bool(overlays), "Learning curves": bool(curves), "Thresholds": bool(thresholds)}
-    shown = [section for section in sections if filled.get(section.title, True)]
-    write_page(path, "Out-of-fold evaluation", "Every image scored by a model that never saw its group.", shown)
+    path = folder / REPORT_NAME
+    write_dataset_report(
+        path,
+        facts=facts,
+        index=index,
+        folds=built.folds,
+        overlays=sample_tiles(pseudo_folder(folder, first), index[index["label_fold"] == first]),
+        notices=notices,
+    )
+    return path
+
+
+def write_check_report(path: Path, checked: CheckedFolder) -> None:
+    """Write the report of a folder that was checked and of which nothing is built."""
+    exploration, samples = checked.exploration, checked.samples
+    has_images = any(fact.fingerprint is not None for fact in exploration.facts)
+    seen = {fact.sample.id for fact in exploration.facts}
+    shown = [sample for sample in samples if sample.id in seen] if has_images else []
+    pictures = notice_pictures(checked.competition, shown, exploration.notices)
+    facts = {
+        "images": len(seen),
+        "groups": len({sample.group or sample.id for sample in samples}),
+        "organs": len({sample.organ for sample in samples}),
+        "notices": checked.notices,
+    }
+    explored = explore_sections(exploration, checked.folds, sample_slides(checked.competition, shown), pictures)
+    write_dataset_report(path, facts=facts, folds=checked.folds, notices=checked.leaks, explored=explored)
 
 
 def write_dataset_report(
@@ -106,31 +139,6 @@ def write_dataset_report(
     ]
     subtitle = "What its slides and labels look like, how they are parted, and what was noticed."
     write_page(path, "Data set", subtitle, [section for section in sections if section.blocks])
-
-
-def _overlay_legend() -> Legend:
-    """The colours of `draw_overlay`."""
-    lines = (("truth", TRUTH_RGB), ("prediction", PREDICTION_RGB))
-    return Legend((*lines, ("missed", MISSED_RGB), ("falsely found", FALSE_RGB)))
-
-
-def _dice_table(oof: pd.DataFrame, column: str) -> Table:
-    """Dice by a column; images without a score are counted apart."""
-    rows = []
-    for name, members in oof.groupby(column, dropna=False):
-        dice = members["dice"].dropna()
-        rows.append((name, len(dice), dice.mean(), dice.median(), dice.min(), dice.max(), len(members) - len(dice)))
-    header = (column, "n", "mean", "median", "min", "max", "not scored")
-    width = len(header) if any(row[-1] for row in rows) else len(header) - 1
-    return Table(header[:width], [row[:width] for row in rows], f"Dice by {column}", bars=("mean",))
-
-
-def _threshold_table(thresholds: Mapping[str, Any]) -> Table:
-    """Thresholds by key; a key that holds several values gets several columns."""
-    values = {key: value if isinstance(value, Mapping) else {"threshold": value} for key, value in thresholds.items()}
-    columns = list(dict.fromkeys(name for value in values.values() for name in value))
-    rows = [(key, *(value.get(name) for name in columns)) for key, value in values.items()]
-    return Table(("for", *(name.replace("_", " ") for name in columns)), rows, decimals=3)
 
 
 def _leak_statements(index: pd.DataFrame, folds: pd.DataFrame) -> list[Text]:

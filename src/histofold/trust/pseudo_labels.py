@@ -1,9 +1,10 @@
-"""`python build_dataset.py --data UNLABELLED --pseudo-labels runs/E`: tiles with predicted labels, a set a fold."""
+"""Labels that a run's folds predict of unlabelled images: each fold labels for its own training alone."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -14,8 +15,8 @@ from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import Runs, class_runs, parse_rle, runs_to_text
 from histofold.data.folds import ALWAYS_TRAINED, stratum_names
 from histofold.data.leaks import image_stamp
-from histofold.data.pseudo import PSEUDO_RECORD, LabelMaker, PseudoRecord, cut_pseudo_tiles, pseudo_folder
-from histofold.data.store import DatasetInfo
+from histofold.data.pseudo import PSEUDO_RECORD, LabelMaker, PseudoRecord, cut_pseudo_tiles
+from histofold.data.store import DatasetInfo, begin_dataset, finish_dataset
 from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import open_slide
 from histofold.predict.image import predict_masks
@@ -24,12 +25,26 @@ from histofold.schema.journal import LineJournal
 from histofold.schema.manifest import file_sha256, look_up_threshold
 from histofold.schema.parse import plain
 from histofold.schema.sample import Sample
-from histofold.trust.oof import FoldRun, finished_folds, run_experiment, run_thresholds
+from histofold.trust.runs import FoldRun, finished_folds, run_experiment, run_thresholds
 
 LABEL_JOURNAL = "pseudo_labels.jsonl"
 
 
-def build_pseudo_dataset(root: Path, competition: Competition, run: Path, out: Path, workers: int) -> pd.DataFrame:
+@dataclass(frozen=True, kw_only=True)
+class PseudoDataset:
+    """A dataset of predicted labels: what its report shows."""
+
+    folder: Path
+    """Where it lies."""
+    record: PseudoRecord
+    """Where its labels come from."""
+    folds: pd.DataFrame
+    """folds.csv."""
+    index: pd.DataFrame
+    """index.csv."""
+
+
+def build_pseudo_dataset(root: Path, competition: Competition, run: Path, out: Path, workers: int) -> PseudoDataset:
     """Write a dataset of unlabelled images, labelled once for each finished fold of a run.
 
     The labels for fold k come from the network of fold k alone, which has not seen that fold's validation images, and
@@ -45,7 +60,7 @@ def build_pseudo_dataset(root: Path, competition: Competition, run: Path, out: P
         workers: Processes that cut tiles.
 
     Returns:
-        The index, as index.csv.
+        The dataset, for its report.
 
     Raises:
         InputError: If the run is not evaluated or does not say what it was trained on, or images cannot be read.
@@ -56,29 +71,23 @@ def build_pseudo_dataset(root: Path, competition: Competition, run: Path, out: P
     record = pseudo_record(run, folds)
     samples = _readable_samples(competition.samples(root, "test"))
     out.mkdir(parents=True, exist_ok=True)
-    journal = LabelJournal(out / LABEL_JOURNAL)
+    journal = LineJournal(out / LABEL_JOURNAL)
     labels = {fold.fold: predict_labels(fold, record, samples, journal) for fold in folds}
-    # Until the new dataset.json stands, the dataset counts as unfinished.
-    (out / "dataset.json").unlink(missing_ok=True)
+    table = _folds_table(samples, labels)
+    begin_dataset(out, table)
     write_atomically(out / PSEUDO_RECORD, json.dumps(plain(record), indent=2) + "\n")
-    index, mean, std = cut_pseudo_tiles(samples, labels, experiment, out, workers)
-    fractions = _mean_fractions(labels)
-    columns = {"id": list(fractions), "group": [s.group or s.id for s in samples]}
-    table = pd.DataFrame({**columns, "stratum": stratum_names(samples, fractions), "fold": ALWAYS_TRAINED})
-    write_atomically(out / "folds.csv", table.to_csv(index=False, lineterminator="\n"))
-    write_atomically(out / "index.csv", index.to_csv(index=False, lineterminator="\n"))
-    _write_pseudo_report(out, record, index, table)
+    cut = cut_pseudo_tiles(samples, labels, experiment, out, workers)
     info = DatasetInfo(
         competition=competition.name,
         root=str(root.resolve()),
         preprocessing=experiment.preprocessing,
         tiles=experiment.tiles,
         classes=folds[0].manifest.classes,
-        mean=mean,
-        std=std,
+        mean=cut.mean,
+        std=cut.std,
     )
-    write_atomically(out / "dataset.json", json.dumps(plain(info), indent=2) + "\n")
-    return index
+    finish_dataset(out, cut.index, info)
+    return PseudoDataset(folder=out, record=record, folds=table, index=cut.index)
 
 
 def pseudo_record(run: Path, folds: Sequence[FoldRun]) -> PseudoRecord:
@@ -125,43 +134,25 @@ def _readable_samples(samples: Sequence[Sample]) -> list[Sample]:
     return list(samples)
 
 
-class LabelJournal:
-    """Predicted labels, appended line by line, so that an interrupted call goes on."""
-
-    def __init__(self, path: Path) -> None:
-        """Read what is there."""
-        self._journal = LineJournal(path)
-        self._known = {
-            entry["key"]: parse_rle(entry["rle"], tuple(entry["shape_hw"])) for entry in self._journal.entries
-        }
-
-    def get(self, key: str) -> Runs | None:
-        """The label of a key."""
-        return self._known.get(key)
-
-    def add(self, key: str, sample_id: str, fold: int, runs: Runs) -> None:
-        """Keep a label; image and fold are for people to read."""
-        entry = {"key": key, "id": sample_id, "fold": fold, "shape_hw": runs.shape_hw, "rle": runs_to_text(runs)}
-        self._journal.add(entry)
-
-
 def predict_labels(
-    fold: FoldRun, record: PseudoRecord, samples: Sequence[Sample], journal: LabelJournal
+    fold: FoldRun, record: PseudoRecord, samples: Sequence[Sample], journal: LineJournal
 ) -> dict[str, Runs]:
-    """The label of each image by the network of one fold.
+    """The label of each image by the network of one fold; those of the journal are not predicted again.
 
     Raises:
         InputError: With every image that cannot be decoded.
     """
     maker, ensemble = record.makers[str(fold.fold)], None
     settings = json.dumps([maker.weights_sha256, plain(fold.manifest)], sort_keys=True)
+    known = {entry["key"]: entry for entry in journal.entries}
     labels: dict[str, Runs] = {}
     faults = []
     for sample in tqdm(samples, desc=f"labels of fold {fold.fold}", unit="image", dynamic_ncols=True):
         threshold = look_up_threshold(record.thresholds, sample.organ, sample.source)
         key = json.dumps([settings, threshold, sample.pixel_size_um, image_stamp(sample.image_path)])
-        runs = journal.get(key)
-        if runs is None:
+        if key in known:
+            runs = parse_rle(known[key]["rle"], tuple(known[key]["shape_hw"]))
+        else:
             ensemble = ensemble or fold.ensemble()
             try:
                 (masks,) = predict_masks(ensemble, sample, fold.manifest, [threshold], never_empty=False)
@@ -169,38 +160,25 @@ def predict_labels(
                 faults.append(image_error_fault(sample.id, sample.image_path, error))
                 continue
             (runs,) = class_runs(masks)
-            journal.add(key, sample.id, fold.fold, runs)
+            entry = {"key": key, "id": sample.id, "fold": fold.fold}  # id and fold are for people to read
+            journal.add({**entry, "shape_hw": runs.shape_hw, "rle": runs_to_text(runs)})
         labels[sample.id] = runs
     if faults:
         raise InputError(faults)
     return labels
 
 
-def _mean_fractions(labels: dict[int, dict[str, Runs]]) -> dict[str, float]:
+def _folds_table(samples: Sequence[Sample], labels: Mapping[int, Mapping[str, Runs]]) -> pd.DataFrame:
+    """folds.csv: every image is always trained on, its stratum by the mean fraction over its labels."""
+    fractions = _mean_fractions(labels)
+    columns = {"id": list(fractions), "group": [sample.group or sample.id for sample in samples]}
+    return pd.DataFrame({**columns, "stratum": stratum_names(samples, fractions), "fold": ALWAYS_TRAINED})
+
+
+def _mean_fractions(labels: Mapping[int, Mapping[str, Runs]]) -> dict[str, float]:
     """Mask fraction of each image, the mean over its labels."""
     first = next(iter(labels.values()))
     return {
         key: sum(masks[key].area for masks in labels.values()) / len(labels) / (runs.shape_hw[0] * runs.shape_hw[1])
         for key, runs in first.items()
     }
-
-
-def _write_pseudo_report(out: Path, record: PseudoRecord, index: pd.DataFrame, folds: pd.DataFrame) -> None:
-    from histofold.commands.pictures import sample_tiles
-    from histofold.report.reports import write_dataset_report
-
-    first = int(min(index["label_fold"], default=0))
-    facts = {"images": len(folds), "label sets": len(record.makers), "tiles": len(index), "labels of": record.run}
-    notices = [
-        f"the labels for fold {fold} were predicted by weights {maker.weights_sha256[:16]}, trained on "
-        f"{len(maker.trained_on)} images; only training of fold {fold} reads them"
-        for fold, maker in record.makers.items()
-    ]
-    write_dataset_report(
-        out / "dataset_report.html",
-        facts=facts,
-        index=index,
-        folds=folds,
-        overlays=sample_tiles(pseudo_folder(out, first), index[index["label_fold"] == first]),
-        notices=notices,
-    )

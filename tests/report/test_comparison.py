@@ -6,11 +6,10 @@ import tifffile
 import torch
 
 from histofold.predict.ensemble import Ensemble
-from histofold.report.logits import draw_logits
+from histofold.report.comparison import LARGEST_LOGIT, draw_logits, logit_map
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample
-from histofold.trust.logit_map import LARGEST_LOGIT, logit_map
 
 
 class Redness(torch.nn.Module):

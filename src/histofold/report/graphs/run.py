@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from histofold.report.graph_style import INK, LABEL, MUTED, finish_figure, new_figure, style_axes
+from histofold.report.graphs.style import INK, MUTED, finish_figure, new_figure, style_axes
 
 # Okabe and Ito's palette without its yellow, which is too light for lines on white paper.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
@@ -60,6 +60,13 @@ def plot_curves(log: Log, path: Path | None = None) -> bytes:
     return finish_figure(figure, path)
 
 
+def draw_fold_curves(folder: Path) -> Path:
+    """Draw curves.png beside the log.csv of a fold."""
+    path = folder / "curves.png"
+    plot_curves(pd.read_csv(folder / "log.csv"), path)
+    return path
+
+
 def plot_dice_by_group(oof: pd.DataFrame, path: Path | None = None, column: str = "organ") -> bytes:
     """Draw every image's Dice by organ (or another column) over the middle half and the median of its group.
 
@@ -90,41 +97,6 @@ def plot_dice_by_group(oof: pd.DataFrame, path: Path | None = None, column: str 
     axes.set_xlabel("Dice" + (f"   ({missing} without a score, not shown)" if missing else ""))
     if len(sources) > 1:
         _legend(axes, [_marker(source, _COLOURS[at % len(_COLOURS)]) for at, source in enumerate(sources)])
-    return finish_figure(figure, path)
-
-
-def plot_threshold_curve(
-    thresholds: Sequence[float], mean_dice: Sequence[float], chosen: float, path: Path | None = None
-) -> bytes:
-    """Draw the mean Dice against the threshold, with the chosen threshold marked.
-
-    Args:
-        thresholds: Ascending thresholds, 0 to 1.
-        mean_dice: Mean Dice at each of them.
-        chosen: The threshold in use; it need not be one of them.
-        path: File to write, if any.
-
-    Returns:
-        The PNG's bytes.
-
-    Raises:
-        ValueError: If the two sequences differ in length or are empty.
-    """
-    if len(thresholds) != len(mean_dice) or len(thresholds) == 0:
-        raise ValueError(f"{len(thresholds)} thresholds and {len(mean_dice)} scores: pass one score a threshold")
-    figure = new_figure(3.6)
-    axes = figure.subplots()
-    style_axes(axes, "Mean Dice by threshold")
-    axes.plot(thresholds, mean_dice, color=_COLOURS[0], lw=2)
-    reached = float(np.interp(chosen, thresholds, mean_dice))
-    axes.vlines(chosen, min(mean_dice), reached, color=MUTED, lw=0.8, ls=(0, (3, 3)), zorder=1)
-    axes.plot([chosen], [reached], "o", color=_COLOURS[0], ms=7, clip_on=False)
-    side = "center" if 0.2 < chosen < 0.8 else "left" if chosen <= 0.2 else "right"
-    place: dict[str, Any] = {"xytext": (0, -14), "textcoords": "offset points", "ha": side, "va": "top"}
-    label = axes.annotate(f"chosen {chosen:.2f}, Dice {reached:.4f}", (chosen, reached), **place, **LABEL)
-    label.set_bbox({"fc": "white", "ec": "none", "pad": 2})
-    axes.set_xlabel("probability threshold")
-    axes.set_ylabel("mean Dice over images")
     return finish_figure(figure, path)
 
 

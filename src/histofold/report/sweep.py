@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from histofold.report.graph_style import INK, LABEL, MUTED, finish_figure, new_figure, style_axes
+from histofold.report.graphs.style import INK, LABEL, MUTED, finish_figure, new_figure, style_axes
+from histofold.report.page import Facts, Figure, Section, Table, Text, write_page
 
 _NAMES = {"val_dice": "Validation Dice", "loss": "Training loss"}
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
@@ -52,6 +53,34 @@ def plot_sweep(table: pd.DataFrame, settings: Sequence[str], metric: str, path: 
     handles = _legend_handles(frame, best, is_map)
     top.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     return finish_figure(figure, path)
+
+
+def write_sweep_page(path: Path, name: str, table: pd.DataFrame, metric: str, figure: bytes, note: str) -> None:
+    """Write the report of a sweep.
+
+    Args:
+        path: Where to, usually runs/S/report.html.
+        name: The sweep's name.
+        table: One row a trial, the best on top; with the columns trial, state and the metric.
+        metric: What decided, val_dice or loss.
+        figure: The PNG of `plot_sweep`.
+        note: What a reader must know to trust the best score.
+    """
+    counts = {f"{state} trials": int(count) for state, count in table["state"].value_counts().items()}
+    first = table.iloc[0] if len(table) and table["state"].iloc[0] == "complete" else None
+    best = {} if first is None else {f"best {metric}": float(first[metric]), "of trial": int(first["trial"])}
+    shown = table.drop(columns="folder", errors="ignore")
+    rows = shown.astype(object).where(shown.notna(), None).values.tolist()
+    caption = "The ring marks the best trial by the metric that decided."
+    sections = [
+        Section("", [Facts({**best, **counts}), Text([note], tone="warn")]),
+        Section(
+            "Loss and Dice against the settings",
+            [Figure(figure, caption)],
+        ),
+        Section("Every trial, best first", [Table(list(shown.columns), rows)]),
+    ]
+    write_page(path, f"Sweep {name}", "Each trial trains one choice of settings from the same start.", sections)
 
 
 def _best(frame: pd.DataFrame, metric: str) -> int | None:

@@ -13,7 +13,7 @@ import torch
 
 from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.predict.ensemble import normalise_tiles
-from histofold.report.overlays import contact_sheet, draw_overlay, fit_image
+from histofold.report.pictures.overlays import contact_sheet, draw_overlay, fit_image
 from histofold.schema.preprocessing import Preprocessing
 
 _GREY, _HATCH = 150, 90

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
-from histofold.report.graph_style import INK, LABEL, MUTED, finish_figure, new_figure, style_axes
+from histofold.report.graphs.style import INK, LABEL, MUTED, finish_figure, new_figure, style_axes
 from histofold.schema.optim import OptimConfig
 
 _RATE_COLOUR, _ENCODER_COLOUR, _MOMENTUM_COLOUR, _SPAN_COLOUR = "#0072B2", "#D55E00", "#009E73", "#4D4D4D"

@@ -1,0 +1,169 @@
+"""From a competition folder to folds and tiles: what `python build_dataset.py` does, its report aside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from histofold.competitions.base import Competition, image_error_fault
+from histofold.core.faults import Fault, InputError
+from histofold.core.log import logger
+from histofold.core.rle.runs import Masks
+from histofold.data.audit import audit_folder
+from histofold.data.cleaning import cleaned_targets
+from histofold.data.explore.folder import Exploration, explore_folder
+from histofold.data.folds import plan_folds, read_folds
+from histofold.data.leaks import find_leaks
+from histofold.data.store import DatasetInfo, begin_dataset, finish_dataset
+from histofold.data.tiles.cut import CutTiles, TileJob, cut_slides
+from histofold.data.tiles.masks import masked_fraction
+from histofold.imaging.errors import ImageError
+from histofold.imaging.stain import fit_slide_reference
+from histofold.schema.experiment import Experiment
+from histofold.schema.preprocessing import StainReference
+from histofold.schema.sample import Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltDataset:
+    """What was seen and made while a dataset was built: what its report shows."""
+
+    folder: Path
+    """Where it lies."""
+    competition: Competition
+    """The adapter that gave the samples."""
+    samples: Sequence[Sample]
+    """All training samples."""
+    fractions: Mapping[str, float]
+    """Labelled share of each image, before cleaning."""
+    exploration: Exploration
+    """What was seen of the slides."""
+    folds: pd.DataFrame
+    """folds.csv."""
+    index: pd.DataFrame
+    """index.csv."""
+    leaks: Sequence[str]
+    """What makes scores look better than they are."""
+
+
+def build_dataset(
+    root: Path, competition: Competition, experiment: Experiment, out: Path, folds_path: Path | None, workers: int
+) -> BuiltDataset:
+    """Write a dataset; nothing is written before every fault of the input is known.
+
+    Args:
+        root: The competition folder.
+        competition: Its adapter.
+        experiment: Scale and tiles.
+        out: Where to write.
+        folds_path: Folds to keep; None makes them, or keeps those of an earlier call.
+        workers: Processes that cut tiles.
+
+    Returns:
+        The dataset, for its report.
+
+    Raises:
+        InputError: With all faults.
+
+    Example:
+        >>> built = build_dataset(Path("raw"), get_competition("folder"), Experiment(), Path("dataset"), None, 4)
+        >>> write_build_report(built)  # of histofold.report.dataset
+    """
+    samples, faults = audit_folder(competition, root)
+    if faults:
+        raise InputError(faults)
+    targets = {sample.id: competition.target(sample) for sample in samples}
+    fractions = {key: masked_fraction(target) for key, target in targets.items()}
+    if experiment.data.clean_blank:
+        targets = cleaned_targets(samples, targets)
+    reference = _stain_reference(samples, experiment)
+    exploration = explore_folder(competition, samples)
+    if folds_path is None and (out / "folds.csv").is_file():
+        folds_path = out / "folds.csv"  # folds are computed once: other library versions would give others
+    if folds_path is not None:
+        folds = read_folds(folds_path, samples, experiment.tiles.fold_by)
+    else:
+        folds = plan_folds(samples, fractions, experiment.tiles, clusters=exploration.clusters, root=root)
+    begin_dataset(out, folds)
+    cut = cut_slides(_tile_jobs(samples, targets, folds, competition, experiment, out), workers)
+    leaks = find_leaks(folds, samples, index=cut.index, clusters=exploration.clusters)
+    if leaks.faults:
+        raise InputError(leaks.faults)
+    for notice in leaks.notices:
+        logger.warning("leak: %s", notice)
+    info = _dataset_info(root, competition, experiment, cut, reference)
+    finish_dataset(out, cut.index, info)
+    return BuiltDataset(
+        folder=out,
+        competition=competition,
+        samples=samples,
+        fractions=fractions,
+        exploration=exploration,
+        folds=folds,
+        index=cut.index,
+        leaks=leaks.notices,
+    )
+
+
+def _stain_reference(samples: Sequence[Sample], experiment: Experiment) -> StainReference:
+    """The colours of the images that the experiment names for stain normalisation; empty where it names none."""
+    wanted = experiment.data.stain_references
+    by_id = {sample.id: sample for sample in samples}
+    unknown = [key for key in wanted if key not in by_id]
+    if unknown:
+        rule = "data.stain_references names an image that is not there"
+        raise InputError([Fault(key, "experiment", rule, "name training images") for key in unknown])
+    try:
+        reference = fit_slide_reference([by_id[key] for key in wanted], experiment.preprocessing)
+    except ImageError as error:
+        raise InputError([image_error_fault("data.stain_references", Path("experiment"), error)]) from error
+    if set(reference.images) != set(wanted):
+        pale = sorted(set(wanted) - set(reference.images))
+        rule = f"{', '.join(pale)}: too little tissue to measure colours on"
+        raise InputError([Fault("data.stain_references", "experiment", rule, "name other images")])
+    return reference
+
+
+def _tile_jobs(
+    samples: Sequence[Sample],
+    targets: Mapping[str, Masks],
+    folds: pd.DataFrame,
+    competition: Competition,
+    experiment: Experiment,
+    out: Path,
+) -> list[TileJob]:
+    """What is to be cut of each slide."""
+    fold_of = dict(zip(folds["id"], folds["fold"], strict=True))
+    regions_of = getattr(competition, "regions", lambda sample: {})  # not every competition knows the anatomy
+    return [
+        TileJob(
+            sample=sample,
+            target=targets[sample.id],
+            fold=int(fold_of[sample.id]),
+            preprocessing=experiment.preprocessing,
+            tiles=experiment.tiles,
+            out=out,
+            classes=competition.classes,
+            regions=regions_of(sample),
+        )
+        for sample in samples
+    ]
+
+
+def _dataset_info(
+    root: Path, competition: Competition, experiment: Experiment, cut: CutTiles, reference: StainReference
+) -> DatasetInfo:
+    return DatasetInfo(
+        competition=competition.name,
+        root=str(root.resolve()),
+        preprocessing=experiment.preprocessing,
+        tiles=experiment.tiles,
+        classes=competition.classes,
+        clean_blank=experiment.data.clean_blank,
+        mean=cut.mean,
+        std=cut.std,
+        stain_reference=reference,
+    )

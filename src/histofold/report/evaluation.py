@@ -1,0 +1,158 @@
+"""The pictures and the page of an out-of-fold evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histofold.report.graphs.run import plot_dice_by_group
+from histofold.report.page import Block, Facts, Figure, Gallery, Legend, Section, Table, Text, write_page
+from histofold.report.pictures.overlays import (
+    FALSE_RGB,
+    MISSED_RGB,
+    PREDICTION_RGB,
+    TRUTH_RGB,
+    contact_sheet,
+    save_png,
+)
+from histofold.report.pictures.slides import class_overlays
+from histofold.schema.manifest import look_up_thresholds
+from histofold.trust.evaluate import Evaluation, class_words
+from histofold.trust.oof import predict_slide
+
+
+def write_evaluation_report(evaluation: Evaluation) -> None:
+    """Write overlays.png and report.html of an evaluated run."""
+    run, folds, summary = evaluation.run, evaluation.folds, evaluation.summary
+    overlays = best_median_worst(evaluation)
+    pictures, titles = [picture for _, picture in overlays], [title for title, _ in overlays]
+    columns = len(summary["classes"]) if "classes" in summary else len(pictures)
+    save_png(run / "overlays.png", contact_sheet(pictures, titles, columns=columns, cell=480))
+    write_oof_report(
+        run / "report.html",
+        oof=evaluation.oof,
+        summary=_headline(summary),
+        curves=[fold.folder / "curves.png" for fold in folds if (fold.folder / "curves.png").is_file()],
+        overlays=overlays,
+        thresholds=evaluation.thresholds,
+        notes=[*evaluation.notes, *_explanations(summary)],
+    )
+
+
+def best_median_worst(evaluation: Evaluation) -> list[tuple[str, np.ndarray]]:
+    """Overlays of the best, the median and the worst slide, each class in turn, as (title, uint8 HWC)."""
+    ordered = evaluation.oof.sort_values(["dice", "id"], ascending=False, ignore_index=True)
+    places = dict.fromkeys([0, len(ordered) // 2, len(ordered) - 1])
+    by_fold = {fold.fold: fold for fold in evaluation.folds}
+    pictures = []
+    for name, place in zip(("best", "median", "worst"), places, strict=False):
+        row = ordered.iloc[place]
+        sample, fold = evaluation.samples[row["id"]], by_fold[row["fold"]]
+        classes = fold.manifest.classes
+        cuts = look_up_thresholds(evaluation.thresholds, sample.organ, sample.source, classes)
+        prediction = predict_slide(fold, evaluation.competition, sample, cuts)
+        overlays = class_overlays(sample.image_path, evaluation.competition.target(sample), prediction)
+        for label, overlay in zip(classes, overlays, strict=True):
+            words = f"{label}, Dice {row[f'dice_{label}']:.3f}" if len(classes) > 1 else f"Dice {row['dice']:.3f}"
+            pictures.append((f"{name}: {sample.id}, {words}", overlay))
+    return pictures
+
+
+def _headline(summary: Mapping[str, Any]) -> dict[str, str]:
+    low, high = summary["interval"]
+    return {
+        "out-of-fold Dice": f"{summary['dice']:.4f}",
+        "95% interval by group": f"{low:.3f} to {high:.3f}" if summary["groups"] > 1 else "none: one group",
+        "images": str(summary["images"]),
+        "groups": str(summary["groups"]),
+        "folds": str(len(summary["folds"])),
+    }
+
+
+def _explanations(summary: Mapping[str, Any]) -> list[str]:
+    """How the score was made, in words."""
+    return [
+        "Every slide was predicted by the fold that did not see its group, from the weights of the last step, averaged "
+        "where the experiment averages them, through the same code as the kernel.",
+        "Thresholds of each fold were chosen on the other folds. At the fixed threshold 0.5 the Dice is "
+        f"{summary['dice_at_half']:.4f}; with thresholds chosen on all folds, which is optimistic, it would be "
+        f"{summary['dice_thresholds_on_all_optimistic']:.4f}.",
+        *([class_words(summary) + "; that of an image is the mean over its classes."] if "classes" in summary else []),
+        *(
+            f"Fold {fold}: {values['dice']:.4f}. Best validation during training, on a part of the slides and "
+            f"optimistic: {values['best_dice_optimistic']:.4f} at step {values['best_step']}."
+            for fold, values in summary["folds"].items()
+        ),
+    ]
+
+
+def write_oof_report(
+    path: Path,
+    *,
+    oof: pd.DataFrame,
+    summary: Mapping[str, Any],
+    curves: Sequence[Path],
+    overlays: Sequence[tuple[str, np.ndarray]],
+    thresholds: Mapping[str, Any],
+    notes: Sequence[str],
+) -> None:
+    """Write the report of an out-of-fold evaluation.
+
+    Args:
+        path: Where to, usually runs/E/report.html.
+        oof: Columns id, fold, organ, source, dice; one row an image.
+        summary: Headline label to number, text or (low, high); empty = computed from `oof`.
+        curves: PNG files of the learning curves.
+        overlays: (title, RGB uint8 image) pairs as `draw_overlay` makes them; titles say rank, id and Dice.
+        thresholds: Key (default, organ, organ/source) to threshold, or to a mapping of such values.
+        notes: What a reader must know to trust the numbers.
+    """
+    scored = oof["dice"].dropna()
+    facts = summary or {"out-of-fold Dice": float(scored.mean()), "median": float(scored.median()), "images": len(oof)}
+    worst_first = oof.sort_values("dice", kind="stable", na_position="first")
+    columns = [name for name in ("id", "dice", "organ", "source", "fold") if name in oof]
+    by_organ: list[Block] = [
+        Figure(plot_dice_by_group(oof), "Each dot is one image; bars span the middle half, strokes mark the median."),
+        _dice_table(oof, "organ"),
+        _dice_table(oof, "fold"),
+    ]
+    sections = [
+        Section("", [Facts(facts), *([Text(list(notes))] if notes else [])]),
+        Section("Dice by organ and fold", by_organ),
+        Section("Examples", [_overlay_legend(), Gallery([Figure(image, title) for title, image in overlays])]),
+        Section("Learning curves", [Figure(curve, curve.parent.name, "Learning curves") for curve in curves]),
+        Section("Thresholds", [_threshold_table(thresholds)]),
+        Section("Every image, worst first", [Table(columns, worst_first[columns].values.tolist(), bars=("dice",))]),
+    ]
+    filled = {"Examples": bool(overlays), "Learning curves": bool(curves), "Thresholds": bool(thresholds)}
+    shown = [section for section in sections if filled.get(section.title, True)]
+    write_page(path, "Out-of-fold evaluation", "Every image scored by a model that never saw its group.", shown)
+
+
+def _overlay_legend() -> Legend:
+    """The colours of `draw_overlay`."""
+    lines = (("truth", TRUTH_RGB), ("prediction", PREDICTION_RGB))
+    return Legend((*lines, ("missed", MISSED_RGB), ("falsely found", FALSE_RGB)))
+
+
+def _dice_table(oof: pd.DataFrame, column: str) -> Table:
+    """Dice by a column; images without a score are counted apart."""
+    rows = []
+    for name, members in oof.groupby(column, dropna=False):
+        dice = members["dice"].dropna()
+        rows.append((name, len(dice), dice.mean(), dice.median(), dice.min(), dice.max(), len(members) - len(dice)))
+    header = (column, "n", "mean", "median", "min", "max", "not scored")
+    width = len(header) if any(row[-1] for row in rows) else len(header) - 1
+    return Table(header[:width], [row[:width] for row in rows], f"Dice by {column}", bars=("mean",))
+
+
+def _threshold_table(thresholds: Mapping[str, Any]) -> Table:
+    """Thresholds by key; a key that holds several values gets several columns."""
+    values = {key: value if isinstance(value, Mapping) else {"threshold": value} for key, value in thresholds.items()}
+    columns = list(dict.fromkeys(name for value in values.values() for name in value))
+    rows = [(key, *(value.get(name) for name in columns)) for key, value in values.items()]
+    return Table(("for", *(name.replace("_", " ") for name in columns)), rows, decimals=3)

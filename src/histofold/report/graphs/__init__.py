@@ -1,0 +1,1 @@
+"""Graphs of runs, schedules and data sets, as PNG."""

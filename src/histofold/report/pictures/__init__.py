@@ -1,0 +1,1 @@
+"""Pictures of slides and tiles, with masks over the tissue."""

@@ -1,0 +1,164 @@
+"""A run is evaluated: out-of-fold scores, thresholds chosen nested over folds, and a summary."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histofold.competitions.base import Competition
+from histofold.core.faults import InputError
+from histofold.core.log import logger
+from histofold.data.leaks import run_leaks
+from histofold.data.sources import JoinedCompetition, joined_samples, load_sources
+from histofold.data.store import known_folds
+from histofold.schema.atomic import write_atomically
+from histofold.schema.manifest import file_sha256
+from histofold.schema.sample import Sample
+from histofold.trust.blank_tiles import refuse_costly_skipping
+from histofold.trust.intervals import grouped_interval
+from histofold.trust.oof import THRESHOLD_GRID, score_folds
+from histofold.trust.runs import FoldRun, finished_folds, run_experiment
+from histofold.trust.thresholds import apply_thresholds, nested_scores
+
+OOF_COLUMNS = ("id", "fold", "organ", "source", "dice")
+"""Of oof.csv; where there are several classes a column `dice_CLASS` follows for each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation found, and what it found it with: what its report shows."""
+
+    run: Path
+    """The run, runs/E."""
+    folds: Sequence[FoldRun]
+    """Its finished folds."""
+    competition: Competition
+    """Knows the truth of every slide."""
+    samples: Mapping[str, Sample]
+    """The slides by id."""
+    oof: pd.DataFrame
+    """oof.csv."""
+    thresholds: Mapping[str, float]
+    """thresholds.json."""
+    summary: Mapping[str, Any]
+    """summary.json."""
+    notes: Sequence[str]
+    """What a reader must know beside the figures."""
+
+    def lines(self) -> list[str]:
+        """The figures in words."""
+        summary = self.summary
+        words = "no interval: one group"  # which says nothing of others
+        if summary["groups"] > 1:
+            low, high = summary["interval"]
+            words = f"95% {low:.4f} to {high:.4f} over {summary['groups']} groups"
+        of_classes = [class_words(summary)] if "classes" in summary else []
+        return [*of_classes, f"out-of-fold Dice {summary['dice']:.4f} ({words})"]
+
+
+def class_words(summary: Mapping[str, Any]) -> str:
+    """The Dice of each class in words."""
+    return "Dice by class: " + ", ".join(f"{name} {dice:.4f}" for name, dice in summary["classes"].items())
+
+
+def evaluate_run(run: Path) -> Evaluation:
+    """Score a run out of fold and write oof.csv, thresholds.json and summary.json.
+
+    Args:
+        run: runs/E, with at least one finished fold.
+
+    Raises:
+        InputError: If the run has no finished fold, one was trained on what it is scored on, or an image that it is
+            scored on is no longer in the competition.
+
+    Example:
+        >>> evaluation = evaluate_run(Path("runs/unet_resnet34"))
+        >>> print(*evaluation.lines(), sep="\\n")
+    """
+    folds = finished_folds(run)
+    leaks = run_leaks(run)
+    if leaks:
+        raise InputError(leaks)
+    experiment = run_experiment(run)
+    sources = load_sources(experiment)
+    for fold, source in itertools.product(folds, sources):
+        source.held_out(fold.fold)  # refuses images that are gone before anything is predicted
+    competition, samples = JoinedCompetition(sources), joined_samples(sources)
+    notes = _unfinished_notes(folds, known_folds(experiment))
+    refuse_costly_skipping(folds[0].manifest, competition, list(samples.values()))
+    table = score_folds(run, folds, competition, samples)
+    names = folds[0].manifest.classes
+    several = names if len(names) > 1 else ()
+    nested, thresholds = nested_scores(table, THRESHOLD_GRID, several)
+    oof = _oof_table(table, nested, several)
+    summary = _summarise(table, oof, thresholds, folds, several)
+    write_atomically(run / "oof.csv", oof.to_csv(index=False, float_format="%.6f"))
+    write_atomically(run / "thresholds.json", json.dumps(thresholds, indent=2) + "\n")
+    write_atomically(run / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return Evaluation(
+        run=run,
+        folds=folds,
+        competition=competition,
+        samples=samples,
+        oof=oof,
+        thresholds=thresholds,
+        summary=summary,
+        notes=notes,
+    )
+
+
+def _unfinished_notes(folds: Sequence[FoldRun], expected: Sequence[int]) -> list[str]:
+    """Words about folds that are not finished: the score then speaks of fewer images."""
+    missing = sorted(set(expected) - {fold.fold for fold in folds})
+    if not missing:
+        return []
+    note = f"folds {', '.join(map(str, missing))} are not finished: the score speaks of the other folds alone"
+    logger.warning(note)
+    return [note]
+
+
+def _oof_table(table: pd.DataFrame, nested: np.ndarray, several: Sequence[str]) -> pd.DataFrame:
+    """oof.csv, from the scores of each slide, (N,), or of several classes (N, K)."""
+    own = {f"dice_{name}": nested[:, number] for number, name in enumerate(several)}
+    dice = nested.mean(axis=1) if several else nested
+    return table[["id", "fold", "organ", "source"]].assign(dice=dice, **own)[[*OOF_COLUMNS, *own]]
+
+
+def _summarise(
+    table: pd.DataFrame,
+    oof: pd.DataFrame,
+    thresholds: dict[str, float],
+    folds: Sequence[FoldRun],
+    several: Sequence[str],
+) -> dict[str, Any]:
+    """The figures of a run as plain data."""
+    scores = oof["dice"].to_numpy()
+    optimistic = apply_thresholds(table, thresholds, several)
+    by_class = {name: float(oof[f"dice_{name}"].mean()) for name in several}
+    return {
+        "dice": float(scores.mean()),
+        "interval": list(grouped_interval(scores, table["group"].tolist())),
+        "images": len(table),
+        "groups": int(table["group"].nunique()),
+        "dice_at_half": float(table[0.5].mean()),
+        "dice_thresholds_on_all_optimistic": float(optimistic.mean()),
+        "weights_sha256": {fold.folder.name: file_sha256(fold.folder / "model.safetensors") for fold in folds},
+        "settings": {fold.folder.name: fold.record["manifest"] for fold in folds},
+        "folds": {
+            str(fold.fold): {
+                "dice": float(scores[(table["fold"] == fold.fold).to_numpy()].mean()),
+                "best_step": fold.record["best_step"],
+                "best_dice_optimistic": fold.record["best_dice_optimistic"],
+                "last_dice": fold.record["dice"],
+            }
+            for fold in folds
+        },
+        **({"classes": by_class} if several else {}),
+    }

@@ -1,0 +1,80 @@
+"""The finished folds of a run, and what was written of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from histofold.core.faults import Fault, InputError
+from histofold.models.build import build_model
+from histofold.predict.devices import best_device, best_precision
+from histofold.predict.ensemble import Ensemble
+from histofold.schema.experiment import Experiment
+from histofold.schema.manifest import Manifest
+from histofold.schema.parse import load_toml, parse_dataclass
+
+
+@dataclass(frozen=True)
+class FoldRun:
+    """A finished fold of a run."""
+
+    fold: int
+    folder: Path
+    manifest: Manifest
+    record: dict[str, Any]
+
+    def ensemble(self) -> Ensemble:
+        """Its averaged weights as an ensemble of one."""
+        device = best_device()
+        model = build_model(self.record["architecture"], self.record["arguments"])
+        model.load_state_dict(load_file(self.folder / "model.safetensors"))
+        model = model.eval().to(device).to(memory_format=torch.channels_last)
+        precision = best_precision(device)
+        manifest = self.manifest
+        return Ensemble([model], [1.0], manifest.preprocessing, manifest.views, device, precision, manifest.average)
+
+
+def finished_folds(run: Path) -> list[FoldRun]:
+    """The finished folds of runs/E.
+
+    Raises:
+        InputError: If there is none, or a fold was an overfitting check.
+    """
+    folders = sorted(run.glob("fold*/run.json"))
+    if not folders:
+        raise InputError([Fault(run.name, str(run), "no finished fold here", "run `histofold train` first")])
+    folds, faults = [], []
+    for path in folders:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["limit"] is not None:
+            rule = f"an overfitting check on {record['limit']} images: its score would mean nothing"
+            faults.append(Fault(path.parent.name, str(path), rule, "train the fold without --limit"))
+            continue
+        manifest = parse_dataclass(Manifest, record["manifest"], str(path))
+        folds.append(FoldRun(record["fold"], path.parent, manifest, record))
+    if faults:
+        raise InputError(faults)
+    return sorted(folds, key=lambda fold: fold.fold)
+
+
+def run_experiment(run: Path) -> Experiment:
+    """The experiment of a run, as its first fold recorded it."""
+    return load_toml(Experiment, sorted(run.glob("fold*/experiment.toml"))[0])
+
+
+def run_thresholds(run: Path) -> dict[str, float]:
+    """The thresholds that an evaluation chose, by the keys of a manifest.
+
+    Raises:
+        InputError: If the run was not evaluated.
+    """
+    path = run / "thresholds.json"
+    if not path.is_file():
+        raise InputError([Fault(run.name, str(path), "no thresholds", f"run `histofold evaluate {run}` first")])
+    thresholds: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return thresholds
