@@ -9,6 +9,9 @@ import threading
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import histofold
 
 TOKEN = "KGAT_0123456789abcdef0123456789abcdef"
 OWNER = "ada"
@@ -235,7 +238,7 @@ def loopback(folder):
         "LOOPBACK_URL": site.url,
         "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
         "KAGGLE_API_TOKEN": TOKEN,
-        "PYTHONPATH": str(folder / "site"),
+        "PYTHONPATH": f"{folder / 'site'}{os.pathsep}{Path(histofold.__file__).parents[1]}",
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "tmp"),
         "NO_PROXY": "127.0.0.1",
@@ -252,7 +255,7 @@ def client_in_process(command, lock, limit_s=None):
     """Stands in for the client's own process: the same code in this one, which saves its start.
 
     Args:
-        command: `-m kaggle ...` or `-m histofold.kaggle.submit.client_probe ...`.
+        command: `-m kaggle ...` or `-m histofold.kaggle.submit.probe ...`.
         lock: Not needed here.
         limit_s: Not kept here.
 
@@ -280,12 +283,12 @@ def client_in_process(command, lock, limit_s=None):
 def _run_client(module, arguments):
     from kaggle.cli import main
 
-    from histofold.kaggle.submit import client_probe
+    from histofold.kaggle.submit.probe import probe
     from kaggle import api
 
     api.config_values, api._authenticated = {}, False
     api.authenticate()
-    return (main() or 0) if module == "kaggle" else client_probe.main(list(arguments))
+    return (main() or 0) if module == "kaggle" else probe(list(arguments))
 
 
 def submit_in_child(environment, folder, arguments):

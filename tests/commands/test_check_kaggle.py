@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from histofold.commands.main import main
-from histofold.kaggle.submit.client_text import without_secrets
+from histofold.kaggle.submit.client import without_secrets
 from histofold.kaggle.submit.explain import CLIENT_WORDS, LOG_WORDS, SUBMISSION_WORDS, explain
 from histofold.kaggle.wheel import build_wheel
 from histofold.schema.manifest import Member, load_manifest, manifest_json
@@ -179,6 +179,6 @@ def test_a_kernel_for_an_impossible_dataset_replaces_nothing(tmp_path, capsys):
 
 
 def test_what_is_struck_out_spares_the_tag_of_a_submission():
-    assert without_secrets("the new key: [20261121-101010-abcdef]", {}) == "the new key: [20261121-101010-abcdef]"
-    assert "abcdefgh12345678" not in without_secrets('{"key": "abcdefgh12345678"} token=[abcdefgh12345678]', {})
-    assert "secret" not in without_secrets("- proxy: http://me:secret@proxy:3128", {})
+    assert without_secrets("the new key: [20261121-101010-abcdef]") == "the new key: [20261121-101010-abcdef]"
+    assert "abcdefgh12345678" not in without_secrets('{"key": "abcdefgh12345678"} token=[abcdefgh12345678]')
+    assert "secret" not in without_secrets("- proxy: http://me:secret@proxy:3128")

@@ -97,8 +97,7 @@ def _check_kernel(options: CheckOptions) -> list[str]:
 
 
 def _check_log(options: CheckOptions) -> list[str]:
-    from histofold.kaggle.submit.client_text import read_log
-    from histofold.kaggle.submit.explain import explain
+    from histofold.kaggle.submit.explain import explain, read_log
 
     try:
         text = options.path.read_text(encoding="utf-8", errors="replace")

@@ -5,6 +5,15 @@ import pytest
 from histofold.kaggle.submit import client
 from histofold.kaggle.submit.client import QUESTION_LIMIT_S, ClientError, KaggleClient, run_process
 
+VALUES = {
+    "slug": "hubmap",
+    "dataset": "me/weights",
+    "kernel": "me/kernel",
+    "timeout_s": 60,
+    "accelerator": "cpu",
+    "tag": "[tag]",
+    "message": "first [tag]",
+}
 SILENT = ("-c", "import time; print('connecting', flush=True); time.sleep(600)")
 
 
@@ -15,32 +24,32 @@ def test_a_process_that_hangs_is_killed_and_what_it_said_is_kept():
 
 
 def test_a_question_without_an_answer_may_be_asked_again(monkeypatch):
-    monkeypatch.setattr(client, "run_process", lambda command, lock, limit_s: run_process(SILENT, lock, 2.0))
+    monkeypatch.setattr(client, "run_process", lambda arguments, lock, limit_s: run_process(SILENT, lock, 2.0))
     with pytest.raises(ClientError, match="network was away") as raised:
-        KaggleClient().kernel_status("me/kernel")
+        KaggleClient(VALUES).kernel_status()
     assert raised.value.transient
 
 
 def test_questions_have_a_limit_and_changes_have_none(monkeypatch, tmp_path):
     limits = {}
 
-    def note(command, lock, limit_s=None):
-        limits[command[2:4]] = limit_s
+    def note(arguments, lock, limit_s=None):
+        limits[arguments[2:4]] = limit_s
         return 1, "404 Not Found"
 
     monkeypatch.setattr(client, "run_process", note)
-    kaggle = KaggleClient()
+    kaggle = KaggleClient({**VALUES, "folder": tmp_path})
     for call in (
         kaggle.owner,
-        lambda: kaggle.dataset("me/weights"),
-        lambda: kaggle.kernel_version("me/kernel"),
-        lambda: kaggle.kernel_status("me/kernel"),
-        lambda: kaggle.submission("hubmap", "tag"),
-        lambda: kaggle.upload(tmp_path, ""),
-        lambda: kaggle.upload(tmp_path, "notes"),
-        lambda: kaggle.push(tmp_path, 60, "cpu"),
-        lambda: kaggle.fetch_output("me/kernel", tmp_path),
-        lambda: kaggle.submit("hubmap", "me/kernel", 1, "message"),
+        kaggle.dataset,
+        kaggle.kernel_version,
+        kaggle.kernel_status,
+        kaggle.submission,
+        lambda: kaggle.upload("create"),
+        lambda: kaggle.upload("version"),
+        kaggle.push,
+        lambda: kaggle.fetch_output(tmp_path),
+        lambda: kaggle.submit(1),
     ):
         try:
             call()

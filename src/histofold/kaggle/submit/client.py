@@ -3,44 +3,61 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.kaggle.submit.client_text import (
-    client_environment,
-    read_code,
-    read_json_answer,
-    read_kernel_status,
-    read_owner,
-    read_pushed_version,
-    without_secrets,
-)
 from histofold.kaggle.submit.explain import CLIENT_WORDS, explain
 
+CALLS = {
+    "owner": ("config view", "whose name to fill in"),
+    "dataset": ("datasets status {dataset} --format json", "is it there? is it ready?"),
+    "create": ("datasets create -p {folder}/dataset", "where it is not there"),
+    "version": ("datasets version -p {folder}/dataset -m {message}", "where it is, with other files"),
+    "push": ("kernels push -p {folder}/kernel -t {timeout_s} --accelerator {accelerator}", ""),
+    "kernel": ("kernels status {kernel}", "until it says COMPLETE"),
+    "output": ("kernels output {kernel} -p {output} -o", ""),
+    "submit": ("competitions submit {slug} -k {kernel} -v {version} -f submission.csv -m {message}", ""),
+}
+"""All that the client is ever asked for, and a note to the user."""
+QUESTIONS = ("owner", "dataset", "kernel")
+"""Those that change nothing, and may be asked again."""
+QUESTION_LIMIT_S = 180.0
+"""Seconds that the client may take over a question: it would wait for ever on a dead network."""
 _TRANSIENT_CODES = (408, 429, 500, 502, 503, 504)
 _SHOWN_CHARACTERS = 600  # of a message; the whole of it stands in the log
-QUESTION_LIMIT_S = 180.0
-"""Seconds that the client may take over a question, which changes nothing: it would wait for ever on a dead network."""
+_SECRET_VARIABLES = ("KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN", "KAGGLE_IAP_TOKEN")
+# They make the client print its requests with the headers that hold the credentials.
+_TALKATIVE_VARIABLES = ("VERBOSE", "VERBOSE_OUTPUT")
+_SECRET_FORMS = (
+    re.compile(r"((?:Bearer|Basic)\s+)[^\s'\"]+", re.IGNORECASE),
+    re.compile(
+        r"(\"?(?:key|token|refresh_token|access_token)\"?\s*[:=]\s*\"?)(?!\[\d{8}-)[^\s\",}]{8,}", re.IGNORECASE
+    ),
+    re.compile(r"(://)[^\s/@]+(?=@)"),  # of a proxy
+    re.compile(r"()KGAT_[A-Za-z0-9_-]+"),
+)
 
 
 class ClientError(InputError):
-    """The client, or Kaggle behind it, has refused something.
+    """The client, or Kaggle behind it, has refused something."""
 
-    Attributes:
-        text: What the client printed, without credentials.
-        code: The HTTP status, where one is told.
-        transient: Whether asking again later may help.
-    """
+    code: int | None
+    """The HTTP status, where the message names one."""
+    transient: bool
+    """Whether asking again later may help."""
 
     def __init__(self, arguments: Sequence[str], text: str) -> None:
-        self.text = text
-        self.code = read_code(text)
+        self.code = _http_code(text)
         known = explain(text, CLIENT_WORDS)
         self.transient = self.code in _TRANSIENT_CODES or any(entry.words == "no connection" for entry in known)
         remedy = f"{known[0].cause}; {known[0].cure}" if known else "read the message; then run the same command again"
@@ -49,104 +66,74 @@ class ClientError(InputError):
 
 
 @dataclass(frozen=True)
-class DatasetState:
-    """What Kaggle says about a dataset.
+class DatasetAnswer:
+    """What Kaggle says about a dataset."""
 
-    Attributes:
-        status: "ready", or a stage of the processing.
-        version: Number of the newest version; 0 where there is no dataset.
-    """
-
-    status: str
-    version: int
+    status: str = ""
+    """`ready`, or a stage of the processing."""
+    version: int = 0
+    """Number of the newest version; 0 where there is no dataset."""
 
     def __str__(self) -> str:
-        """In words, as progress is told."""
         return f"{self.status or 'not there'}, version {self.version}" if self.version else "not there yet"
 
 
 @dataclass(frozen=True)
-class KernelState:
-    """What Kaggle says about the newest run of a kernel.
+class Submission:
+    """What Kaggle says about a submission; empty texts where it says nothing."""
 
-    Attributes:
-        status: QUEUED, RUNNING, COMPLETE, ERROR, CANCEL_REQUESTED or CANCEL_ACKNOWLEDGED.
-        failure: The message of a run that failed.
+    ref: str = ""
+    """Its number."""
+    status: str = ""
+    """PENDING, COMPLETE or ERROR."""
+    error: str = ""
+    """The site's words where it failed."""
+    public_score: str = ""
+    """Score on the public part, as the site writes it."""
+    private_score: str = ""
+    """Score on the private part."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.status in ("COMPLETE", "ERROR")
+
+
+def command(call: str, values: Mapping[str, object]) -> tuple[str, ...]:
+    """The client's arguments for one of `CALLS`.
+
+    Example:
+        >>> command("kernel", {"kernel": "ada/kidneys"})
+        ('kernels', 'status', 'ada/kidneys')
     """
-
-    status: str
-    failure: str
-
-    def __str__(self) -> str:
-        """In words, as progress is told."""
-        return f"{self.status} {self.failure}".strip()
+    return tuple(word.format(**values) for word in CALLS[call][0].split())
 
 
-@dataclass(frozen=True)
-class SubmissionState:
-    """What Kaggle says about a submission.
-
-    Attributes:
-        ref: Its number.
-        status: PENDING, COMPLETE or ERROR.
-        error: The site's words where it failed.
-        public_score: As the site writes it; empty where there is none.
-        private_score: The same of the private part.
-    """
-
-    ref: str
-    status: str
-    error: str
-    public_score: str
-    private_score: str
-
-    def __str__(self) -> str:
-        """In words, as progress is told."""
-        return f"submission {self.ref}: {self.status}"
+def without_secrets(text: str) -> str:
+    """A text with everything struck out that is, or looks like, a credential."""
+    for name in _SECRET_VARIABLES:
+        if len(os.environ.get(name, "")) > 3:
+            text = text.replace(os.environ[name], "***")
+    for form in _SECRET_FORMS:
+        text = form.sub(r"\1***", text)
+    return text
 
 
-def dataset_upload_command(folder: Path, notes: str) -> tuple[str, ...]:
-    """Make a dataset of a folder; a new version of it where there are notes."""
-    if notes:
-        return ("datasets", "version", "-p", str(folder), "-m", notes)
-    return ("datasets", "create", "-p", str(folder))
-
-
-def push_command(folder: Path, timeout_s: int, accelerator: str) -> tuple[str, ...]:
-    """Push a kernel and run it."""
-    return ("kernels", "push", "-p", str(folder), "-t", str(timeout_s), "--accelerator", accelerator)
-
-
-def submit_command(slug: str, kernel: str, version: int | str, message: str) -> tuple[str, ...]:
-    """Submit a version of a kernel to a code competition."""
-    return ("competitions", "submit", slug, "-k", kernel, "-v", str(version), "-f", "submission.csv", "-m", message)
-
-
-def status_command(dataset: str) -> tuple[str, ...]:
-    """Ask for a dataset's status and version."""
-    return ("datasets", "status", dataset, "--format", "json")
-
-
-def output_command(kernel: str, folder: Path) -> tuple[str, ...]:
-    """Fetch what a kernel's newest run has left, and its log."""
-    return ("kernels", "output", kernel, "-p", str(folder), "-o")
-
-
-def run_process(command: Sequence[str], lock: int | None, limit_s: float | None = None) -> tuple[int, str]:
+def run_process(arguments: Sequence[str], lock: int | None, limit_s: float | None = None) -> tuple[int, str]:
     """Run this Python with arguments; gives its exit status and all that it prints.
 
     Args:
-        command: The arguments.
+        arguments: The arguments.
         lock: A file descriptor that it inherits.
         limit_s: Seconds after which it is killed and has failed for want of a connection; None waits for ever.
     """
     try:
         done = subprocess.run(
-            [sys.executable, *command],
+            [sys.executable, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=client_environment(),
+            env={key: value for key, value in os.environ.items() if key not in _TALKATIVE_VARIABLES},
             pass_fds=() if lock is None else (lock,),
             check=False,
             timeout=limit_s,
@@ -158,136 +145,139 @@ def run_process(command: Sequence[str], lock: int | None, limit_s: float | None 
 
 
 class KaggleClient:
-    """The client that is installed beside us."""
+    """The client that is installed beside us.
 
-    def __init__(self, log: Path | None = None, lock: int | None = None) -> None:
-        """Look for the client.
+    Args:
+        values: What is filled into `CALLS`: names of competition, dataset and kernel, folder, message, machine.
+        log: Where every command and its answer is noted, without credentials.
+        lock: A file descriptor that each command inherits, so that a lock outlives us as long as one still runs.
 
-        Args:
-            log: Where every command and its answer is noted, without credentials.
-            lock: A file descriptor that each command inherits, so that a lock outlives us as long as one still runs.
+    Raises:
+        InputError: The client is not installed.
+    """
 
-        Raises:
-            InputError: The client is not installed.
-        """
+    def __init__(self, values: Mapping[str, object], log: Path | None = None, lock: int | None = None) -> None:
         found = importlib.util.find_spec("kaggle")
         if found is None or found.origin is None:  # a mere folder of that name has no origin
             remedy = "pip install -e '.[kaggle]'"
             raise InputError([Fault("kaggle", "this Python", "Kaggle's client is not installed", remedy)])
-        self._log, self._lock = log, lock
+        self._values, self._log, self._lock = values, log, lock
 
     def owner(self) -> str:
         """Name of the account that the credentials belong to; empty where the client knows none."""
-        return read_owner(self._ask("config", "view", limit_s=QUESTION_LIMIT_S))
+        found = re.search(r"^- username: (\S+)$", self._ask("owner"), re.MULTILINE)
+        return "" if found is None or found[1] == "None" else found[1]
 
-    def dataset(self, name: str) -> DatasetState:
-        """State of a dataset, owner/slug; version 0 where there is none that we may see.
+    def dataset(self) -> DatasetAnswer:
+        """State of the dataset; version 0 where there is none that we may see."""
+        answer = _if_there(lambda: self._ask("dataset"))
+        return DatasetAnswer(str(answer.get("status", "")).lower(), int(answer.get("current_version_number") or 0))
 
-        Raises:
-            ClientError: On anything but an answer or a 403 or 404.
-        """
-        try:
-            answer = read_json_answer(self._ask(*status_command(name), limit_s=QUESTION_LIMIT_S))
-        except ClientError as error:
-            if error.code in (403, 404):  # Kaggle answers 403 for a private dataset that does not exist
-                return DatasetState("", 0)
-            raise
-        answer = answer if isinstance(answer, dict) else {}
-        return DatasetState(str(answer.get("status", "")).lower(), int(answer.get("current_version_number") or 0))
+    def upload(self, call: Literal["create", "version"]) -> None:
+        """Create the dataset or a version of it; that Kaggle refused it, or a file did not arrive, is told in words."""
+        self._ask(call, wanted="being created", refused="error:|upload unsuccessful")
 
-    def upload(self, folder: Path, notes: str) -> None:
-        """Create a dataset of the folder, or a version of it where there are notes.
+    def push(self) -> int:
+        """Push the kernel and run it; gives the number of the new version."""
+        done = r"Kernel version (\d+) successfully pushed"
+        text = self._ask("push", wanted=done, refused="are not valid")  # it drops inputs that it does not see
+        return int(re.findall(done, text)[0])
 
-        Raises:
-            ClientError: If Kaggle refuses it or a file does not arrive. The client itself exits 0 on either.
-        """
-        command = dataset_upload_command(folder, notes)
-        text = self._ask(*command)
-        if "error:" in text.lower() or "upload unsuccessful" in text.lower() or "being created" not in text:
-            raise ClientError(command, text)
+    def kernel_version(self) -> int:
+        """Number of the kernel's newest version; 0 where there is no such kernel."""
+        return int(_if_there(lambda: self._probe("kernel", self._values["kernel"])).get("version") or 0)
 
-    def push(self, folder: Path, timeout_s: int, accelerator: str) -> int:
-        """Push a kernel.
+    def kernel_status(self) -> str:
+        """QUEUED, RUNNING, COMPLETE, ERROR or CANCEL_..., and after a blank the message of a run that failed."""
+        status = r'has status "(?:KernelWorkerStatus\.)?(\w+)"'
+        text = self._ask("kernel", wanted=status)
+        failure = re.search(r'Failure message: "(.*)"', text, re.DOTALL)
+        return f"{re.findall(status, text)[0].upper()} {failure[1].strip() if failure else ''}".strip()
 
-        Returns:
-            The number of the new version.
-
-        Raises:
-            ClientError: If Kaggle refuses it or drops one of its inputs. The client itself exits 0 on either.
-        """
-        command = push_command(folder, timeout_s, accelerator)
-        text = self._ask(*command)
-        version = read_pushed_version(text)
-        if version is None or "are not valid" in text:
-            raise ClientError(command, text)
-        return version
-
-    def kernel_version(self, kernel: str) -> int:
-        """Number of a kernel's newest version; 0 where there is no such kernel."""
-        try:
-            answer = read_json_answer(self._probe("kernel", kernel))
-        except ClientError as error:
-            if error.code in (403, 404):
-                return 0
-            raise
-        return int(answer.get("version") or 0) if isinstance(answer, dict) else 0
-
-    def kernel_status(self, kernel: str) -> KernelState:
-        """State of a kernel's newest run."""
-        command = ("kernels", "status", kernel)
-        text = self._ask(*command, limit_s=QUESTION_LIMIT_S)
-        state = KernelState(*read_kernel_status(text))
-        if not state.status:
-            raise ClientError(command, text)
-        return state
-
-    def fetch_output(self, kernel: str, folder: Path) -> None:
-        """Fetch the files and the log of a kernel's newest run, the log without what looks like a credential."""
-        self._ask(*output_command(kernel, folder))
+    def fetch_output(self, folder: Path) -> None:
+        """Fetch the files and the log of the kernel's newest run, the log without what looks like a credential."""
+        self._ask("output", output=folder)
         for path in folder.glob("*.log"):
             path.write_text(without_secrets(path.read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
 
-    def submit(self, slug: str, kernel: str, version: int, message: str) -> str:
-        """Submit a version of a kernel; gives the client's words."""
-        command = submit_command(slug, kernel, version, message)
-        text = self._ask(*command)
-        if "could not" in text.lower() or not text.strip():
-            raise ClientError(command, text)
-        return text.strip()
+    def submit(self, version: int) -> str:
+        """Submit a version of the kernel; gives the client's words."""
+        return self._ask("submit", wanted=r"\S", refused="could not", version=version).strip()
 
-    def submission(self, slug: str, tag: str) -> SubmissionState | None:
-        """The submission whose message holds a tag; None where there is none."""
-        answer = read_json_answer(self._probe("submissions", slug))
+    def submission(self) -> Submission | None:
+        """The submission that our message is of; None where there is none."""
+        answer = _read_json(self._probe("submissions", self._values["slug"]))
         for entry in answer if isinstance(answer, list) else []:
-            if tag in str(entry.get("description") or ""):
-                words = {key: str(value) if value is not None else "" for key, value in entry.items()}
-                return SubmissionState(
-                    words["ref"], words["status"].upper(), words["error"], words["public_score"], words["private_score"]
-                )
+            words = {key: "" if value is None else str(value) for key, value in entry.items()}
+            if str(self._values["tag"]) in words.pop("description"):
+                return Submission(**words | {"status": words["status"].upper()})
         return None
 
-    def _ask(self, *arguments: str, limit_s: float | None = None) -> str:
-        return self._run(("-m", "kaggle", *arguments), arguments, limit_s)
+    def _ask(self, call: str, wanted: str = "", refused: str = "", **values: object) -> str:
+        """What the client prints on a call.
 
-    def _probe(self, *arguments: str) -> str:
-        module = "histofold.kaggle.submit.client_probe"
-        return self._run(("-m", module, *arguments), ("probe", *arguments), QUESTION_LIMIT_S)
-
-    def _run(self, command: Sequence[str], told: Sequence[str], limit_s: float | None) -> str:
-        """What a command prints, without credentials.
+        Args:
+            call: One of `CALLS`.
+            wanted: A regular expression for what it prints where all went well.
+            refused: One for what it prints on a refusal, after which it may exit with 0 all the same.
+            values: More of what is filled in.
 
         Raises:
-            ClientError: If it fails, or takes longer than the limit.
+            ClientError: It failed, or was refused.
         """
-        code, output = run_process(command, self._lock, limit_s)
-        text = without_secrets(output)
-        self._note(f"$ kaggle {shlex.join(told)}\n{text.rstrip()}\n-> {code}\n")
-        if code:
-            raise ClientError(told, text)
+        arguments = command(call, {**self._values, **values})
+        text = self._run(("-m", "kaggle", *arguments), arguments, QUESTION_LIMIT_S if call in QUESTIONS else None)
+        if not re.search(wanted, text) or (refused and re.search(refused, text, re.IGNORECASE)):
+            raise ClientError(arguments, text)
         return text
 
-    def _note(self, entry: str) -> None:
+    def _probe(self, question: str, name: object) -> str:
+        arguments = (question, str(name))
+        return self._run(("-m", "histofold.kaggle.submit.probe", *arguments), ("probe", *arguments), QUESTION_LIMIT_S)
+
+    def _run(self, arguments: Sequence[str], shown: Sequence[str], limit_s: float | None) -> str:
+        code, output = run_process(arguments, self._lock, limit_s)
+        text = without_secrets(output)
+        entry = without_secrets(f"$ kaggle {shlex.join(shown)}\n{text.rstrip()}\n-> {code}\n")
         logger.debug("%s", entry.rstrip())
         if self._log is not None:
             with self._log.open("a", encoding="utf-8") as stream:
-                stream.write(without_secrets(entry))
+                stream.write(entry)
+        if code:
+            raise ClientError(shown, text)
+        return text
+
+
+def _http_code(text: str) -> int | None:
+    """The HTTP status that an error message names; 403 and 404 also where it says so in words."""
+    if found := re.search(r"\b([45]\d\d) (?:Client|Server) Error", text):
+        return int(found[1])
+    if re.search(r"permission .{0,80}denied|forbidden", text, re.IGNORECASE):
+        return 403
+    return 404 if re.search(r"not found", text, re.IGNORECASE) else None
+
+
+def _if_there(ask: Callable[[], str]) -> dict[str, Any]:
+    """The JSON object that describes something; empty where there is no such thing that we may see.
+
+    Raises:
+        ClientError: On anything but an answer, a 404, or the 403 that Kaggle gives for a private thing not there.
+    """
+    try:
+        answer = _read_json(ask())
+    except ClientError as error:
+        if error.code in (403, 404):
+            return {}
+        raise
+    return answer if isinstance(answer, dict) else {}
+
+
+def _read_json(text: str) -> Any:
+    """The JSON value among the lines of an answer, which warnings may stand before; None where there is none."""
+    decoder = json.JSONDecoder()
+    for found in re.finditer(r"^[\[{]", text, re.MULTILINE):
+        try:
+            return decoder.raw_decode(text, found.start())[0]
+        except ValueError:
+            continue
+    return None

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One symptom in plain words.
-
-    Attributes:
-        words: The words that Kaggle uses.
-        form: What to look for in a text, a regular expression without regard to case.
-        cause: Why it happens.
-        cure: What to do.
-    """
+    """One symptom in plain words."""
 
     words: str
+    """The words that Kaggle uses."""
     form: str
+    """What to look for in a text, a regular expression without regard to case."""
     cause: str
+    """Why it happens."""
     cure: str
+    """What to do."""
 
     def __str__(self) -> str:
-        """One line: words, cause, cure."""
         return f"{self.words}: {self.cause}; {self.cure}"
 
 
@@ -199,3 +196,17 @@ def explain(text: str, *tables: tuple[Explanation, ...]) -> list[Explanation]:
     """
     wanted = tables or (SUBMISSION_WORDS, CLIENT_WORDS, LOG_WORDS)
     return [entry for table in wanted for entry in table if re.search(entry.form, text, re.IGNORECASE | re.DOTALL)]
+
+
+def read_log(text: str) -> str:
+    """What a kernel printed, from its log as text or as Kaggle's JSON list, also one that was cut short."""
+    if not text.lstrip().startswith("["):
+        return text
+    decoder, place, pieces = json.JSONDecoder(), text.index("[") + 1, []
+    while (start := text.find("{", place)) >= 0:
+        try:
+            entry, place = decoder.raw_decode(text, start)
+        except ValueError:
+            break
+        pieces.append(str(entry.get("data", "")))
+    return "".join(pieces) or text

@@ -8,8 +8,7 @@ from pathlib import Path
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.kaggle.submit.client_text import read_log
-from histofold.kaggle.submit.explain import BROKEN_DATASET, LOG_WORDS, SUBMISSION_WORDS, explain
+from histofold.kaggle.submit.explain import BROKEN_DATASET, LOG_WORDS, SUBMISSION_WORDS, explain, read_log
 from histofold.schema.manifest import load_manifest
 
 SUBMISSION_NAME = "submission.csv"
@@ -17,12 +16,20 @@ WEIGHTS_NAME = "weights"
 _LOG_LINES = 15
 
 
-def check_output(folder: Path, competition: str) -> None:
-    """See that the output holds a submission with the columns of a competition.
+def check_output(folder: Path, competition: str, training: bool) -> None:
+    """See that the output is whole: the client says nothing of a file that did not arrive.
+
+    Args:
+        folder: The output.
+        competition: Name of the adapter, whose columns a submission must have.
+        training: Whether there must be weights instead.
 
     Raises:
-        InputError: It does not.
+        InputError: It is not; with the manifest's faults and those of its files for weights.
     """
+    if training:
+        load_manifest(folder / WEIGHTS_NAME)
+        return
     path = folder / SUBMISSION_NAME
     if not path.is_file():
         rule = f"the kernel came to its end without a {SUBMISSION_NAME}"
@@ -35,45 +42,29 @@ def check_output(folder: Path, competition: str) -> None:
         raise InputError([Fault(SUBMISSION_NAME, str(path), rule, "package weights of this competition")])
 
 
-def check_trained(folder: Path) -> None:
-    """See that the output of a training run holds whole weights: the client tells nobody of a file that did not arrive.
-
-    Raises:
-        InputError: With the manifest's faults and those of its files.
-    """
-    load_manifest(folder / WEIGHTS_NAME)
-
-
 def blames_dataset(folder: Path) -> bool:
     """Whether the log of a kernel that failed says that files of its dataset are missing or changed."""
     return bool(explain(_logs(folder), (BROKEN_DATASET,)))
 
 
-def _logs(folder: Path) -> str:
-    """What the logs in a folder say."""
-    paths = sorted(folder.glob("*.log"))
-    return "\n".join(read_log(path.read_text(encoding="utf-8", errors="replace")) for path in paths)
-
-
 def failed_run(kernel: str, status: str, folder: Path) -> Fault:
-    """The fault of a kernel that did not come to its end; the last lines of its log are told too.
+    """The fault of a kernel that did not come to its end; the last lines of its log are shown too.
 
     Args:
         kernel: Its name and version.
         status: What Kaggle says of it.
         folder: Where its log was put, if it could be fetched.
     """
-    logs = sorted(folder.glob("*.log"))
     text = _logs(folder)
     for line in text.splitlines()[-_LOG_LINES:]:
         logger.error("log: %s", line)
     known = explain(f"{status}\n{text}", LOG_WORDS, SUBMISSION_WORDS)
     why = "; ".join(map(str, known[:2])) if known else "the log says why"
     remedy = f"{why}; then run the same command again: it pushes the kernel anew"
-    return Fault(kernel, str(logs[0] if logs else folder), status, remedy)
+    return Fault(kernel, str(next(iter(sorted(folder.glob("*.log"))), folder)), status, remedy)
 
 
-def failed_words(text: str) -> str:
-    """The site's word on a failed submission, with cause and cure."""
-    known = explain(text, SUBMISSION_WORDS)
-    return "; ".join(map(str, known)) if known else "look at the submission's page"
+def _logs(folder: Path) -> str:
+    """What the logs in a folder say."""
+    paths = sorted(folder.glob("*.log"))
+    return "\n".join(read_log(path.read_text(encoding="utf-8", errors="replace")) for path in paths)

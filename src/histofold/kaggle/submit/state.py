@@ -1,4 +1,4 @@
-"""How far a submission has come: a file that is written whole after every step, and the lock beside it."""
+"""How far a submission has come: one file, written whole after every step, and the lock beside it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,47 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from histofold.core.faults import InputError
 from histofold.core.log import logger
+from histofold.kaggle.submit.client import Submission
 from histofold.schema.atomic import write_atomically
 from histofold.schema.parse import load_json, plain
 
 STATE_NAME = "state.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A dataset or a kernel at Kaggle's, and which of its versions is ours."""
+
+    name: str
+    """owner/slug."""
+    before: int = -1
+    """Its newest version before our upload began; -1: it has not begun."""
+    version: int = 0
+    """Our version; 0: none is known."""
+    anew: bool = False
+    """Whether these files were found broken there, so that no version that is there is taken for them."""
+
+    def forgotten(self, anew: bool = False) -> Upload:
+        """The same before anything was uploaded."""
+        return Upload(name=self.name, anew=anew)
+
+    def takes_over(self, newest: int, others: Iterable[Upload]) -> bool:
+        """Whether the newest version is ours: made by an earlier start that was killed before it could note it.
+
+        It may be another request's where that made a version since, or began to and was killed.
+        """
+        return 0 <= self.before < newest and not any(
+            other.name == self.name
+            and (other.version > self.before or (not other.version and other.before >= self.before))
+            for other in others
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,26 +59,14 @@ class SubmitState:
     """Name of the folder, which the message of the submission carries as its tag."""
     competition: str
     """Name of the adapter."""
-    dataset: str
-    """The dataset of the weights, owner/slug."""
-    kernel: str
-    """The kernel, owner/slug."""
     weights_sha256: str
-    """Digest of the uploaded files."""
+    """Digest of the dataset's files and metadata."""
     kernel_sha256: str
     """Digest of the kernel's code and metadata."""
-    version_before: int = -1
-    """Version of the dataset before the upload began; -1: it has not begun."""
-    dataset_version: int = 0
-    """Version of the dataset that holds these weights; 0: not known to be uploaded."""
-    upload_anew: bool = False
-    """Whether the kernel found these files broken, so that no version that is there is taken for them."""
-    dataset_ready: bool = False
-    """Whether Kaggle has processed that version."""
-    kernel_version_before: int = -1
-    """Version of the kernel before the push; -1: it has not begun."""
-    kernel_version: int = 0
-    """The version that was pushed; 0: none."""
+    dataset: Upload
+    """The dataset of the weights; its version is known once Kaggle has processed it."""
+    kernel: Upload
+    """The kernel."""
     kernel_done: bool = False
     """Whether that version has run to its end."""
     attempts: int = 0
@@ -57,16 +75,8 @@ class SubmitState:
     """Whether its output and log are here."""
     submitting: bool = False
     """Whether the submission has been asked for; it may have reached Kaggle or not."""
-    ref: str = ""
-    """Number of the submission; empty: none is known."""
-    status: str = ""
-    """COMPLETE or ERROR once it is scored."""
-    error: str = ""
-    """The site's words where it failed."""
-    public_score: str = ""
-    """Score on the public part, as the site writes it."""
-    private_score: str = ""
-    """Score on the private part, as the site writes it."""
+    submission: Submission = field(default_factory=Submission)
+    """What Kaggle says of it; without a number where none is known."""
     in_ledger: bool = False
     """Whether the ledger has its line."""
 
@@ -75,7 +85,6 @@ class StateFile:
     """A state and the file that holds it."""
 
     def __init__(self, folder: Path, state: SubmitState) -> None:
-        """Take over a state that belongs to a folder."""
         self.folder, self.state = folder, state
 
     def update(self, **changes: Any) -> None:

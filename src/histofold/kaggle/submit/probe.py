@@ -1,6 +1,6 @@
 """Two questions that Kaggle's command line cannot ask, put through its own package in a process of its own.
 
-`python -m histofold.kaggle.submit.client_probe kernel OWNER/SLUG` gives the newest version of a kernel, and
+`python -m histofold.kaggle.submit.probe kernel OWNER/SLUG` gives the newest version of a kernel, and
 `... submissions SLUG` the newest submissions with the site's words on those that failed. The answer is one JSON line.
 """
 
@@ -37,7 +37,7 @@ def newest_submissions(api: Any, competition: str) -> list[dict[str, Any]]:
     ]
 
 
-def main(arguments: list[str]) -> int:
+def probe(arguments: list[str]) -> int:
     """Ask one question; 0 with the answer on stdout, 1 with the client's message on stderr."""
     from requests.exceptions import RequestException
 
@@ -54,4 +54,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(probe(sys.argv[1:]))
