@@ -12,7 +12,7 @@ import histofold
 from histofold.commands.main import main
 from histofold.core.faults import InputError
 from histofold.kaggle.metadata.files import check_dataset_metadata, check_kernel_metadata, with_owner
-from histofold.kaggle.submit.output import check_trained
+from histofold.kaggle.submit.output import check_output
 from histofold.kaggle.training_notebook import notebook_text, write_training
 from histofold.kaggle.wheel import build_own_wheel
 from histofold.schema.dataset import DataConfig, SourceConfig, TilesConfig
@@ -108,10 +108,10 @@ def test_the_weights_that_training_starts_from_are_the_same_each_time(tmp_path):
 
 def test_weights_of_a_training_that_did_not_arrive_whole_are_refused(tmp_path):
     make_weights(tmp_path / "weights")
-    check_trained(tmp_path)
+    check_output(tmp_path, "hubmap_2022", training=True)
     (tmp_path / "weights" / "a_fold0.safetensors").write_bytes(b"<html>503</html>")
     with pytest.raises(InputError, match="SHA-256"):
-        check_trained(tmp_path)
+        check_output(tmp_path, "hubmap_2022", training=True)
 
 
 @pytest.mark.slow
