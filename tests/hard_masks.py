@@ -35,10 +35,13 @@ def hard_mask(kind: int, rng: np.random.Generator) -> np.ndarray:
     return mask_HW
 
 
-def use_implementation(name: str, modules: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have modules of the core run with numba or in plain numpy; skips where there is no numba."""
+COMPILED = ("rle.changes", "rle.scan", "rle.text", "rle.paint", "regions", "smoothing")
+
+
+def use_implementation(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have the core's work on runs done by numba or in plain numpy; skips where there is no numba."""
     if name == "numba" and not HAS_NUMBA:
         pytest.skip("numba is not installed")
-    for module in modules:
+    for module in COMPILED:
         monkeypatch.setattr(f"histofold.core.{module}.HAS_NUMBA", name == "numba")
     return name

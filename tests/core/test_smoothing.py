@@ -17,7 +17,7 @@ RADII_PX = (1, math.sqrt(2), 2, 2.9, 4, 9, 23)
 
 @pytest.fixture(params=["numba", "numpy"], autouse=True)
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    return use_implementation(request.param, ("rle.scan", "rle.paint", "regions", "smoothing"), monkeypatch)
+    return use_implementation(request.param, monkeypatch)
 
 
 def disc(radius_px: float) -> np.ndarray:

@@ -11,7 +11,8 @@ def random_grids(count, seed=0):
         size = int(rng.integers(1, 40))
         halo = int(rng.integers(0, (size - 1) // 2 + 1))
         stride = int(rng.integers(0, size - 2 * halo + 1))
-        shape = int(rng.integers(1, 120)), int(rng.integers(1, 120))
+        largest = 120 if stride > 4 or stride == 0 else 40  # else thousands of tiles say the same
+        shape = int(rng.integers(1, largest)), int(rng.integers(1, largest))
         yield TileGrid(shape, size, stride, halo)
 
 

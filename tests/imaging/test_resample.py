@@ -51,24 +51,18 @@ def test_scaled_shape_rounds_and_keeps_a_pixel() -> None:
             scaled_shape((10, 10), zoom)
 
 
-@pytest.mark.parametrize(
-    ("shape_hw", "zoom", "largest_difference"),
-    [((172, 230), 0.5, 0), ((172, 230), 2.0, 0), (SHAPE_HW, 1.0, 0)] + [(SHAPE_HW, zoom, 1) for zoom in ZOOMS],
-)
-def test_tiles_of_the_scaled_slide_are_slices_of_the_whole(
-    shape_hw: tuple[int, int], zoom: float, largest_difference: int
-) -> None:
+@pytest.mark.parametrize(("shape_hw", "zoom"), [((172, 230), 0.5), ((172, 230), 2.0)] + [(SHAPE_HW, z) for z in ZOOMS])
+def test_tiles_of_the_scaled_slide_are_slices_of_the_whole(shape_hw: tuple[int, int], zoom: float) -> None:
     scaled = ScaledSlide(slide_of(noise(*shape_hw, 3)), scaled_shape(shape_hw, zoom))
     height, width = scaled.shape_hw
     whole_HWC = scaled.read(slice(None), slice(None))
-    for size in (7, 19):
-        for y in range(0, height, size):
-            for x in range(0, width, size):
-                region = (slice(y, min(y + size, height)), slice(x, min(x + size, width)))
-                tile = scaled.read(*region)
-                assert tile.flags.c_contiguous
-                difference = np.abs(tile.astype(int) - whole_HWC[region])
-                assert difference.max() <= largest_difference
+    size = max(3, height // 11)
+    for y in range(0, height, size):
+        for x in range(0, width, size):
+            region = (slice(y, min(y + size, height)), slice(x, min(x + size, width)))
+            tile = scaled.read(*region)
+            assert tile.flags.c_contiguous
+            np.testing.assert_array_equal(tile, whole_HWC[region])
 
 
 @pytest.mark.parametrize("scaled_hw", [(64, 64), (173, 100), (50, 231), (1, 1), (400, 90)])

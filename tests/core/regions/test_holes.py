@@ -15,7 +15,7 @@ from histofold.core.rle.runs import Runs, parse_rle, runs_from_mask
 
 @pytest.fixture(params=["numba", "numpy"], autouse=True)
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    return use_implementation(request.param, ("rle.scan", "rle.paint", "regions"), monkeypatch)
+    return use_implementation(request.param, monkeypatch)
 
 
 @pytest.mark.parametrize("connectivity", [4, 8])
@@ -23,7 +23,7 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 def test_filled_masks_equal_those_of_scipy(connectivity: int, order: str) -> None:
     around = STRUCTURE[12 - connectivity]
     changed = 0
-    for mask_HW in hard_masks(500, seed=0):
+    for mask_HW in hard_masks(160, seed=0):
         runs = runs_from_mask(mask_HW, order)
         filled = fill_holes(runs, math.inf, connectivity)
         theirs_HW = ndimage.binary_fill_holes(mask_HW, around)
@@ -34,17 +34,17 @@ def test_filled_masks_equal_those_of_scipy(connectivity: int, order: str) -> Non
             some_HW = fill_holes(runs, max_area_px, connectivity).to_mask()
             assert np.array_equal(some_HW, mask_HW | (theirs_HW & (areas_HW <= max_area_px)))
         changed += filled != runs
-    assert changed > 50, "masks without holes show nothing"
+    assert changed > 20, "masks without holes show nothing"
 
 
 def test_filling_twice_is_filling_once() -> None:
-    for mask_HW in hard_masks(200, seed=1):
+    for mask_HW in hard_masks(120, seed=1):
         filled = fill_holes(runs_from_mask(mask_HW), math.inf)
         assert fill_holes(filled, math.inf) == filled
 
 
 def test_the_background_is_the_rest() -> None:
-    for index, mask_HW in enumerate(hard_masks(200, seed=2)):
+    for index, mask_HW in enumerate(hard_masks(120, seed=2)):
         runs = runs_from_mask(mask_HW, "FC"[index % 2])
         background = invert_runs(runs)
         assert background == runs_from_mask(~mask_HW, runs.order)

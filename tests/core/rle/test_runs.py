@@ -10,13 +10,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from histofold.core.jit import HAS_NUMBA, njit
+from hard_masks import use_implementation
+from histofold.core.jit import njit
 from histofold.core.rle.runs import (
     RunEncoder,
     Runs,
+    class_runs,
     decode_rle,
     decode_rle_window,
     encode_rle,
+    join_classes,
     parse_rle,
     runs_from_mask,
     runs_to_mask,
@@ -29,11 +32,7 @@ ORDERS = ("F", "C")
 
 @pytest.fixture(params=["numba", "numpy"], autouse=True)
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "numba" and not HAS_NUMBA:
-        pytest.skip("numba is not installed")
-    for module in ("rle.scan", "rle.text", "rle.paint"):
-        monkeypatch.setattr(f"histofold.core.{module}.HAS_NUMBA", request.param == "numba")
-    return str(request.param)
+    return use_implementation(request.param, monkeypatch)
 
 
 def reference_rle(mask_HW: np.ndarray, order: str) -> str:
@@ -61,7 +60,7 @@ def random_mask(rng: np.random.Generator, largest: int = 40) -> np.ndarray:
     return mask_HW
 
 
-def check_round_trips(count: int, seed: int) -> None:
+def check_round_trips(count: int, seed: int, with_reference: bool) -> None:
     rng = np.random.default_rng(seed)
     for _ in range(count):
         mask_HW = random_mask(rng)
@@ -71,16 +70,16 @@ def check_round_trips(count: int, seed: int) -> None:
             assert decoded_HW.dtype == bool
             assert decoded_HW.flags.c_contiguous
             assert np.array_equal(decoded_HW, mask_HW), (mask_HW.shape, order)
-            assert text == reference_rle(mask_HW, order), (mask_HW.shape, order)
+            assert not with_reference or text == reference_rle(mask_HW, order), (mask_HW.shape, order)
 
 
 def test_round_trip_and_reference() -> None:
-    check_round_trips(2000, seed=0)
+    check_round_trips(1000, seed=0, with_reference=True)
 
 
 @pytest.mark.slow
-def test_round_trip_and_reference_10000() -> None:
-    check_round_trips(10000, seed=1)
+def test_round_trip_of_10000_masks() -> None:
+    check_round_trips(10000, seed=1, with_reference=False)
 
 
 @pytest.mark.parametrize("shape_hw", [(1, 1), (1, 9), (9, 1), (2, 700), (700, 2), (300, 517), (517, 300)])
@@ -384,6 +383,15 @@ def test_runs_that_no_mask_has_are_refused(starts: list[int], lengths: list[int]
     assert Runs(np.array([0, 3]), np.array([3, 12]), (3, 5)).area == 15
     with pytest.raises(ValueError, match="runs must ascend"):
         Runs(np.array(starts), np.array(lengths), (3, 5))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7])
+def test_joined_classes_come_apart_again_and_a_single_one_is_bare(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    runs = [runs_from_mask(rng.random((5, 9)) < 0.4) for _ in range(classes)]
+    masks = join_classes(runs)
+    assert class_runs(masks) == tuple(runs)
+    assert isinstance(masks, tuple) == (classes > 1)
 
 
 def test_equals_pycocotools() -> None:

@@ -1,12 +1,15 @@
-"""From runs to masks, written once and in the order in which the mask lies in memory."""
+"""From runs to masks, written once and in the order in which the mask lies in memory; and runs cut at lines.
+
+Compiled where numba is installed, under the rules of `changes`; else by plain numpy, the same results more slowly.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from histofold.core.jit import HAS_NUMBA
-from histofold.core.rle.compiled import PAINT_BLOCK, list_toggles_jit, paint_line_jit, paint_rows_jit
-from histofold.core.rle.uncompiled import paint_line_numpy, paint_rows_numpy
+from histofold.core.jit import HAS_NUMBA, njit
+
+PAINT_BLOCK = 512  # columns that are copied, or left untouched, together
 
 
 def paint_runs(starts: np.ndarray, lengths: np.ndarray, shape_hw: tuple[int, int], order: str) -> np.ndarray:
@@ -44,6 +47,98 @@ def _paint_across(starts: np.ndarray, lengths: np.ndarray, mask_HW: np.ndarray) 
     list_toggles_jit(starts, lengths, height, offsets[:-1].copy(), columns)
     active = np.zeros(-(-width // PAINT_BLOCK), np.int64)
     paint_rows_jit(offsets, columns, np.zeros(width, np.uint8), active, mask_HW.reshape(-1))
+
+
+@njit
+def list_toggles_jit(
+    starts: np.ndarray, lengths: np.ndarray, height: int, cursors: np.ndarray, columns: np.ndarray
+) -> None:
+    """Where columns switch between background and mask, sorted by row; each column begins as background.
+
+    Args:
+        starts: Column-major starts, int64.
+        lengths: Lengths, int64.
+        height: Length of a column.
+        cursors: int64 (height,): of each row the number of toggles so far, or the place of its next one.
+        columns: int32: receives the toggled columns, row by row; if empty, they are only counted.
+    """
+    column, base, fill = 0, 0, columns.size > 0
+    for run in range(starts.size):
+        start = starts[np.uint64(run)]
+        end = start + lengths[np.uint64(run)]
+        while start - base >= height:  # columns are few; a division for each run is not
+            column += 1
+            base += height
+        row = start - base
+        while True:
+            place = cursors[np.uint64(row)]
+            if fill:
+                columns[np.uint64(place)] = column
+            cursors[np.uint64(row)] = place + 1
+            if end - base > height:  # the run goes on at the top of the next column
+                column += 1
+                base += height
+                row = 0
+            elif row < end - base < height:
+                row = end - base
+            else:
+                break
+
+
+@njit
+def paint_rows_jit(
+    offsets: np.ndarray, columns: np.ndarray, current: np.ndarray, active: np.ndarray, flat: np.ndarray
+) -> None:
+    """Write a mask row by row: toggle columns of the current row, then copy it; blank blocks are never touched.
+
+    Args:
+        offsets: int64 (H + 1,): the toggles of row r are columns[offsets[r] : offsets[r + 1]].
+        columns: int32, toggled columns.
+        current: uint8 (W,), zeros.
+        active: int64, zeros: mask pixels of the current row in each block of PAINT_BLOCK columns.
+        flat: uint8 (H * W,), zeros; the mask.
+    """
+    width = current.size
+    for row in range(offsets.size - 1):
+        for toggle in range(offsets[np.uint64(row)], offsets[np.uint64(row + 1)]):
+            column = np.uint64(columns[np.uint64(toggle)])
+            value = np.uint8(current[column] ^ np.uint8(1))
+            current[column] = value
+            active[column // np.uint64(PAINT_BLOCK)] += 2 * np.int64(value) - 1
+        for block in range(active.size):
+            if active[np.uint64(block)] != 0:
+                left = block * PAINT_BLOCK
+                for x in range(left, min(left + PAINT_BLOCK, width)):
+                    flat[np.uint64(row * width + x)] = current[np.uint64(x)]
+
+
+@njit
+def paint_line_jit(starts: np.ndarray, lengths: np.ndarray, flat: np.ndarray) -> None:
+    """Set the runs of a mask that lies in memory as the runs are numbered; flat is uint8."""
+    for run in range(starts.size):
+        start = starts[np.uint64(run)]
+        for at in range(start, start + lengths[np.uint64(run)]):
+            flat[np.uint64(at)] = 1
+
+
+def paint_rows_numpy(starts: np.ndarray, lengths: np.ndarray, height: int, mask_HW: np.ndarray) -> None:
+    """Write column-major runs, none of which passes a column's end, into a mask of zeros, uint8."""
+    column, row = np.divmod(starts, height)
+    mask_HW[row, column] = 1
+    row += lengths
+    inside = row < height
+    mask_HW[row[inside], column[inside]] ^= 1
+    np.bitwise_xor.accumulate(mask_HW, axis=0, out=mask_HW)
+
+
+def paint_line_numpy(starts: np.ndarray, lengths: np.ndarray, pixels: int) -> np.ndarray:
+    """A flat mask, bool, of runs that are numbered as the mask lies in memory."""
+    gaps = np.zeros(2 * starts.size + 1, np.int64)
+    gaps[1::2] = lengths
+    gaps[0:-1:2] = starts
+    gaps[2:-1:2] -= starts[:-1] + lengths[:-1]
+    gaps[-1] = pixels - gaps.sum()
+    return np.repeat(np.arange(gaps.size) % 2 == 1, gaps)
 
 
 def split_lines(starts: np.ndarray, lengths: np.ndarray, line_length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,60 +12,17 @@ from collections.abc import Iterator
 import numpy as np
 
 from histofold.core.jit import HAS_NUMBA
-from histofold.core.rle.compiled import (
+from histofold.core.rle.changes import (
     CHANGE_COLUMN_BITS,
-    SCAN_BLOCK,
+    ChangeGatherer,
     count_columns_jit,
-    count_dense_jit,
-    gather_changes_jit,
     place_changes_jit,
-    place_dense_jit,
+    sort_changes_numpy,
 )
-from histofold.core.rle.uncompiled import gather_changes_numpy, sort_changes_numpy
 
 ALONG_SEGMENT = 8192  # bytes scanned along memory between two looks at the room left for changes
-MIN_CHANGES = 16384  # entries of the buffer of changes; for wide masks twice the width
-DENSE_SHARE = 1 / 24  # share of changing pixels from which on counting first is faster than sorting
-DENSE_COLUMNS = 512  # columns whose changes are placed together
 BAND_SHARE = 32  # masks that must be converted are converted in bands of this part of theirs
 BAND_PX = (1 << 16, 1 << 22)  # but such bands have at least and at most so many pixels
-
-
-class ChangeGatherer:
-    """Collects changes in chunks; memory grows with the changes only.
-
-    Attributes:
-        chunks: The changes so far but for those still in the buffer; complete after `flush`.
-    """
-
-    def __init__(self, width: int) -> None:
-        self.chunks: list[np.ndarray] = []
-        self._changes = np.empty(max(2 * width, MIN_CHANGES) if HAS_NUMBA else 0, np.int64)
-        self._scratch = np.empty(SCAN_BLOCK, np.uint8)
-        self._used = 0
-
-    def gather(
-        self, flat: np.ndarray, begin: int, stride: int, shape: tuple[int, int], lag: int, tags: tuple[int, int]
-    ) -> None:
-        """Collect the changes of a block of `shape` (rows, width); see `gather_changes_jit` for the other arguments."""
-        rows, width = shape
-        tag, step = tags
-        if not self._changes.size:
-            self.chunks += gather_changes_numpy(flat, begin, stride, rows, width, lag, tag, step)
-            return
-        while rows > 0:
-            done, self._used = gather_changes_jit(
-                flat, begin, stride, rows, width, lag, tag, step, self._scratch, self._changes, self._used
-            )
-            rows, begin, tag = rows - done, begin + done * stride, tag + done * step
-            if rows:
-                self.flush()
-
-    def flush(self) -> None:
-        """Move what the buffer holds to the chunks."""
-        if self._used:
-            self.chunks.append(self._changes[: self._used].copy())
-        self._used = 0
 
 
 class AlongScan:
@@ -145,35 +102,8 @@ def scan_lines(lines: np.ndarray, along: bool) -> np.ndarray:
     """
     scan = AlongScan() if along else AcrossScan(lines.shape[1])
     for band in byte_bands(lines, contiguous=along):
-        if not along and len(band) == len(lines) and looks_dense(band):
-            return scan_dense(band)
         scan.add(band)
     return scan.finish()
-
-
-def scan_dense(rows: np.ndarray) -> np.ndarray:
-    """What AcrossScan finds for one whole mask, faster where changes are everywhere; needs numba.
-
-    Args:
-        rows: uint8 (H, W), each row contiguous, the distance of rows positive.
-    """
-    flat, stride = flat_rows(rows)
-    height, width = rows.shape
-    counts = np.zeros(width, np.int64)
-    count_dense_jit(flat, stride, height, width, counts)
-    bounds, cursors = lay_out_columns(counts, seam_columns(rows[0], rows[-1]), height)
-    for left in range(0, width, DENSE_COLUMNS):
-        place_dense_jit(flat, stride, height, left, min(left + DENSE_COLUMNS, width), cursors, bounds)
-    return close_bounds(bounds, height, rows[-1])
-
-
-def looks_dense(rows: np.ndarray) -> bool:
-    """Whether a sample of rows changes nearly everywhere, as noise does."""
-    below = np.arange(1, len(rows), max(1, len(rows) // 16))
-    if not HAS_NUMBA or not below.size:
-        return False
-    changes = sum(int(np.count_nonzero((rows[row] != 0) != (rows[row - 1] != 0))) for row in below)
-    return changes > DENSE_SHARE * below.size * rows.shape[1]
 
 
 def seam_columns(first_W: np.ndarray, last_W: np.ndarray) -> np.ndarray:
@@ -185,7 +115,7 @@ def seam_columns(first_W: np.ndarray, last_W: np.ndarray) -> np.ndarray:
 def lay_out_columns(counts: np.ndarray, seam: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray]:
     """Room for all changes, those of the seam in place, and the cursors of the columns' next ones.
 
-    The room has one entry more than there are changes: the place for what is not a change, or for the closing bound.
+    The room has one entry more than there are changes: the place for the closing bound.
     """
     counts[seam] += 1
     cursors = np.cumsum(counts) - counts
