@@ -11,7 +11,6 @@ bootstrap over patients.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from histofold.schema.network import ModelConfig
 from histofold.schema.optim import OptimConfig
 from histofold.schema.parse import load_toml
 from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.run_record import read_records
 from histofold.trust.evaluate import evaluate_run
 from histofold.trust.intervals import paired_difference
 
@@ -141,8 +141,8 @@ def main() -> None:
         summary = evaluate_run(run).summary
         dice = pd.read_csv(run / "oof.csv", dtype={"id": str}).set_index("id")["dice"].loc[peer.index]
         difference = paired_difference(peer["dice"].tolist(), dice.tolist(), peer["group"].tolist())
-        records = [json.loads(path.read_text()) for path in sorted(run.glob("fold*/run.json"))]
-        steps, seconds = records[0]["steps"], sum(record["seconds"] for record in records) / len(records)
+        records = list(read_records(run).values())
+        steps, seconds = records[0].steps, sum(record.seconds for record in records) / len(records)
         scores = f"{summary['dice']:>7.4f} {summary['dice_at_half']:>7.4f}"
         print(f"{name:<14} {steps:>6} {seconds:>8.0f} {scores}   {difference}")
 

@@ -8,7 +8,9 @@ from histofold.competitions.registry import get_competition
 from histofold.data.build import build_dataset
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.experiment import Experiment, ModelConfig, PredictConfig
+from histofold.schema.plan import manifest_of
 from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.run_record import RunRecord, write_record
 
 BASE = Experiment(
     preprocessing=Preprocessing(scale_mode="whole", whole_size=64),
@@ -41,3 +43,23 @@ def make_folder(root, pictures, group=lambda name: name):
 def build(root, out, experiment=BASE):
     build_dataset(root, get_competition("folder"), experiment, out, None, 1)
     return out
+
+
+def small_record(folder, fold, **changes):
+    """Write the record of a finished fold of `BASE` with some fields changed, as runs/E/fold{k}/run.json."""
+    record = {
+        "digest": "d",
+        "limit": None,
+        "competition": "folder",
+        "steps": 6,
+        "seconds": 1.0,
+        "dice": 0.5,
+        "best_dice_optimistic": 0.5,
+        "best_step": 6,
+        "dice_by_id": {},
+        "trained_on": {},
+        "manifest": manifest_of(BASE, BASE.preprocessing, "folder", ("ftu",)),
+        "architecture": BASE.model.architecture,
+        "arguments": BASE.model.arguments(),
+    }
+    write_record(folder, RunRecord(fold=fold, **{**record, **changes}))

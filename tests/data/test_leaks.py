@@ -1,6 +1,5 @@
 """Every kind of leak is told, and a clean dataset gives nothing."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from histofold.data.leaks import (
     seen_images,
 )
 from histofold.schema.sample import Sample
+from small_datasets import small_record
 
 
 @pytest.fixture
@@ -150,10 +150,7 @@ def test_images_are_recognised_by_their_file_and_within_a_competition_by_their_i
 
 def test_a_run_that_trained_on_what_it_was_scored_on_is_told(tmp_path):
     for fold, (trained, limit) in enumerate([({"a": "", "b": ""}, None), ({"c": ""}, None), ({"a": ""}, 1)]):
-        folder = tmp_path / f"fold{fold}"
-        folder.mkdir()
-        record = {"dice_by_id": {"a": 0.5}, "trained_on": trained, "limit": limit}
-        (folder / "run.json").write_text(json.dumps(record))
+        small_record(tmp_path / f"fold{fold}", fold, dice_by_id={"a": 0.5}, trained_on=trained, limit=limit)
     (fault,) = run_leaks(tmp_path)
     assert fault.id == "fold0"
     assert "1 images that it was trained on: a" in fault.rule

@@ -19,14 +19,14 @@ from histofold.data.tiles.files import read_tile
 from histofold.models.build import build_model
 from histofold.schema.dataset import DataConfig, SourceConfig
 from histofold.schema.manifest import file_sha256
-from histofold.schema.parse import plain, to_toml
+from histofold.schema.parse import to_toml
 from histofold.schema.plan import manifest_of
 from histofold.schema.sample import Sample
 from histofold.train.fold import prepare_fold
 from histofold.trust.evaluate import evaluate_run
 from histofold.trust.oof import predict_slide
 from histofold.trust.runs import finished_folds
-from small_datasets import BASE, build, draw, make_folder
+from small_datasets import BASE, build, draw, make_folder, small_record
 
 UNLABELLED = ("u0", "u1", "u2")
 
@@ -42,17 +42,14 @@ def write_run(run, dataset, trained_by_fold):
         torch.manual_seed(10 + fold)
         save_file(build_model("unet", arguments).state_dict(), folder / "model.safetensors")
         (folder / "experiment.toml").write_text(to_toml(experiment))
-        record = {
-            "fold": fold,
-            "limit": None,
-            "competition": "folder",
-            "dice_by_id": dict.fromkeys(folds.loc[folds["fold"] == fold, "id"], 0.5),
-            "trained_on": trained,
-            "manifest": plain(manifest_of(experiment, experiment.preprocessing, "folder", ("ftu",))),
-            "architecture": "unet",
-            "arguments": arguments,
-        }
-        (folder / "run.json").write_text(json.dumps(record))
+        small_record(
+            folder,
+            fold,
+            dice_by_id=dict.fromkeys(folds.loc[folds["fold"] == fold, "id"], 0.5),
+            trained_on=trained,
+            manifest=manifest_of(experiment, experiment.preprocessing, "folder", ("ftu",)),
+            arguments=arguments,
+        )
     (run / "thresholds.json").write_text(json.dumps({"default": 0.5}))
     return run
 
@@ -178,15 +175,15 @@ def test_what_cannot_be_labelled_is_refused_in_words(made, tmp_path, capsys):
     assert "from its run" in capsys.readouterr().err
     run = tmp_path / "runs" / "old"
     write_run(run, made / "main", {0: {}})
-    record = json.loads((run / "fold0" / "run.json").read_text())
-    del record["trained_on"]
-    (run / "fold0" / "run.json").write_text(json.dumps(record))
     arguments[-1] = str(run)
-    assert main([*arguments, "--out", str(tmp_path / "a")]) == 2
-    assert "does not say what it was trained on" in capsys.readouterr().err
     (run / "thresholds.json").unlink()
     assert main([*arguments, "--out", str(tmp_path / "a")]) == 2
     assert "histofold evaluate" in capsys.readouterr().err
+    record = json.loads((run / "fold0" / "run.json").read_text())
+    del record["trained_on"]
+    (run / "fold0" / "run.json").write_text(json.dumps(record))
+    assert main([*arguments, "--out", str(tmp_path / "a")]) == 2
+    assert "no record of a finished fold (trained_on: missing key)" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
 
 

@@ -1,6 +1,5 @@
 """Several datasets in one experiment: what each fold trains on, and what is refused."""
 
-import json
 from dataclasses import replace
 
 import cv2
@@ -18,7 +17,7 @@ from histofold.data.store import known_folds
 from histofold.schema.dataset import DataConfig, SourceConfig, TilesConfig
 from histofold.schema.preprocessing import Preprocessing
 from histofold.train.fold import prepare_fold
-from small_datasets import BASE, build, draw, make_folder
+from small_datasets import BASE, build, draw, make_folder, small_record
 
 
 @pytest.fixture(scope="module")
@@ -263,8 +262,7 @@ def write_run(run, trained_on):
     """A finished fold 0 of which only the record counts."""
     (run / "fold0").mkdir(parents=True)
     (run / "fold0" / "model.safetensors").write_bytes(b"weights")
-    record = {"architecture": "unet", "arguments": BASE.model.arguments(), "competition": "folder"}
-    (run / "fold0" / "run.json").write_text(json.dumps({**record, "trained_on": trained_on}))
+    small_record(run / "fold0", 0, trained_on=trained_on)
     return run
 
 

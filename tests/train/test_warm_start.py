@@ -1,7 +1,5 @@
 """Where a fold starts: weights of an earlier run, refused where they have seen what the fold is scored on."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,7 @@ from histofold.models.build import build_model
 from histofold.schema.experiment import ModelConfig
 from histofold.schema.sample import Sample
 from histofold.train.warm_start import find_initial_weights, load_initial_weights
+from small_datasets import small_record
 
 SMALL = {"encoder": "resnet18", "decoder_channels": (16, 16, 8, 8, 8)}
 
@@ -31,15 +30,8 @@ def write_run(folder, fold, trained, competition="hubmap_2022", **changes):
     """A finished fold whose weights are a few bytes: nothing here looks into them."""
     (folder / f"fold{fold}").mkdir(parents=True, exist_ok=True)
     (folder / f"fold{fold}" / "model.safetensors").write_bytes(b"weights")
-    record = {
-        "architecture": "unet",
-        "arguments": ModelConfig(**SMALL).arguments(),
-        "competition": competition,
-        "trained_on": {s.id: image_stamp(s.image_path) for s in trained},
-        **changes,
-    }
-    record = {key: value for key, value in record.items() if value is not None}
-    (folder / f"fold{fold}" / "run.json").write_text(json.dumps(record))
+    seen = {s.id: image_stamp(s.image_path) for s in trained}
+    small_record(folder / f"fold{fold}", fold, **{"competition": competition, "trained_on": seen, **changes})
     return folder
 
 
@@ -72,8 +64,10 @@ def test_what_cannot_be_started_from_is_refused_with_what_there_is(tmp_path, sli
     run = write_run(tmp_path / "run", 2, [])
     with pytest.raises(InputError, match=r"no finished fold here; finished there: fold2"):
         init(run, 0, [])
-    with pytest.raises(InputError, match="does not say what the weights were trained on"):
-        init(write_run(tmp_path / "old", 0, [], trained_on=None), 0, [])
+    cut = write_run(tmp_path / "cut", 0, [])
+    (cut / "fold0" / "run.json").write_text('{"fold": 0')
+    with pytest.raises(InputError, match="no record of a finished fold"):
+        init(cut, 0, [])
     with pytest.raises(InputError, match="the same network"):
         init(write_run(tmp_path / "deep", 0, [], architecture="other"), 0, [])
     with pytest.raises(InputError, match="no such file"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import pandas as pd
 from histofold.core.faults import Fault
 from histofold.data.folds import ALWAYS_TRAINED
 from histofold.schema.manifest import file_sha256
+from histofold.schema.run_record import RECORD_NAME, read_records
 from histofold.schema.sample import Sample
 
 STAMP_PIECES = 64
@@ -187,10 +187,9 @@ def seen_images(
 def run_leaks(run: Path) -> list[Fault]:
     """Folds of a run that were scored on images that they had been trained on; overfitting checks are left aside."""
     faults = []
-    for path in sorted(run.glob("fold*/run.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        both = [key for key in record["dice_by_id"] if key in record.get("trained_on", {})]
-        if both and record["limit"] is None:
+    for folder, record in read_records(run).items():
+        both = [key for key in record.dice_by_id if key in record.trained_on]
+        if both and record.limit is None:
             rule = f"scored on {len(both)} images that it was trained on: {listed_ids(both)}"
-            faults.append(Fault(path.parent.name, str(path), rule, "train the fold anew"))
+            faults.append(Fault(folder.name, str(folder / RECORD_NAME), rule, "train the fold anew"))
     return faults

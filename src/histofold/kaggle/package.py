@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -26,8 +25,9 @@ from histofold.schema.manifest import (
     manifest_json,
 )
 from histofold.schema.network import needs_smp
-from histofold.schema.parse import parse_dataclass
+from histofold.schema.parse import plain
 from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.run_record import RunRecord, finished_records, read_records
 
 WHEEL_DISTRIBUTION = "segmentation-models-pytorch"
 METADATA_NAME = "dataset-metadata.json"
@@ -36,8 +36,6 @@ AGREED_SETTINGS = (
     *("min_area_um2", "max_hole_um2", "smooth_um", "seed_threshold"),
 )
 TILE_SETTINGS = ("tile", "halo", "blend", "stride")
-RECORD_KEYS = {"fold", "limit", "architecture", "arguments", "manifest"}
-"""What run.json must hold to be packaged."""
 DEFAULT_SLUG = "histofold-weights"  # the dataset that a kernel names by default
 
 
@@ -68,7 +66,7 @@ def package_runs(
     """
     if not runs:
         raise InputError([Fault("runs", "command line", "no run given", "name at least one, as runs/E")])
-    records = [(run, record) for run in runs for record in _records(run)]
+    records = [(run, record) for run in runs for record in finished_records(run).values()]
     evaluated = {run: _evaluated_as_it_is(run) for run in runs}
     manifest = replace(_joined(records), thresholds=_mean_thresholds(evaluated))
     _refuse_unproven_skipping(evaluated, manifest)
@@ -84,12 +82,12 @@ def package_runs(
         Member(
             file=target,
             sha256=file_sha256(source),
-            architecture=record["architecture"],
-            arguments=record["arguments"],
-            fold=record["fold"],
-            oof_score=_oof_score(run, record["fold"]) if evaluated[run] else None,
+            architecture=record.architecture,
+            arguments=record.arguments,
+            fold=record.fold,
+            oof_score=_oof_score(run, record.fold) if evaluated[run] else None,
             weight=1.0 if shares is None else shares[run] / folds[run],
-            preprocessing=_own_preprocessing(run, record, manifest),
+            preprocessing=_own_preprocessing(record, manifest),
         )
         for (run, record), (target, source) in zip(records, sources.items(), strict=True)
     ]
@@ -100,13 +98,9 @@ def package_runs(
     return manifest
 
 
-def _manifest_of_record(run: Path, record: dict[str, Any]) -> Manifest:
-    return parse_dataclass(Manifest, record["manifest"], str(run))
-
-
-def _own_preprocessing(run: Path, record: dict[str, Any], manifest: Manifest) -> Preprocessing | None:
+def _own_preprocessing(record: RunRecord, manifest: Manifest) -> Preprocessing | None:
     """The preprocessing of a member where it is not that of the package."""
-    own = _manifest_of_record(run, record).preprocessing
+    own = record.manifest.preprocessing
     return None if own == manifest.preprocessing else own
 
 
@@ -162,7 +156,7 @@ def check_target(out: Path) -> None:
         raise InputError([Fault("out", str(out), "this folder holds a run", "give a folder of its own, as weights")])
 
 
-def _member_sources(records: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str, Path]:
+def _member_sources(records: Sequence[tuple[Path, RunRecord]]) -> dict[str, Path]:
     """The weights of each record by the name that they get.
 
     Raises:
@@ -172,8 +166,8 @@ def _member_sources(records: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str,
     sources: dict[str, Path] = {}
     hashes: dict[str, str] = {}
     for run, record in records:
-        source = run / f"fold{record['fold']}" / "model.safetensors"
-        target = f"{run.name}_fold{record['fold']}.safetensors"
+        source = run / f"fold{record.fold}" / "model.safetensors"
+        target = f"{run.name}_fold{record.fold}.safetensors"
         if not source.is_file():
             faults.append(Fault(target, str(source), "no such file", "train the fold anew"))
             continue
@@ -188,41 +182,15 @@ def _member_sources(records: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str,
     return sources
 
 
-def _records(run: Path) -> list[dict[str, Any]]:
-    paths = sorted(run.glob("fold*/run.json"))
-    if not paths:
-        raise InputError([Fault(run.name, str(run), "no finished fold", "train it first: `histofold train`")])
-    records = []
-    broken: list[Fault] = []
-    for path in paths:
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            record = None
-        if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
-            records.append(record)
-        else:
-            rule = "no record of a finished fold: it is cut short, or something else"
-            broken.append(Fault(path.parent.name, str(path), rule, "copy the run again, or train the fold anew"))
-    faults = broken + [
-        Fault(f"fold {record['fold']}", str(run), "an overfitting check (--limit)", "train the fold in full")
-        for record in records
-        if record["limit"] is not None
-    ]
-    if faults:
-        raise InputError(faults)
-    return records
-
-
-def _joined(records: Sequence[tuple[Path, dict[str, Any]]]) -> Manifest:
+def _joined(records: Sequence[tuple[Path, RunRecord]]) -> Manifest:
     """The one manifest of all runs; they must predict the same way."""
-    manifests = [_manifest_of_record(run, record) for run, record in records]
+    manifests = [record.manifest for _, record in records]
     # Whole images have no tiles: what tiles are like, is what the first run with tiles says.
     tiled = [manifest for manifest in manifests if manifest.preprocessing.scale_mode != "whole"]
     first = (tiled or manifests)[0]
     faults = [
         Fault(
-            f"{run.name}/fold{record['fold']}",
+            f"{run.name}/fold{record.fold}",
             str(run),
             f"{name} is {getattr(manifest, name)!r} and another run has {getattr(first, name)!r}",
             "package the runs apart: a kernel joins several packages",
@@ -256,9 +224,7 @@ def _evaluated_as_it_is(run: Path) -> bool:
         return False
     summary = json.loads(path.read_text(encoding="utf-8"))
     weights = {p.parent.name: file_sha256(p) for p in run.glob("fold*/model.safetensors")}
-    settings = {
-        p.parent.name: json.loads(p.read_text(encoding="utf-8"))["manifest"] for p in run.glob("fold*/run.json")
-    }
+    settings = {folder.name: plain(record.manifest) for folder, record in read_records(run).items()}
     return summary["weights_sha256"] == weights and summary["settings"] == settings
 
 

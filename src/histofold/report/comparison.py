@@ -140,7 +140,7 @@ def _class_rows(
 
 def _fold_without(folds: Sequence[FoldRun], key: str, run: Path) -> FoldRun:
     """The fold that held a slide out."""
-    fold = next((fold for fold in folds if key in fold.record["dice_by_id"]), None)
+    fold = next((fold for fold in folds if key in fold.record.dice_by_id), None)
     if fold is None:
         raise InputError([Fault(key, str(run), "no fold of this run held it out", "compare runs of the same folds")])
     return fold

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from histofold.predict.devices import best_device, best_precision
 from histofold.schema.atomic import write_atomically
 from histofold.schema.experiment import Experiment
 from histofold.schema.parse import load_toml, to_toml
+from histofold.schema.run_record import RECORD_NAME, read_record
 from histofold.train.averaging import WeightAverage
 from histofold.train.checkpoint import load_state, newest_state, refuse_other_run, state_paths
 from histofold.train.cross_rank import join_group, restarts, share_batch_norm
@@ -44,17 +44,17 @@ def make_room(setup: FoldSetup, resume: bool) -> None:
     """
     resume = resume or restarts() > 0
     setup.folder.mkdir(parents=True, exist_ok=True)
-    record = setup.folder / "run.json"
+    path = setup.folder / RECORD_NAME
     state = newest_state(setup.folder)
-    if record.is_file():
-        held_limit, what = json.loads(record.read_text(encoding="utf-8"))["limit"], "a finished run"
+    if path.is_file():
+        held_limit, what = read_record(setup.folder).limit, "a finished run"
     elif state is not None:
         held_limit, what = state["limit"], f"a run at step {state['step']}"
     else:
         return
     if held_limit is not None and not (resume and held_limit == setup.limit):
-        for path in [*state_paths(setup.folder), setup.folder / "model.safetensors", record]:
-            path.unlink(missing_ok=True)
+        for old in [*state_paths(setup.folder), setup.folder / "model.safetensors", path]:
+            old.unlink(missing_ok=True)
     elif not resume:
         remedy = "add --resume to go on with it, or move it away"
         raise InputError([Fault(f"fold {setup.fold}", str(setup.folder), f"holds {what}", remedy)])
@@ -154,6 +154,6 @@ def refuse_other_finished_run(setup: FoldSetup) -> None:
     Raises:
         InputError: With the settings that differ.
     """
-    if (setup.folder / "run.json").is_file():
-        digest = json.loads((setup.folder / "run.json").read_text(encoding="utf-8"))["digest"]
-        refuse_other_run(setup.folder, digest == setup.digest, setup.experiment, "the finished run")
+    if (setup.folder / RECORD_NAME).is_file():
+        is_same = read_record(setup.folder).digest == setup.digest
+        refuse_other_run(setup.folder, is_same, setup.experiment, "the finished run")

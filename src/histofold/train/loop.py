@@ -6,9 +6,9 @@ same seed gives the same weights, interrupted or not.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from histofold.core.log import logger
 from histofold.schema.atomic import write_atomically
-from histofold.schema.parse import plain, to_toml
+from histofold.schema.parse import to_toml
+from histofold.schema.run_record import RECORD_NAME, RunRecord, read_record, write_record
 from histofold.train.begin import make_room, refuse_other_finished_run, start_run
 from histofold.train.checkpoint import save_state, save_weights
 from histofold.train.cross_rank import agreed
@@ -154,41 +155,37 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
     seen = [(row["val_dice"], row["step"]) for row in run.rows if "val_dice" in row]
     write_log(run.rows, setup.folder / "log.csv")
     save_weights(run.averaged(), setup.folder / "model.safetensors")
-    record = {
-        "digest": setup.digest,
-        "fold": setup.fold,
-        "limit": setup.limit,
-        "competition": setup.competition.name,
-        "steps": run.step,
-        "seconds": round(run.seconds, 1),
-        "dice": dice,
-        "best_dice_optimistic": max(seen)[0],
-        "best_step": int(max(seen)[1]),
-        "dice_by_id": by_id,
-        "trained_on": setup.trained_on,
-        "manifest": plain(setup.manifest),
-        "architecture": setup.experiment.model.architecture,
-        "arguments": setup.experiment.model.arguments(),
-    }
-    write_atomically(setup.folder / "run.json", json.dumps(record, indent=2) + "\n")
+    record = RunRecord(
+        digest=setup.digest,
+        fold=setup.fold,
+        limit=setup.limit,
+        competition=setup.competition.name,
+        steps=run.step,
+        seconds=round(run.seconds, 1),
+        dice=dice,
+        best_dice_optimistic=max(seen)[0],
+        best_step=int(max(seen)[1]),
+        dice_by_id=by_id,
+        trained_on=setup.trained_on,
+        manifest=setup.manifest,
+        architecture=setup.experiment.model.architecture,
+        arguments=setup.experiment.model.arguments(),
+    )
+    write_record(setup.folder, record)
     return dice
 
 
 def is_finished(setup: FoldSetup) -> bool:
     """Whether this very run has come to its end."""
-    path = setup.folder / "run.json"
-    if not path.is_file() or not (setup.folder / "model.safetensors").is_file():
-        return False
-    return bool(json.loads(path.read_text(encoding="utf-8"))["digest"] == setup.digest)
+    files = (RECORD_NAME, "model.safetensors")
+    return all((setup.folder / name).is_file() for name in files) and read_record(setup.folder).digest == setup.digest
 
 
 def _refresh_record(setup: FoldSetup) -> float:
     """Bring a finished fold's prediction settings up to date (its weights do not depend on them); gives its Dice."""
-    path = setup.folder / "run.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    manifest = plain(setup.manifest)
-    if record["manifest"] != manifest:
+    record = read_record(setup.folder)
+    if record.manifest != setup.manifest:
         logger.info("fold %d: prediction settings changed; evaluate the run anew", setup.fold)
-        write_atomically(path, json.dumps({**record, "manifest": manifest}, indent=2) + "\n")
+        write_record(setup.folder, replace(record, manifest=setup.manifest))
         write_atomically(setup.folder / "experiment.toml", to_toml(setup.experiment))
-    return float(record["dice"])
+    return record.dice

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -15,6 +13,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.data.leaks import listed_ids, seen_images
 from histofold.schema.experiment import ModelConfig
+from histofold.schema.run_record import RECORD_NAME, read_record
 from histofold.schema.sample import Sample
 
 FILE_PREFIX = "file:"
@@ -54,11 +53,11 @@ def find_initial_weights(
     path = path if bare else path / f"fold{fold}" / "model.safetensors"
     if not path.is_file():
         raise InputError([_no_weights(path, bare)])
-    record_path = path.parent / "run.json"
+    record_path = path.parent / RECORD_NAME
     if bare and not record_path.is_file():
         logger.warning("nothing says what %s was trained on: if on images that are scored here, it leaks", path)
         return InitialWeights(path=path)
-    return _recorded_weights(path, record_path, model, fold, forbidden, competition)
+    return _recorded_weights(path, model, fold, forbidden, competition)
 
 
 def _no_weights(path: Path, bare: bool) -> Fault:
@@ -71,23 +70,20 @@ def _no_weights(path: Path, bare: bool) -> Fault:
 
 
 def _recorded_weights(
-    path: Path, record_path: Path, model: ModelConfig, fold: int, forbidden: Sequence[Sample], competition: str
+    path: Path, model: ModelConfig, fold: int, forbidden: Sequence[Sample], competition: str
 ) -> InitialWeights:
-    record: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
+    record, file = read_record(path.parent), str(path.parent / RECORD_NAME)
     faults = []
-    if (record["architecture"], record["arguments"]) != (model.architecture, model.arguments()):
-        rule = f"weights of {record['architecture']} with {record['arguments']}"
-        faults.append(Fault("model.init", str(record_path), rule, "give the experiment the same network"))
-    if "trained_on" not in record:
-        rule = "the record does not say what the weights were trained on"
-        faults.append(Fault("model.init", str(record_path), rule, "train that run anew"))
-    seen = seen_images(record.get("trained_on", {}), record["competition"], forbidden, competition)
+    if (record.architecture, record.arguments) != (model.architecture, model.arguments()):
+        rule = f"weights of {record.architecture} with {record.arguments}"
+        faults.append(Fault("model.init", file, rule, "give the experiment the same network"))
+    seen = seen_images(record.trained_on, record.competition, forbidden, competition)
     if seen:
         rule = f"trained on {len(seen)} images that fold {fold} is scored on ({listed_ids(seen)}): it leaks"
-        faults.append(Fault("model.init", str(record_path), rule, "start from a run of the same folds"))
+        faults.append(Fault("model.init", file, rule, "start from a run of the same folds"))
     if faults:
         raise InputError(faults)
-    return InitialWeights(path=path, competition=record["competition"], trained_on=record["trained_on"])
+    return InitialWeights(path=path, competition=record.competition, trained_on=record.trained_on)
 
 
 def load_initial_weights(model: torch.nn.Module, path: Path) -> None:

@@ -20,6 +20,7 @@ from histofold.data.sources import JoinedCompetition, joined_samples, load_sourc
 from histofold.data.store import known_folds
 from histofold.schema.atomic import write_atomically
 from histofold.schema.manifest import file_sha256
+from histofold.schema.parse import plain
 from histofold.schema.sample import Sample
 from histofold.trust.blank_tiles import refuse_costly_skipping
 from histofold.trust.intervals import grouped_interval
@@ -150,13 +151,13 @@ def _summarise(
         "dice_at_half": float(table[0.5].mean()),
         "dice_thresholds_on_all_optimistic": float(optimistic.mean()),
         "weights_sha256": {fold.folder.name: file_sha256(fold.folder / "model.safetensors") for fold in folds},
-        "settings": {fold.folder.name: fold.record["manifest"] for fold in folds},
+        "settings": {fold.folder.name: plain(fold.record.manifest) for fold in folds},
         "folds": {
             str(fold.fold): {
                 "dice": float(scores[(table["fold"] == fold.fold).to_numpy()].mean()),
-                "best_step": fold.record["best_step"],
-                "best_dice_optimistic": fold.record["best_dice_optimistic"],
-                "last_dice": fold.record["dice"],
+                "best_step": fold.record.best_step,
+                "best_dice_optimistic": fold.record.best_dice_optimistic,
+                "last_dice": fold.record.dice,
             }
             for fold in folds
         },

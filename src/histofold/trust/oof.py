@@ -83,7 +83,7 @@ def _held_out_ids(fold: FoldRun, table: pd.DataFrame) -> list[str]:
         InputError: If folds.csv was changed since: the model would be scored on slides that it was trained on.
     """
     ids = table.loc[table["fold"] == fold.fold, "id"].tolist()
-    if set(ids) != set(fold.record["dice_by_id"]):
+    if set(ids) != set(fold.record.dice_by_id):
         rule = f"folds.csv now holds out other slides than fold {fold.fold} was trained without"
         raise InputError([Fault(f"fold {fold.fold}", str(fold.folder), rule, "train it anew, or undo the change")])
     return ids

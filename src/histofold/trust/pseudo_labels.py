@@ -63,7 +63,7 @@ def build_pseudo_dataset(root: Path, competition: Competition, run: Path, out: P
         The dataset, for its report.
 
     Raises:
-        InputError: If the run is not evaluated or does not say what it was trained on, or images cannot be read.
+        InputError: If the run is not evaluated, or images cannot be read.
     """
     if (out / "dataset.json").is_file() and not (out / PSEUDO_RECORD).is_file():
         raise InputError([Fault(out.name, str(out), "holds a dataset of people's labels", "give another --out")])
@@ -94,27 +94,18 @@ def pseudo_record(run: Path, folds: Sequence[FoldRun]) -> PseudoRecord:
     """What pseudo.json will say of the networks of a run.
 
     Raises:
-        InputError: If the run has no thresholds.json or several classes, or a fold does not say what it was trained on.
+        InputError: If the run has no thresholds.json, or several classes.
     """
     classes = folds[0].manifest.classes
     if len(classes) > 1:
         rule = f"labels are predicted of one class, and it has {', '.join(classes)}"
         raise InputError([Fault(run.name, str(run), rule, "take a run of one class")])
     thresholds = run_thresholds(run)
-    silent = [
-        Fault(
-            fold.folder.name, str(fold.folder / "run.json"), "it does not say what it was trained on", "train it anew"
-        )
-        for fold in folds
-        if "trained_on" not in fold.record
-    ]
-    if silent:
-        raise InputError(silent)
     makers = {
         str(fold.fold): LabelMaker(
             weights_sha256=file_sha256(fold.folder / "model.safetensors"),
-            competition=fold.record["competition"],
-            trained_on=fold.record["trained_on"],
+            competition=fold.record.competition,
+            trained_on=fold.record.trained_on,
         )
         for fold in folds
     }

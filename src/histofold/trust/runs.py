@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -16,7 +15,8 @@ from histofold.predict.devices import best_device, best_precision
 from histofold.predict.ensemble import Ensemble
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Manifest
-from histofold.schema.parse import load_toml, parse_dataclass
+from histofold.schema.parse import load_toml
+from histofold.schema.run_record import RunRecord, finished_records
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class FoldRun:
     fold: int
     folder: Path
     manifest: Manifest
-    record: dict[str, Any]
+    record: RunRecord
 
     def ensemble(self) -> Ensemble:
         """Its averaged weights as an ensemble of one."""
         device = best_device()
-        model = build_model(self.record["architecture"], self.record["arguments"])
+        model = build_model(self.record.architecture, self.record.arguments)
         model.load_state_dict(load_file(self.folder / "model.safetensors"))
         model = model.eval().to(device).to(memory_format=torch.channels_last)
         precision = best_precision(device)
@@ -43,22 +43,9 @@ def finished_folds(run: Path) -> list[FoldRun]:
     """The finished folds of runs/E.
 
     Raises:
-        InputError: If there is none, or a fold was an overfitting check.
+        InputError: If there is none, a record cannot be read, or a fold was an overfitting check.
     """
-    folders = sorted(run.glob("fold*/run.json"))
-    if not folders:
-        raise InputError([Fault(run.name, str(run), "no finished fold here", "run `histofold train` first")])
-    folds, faults = [], []
-    for path in folders:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["limit"] is not None:
-            rule = f"an overfitting check on {record['limit']} images: its score would mean nothing"
-            faults.append(Fault(path.parent.name, str(path), rule, "train the fold without --limit"))
-            continue
-        manifest = parse_dataclass(Manifest, record["manifest"], str(path))
-        folds.append(FoldRun(record["fold"], path.parent, manifest, record))
-    if faults:
-        raise InputError(faults)
+    folds = [FoldRun(record.fold, folder, record.manifest, record) for folder, record in finished_records(run).items()]
     return sorted(folds, key=lambda fold: fold.fold)
 
 

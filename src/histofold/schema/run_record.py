@@ -1,0 +1,127 @@
+"""runs/E/fold{k}/run.json: what a finished fold says of itself; its one writer and its one reader."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from histofold.core.faults import Fault, InputError
+from histofold.schema.atomic import write_atomically
+from histofold.schema.manifest import Manifest
+from histofold.schema.parse import load_json, plain
+
+RECORD_NAME = "run.json"
+"""Where it stands, a fold counts as finished: it is written last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A finished fold."""
+
+    digest: str
+    """Identifies experiment, datasets, fold and limit."""
+    fold: int
+    """The fold that was held out."""
+    limit: int | None
+    """Number of slides of an overfitting check, None of a real run."""
+    competition: str
+    """Name of the adapter whose ids `dice_by_id` and `trained_on` have."""
+    steps: int
+    """Optimisation steps."""
+    seconds: float
+    """Time that they took."""
+    dice: float
+    """Mean Dice of the averaged weights on all held-out slides, after the last step."""
+    best_dice_optimistic: float
+    """The best Dice of all validations: chosen by what it is measured on, and so too high."""
+    best_step: int
+    """The step of that validation."""
+    dice_by_id: dict[str, float]
+    """Dice of each held-out slide."""
+    trained_on: dict[str, str]
+    """File stamp by id of every image that the weights, or a network before them, were trained on."""
+    manifest: Manifest
+    """How slides are predicted with the weights; it has no members yet."""
+    architecture: str
+    """Network family, as `build_model` knows it."""
+    arguments: dict[str, Any]
+    """What the network is built with."""
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write the record of a fold, whole or not at all.
+
+    Args:
+        folder: runs/E/fold{k}.
+        record: What to write.
+    """
+    write_atomically(folder / RECORD_NAME, json.dumps(plain(record), indent=2) + "\n")
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read the record of a finished fold.
+
+    Args:
+        folder: runs/E/fold{k}.
+
+    Raises:
+        InputError: If it is missing, cut short or something else; with all that is wrong in it.
+
+    Example:
+        >>> read_record(Path("runs/unet_resnet34/fold0")).dice  # doctest: +SKIP
+        0.7912
+    """
+    try:
+        return load_json(RunRecord, folder / RECORD_NAME)
+    except InputError as error:
+        remedy = "copy the run again, or train the fold anew"
+        raise InputError(
+            [
+                Fault(folder.name, fault.file, f"no record of a finished fold ({fault.id}: {fault.rule})", remedy)
+                for fault in error.faults
+            ]
+        ) from error
+
+
+def read_records(run: Path) -> dict[Path, RunRecord]:
+    """The records of a run by the folders of its finished folds, overfitting checks among them.
+
+    Raises:
+        InputError: With every fault of every record that cannot be read.
+    """
+    records: dict[Path, RunRecord] = {}
+    faults: list[Fault] = []
+    for path in sorted(run.glob(f"fold*/{RECORD_NAME}")):
+        try:
+            records[path.parent] = read_record(path.parent)
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(faults)
+    return records
+
+
+def finished_records(run: Path) -> dict[Path, RunRecord]:
+    """As `read_records`, of a run whose scores and weights count.
+
+    Raises:
+        InputError: If no fold is finished, a record cannot be read, or a fold was an overfitting check.
+    """
+    records = read_records(run)
+    if not records:
+        raise InputError([Fault(run.name, str(run), "no finished fold here", "run `histofold train` first")])
+    faults = [
+        Fault(
+            folder.name,
+            str(folder / RECORD_NAME),
+            f"an overfitting check on {record.limit} images (--limit): its score would mean nothing",
+            "train the fold without --limit",
+        )
+        for folder, record in records.items()
+        if record.limit is not None
+    ]
+    if faults:
+        raise InputError(faults)
+    return records
