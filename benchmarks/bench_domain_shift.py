@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from histofold.commands.train import train_experiment
-from histofold.competitions.base import runs_dice
 from histofold.competitions.registry import get_competition
+from histofold.competitions.scores import runs_dice
 from histofold.core.stain import DENSITY_OF_VALUE, HED_FROM_RUIFROK
 from histofold.data.build import build_dataset
 from histofold.imaging.slide import open_slide

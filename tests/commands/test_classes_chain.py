@@ -9,11 +9,11 @@ import pytest
 
 from histofold.commands.main import main
 from histofold.commands.predict import predict_folder
-from histofold.competitions.classes import masks_dice
 from histofold.competitions.folder import Folder
+from histofold.competitions.scores import masks_dice
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
-from histofold.data.sources import JoinedCompetition, joined_samples, load_sources
+from histofold.data.sources import JoinedTruth, joined_samples, load_sources
 from histofold.kaggle.package import package_runs
 from histofold.report.comparison import comparison_sheet
 from histofold.schema.dataset import SourceConfig
@@ -73,7 +73,7 @@ def test_three_classes_from_folder_to_rows(tmp_path, capsys):
     assert (run / "oof.csv").read_bytes() == before
 
     sources = load_sources(run_experiment(run))
-    sheet_HWC = comparison_sheet([run], JoinedCompetition(sources), joined_samples(sources), slides=1)
+    sheet_HWC = comparison_sheet([run], JoinedTruth(sources), joined_samples(sources), slides=1)
     assert sheet_HWC.shape[0] > 0.6 * sheet_HWC.shape[1], "a row for each class, of three pictures"
 
     package_runs([run], tmp_path / "weights")

@@ -5,7 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from histofold.competitions.base import find_image, read_table, rows_by_id, scan_table, submission_ids
+from histofold.competitions.base import find_image
+from histofold.competitions.tables import read_table, rows_by_id, scan_table, submission_ids
 from histofold.core.faults import InputError
 
 

@@ -12,7 +12,7 @@ from histofold.core.faults import InputError
 from histofold.core.rle.runs import encode_rle
 from histofold.data.build import build_dataset
 from histofold.data.leaks import image_stamp
-from histofold.data.sources import JoinedCompetition, joined_folds, joined_samples, load_sources
+from histofold.data.sources import JoinedTruth, joined_folds, joined_samples, load_sources
 from histofold.data.store import known_folds
 from histofold.schema.dataset import DataConfig, SourceConfig, TilesConfig
 from histofold.schema.preprocessing import Preprocessing
@@ -101,13 +101,12 @@ def test_a_source_with_folds_of_its_own_is_held_out_like_the_main_one(made):
 
 def test_the_joined_adapter_finds_the_truth_of_each_dataset(made):
     sources = load_sources(experiment_of(made, source(made, "extra", role="folds")))
-    joined = JoinedCompetition(sources)
+    joined = JoinedTruth(sources)
     for key, sample in joined_samples(sources).items():
         name = "extra" if key.startswith("extra/") else "main"
         mask = cv2.imread(str(made / f"raw_{name}" / "masks" / f"{key.split('/')[-1]}.png"), cv2.IMREAD_GRAYSCALE)
         np.testing.assert_array_equal(joined.target(sample).to_mask(), mask > 0)
     assert joined.name == "folder"
-    assert joined.columns == sources[0].competition.columns
 
 
 def test_repeated_images_are_refused_with_every_id(made):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -67,7 +67,7 @@ def _with_fold_options(experiment: Experiment, options: BuildOptions) -> Experim
         InputError: If a value is refused, or there are folds that are kept.
     """
     given = {"folds": options.num_folds, "fold_by": options.fold_by, "holdout": options.holdout}
-    wanted = {name: value for name, value in given.items() if value is not None}
+    wanted: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     kept = options.folds or options.out / "folds.csv"
     reads_split_groups = wanted == {"fold_by": "image"}  # of folds that are kept it says how to read them
     if wanted and kept.is_file() and not reads_split_groups:

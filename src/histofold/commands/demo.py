@@ -22,8 +22,9 @@ from histofold.commands.kernel import KERNELS, write_kernel
 from histofold.commands.options import parse_options
 from histofold.commands.predict import predict_folder
 from histofold.commands.train import train_experiment
-from histofold.competitions.base import Competition, runs_dice
+from histofold.competitions.base import Competition
 from histofold.competitions.registry import detect_competition, get_competition
+from histofold.competitions.scores import runs_dice
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.data.audit import audit_folder
@@ -47,7 +48,6 @@ NETWORK_SIDE = 300  # long side of a typical image at the network's scale, in pi
 SYNTHETIC_STEPS = 250
 REAL_STEPS = 600
 DEMO_FOLDS = 3
-STAIN_AUGMENTATION = {"stain_transfer": 0.4, "grey": 0.3}
 EVALUATION_SHARE = 0.25  # validation, out-of-fold and prediction, as a share of training
 
 
@@ -122,7 +122,7 @@ def demo_experiment(
             size=224, stride=112, area_bins=quartile_bins(fractions), folds=options.folds, seed=options.seed
         ),
         # The synthetic hidden test holds other stains than the training slides; a real folder's may hold one alone.
-        augment=AugmentConfig(crop=192, **(STAIN_AUGMENTATION if synthetic else {})),
+        augment=AugmentConfig(crop=192, stain_transfer=0.4, grey=0.3) if synthetic else AugmentConfig(crop=192),
         model=ModelConfig(encoder="resnet18", decoder_channels=(128, 64, 32, 24, 16), classes=len(competition.classes)),
         optim=OptimConfig(lr=2e-3, ema=0.98),
         train=TrainConfig(

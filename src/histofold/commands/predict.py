@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histofold.commands.options import parse_options
-from histofold.competitions.classes import submission_columns
+from histofold.competitions.base import submission_columns
 from histofold.competitions.registry import get_competition
 from histofold.core.log import logger
 from histofold.predict.submission.runner import RunSummary, run_submission

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from histofold.competitions.base import CLASS_KEYS, Competition, scan_table
-from histofold.competitions.classes import submission_columns
+from histofold.competitions.base import Competition, submission_columns
 from histofold.competitions.registry import detect_competition, get_competition, submission_competition
-from histofold.competitions.training_table import header_shape_of
+from histofold.competitions.tables import CLASS_KEYS, TABLE_ANY_SHAPE, header_shape_of, scan_table
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.schema.sample import Sample
-
-_SUBMISSION_ANY_SHAPE = (1 << 24, 1 << 24)  # larger than any slide
 
 
 def check_submission(path: Path, data: Path | None = None, competition: str = "") -> list[str]:
@@ -75,7 +72,7 @@ def _row_faults(
         if not text and adapter.never_empty:
             faults.append(Fault(row["id"], str(path), "empty row", f"write {adapter.fallback_row!r} at least"))
         try:
-            parse_rle(text, shapes.get(row["id"], _SUBMISSION_ANY_SHAPE))
+            parse_rle(text, shapes.get(row["id"], TABLE_ANY_SHAPE))
         except ValueError as error:
             faults.append(Fault(row["id"], str(path), f"malformed rle: {error}", "encode the mask anew"))
     return faults

@@ -24,7 +24,7 @@ def coco_categories(path: Path) -> dict[int | str, str]:
     """
     data, faults = _load_coco(path)
     listed = data.get("categories")
-    if faults or not _is_objects(listed):
+    if faults or listed is None or not _is_objects(listed):
         return {}
     used = {key for note in data["annotations"] if isinstance(key := note.get("category_id"), int | str)}
     named = {category.get("id"): category.get("name") for category in listed}

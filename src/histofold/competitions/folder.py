@@ -20,30 +20,24 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from pathlib import Path
 
-from histofold.competitions.base import (
-    IMAGE_SUFFIXES,
-    Score,
-    Split,
-    faultless,
-    find_image,
-    image_error_fault,
+from histofold.competitions.base import IMAGE_SUFFIXES, Score, Split, faultless, find_image, image_error_fault
+from histofold.competitions.coco import coco_categories, read_coco
+from histofold.competitions.mask_files import MASK_SUFFIXES, read_labels, read_mask
+from histofold.competitions.scores import mean_dice_score
+from histofold.competitions.tables import (
+    TABLE_ANY_SHAPE,
+    header_shape_of,
     log_faults,
-    mean_dice_score,
     parse_pixel_size,
+    read_class_rows,
     rows_by_id,
     submission_ids,
 )
-from histofold.competitions.classes import read_class_rows
-from histofold.competitions.coco import coco_categories, read_coco
-from histofold.competitions.mask_files import MASK_SUFFIXES, read_labels, read_mask
-from histofold.competitions.training_table import header_shape_of
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import Masks, Runs, join_classes, parse_rle, runs_from_mask, runs_to_text
 from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import open_slide
 from histofold.schema.sample import Sample
-
-_FOLDER_ANY_SHAPE = (1 << 24, 1 << 24)  # larger than any slide
 
 
 class Folder:
@@ -195,7 +189,7 @@ class Folder:
                     faults.append(Fault(sample.id, str(path), rule, "add the row, or drop the image"))
                     continue
                 try:
-                    runs = parse_rle(row.get("rle", ""), shape_hw or _FOLDER_ANY_SHAPE)
+                    runs = parse_rle(row.get("rle", ""), shape_hw or TABLE_ANY_SHAPE)
                 except ValueError as error:
                     rule = f"malformed rle{words}: {error}"
                     faults.append(Fault(sample.id, str(path), rule, "mend the row or the image"))

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from histofold.competitions.base import (
-    Score,
-    Split,
-    faultless,
-    find_image,
+from histofold.competitions.base import Score, Split, faultless, find_image
+from histofold.competitions.scores import mean_dice_score
+from histofold.competitions.tables import (
     log_faults,
-    mean_dice_score,
     parse_pixel_size,
     parse_side,
+    read_truth,
     rows_by_id,
+    scan_training_table,
     submission_ids,
 )
-from histofold.competitions.training_table import read_truth, scan_training_table
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import Runs, runs_to_text
 from histofold.schema.sample import Sample
@@ -42,7 +40,7 @@ class Hubmap2022:
 
     name = "hubmap_2022"
     slug = "hubmap-organ-segmentation"
-    classes = ("ftu",)
+    classes: tuple[str, ...] = ("ftu",)
     columns = ("id", "rle")
     class_column = ""
     fallback_row = "1 1"

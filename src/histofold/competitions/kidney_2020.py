@@ -20,20 +20,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from histofold.competitions.base import (
-    Score,
-    Split,
-    faultless,
-    find_image,
+from histofold.competitions.base import Score, Split, faultless, find_image
+from histofold.competitions.outlines import OutlineRing, read_outlines
+from histofold.competitions.scores import mean_dice_score
+from histofold.competitions.tables import (
+    header_shape_of,
     log_faults,
-    mean_dice_score,
     parse_pixel_size,
     parse_side,
+    read_truth,
     scan_table,
+    scan_training_table,
     submission_ids,
 )
-from histofold.competitions.outlines import OutlineRing, read_outlines
-from histofold.competitions.training_table import header_shape_of, read_truth, scan_training_table
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.core.rle.runs import Runs, runs_to_text
@@ -48,7 +47,7 @@ _KIDNEY_2020_OBJECTS, _KIDNEY_2020_REGIONS = ".json", "-anatomical-structure.jso
 
 
 @dataclass(frozen=True)
-class SlideFacts:
+class KidneyInformation:
     """What the dataset information says of a slide; empty and None where it says nothing."""
 
     patient: str = ""
@@ -112,7 +111,7 @@ class Kidney2020:
             logger.warning("%s is missing: no patients are known, each slide is a group of its own", facts_path)
         samples = []
         for row in rows:
-            facts, row_faults = _slide_facts(row["id"], information, facts_path)
+            facts, row_faults = _kidney_information(row["id"], information, facts_path)
             sample = self._sample(row["id"], folder, facts)
             if "encoding" in row:
                 shape_hw = sample.shape_hw or header_shape_of(sample.image_path)
@@ -129,10 +128,12 @@ class Kidney2020:
         ids = submission_ids(root / "sample_submission.csv", self.columns)
         information, faults = _read_information(facts_path)
         log_faults(faults)
-        samples = [self._sample(key, root / "test", _slide_facts(key, information, facts_path)[0]) for key in ids]
+        samples = [
+            self._sample(key, root / "test", _kidney_information(key, information, facts_path)[0]) for key in ids
+        ]
         return self._with_assumed_scale(samples), []
 
-    def _sample(self, key: str, folder: Path, facts: SlideFacts) -> Sample:
+    def _sample(self, key: str, folder: Path, facts: KidneyInformation) -> Sample:
         """A slide with what is known of it, its pixel size None where neither table nor file states one."""
         image_path = find_image(folder, key)
         return Sample(
@@ -225,15 +226,15 @@ def _read_information(path: Path) -> tuple[dict[str, dict[str, str]] | None, lis
     return rows, faults
 
 
-def _slide_facts(
+def _kidney_information(
     key: str, information: Mapping[str, Mapping[str, str]] | None, path: Path
-) -> tuple[SlideFacts, list[Fault]]:
+) -> tuple[KidneyInformation, list[Fault]]:
     """What the dataset information says of a slide, and what is wrong with that; an absent column is not."""
     if information is None:
-        return SlideFacts(), []
+        return KidneyInformation(), []
     row = information.get(key)
     if row is None:
-        return SlideFacts(), [Fault(key, str(path), "no row of this slide", "add its row, with its patient")]
+        return KidneyInformation(), [Fault(key, str(path), "no row of this slide", "add its row, with its patient")]
     faults = []
     patient, pixel_size = row.get("patient_number", "").strip(), row.get("pixel_size", "").strip()
     if "patient_number" in row and not patient:
@@ -248,4 +249,4 @@ def _slide_facts(
     if pixel_size and pixel_size_um is None:
         rule = f"pixel_size {pixel_size!r} is not a positive number of um"
         faults.append(Fault(key, str(path), rule, "write the slide's pixel size, or leave the cell empty"))
-    return SlideFacts(patient, shape_hw, pixel_size_um), faults
+    return KidneyInformation(patient, shape_hw, pixel_size_um), faults

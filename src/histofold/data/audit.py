@@ -19,12 +19,12 @@ BAND_PIXELS = 16_000_000
 LIGHT_SEGMENT_BYTES = 100_000_000
 """Most that is decoded in one piece here: looking at a folder takes less than 400 MB, whatever a header claims."""
 TEST_FOLDERS = ("test_images", "test")
-Look = Callable[[Sample, Slide, Masks], None]
+SlideVisitor = Callable[[Sample, Slide, Masks], None]
 """What looks at a slide and its labels, decoding every pixel: `Explorer.look`."""
 
 
 def audit_folder(
-    competition: Competition, root: Path, decode: bool = False, look: Look | None = None
+    competition: Competition, root: Path, decode: bool = False, look: SlideVisitor | None = None
 ) -> tuple[list[Sample], list[Fault]]:
     """The training samples of a folder and all its faults: of the tables, and of the images that they name.
 
@@ -61,7 +61,7 @@ def audit_test_images(competition: Competition, root: Path) -> list[Fault]:
 
 
 def audit_images(
-    competition: Competition, samples: Sequence[Sample], decode: bool, look: Look | None = None
+    competition: Competition, samples: Sequence[Sample], decode: bool, look: SlideVisitor | None = None
 ) -> list[Fault]:
     """Find images that are missing, unreadable, or not of the size that their table or mask says.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from histofold.data.leaks import find_leaks
 from histofold.data.store import DatasetInfo, begin_dataset, finish_dataset
 from histofold.data.tiles.cut import CutTiles, TileJob, cut_slides
 from histofold.data.tiles.masks import masked_fraction
+from histofold.data.tiles.plan import Rings
 from histofold.imaging.errors import ImageError
 from histofold.imaging.stain import fit_slide_reference
 from histofold.schema.experiment import Experiment
@@ -137,6 +138,7 @@ def _tile_jobs(
 ) -> list[TileJob]:
     """What is to be cut of each slide."""
     fold_of = dict(zip(folds["id"], folds["fold"], strict=True))
+    regions_of: Callable[[Sample], Rings]
     regions_of = getattr(competition, "regions", lambda sample: {})  # not every competition knows the anatomy
     return [
         TileJob(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from histofold.competitions.base import read_table, scan_table
+from histofold.competitions.tables import read_table, scan_table
 from histofold.core.faults import Fault, InputError
 from histofold.data.duplicates import cluster_pairs
 from histofold.schema.dataset import COLUMN_RULE, LEAVE_ONE_OUT_RULES, TilesConfig

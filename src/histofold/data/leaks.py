@@ -53,14 +53,14 @@ def find_leaks(
     filed = dict(zip(named["id"].astype(str), named["group"].astype(str), strict=True))
     report = LeakReport()
     split = {**_split(groups, fold_of), **_split(filed, fold_of)}
-    report.notices += _told(split, "group {} stands in folds {}: its images {} score what was trained on")
+    report.notices += _notices(split, "group {} stands in folds {}: its images {} score what was trained on")
     near = _split(clusters or {}, fold_of)
-    report.notices += _told(near, "near-duplicates of {} stand in folds {}: {} are almost one image")
+    report.notices += _notices(near, "near-duplicates of {} stand in folds {}: {} are almost one image")
     copies = _split(same_files(samples), fold_of, fewest=1)
     across = {name: places for name, places in copies.items() if len(set(places.values())) > 1}
     inside = {name: places for name, places in copies.items() if name not in across}
-    report.notices += _told(across, "the file of {} stands in folds {} under the ids {}")
-    report.notices += _told(inside, "the file of {0} stands in fold {1} under the ids {2}: it counts twice")
+    report.notices += _notices(across, "the file of {} stands in folds {} under the ids {}")
+    report.notices += _notices(inside, "the file of {0} stands in fold {1} under the ids {2}: it counts twice")
     if index is not None:
         report.faults += _index_faults(index, fold_of)
     return report
@@ -75,7 +75,7 @@ def _split(names: Mapping[str, str], fold_of: Mapping[str, int], fewest: int = 2
     return {name: places for name, places in members.items() if len(set(places.values())) >= fewest}
 
 
-def _told(split: Mapping[str, Mapping[str, int]], words: str) -> list[str]:
+def _notices(split: Mapping[str, Mapping[str, int]], words: str) -> list[str]:
     """A line for each name, its folds and its ids; of many only the first, and how many there are."""
     lines = [
         words.format(name, ", ".join(map(str, sorted(set(places.values())))), listed_ids(places))

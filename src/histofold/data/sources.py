@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from histofold.competitions.base import Competition, Score, Split
+from histofold.competitions.base import Competition, Split
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.core.rle.runs import Masks, Runs
+from histofold.core.rle.runs import Masks
 from histofold.data.duplicates import duplicate_groups
 from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.leaks import PSEUDO, image_stamp, listed_ids
@@ -151,7 +151,7 @@ def _source_faults(source: Source, before: Sequence[Source]) -> list[Fault]:
     if "/" in source.name or not source.name or source.name in [other.name for other in before]:
         faults.append(Fault(source.name, file, "its name is taken or holds a slash", "give data.sources a `name`"))
     if set(source.index["size"]) - set(main.index["size"]):
-        own, wanted = _words(source.index["size"]), _words(main.index["size"])
+        own, wanted = _numbers(source.index["size"]), _numbers(main.index["size"])
         rule = f"its tiles have {own} pixels and those of the main dataset {wanted}"
         faults.append(Fault(source.name, file, rule, "build it anew with the experiment's tiles.size"))
     own_classes, wanted_classes = source.info.classes, main.info.classes
@@ -163,12 +163,12 @@ def _source_faults(source: Source, before: Sequence[Source]) -> list[Fault]:
         faults.append(Fault(source.name, file, rule, 'write role = "train"'))
     scored, expected = (set(each.folds["fold"]) - {ALWAYS_TRAINED} for each in (source, main))
     if source.role == "folds" and scored != expected:
-        rule = f"its folds are {_words(scored)} and those of the main dataset {_words(expected)}"
+        rule = f"its folds are {_numbers(scored)} and those of the main dataset {_numbers(expected)}"
         faults.append(Fault(source.name, file, rule, 'build it with as many folds, or write role = "train"'))
     return faults
 
 
-def _words(numbers: Iterable[int]) -> str:
+def _numbers(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(set(numbers))))
 
 
@@ -263,35 +263,15 @@ def joined_samples(sources: Sequence[Source]) -> dict[str, Sample]:
     return {source.key(key): source.qualified(sample) for source in scored for key, sample in source.samples.items()}
 
 
-class JoinedCompetition:
-    """The main dataset's adapter, which knows the truth of further datasets too."""
+class JoinedTruth:
+    """The truth of all datasets of an experiment, under the ids that the experiment knows."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
-        """Take over what the main adapter says of itself; `sources` starts with the main dataset."""
-        self._main = sources[0].competition
+        """Join datasets; `sources` starts with the main one."""
+        self.name, self.never_empty = sources[0].competition.name, sources[0].competition.never_empty
         self._owners = {source.key(key): (source, key) for source in sources for key in source.samples}
-        self.name, self.slug, self.classes = self._main.name, self._main.slug, self._main.classes
-        self.columns, self.class_column = self._main.columns, self._main.class_column
-        self.fallback_row = self._main.fallback_row
-        self.never_empty = self._main.never_empty
-
-    def inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
-        """As the main adapter."""
-        return self._main.inspect(root, split)
-
-    def samples(self, root: Path, split: Split) -> list[Sample]:
-        """As the main adapter."""
-        return self._main.samples(root, split)
 
     def target(self, sample: Sample) -> Masks:
-        """The truth of a training sample of any of the datasets, under the id that the experiment knows."""
+        """The truth of a training sample of any of the datasets."""
         source, key = self._owners[sample.id]
         return source.competition.target(source.samples[key])
-
-    def score(self, predictions: Mapping[str, Runs], targets: Mapping[str, Runs]) -> Score:
-        """As the main adapter."""
-        return self._main.score(predictions, targets)
-
-    def row(self, runs: Runs) -> str:
-        """As the main adapter."""
-        return self._main.row(runs)

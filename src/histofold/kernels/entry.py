@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from histofold.competitions.base import Competition, find_image, submission_ids
+from histofold.competitions.base import Competition, find_image
+from histofold.competitions.tables import submission_ids
 from histofold.core.faults import InputError
 from histofold.core.log import logger
 from histofold.kernels.configuration import KERNEL_INPUTS, KERNEL_LIMIT_S, KERNEL_LOG_LEVEL, KERNEL_WORKING

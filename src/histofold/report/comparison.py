@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 
-from histofold.competitions.base import Competition
-from histofold.competitions.classes import class_dice
+from histofold.competitions.base import Truth
+from histofold.competitions.scores import class_dice
 from histofold.core.faults import Fault, InputError
-from histofold.data.sources import JoinedCompetition, joined_samples, load_sources
+from histofold.data.sources import JoinedTruth, joined_samples, load_sources
 from histofold.imaging.slide import open_slide
 from histofold.imaging.stain import network_view
 from histofold.predict.ensemble import Ensemble
@@ -65,19 +65,19 @@ def compare_runs(run: Path, others: Sequence[Path], uncleaned: Path | None = Non
         lines.append(f"cleaning: {gain}: {'switch it on' if gain.is_gain else 'leave it off'}")
     lines += [f"{run.name} to {other.name}: {run_difference(run, other, samples)}" for other in others]
     if others:
-        save_png(run / "beside.png", comparison_sheet([run, *others], JoinedCompetition(sources), samples))
+        save_png(run / "beside.png", comparison_sheet([run, *others], JoinedTruth(sources), samples))
         lines.append(f"side by side: {run / 'beside.png'}")
     return lines
 
 
 def comparison_sheet(
-    runs: Sequence[Path], competition: Competition, samples: Mapping[str, Sample], slides: int = SLIDES
+    runs: Sequence[Path], truth: Truth, samples: Mapping[str, Sample], slides: int = SLIDES
 ) -> np.ndarray:
     """Slides from the best to the worst of the first run, each predicted by the fold of each run that never saw it.
 
     Args:
         runs: Evaluated runs of the same folds.
-        competition: Knows the truth.
+        truth: Of the slides.
         samples: By id.
         slides: Most slides.
 
@@ -96,7 +96,7 @@ def comparison_sheet(
     for key in (oof["id"].iloc[place] for place in places):
         sample = samples[key]
         seen = {run: _fold_without(folds[run], key, run) for run in runs}
-        for row in _class_rows(seen, competition, sample, thresholds):
+        for row in _class_rows(seen, truth, sample, thresholds):
             images += [image for image, _ in row]
             titles += [title for _, title in row]
     return contact_sheet(images, titles, columns=1 + 2 * len(runs), cell=CELL_SIDE)
@@ -104,7 +104,7 @@ def comparison_sheet(
 
 def _class_rows(
     folds: Mapping[Path, FoldRun],
-    competition: Competition,
+    truth: Truth,
     sample: Sample,
     thresholds: Mapping[Path, Mapping[str, float]],
 ) -> list[list[tuple[np.ndarray, str]]]:
@@ -112,14 +112,14 @@ def _class_rows(
 
     Args:
         folds: The fold of each run that never saw the slide.
-        competition: Knows the truth.
+        truth: Of the slides.
         sample: The slide.
         thresholds: Of each run.
     """
-    truth = competition.target(sample)
+    target = truth.target(sample)
     classes = next(iter(folds.values())).manifest.classes
     names = classes if len(classes) > 1 else ("",)
-    pictures = class_overlays(sample.image_path, truth, None, CELL_SIDE)
+    pictures = class_overlays(sample.image_path, target, None, CELL_SIDE)
     rows = [
         [(picture, " · ".join(filter(None, (sample.id, sample.organ, name, "truth"))))]
         for picture, name in zip(pictures, names, strict=True)
@@ -128,9 +128,9 @@ def _class_rows(
         ensemble = fold.ensemble()
         logits_KHW = logit_map(ensemble, fold.manifest, sample, CELL_SIDE)
         cuts = look_up_thresholds(thresholds[run], sample.organ, sample.source, classes)
-        (prediction,) = predict_masks(ensemble, sample, fold.manifest, [cuts], competition.never_empty)
-        overlays = class_overlays(sample.image_path, truth, prediction, CELL_SIDE)
-        scores = class_dice(prediction, truth)
+        (prediction,) = predict_masks(ensemble, sample, fold.manifest, [cuts], truth.never_empty)
+        overlays = class_overlays(sample.image_path, target, prediction, CELL_SIDE)
+        scores = class_dice(prediction, target)
         for row, logits_HW, overlay, score in zip(rows, logits_KHW, overlays, scores, strict=True):
             words = f"{run.name}: logits, -{COLOUR_LIMIT:g} blue to {COLOUR_LIMIT:g} red"
             row.append((draw_logits(logits_HW, row[0][0].shape[:2]), words))

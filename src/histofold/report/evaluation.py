@@ -54,8 +54,8 @@ def best_median_worst(evaluation: Evaluation) -> list[tuple[str, np.ndarray]]:
         sample, fold = evaluation.samples[row["id"]], by_fold[row["fold"]]
         classes = fold.manifest.classes
         cuts = look_up_thresholds(evaluation.thresholds, sample.organ, sample.source, classes)
-        prediction = predict_slide(fold, evaluation.competition, sample, cuts)
-        overlays = class_overlays(sample.image_path, evaluation.competition.target(sample), prediction)
+        prediction = predict_slide(fold, evaluation.truth, sample, cuts)
+        overlays = class_overlays(sample.image_path, evaluation.truth.target(sample), prediction)
         for label, overlay in zip(classes, overlays, strict=True):
             words = f"{label}, Dice {row[f'dice_{label}']:.3f}" if len(classes) > 1 else f"Dice {row['dice']:.3f}"
             pictures.append((f"{name}: {sample.id}, {words}", overlay))

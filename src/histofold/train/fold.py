@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from histofold.competitions.base import Competition
+from histofold.competitions.base import Truth
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.data.leaks import forbidden_samples, image_stamp
 from histofold.data.pseudo import label_faults
-from histofold.data.sources import JoinedCompetition, Source, joined_folds, joined_samples, load_sources
+from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_samples, load_sources
 from histofold.data.store import complete_preprocessing, known_folds
 from histofold.imaging.stain import StainMap, slide_stain_maps
 from histofold.schema.experiment import Experiment
@@ -47,7 +47,7 @@ class FoldSetup:
     """The main dataset."""
     index: pd.DataFrame
     """The tiles to train on, with the columns `dataset` and `folder`: whose they are and where they lie."""
-    competition: Competition
+    competition: Truth
     """The adapter, its training targets loaded; of several datasets it knows every truth."""
     training: list[Sample]
     """The slides that the tiles were cut from."""
@@ -132,7 +132,7 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
         folder=runs / name / f"fold{fold}",
         dataset=main.folder,
         index=index,
-        competition=main.competition if len(used) == 1 else JoinedCompetition(used),
+        competition=main.competition if len(used) == 1 else JoinedTruth(used),
         training=trained,
         validation=validation,
         manifest=manifest_of(experiment, preprocessing, main.info.competition, main.competition.classes),

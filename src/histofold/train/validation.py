@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from histofold.competitions.classes import masks_dice
+from histofold.competitions.scores import masks_dice
 from histofold.core.faults import Fault, InputError
 from histofold.predict.devices import best_precision
 from histofold.predict.ensemble import Ensemble

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
-from histofold.competitions.base import Competition
+from histofold.competitions.base import Truth
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import class_runs
 from histofold.imaging.slide import open_slide
@@ -20,12 +20,12 @@ from histofold.schema.sample import Sample
 from histofold.schema.views import views_by_zoom
 
 
-def refuse_costly_skipping(manifest: Manifest, competition: Competition, samples: Sequence[Sample]) -> None:
+def refuse_costly_skipping(manifest: Manifest, truth: Truth, samples: Sequence[Sample]) -> None:
     """Refuse a manifest that skips blank tiles where some of them hold truth; one that does not skip passes unseen.
 
     Args:
         manifest: The settings of prediction.
-        competition: Gives the truth.
+        truth: Of the slides.
         samples: Held-out slides.
 
     Raises:
@@ -35,7 +35,7 @@ def refuse_costly_skipping(manifest: Manifest, competition: Competition, samples
         return
     faults = []
     for sample in tqdm(samples, desc="blank tiles", unit="slide", leave=False, dynamic_ncols=True):
-        lost = blank_truth_pixels(manifest, competition, sample)
+        lost = blank_truth_pixels(manifest, truth, sample)
         if lost:
             rule = f"{lost} pixels of its truth lie in tiles that skip_blank would leave out"
             faults.append(Fault(sample.id, str(sample.image_path), rule, "set predict.skip_blank = false"))
@@ -43,12 +43,12 @@ def refuse_costly_skipping(manifest: Manifest, competition: Competition, samples
         raise InputError(faults)
 
 
-def blank_truth_pixels(manifest: Manifest, competition: Competition, sample: Sample) -> int:
+def blank_truth_pixels(manifest: Manifest, truth: Truth, sample: Sample) -> int:
     """Pixels of a slide's truth, of all classes, that blank tiles answer for: the most of any zoom of the views.
 
     Of blended tiles each counts with all that it shows, since it pulls down what overlaps with it.
     """
-    truth = class_runs(competition.target(sample))
+    labelled = class_runs(truth.target(sample))
     lost = [0]
     with open_slide(sample.image_path) as slide:
         for zoom in views_by_zoom(manifest.views):
@@ -59,7 +59,7 @@ def blank_truth_pixels(manifest: Manifest, competition: Competition, sample: Sam
                 if is_blank_tile(read_tile(view, tile)):
                     region = tile.read if manifest.blend else tile.write
                     window = _original_window(region, view.shape_hw, slide.shape_hw)
-                    pixels += sum(int(runs.to_window(*window).sum()) for runs in truth)
+                    pixels += sum(int(runs.to_window(*window).sum()) for runs in labelled)
             lost.append(pixels)
     return max(lost)
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histofold.competitions.base import Competition
+from histofold.competitions.base import Truth
 from histofold.core.faults import InputError
 from histofold.core.log import logger
 from histofold.data.leaks import run_leaks
-from histofold.data.sources import JoinedCompetition, joined_samples, load_sources
+from histofold.data.sources import JoinedTruth, joined_samples, load_sources
 from histofold.data.store import known_folds
 from histofold.schema.atomic import write_atomically
 from histofold.schema.manifest import file_sha256
@@ -40,8 +40,8 @@ class Evaluation:
     """The run, runs/E."""
     folds: Sequence[FoldRun]
     """Its finished folds."""
-    competition: Competition
-    """Knows the truth of every slide."""
+    truth: Truth
+    """Of every slide."""
     samples: Mapping[str, Sample]
     """The slides by id."""
     oof: pd.DataFrame
@@ -91,10 +91,10 @@ def evaluate_run(run: Path) -> Evaluation:
     sources = load_sources(experiment)
     for fold, source in itertools.product(folds, sources):
         source.held_out(fold.fold)  # refuses images that are gone before anything is predicted
-    competition, samples = JoinedCompetition(sources), joined_samples(sources)
+    truth, samples = JoinedTruth(sources), joined_samples(sources)
     notes = _unfinished_notes(folds, known_folds(experiment))
-    refuse_costly_skipping(folds[0].manifest, competition, list(samples.values()))
-    table = score_folds(run, folds, competition, samples)
+    refuse_costly_skipping(folds[0].manifest, truth, list(samples.values()))
+    table = score_folds(run, folds, truth, samples)
     names = folds[0].manifest.classes
     several = names if len(names) > 1 else ()
     nested, thresholds = nested_scores(table, THRESHOLD_GRID, several)
@@ -106,7 +106,7 @@ def evaluate_run(run: Path) -> Evaluation:
     return Evaluation(
         run=run,
         folds=folds,
-        competition=competition,
+        truth=truth,
         samples=samples,
         oof=oof,
         thresholds=thresholds,

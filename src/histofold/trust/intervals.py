@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histofold.competitions.base import read_table
+from histofold.competitions.tables import read_table
 from histofold.core.faults import Fault, InputError
 from histofold.schema.sample import Sample
 

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from histofold.competitions.base import Competition
-from histofold.competitions.classes import class_dice
+from histofold.competitions.base import Truth
+from histofold.competitions.scores import class_dice
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import Masks
 from histofold.data.sources import joined_folds, load_sources
@@ -27,9 +27,7 @@ from histofold.trust.thresholds import score_column
 THRESHOLD_GRID = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
 
 
-def score_folds(
-    run: Path, folds: Sequence[FoldRun], competition: Competition, samples: dict[str, Sample]
-) -> pd.DataFrame:
+def score_folds(run: Path, folds: Sequence[FoldRun], truth: Truth, samples: dict[str, Sample]) -> pd.DataFrame:
     """Dice of every held-out slide, the mean over its classes, at every threshold of the grid.
 
     Scores are kept in runs/E/oof_scores.jsonl as they come, so that an interrupted evaluation goes on.
@@ -52,10 +50,10 @@ def score_folds(
             scores = known.get((key, sample_id))
             if scores is None:
                 ensemble = ensemble or fold.ensemble()
-                scores = score_slide(ensemble, fold.manifest, competition, sample)
+                scores = score_slide(ensemble, fold.manifest, truth, sample)
                 journal.add({"key": key, "id": sample_id, "scores": scores if len(scores) > 1 else scores[0]})
-            row = {"id": sample.id, "fold": fold.fold, "organ": sample.organ, "source": sample.source}
-            rows.append({**row, "group": sample.group, **_score_columns(scores, fold.manifest.classes)})
+            row: dict[Any, Any] = {"id": sample.id, "fold": fold.fold, "organ": sample.organ, "source": sample.source}
+            rows.append(row | {"group": sample.group} | _score_columns(scores, fold.manifest.classes))
     return pd.DataFrame(rows)
 
 
@@ -65,11 +63,10 @@ def _scores_of(entry: dict[str, Any]) -> list[list[float]]:
     return scores if isinstance(scores[0], list) else [scores]
 
 
-def _score_columns(scores: Sequence[Sequence[float]], classes: Sequence[str]) -> dict[str | float, float]:
+def _score_columns(scores: Sequence[Sequence[float]], classes: Sequence[str]) -> dict[Any, float]:
     """The scores of a slide's classes at each threshold, (K, T), as columns."""
-    columns: dict[str | float, float] = {
-        threshold: sum(at) / len(at) for threshold, at in zip(THRESHOLD_GRID, zip(*scores, strict=True), strict=True)
-    }
+    columns: dict[Any, float] = {}
+    columns |= {t: sum(at) / len(at) for t, at in zip(THRESHOLD_GRID, zip(*scores, strict=True), strict=True)}
     if len(classes) > 1:
         for name, of_class in zip(classes, scores, strict=True):
             columns |= {score_column(name, t): score for t, score in zip(THRESHOLD_GRID, of_class, strict=True)}
@@ -94,14 +91,14 @@ def _fold_key(fold: FoldRun) -> str:
     return file_sha256(fold.folder / "model.safetensors")[:16] + json.dumps(plain(fold.manifest), sort_keys=True)
 
 
-def score_slide(ensemble: Ensemble, manifest: Manifest, competition: Competition, sample: Sample) -> list[list[float]]:
+def score_slide(ensemble: Ensemble, manifest: Manifest, truth: Truth, sample: Sample) -> list[list[float]]:
     """Dice of each class of one slide at each threshold of the grid, (K, T)."""
-    truth = competition.target(sample)
-    predictions = predict_masks(ensemble, sample, manifest, THRESHOLD_GRID, competition.never_empty)
-    by_threshold = [class_dice(masks, truth) for masks in predictions]
+    target = truth.target(sample)
+    predictions = predict_masks(ensemble, sample, manifest, THRESHOLD_GRID, truth.never_empty)
+    by_threshold = [class_dice(masks, target) for masks in predictions]
     return [list(of_class) for of_class in zip(*by_threshold, strict=True)]
 
 
-def predict_slide(fold: FoldRun, competition: Competition, sample: Sample, threshold: Threshold) -> Masks:
+def predict_slide(fold: FoldRun, truth: Truth, sample: Sample, threshold: Threshold) -> Masks:
     """The cleaned mask of one slide, of each class where there are several, for pictures."""
-    return predict_masks(fold.ensemble(), sample, fold.manifest, [threshold], competition.never_empty)[0]
+    return predict_masks(fold.ensemble(), sample, fold.manifest, [threshold], truth.never_empty)[0]

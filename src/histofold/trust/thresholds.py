@@ -90,13 +90,12 @@ def apply_thresholds(table: pd.DataFrame, thresholds: dict[str, float], classes:
     """
     rows = table.to_dict("records")
     if classes:
-        cuts = [look_up_thresholds(thresholds, row["organ"], row["source"], classes) for row in rows]
-        return np.array(
-            [
-                [row[score_column(name, cut)] for name, cut in zip(classes, of_row, strict=True)]
-                for row, of_row in zip(rows, cuts, strict=True)
-            ]
-        )
+        scores = []
+        for row in rows:
+            cuts = look_up_thresholds(thresholds, row["organ"], row["source"], classes)
+            assert isinstance(cuts, tuple)  # one for each of several classes
+            scores.append([row[score_column(name, cut)] for name, cut in zip(classes, cuts, strict=True)])
+        return np.array(scores)
     return np.array([row[look_up_threshold(thresholds, row["organ"], row["source"])] for row in rows])
 
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from scipy import fft
 
-from histofold.competitions.base import runs_dice
+from histofold.competitions.scores import runs_dice
 from histofold.core.rle.runs import Runs
 
 FIT_SIDE = 256

@@ -44,7 +44,8 @@ COLOUR_FIELDS = ("normalise", "mean", "std", "stain", "stain_reference")
 TRUE_LABELS = ("truth", -1)
 """label_origin and label_fold of tiles whose mask is the host's truth, which every fold may train on."""
 Row = dict[str, str | int | float]
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Moments = tuple[float, float, float]
 
 

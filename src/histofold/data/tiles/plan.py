@@ -107,7 +107,6 @@ def _is_inside(ring_N2: np.ndarray, y: float, x: float) -> bool:
     return cv2.pointPolygonTest(ring_N2, (float(x), float(y)), False) >= 0
 
 
-Origin = tuple[int, int]
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 

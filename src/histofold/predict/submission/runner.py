@@ -9,8 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from histofold.competitions.base import Competition
-from histofold.competitions.classes import submission_columns
+from histofold.competitions.base import Competition, submission_columns
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.predict.submission.budget import Budget, OutOfTimeError

@@ -105,7 +105,7 @@ def network_picture(image_HWC: np.ndarray, preprocessing: Preprocessing) -> np.n
     if preprocessing.normalise == "per_image":
         values_HWC = values_HWC * _OWN_MOMENTS_STD + _OWN_MOMENTS_MEAN
     elif preprocessing.normalise != "none":
-        values_HWC = values_HWC * np.float32(preprocessing.std) + np.float32(preprocessing.mean)
+        values_HWC = values_HWC * np.asarray(preprocessing.std, np.float32) + np.asarray(preprocessing.mean, np.float32)
     return np.rint(np.clip(values_HWC * 255, 0, 255)).astype(np.uint8)
 
 
