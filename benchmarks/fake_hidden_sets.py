@@ -23,16 +23,16 @@ import torch
 from safetensors.torch import save_file
 
 from histofold.commands.kernel import write_kernel
-from histofold.commands.simulate import looks_of, submission_faults
 from histofold.competitions.registry import get_competition
-from histofold.kaggle.simulate.plan import IMAGE_FAULTS, SET_FAULTS
+from histofold.kaggle.simulate.plan import IMAGE_FAULTS, SET_FAULTS, plan_hidden
 from histofold.kaggle.simulate.run import HostLimits, watch_kernel
-from histofold.kaggle.simulate.sets import SHORT_LIMIT_S, SetOutcome, draw_options, kernel_in_process, run_fake_set
+from histofold.kaggle.simulate.sets import SET_LIMIT_S, SetOutcome, draw_options, kernel_in_process, run_fake_set
 from histofold.kaggle.simulate.verdict import fallback_rows
 from histofold.kaggle.wheel import build_wheel
 from histofold.models.build import build_model
 from histofold.schema.manifest import Manifest, Member, file_sha256, manifest_json
 from histofold.schema.preprocessing import Preprocessing
+from histofold.synth.hidden import hidden_looks
 
 COMPETITIONS = ("hubmap_2022", "kidney_2020")
 ARGUMENTS = {"encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8], "classes": 1}
@@ -63,7 +63,7 @@ def kernel_alone(kernel: Path, competition, planned):
     """Runs the bundled file in a process of its own."""
 
     def run(tree):
-        watched = watch_kernel(kernel, tree, HostLimits(seconds=SHORT_LIMIT_S))
+        watched = watch_kernel(kernel, tree, HostLimits(seconds=SET_LIMIT_S))
         if watched.status:
             raise RuntimeError(f"status {watched.status}\n{watched.output[-3000:]}")
         return fallback_rows(watched.output, competition, planned, tree.working / "submission.csv")
@@ -72,21 +72,17 @@ def kernel_alone(kernel: Path, competition, planned):
 
 
 def run_sets(count: int, alone: int, seed: int, root: Path) -> list[SetOutcome]:
-    """Run the sets, the first `alone` of them through the bundled file; tells of each that is not good."""
-    from histofold.kaggle.simulate.plan import plan_hidden
-
+    """Run the sets, the first `alone` of them through the bundled file; prints each that is not good."""
     weights = {name: make_weights(root / "weights" / name, name) for name in COMPETITIONS}
     kernels = {name: write_kernel(name, root / "kernels", False, "owner/weights") for name in COMPETITIONS if alone}
     outcomes = []
     for number in range(count):
         name = COMPETITIONS[number % len(COMPETITIONS)]
-        competition, looks, options = get_competition(name), looks_of(name), draw_options(seed + number)
+        competition, looks, options = get_competition(name), hidden_looks(name), draw_options(seed + number)
         run = kernel_in_process(competition)
         if number < alone:
             run = kernel_alone(kernels[name], competition, plan_hidden(options, looks))
-        outcome = run_fake_set(
-            root / "kaggle", competition, weights[name], options, looks, run=run, check=submission_faults
-        )
+        outcome = run_fake_set(root / "kaggle", competition, weights[name], options, looks, run)
         outcomes.append(outcome)
         if not outcome.good:
             print(f"set {seed + number} of {name}: {outcome}")

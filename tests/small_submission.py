@@ -3,7 +3,8 @@
 import hashlib
 import json
 
-from histofold.kaggle.metadata.files import dataset_metadata, kernel_metadata
+from histofold.kaggle.metadata.dataset import dataset_metadata
+from histofold.kaggle.metadata.kernel import kernel_metadata
 from histofold.schema.manifest import Manifest, Member, manifest_json
 from histofold.schema.preprocessing import Preprocessing
 

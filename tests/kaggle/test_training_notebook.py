@@ -11,7 +11,9 @@ import pytest
 import histofold
 from histofold.commands.main import main
 from histofold.core.faults import InputError
-from histofold.kaggle.metadata.files import check_dataset_metadata, check_kernel_metadata, with_owner
+from histofold.kaggle.metadata.dataset import check_dataset_metadata
+from histofold.kaggle.metadata.kernel import check_kernel_metadata
+from histofold.kaggle.metadata.report import with_owner
 from histofold.kaggle.submit.output import check_output
 from histofold.kaggle.training_notebook import notebook_text, write_training
 from histofold.kaggle.wheel import build_own_wheel

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from histofold.commands.kernel import KERNELS, write_kernel
-from histofold.kaggle.metadata.files import check_kernel_metadata
-from histofold.kaggle.weights_checks import read_metadata
+from histofold.kaggle.metadata.kernel import check_kernel_metadata
+from histofold.kaggle.metadata.report import read_metadata
 from histofold.kaggle.wheel import build_wheel
 from small_kaggle import make_kaggle
 

@@ -73,7 +73,7 @@ def _check_dataset(options: CheckOptions) -> list[str]:
 
 
 def _check_weights(options: CheckOptions) -> list[str]:
-    from histofold.kaggle.weights_checks import check_weights_folder
+    from histofold.kaggle.weights_folder import check_weights_folder
 
     return check_weights_folder(options.path)[1]
 
@@ -85,15 +85,9 @@ def _check_submission(options: CheckOptions) -> list[str]:
 
 
 def _check_kernel(options: CheckOptions) -> list[str]:
-    from histofold.kaggle.metadata.checks import KERNEL_METADATA_NAME
-    from histofold.kaggle.metadata.files import check_kernel_metadata
-    from histofold.kaggle.weights_checks import read_metadata
+    from histofold.kaggle.metadata.kernel import read_kernel_metadata
 
-    folder = options.path if options.path.is_dir() else options.path.parent
-    faults, notices = check_kernel_metadata(read_metadata(folder / KERNEL_METADATA_NAME), folder)
-    if faults:
-        raise InputError(faults)
-    return notices
+    return read_kernel_metadata(options.path if options.path.is_dir() else options.path.parent)[1]
 
 
 def _check_log(options: CheckOptions) -> list[str]:

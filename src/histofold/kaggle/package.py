@@ -1,8 +1,9 @@
-"""Weights for Kaggle: a flat folder with the members, their manifest, and the wheel that their network needs."""
+"""Finished runs as one folder of weights: members that predict alike, with thresholds, scores and shares."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,31 +13,25 @@ import pandas as pd
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.kaggle.metadata.files import dataset_metadata, wheels_notice
-from histofold.kaggle.wheel import build_wheel
-from histofold.schema.atomic import write_atomically, write_bytes_atomically
+from histofold.kaggle.weights_folder import check_target, write_package
+from histofold.schema.atomic import write_atomically
+from histofold.schema.ensemble import JointRuns
 from histofold.schema.manifest import (
     MANIFEST_NAME,
     Manifest,
     Member,
     file_sha256,
     joined_thresholds,
-    load_manifest,
     manifest_json,
 )
-from histofold.schema.network import needs_smp
-from histofold.schema.parse import plain
-from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.parse import load_toml, plain
 from histofold.schema.run_record import RunRecord, finished_records, read_records
 
-WHEEL_DISTRIBUTION = "segmentation-models-pytorch"
-METADATA_NAME = "dataset-metadata.json"
 AGREED_SETTINGS = (
     *("competition", "classes", "views", "average", "skip_blank"),
     *("min_area_um2", "max_hole_um2", "smooth_um", "seed_threshold"),
 )
 TILE_SETTINGS = ("tile", "halo", "blend", "stride")
-DEFAULT_SLUG = "histofold-weights"  # the dataset that a kernel names by default
 
 
 def package_runs(
@@ -44,7 +39,7 @@ def package_runs(
     out: Path,
     slug: str = "",
     licence: str = "other",
-    shares: Mapping[Path, float] | None = None,
+    shares: Sequence[float] = (),
     batch: Callable[[Manifest, Path], int] | None = None,
 ) -> Manifest:
     """Put every finished fold of the runs into one flat folder and check the result.
@@ -53,21 +48,20 @@ def package_runs(
     else that decides a prediction.
 
     Args:
-        runs: Run folders, runs/A.
+        runs: Run folders, runs/A, or files that name some, as experiments/group_ensemble.toml.
         out: Where to write; files that an earlier package put there are replaced.
         slug: Name of the dataset on Kaggle.
         licence: Its licence.
-        shares: Part of each run in the average, divided among its folds; None: every member counts alike.
+        shares: Part of each run in the average, divided among its folds; none: every member counts alike.
         batch: Proposes the tiles of a forward pass for a finished package; None leaves what the runs say.
 
     Raises:
         InputError: With all faults: runs without finished folds, overfitting checks, runs that do not fit together,
             folds with the same weights.
     """
-    if not runs:
-        raise InputError([Fault("runs", "command line", "no run given", "name at least one, as runs/E")])
-    records = [(run, record) for run in runs for record in finished_records(run).values()]
-    evaluated = {run: _evaluated_as_it_is(run) for run in runs}
+    folders, parts = _named_runs(runs, shares)
+    records = [(run, record) for run in folders for record in finished_records(run).values()]
+    evaluated = {run: _evaluated_as_it_is(run) for run in folders}
     manifest = replace(_joined(records), thresholds=_mean_thresholds(evaluated))
     _refuse_unproven_skipping(evaluated, manifest)
     idle = {key: value for key, value in manifest.thresholds.items() if value >= manifest.seed_threshold > 0}
@@ -86,8 +80,10 @@ def package_runs(
             arguments=record.arguments,
             fold=record.fold,
             oof_score=_oof_score(run, record.fold) if evaluated[run] else None,
-            weight=1.0 if shares is None else shares[run] / folds[run],
-            preprocessing=_own_preprocessing(record, manifest),
+            weight=parts[run] / folds[run] if parts else 1.0,
+            preprocessing=None
+            if record.manifest.preprocessing == manifest.preprocessing
+            else record.manifest.preprocessing,
         )
         for (run, record), (target, source) in zip(records, sources.items(), strict=True)
     ]
@@ -98,10 +94,27 @@ def package_runs(
     return manifest
 
 
-def _own_preprocessing(record: RunRecord, manifest: Manifest) -> Preprocessing | None:
-    """The preprocessing of a member where it is not that of the package."""
-    own = record.manifest.preprocessing
-    return None if own == manifest.preprocessing else own
+def _named_runs(paths: Sequence[Path], shares: Sequence[float]) -> tuple[list[Path], dict[Path, float]]:
+    """The runs, those of every ensemble file in its place, and their shares where some are given.
+
+    Raises:
+        InputError: No run is named, or not every one of them has a positive share.
+    """
+    if not paths:
+        raise InputError([Fault("runs", "command line", "no run given", "name at least one, as runs/E")])
+    runs: list[Path] = []
+    given: list[float] = []
+    for path in paths:
+        joint = load_toml(JointRuns, path) if path.suffix == ".toml" else JointRuns(runs=(str(path),))
+        runs += map(Path, joint.runs)
+        given += joint.shares
+    if shares and given:
+        raise InputError([Fault("shares", "command line", "given here and in a file", "give them in one place")])
+    given = given or list(shares)
+    if given and (len(given) != len(runs) or not all(0 < share < math.inf for share in given)):
+        rule = f"{len(given)} shares for {len(runs)} runs"
+        raise InputError([Fault("shares", "command line", rule, "give each run a positive share, or none of them")])
+    return runs, dict(zip(runs, given, strict=True)) if given else {}
 
 
 def _refuse_unproven_skipping(evaluated: Mapping[Path, bool], manifest: Manifest) -> None:
@@ -115,45 +128,6 @@ def _refuse_unproven_skipping(evaluated: Mapping[Path, bool], manifest: Manifest
     faults = [Fault(run.name, str(run), rule, remedy) for run, as_it_is in evaluated.items() if not as_it_is]
     if manifest.skip_blank and faults:
         raise InputError(faults)
-
-
-def write_package(manifest: Manifest, sources: Mapping[str, Path], out: Path, slug: str, licence: str) -> Manifest:
-    """Write a weights folder: members, the wheel that their networks need, metadata and manifest.
-
-    Args:
-        manifest: The finished manifest.
-        sources: The weights of each member by its file name.
-        out: Where to write; files that an earlier package put there are replaced.
-        slug: Name of the dataset on Kaggle; empty for the one that kernels name by default.
-        licence: Its licence, as Kaggle knows it.
-
-    Raises:
-        InputError: With all faults of the metadata, before anything is touched.
-    """
-    name = slug or DEFAULT_SLUG
-    dataset_metadata(slug=name, title=name, licence=licence)
-    # Everything is checked; only now is anything touched. The old manifest goes first and the new one comes last, so
-    # that no half of a package can be taken for a whole.
-    out.mkdir(parents=True, exist_ok=True)
-    _remove_earlier(out)
-    for member in manifest.members:
-        write_bytes_atomically(out / member.file, sources[member.file].read_bytes())
-    smp = any(needs_smp(member.architecture) for member in manifest.members)
-    wheels = [build_wheel(WHEEL_DISTRIBUTION, out)] if smp else []
-    metadata = dataset_metadata(slug=name, title=name, licence=licence, description=wheels_notice(wheels))
-    write_atomically(out / METADATA_NAME, json.dumps(metadata, indent=2) + "\n")
-    write_atomically(out / MANIFEST_NAME, manifest_json(manifest))
-    return load_manifest(out)
-
-
-def check_target(out: Path) -> None:
-    """Refuse to write a package into a run.
-
-    Raises:
-        InputError: `out` holds a run.
-    """
-    if any(out.glob("run.json")) or any(out.glob("fold*/run.json")):
-        raise InputError([Fault("out", str(out), "this folder holds a run", "give a folder of its own, as weights")])
 
 
 def _member_sources(records: Sequence[tuple[Path, RunRecord]]) -> dict[str, Path]:
@@ -235,18 +209,3 @@ def _oof_score(run: Path, fold: int) -> float | None:
     table = pd.read_csv(path, dtype={"id": str})
     scores = table.loc[table["fold"] == fold, "dice"]
     return round(float(scores.mean()), 6) if len(scores) else None
-
-
-def _remove_earlier(out: Path) -> None:
-    """Remove what an earlier package left: what its manifest names, and the files that stand beside every manifest."""
-    path = out / MANIFEST_NAME
-    if not path.is_file():
-        return
-    names = [METADATA_NAME, *(wheel.name for wheel in out.glob("*.whl"))]
-    try:
-        names += [str(member["file"]) for member in json.loads(path.read_text(encoding="utf-8"))["members"]]
-    except (ValueError, KeyError, TypeError):
-        logger.warning("%s cannot be read: its weights are left where they are", path)
-    path.unlink()
-    for name in names:
-        (out / Path(name).name).unlink(missing_ok=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from histofold.core.faults import Fault, InputError
-from histofold.kaggle.metadata.checks import DATASET_METADATA_NAME, KERNEL_METADATA_NAME
-from histofold.kaggle.metadata.files import dataset_metadata, kernel_metadata, wheels_notice
-from histofold.kaggle.metadata.findings import PLACEHOLDER_OWNER
+from histofold.kaggle.metadata.dataset import DATASET_METADATA_NAME, dataset_metadata, wheels_notice
+from histofold.kaggle.metadata.kernel import KERNEL_METADATA_NAME, kernel_metadata
+from histofold.kaggle.metadata.report import PLACEHOLDER_OWNER
 from histofold.kaggle.wheel import build_own_wheel, build_wheel
 from histofold.schema.atomic import write_atomically
 from histofold.schema.experiment import Experiment, ModelConfig

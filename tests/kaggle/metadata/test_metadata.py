@@ -12,16 +12,15 @@ import pytest
 from histofold.commands.main import main
 from histofold.core.faults import Fault, InputError
 from histofold.kaggle.bundle.bundler import LIMIT_BYTES
-from histofold.kaggle.metadata.checks import LICENCES, MACHINE_SHAPES, RETIRED_SHAPES, slugify
-from histofold.kaggle.metadata.files import (
-    check_dataset_metadata,
+from histofold.kaggle.metadata.dataset import LICENCES, check_dataset_metadata, dataset_metadata, wheels_notice
+from histofold.kaggle.metadata.kernel import (
+    MACHINE_SHAPES,
+    RETIRED_SHAPES,
     check_kernel_metadata,
-    dataset_metadata,
     kernel_metadata,
-    wheels_notice,
-    with_owner,
+    slugify,
 )
-from histofold.kaggle.metadata.findings import PLACEHOLDER_OWNER
+from histofold.kaggle.metadata.report import PLACEHOLDER_OWNER, with_owner
 
 REMOVE = object()
 
@@ -80,7 +79,7 @@ def test_a_notebook_is_called_one_and_no_competition_is_no_source() -> None:
 @pytest.mark.parametrize("name", ["hubmap_2022", "histofold-hubmap-2022", "A  kernel, with SIGNS!", "vasculature 2023"])
 @pytest.mark.parametrize("code_file", ["kernel.py", "kernel.ipynb"])
 def test_built_kernels_pass_the_check(name: str, code_file: str, kernel_folder: Path) -> None:
-    data = kernel_metadata("hubmap-organ-segmentation", name, code_file, ["x/weights-1/3"], owner="somebody")
+    data = with_owner(kernel_metadata("hubmap-organ-segmentation", name, code_file, ["x/weights-1/3"]), "somebody")
     assert check_kernel_metadata(data, kernel_folder) == ([], [])
     assert slugify(data["title"]) == data["id"].split("/")[1]
 
@@ -112,8 +111,8 @@ def test_the_dataset_builder_writes_what_kaggle_wants(dataset_folder: Path) -> N
 
 
 def test_builders_refuse_what_the_checks_would() -> None:
-    with pytest.raises(InputError, match="machine_shape"):
-        kernel_metadata("c", "kernel-name", "kernel.py", [], machine_shape="Abacus")
+    with pytest.raises(InputError, match="5 characters or more"):
+        kernel_metadata("c", "name", "kernel.py", [])
     with pytest.raises(InputError, match="dataset_sources"):
         kernel_metadata("c", "kernel-name", "kernel.py", ["weights"])
     with pytest.raises(InputError) as caught:
@@ -301,7 +300,7 @@ def test_each_dataset_rule_is_named(case: str, dataset_folder: Path) -> None:
 
 @pytest.mark.parametrize("length", [6, 50])
 def test_the_ends_of_the_ranges_pass(length: int, dataset_folder: Path) -> None:
-    data = dataset_metadata("s" * length, "t" * length, "other", owner="ada") | {
+    data = with_owner(dataset_metadata("s" * length, "t" * length, "other"), "ada") | {
         "subtitle": "s" * (length * 14 // 11 + 13)
     }
     assert check_dataset_metadata(data, dataset_folder) == ([], [])

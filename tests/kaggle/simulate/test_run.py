@@ -6,7 +6,7 @@ import pytest
 
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.core.faults import Fault
-from histofold.kaggle.simulate.files import lay_out
+from histofold.kaggle.simulate.files import FakeKaggle
 from histofold.kaggle.simulate.plan import HiddenOptions, HiddenSet, Look, plan_hidden
 from histofold.kaggle.simulate.run import HostLimits, Watched, folder_bytes, watch_kernel
 from histofold.kaggle.simulate.verdict import judge
@@ -19,7 +19,7 @@ LIMITS = HostLimits(seconds=60.0)
 def watch(tmp_path):
     """Runs a script as a kernel."""
     (tmp_path / "weights").mkdir()
-    tree = lay_out(tmp_path / "kaggle", "a-competition", tmp_path / "weights")
+    tree = FakeKaggle.create(tmp_path / "kaggle", "a-competition", tmp_path / "weights")
 
     def run(text, limits=LIMITS):
         kernel = tmp_path / "kernel.py"

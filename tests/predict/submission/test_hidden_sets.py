@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from histofold.commands.simulate import looks_of, submission_faults
 from histofold.competitions.registry import get_competition
 from histofold.kaggle.simulate.plan import HiddenOptions
 from histofold.kaggle.simulate.sets import draw_options, kernel_in_process, run_fake_set
 from histofold.schema.manifest import load_manifest, manifest_json
+from histofold.synth.hidden import hidden_looks
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,7 @@ def weights(small_package, tmp_path_factory):
 def test_no_id_is_missing_no_row_illegal_and_nothing_crashes(tmp_path, weights, name, options):
     competition = get_competition(name)
     run = kernel_in_process(competition)
-    outcome = run_fake_set(
-        tmp_path / "kaggle", competition, weights[name], options, looks_of(name), run=run, check=submission_faults
-    )
+    outcome = run_fake_set(tmp_path / "kaggle", competition, weights[name], options, hidden_looks(name), run)
     assert len(outcome.hidden.images) == options.images
     assert outcome.crash == ""
     assert (outcome.missing_ids, outcome.faults) == ((), ())
@@ -61,9 +59,8 @@ def test_what_is_wrong_is_seen(tmp_path, weights):
             competition,
             weights["hubmap_2022"],
             options,
-            looks_of("hubmap_2022"),
-            run=run,
-            check=submission_faults,
+            hidden_looks("hubmap_2022"),
+            run,
         )
 
     def crash(tree):

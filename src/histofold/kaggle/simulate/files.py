@@ -16,11 +16,11 @@ from histofold.competitions.base import Competition
 from histofold.competitions.hubmap_2022 import HUBMAP_2022_COLUMNS
 from histofold.competitions.kidney_2020 import KIDNEY_2020_INFORMATION
 from histofold.core.faults import Fault, InputError
-from histofold.kaggle.simulate.plan import HiddenImage, HiddenSet
+from histofold.kaggle.simulate.plan import HiddenImage, HiddenSet, Look
 from histofold.predict.submission.journal import csv_text
 
-Draw = Callable[[HiddenImage], np.ndarray]
-"""Draws an image as uint8 RGB (H, W, 3) of its size."""
+Draw = Callable[[int, Look, tuple[int, int]], np.ndarray]
+"""Draws the image of a number and a look as uint8 RGB (H, W, 3) of a height and width."""
 _TILED = {"tile": (256, 256)}
 _LAYOUT_OPTIONS: Mapping[str, Mapping[str, object]] = {
     "strips": {"rowsperstrip": 64},
@@ -32,38 +32,35 @@ _LAYOUT_OPTIONS: Mapping[str, Mapping[str, object]] = {
 
 @dataclass(frozen=True)
 class FakeKaggle:
-    """A tree that stands for /kaggle.
-
-    Attributes:
-        root: What HISTOFOLD_KAGGLE_ROOT names.
-        competition: The folder of the hidden set.
-        working: Where the kernel writes.
-    """
+    """A tree that stands for /kaggle."""
 
     root: Path
+    """What HISTOFOLD_KAGGLE_ROOT names."""
     competition: Path
+    """The folder of the hidden set."""
     working: Path
+    """Where the kernel writes."""
 
+    @classmethod
+    def create(cls, root: Path, slug: str, weights: Path) -> FakeKaggle:
+        """Make the tree anew, with the weights as a dataset; the hidden set is written afterwards.
 
-def lay_out(root: Path, slug: str, weights: Path) -> FakeKaggle:
-    """Make the tree with the weights as a dataset; the hidden set is written afterwards.
-
-    Args:
-        root: The tree; made anew.
-        slug: Name of the competition on Kaggle.
-        weights: Folder of weights.
-    """
-    tree = FakeKaggle(root, root / "input" / "competitions" / slug, root / "working")
-    shutil.rmtree(root, ignore_errors=True)
-    tree.competition.mkdir(parents=True)
-    tree.working.mkdir()
-    dataset = root / "input" / "datasets" / "owner" / "weights"
-    dataset.parent.mkdir(parents=True)
-    try:
-        dataset.symlink_to(weights.resolve(), target_is_directory=True)
-    except OSError:  # a file system without links
-        shutil.copytree(weights, dataset)
-    return tree
+        Args:
+            root: The tree.
+            slug: Name of the competition on Kaggle.
+            weights: Folder of weights.
+        """
+        tree = cls(root, root / "input" / "competitions" / slug, root / "working")
+        shutil.rmtree(root, ignore_errors=True)
+        tree.competition.mkdir(parents=True)
+        tree.working.mkdir()
+        dataset = root / "input" / "datasets" / "owner" / "weights"
+        dataset.parent.mkdir(parents=True)
+        try:
+            dataset.symlink_to(weights.resolve(), target_is_directory=True)
+        except OSError:  # a file system without links
+            shutil.copytree(weights, dataset)
+        return tree
 
 
 def image_folder(competition: str) -> str:
@@ -119,7 +116,9 @@ def file_bytes(image: HiddenImage, draw: Draw) -> bytes | None:
         return b"this is no image\n"
     if image.fault == "empty file":
         return b""
-    image_HWC = np.full((*image.shape_hw, 3), 255, np.uint8) if image.fault == "blank" else draw(image)
+    blank = image.fault == "blank"
+    shape_hw = image.shape_hw
+    image_HWC = np.full((*shape_hw, 3), 255, np.uint8) if blank else draw(image.number, image.look, shape_hw)
     content = tiff_content(image_HWC, image.layout)
     if image.fault in ("truncated", "header only"):
         with tifffile.TiffFile(io.BytesIO(content)) as tiff:
@@ -188,31 +187,27 @@ def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str
 
 
 def _hubmap_table(images: Sequence[HiddenImage]) -> tuple[str, Sequence[str], list[list[str]]]:
-    rows = [
-        [image.id, *_organ_and_source(image), *map(str, _stated_shape(image)), _stated_pixel_size(image)]
-        for image in images
-    ]
+    rows = [[image.id, *_stated_organ(image), *_stated_size(image)] for image in images]
     return "test.csv", HUBMAP_2022_COLUMNS[:-1], rows
 
 
 def _kidney_table(images: Sequence[HiddenImage]) -> tuple[str, Sequence[str], list[list[str]]]:
     columns = ("image_file", "height_pixels", "width_pixels", "patient_number", "pixel_size")
-    rows = [
-        [f"{image.id}.tiff", *map(str, _stated_shape(image)), str(1 + image.number // 2), _stated_pixel_size(image)]
-        for image in images
-    ]
+    rows = []
+    for image in images:
+        height, width, pixel_size = _stated_size(image)
+        rows.append([f"{image.id}.tiff", height, width, str(1 + image.number // 2), pixel_size])
     return KIDNEY_2020_INFORMATION, columns, rows
 
 
-def _organ_and_source(image: HiddenImage) -> tuple[str, str]:
-    unknown = image.fault == "unknown organ"
-    return ("pancreas", "Elsewhere") if unknown else (image.look.organ, image.look.source)
+def _stated_organ(image: HiddenImage) -> tuple[str, str]:
+    """Organ and source as the table has them."""
+    return ("pancreas", "Elsewhere") if image.fault == "unknown organ" else (image.look.organ, image.look.source)
 
 
-def _stated_shape(image: HiddenImage) -> tuple[int, int]:
+def _stated_size(image: HiddenImage) -> tuple[str, str, str]:
+    """Height, width and pixel size as the table has them."""
     height, width = image.shape_hw
-    return (width + 1, height) if image.fault == "wrong size" else (height, width)
-
-
-def _stated_pixel_size(image: HiddenImage) -> str:
-    return "nan" if image.fault == "no pixel size" else f"{image.look.pixel_size_um:g}"
+    if image.fault == "wrong size":
+        height, width = width + 1, height
+    return str(height), str(width), "nan" if image.fault == "no pixel size" else f"{image.look.pixel_size_um:g}"

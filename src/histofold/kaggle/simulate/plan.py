@@ -1,10 +1,12 @@
-"""Which images a fake hidden set has: ids, sizes, looks, and what is planted in which. All of it hangs on the seed."""
+"""Which images a fake hidden set has, and what is planted in which: all of it depends on the seed alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,35 +28,14 @@ SET_FAULTS = (
 )
 PLAIN_LAYOUTS = ("strips", "lzw", "deflate tiles", "jpeg tiles")
 ODD_IDS = (
-    "007",
-    "1e5",
-    "a b",
-    "p.q",
-    "x,y",
-    "nan",
-    "NA",
-    "-5",
-    "=1+1",
-    "\u00e4\u00f6",
-    'quo"te',
-    "0x1F",
-    "True",
-    "1.0",
+    *("007", "1e5", "a b", "p.q", "x,y", "nan", "NA", "-5", "=1+1", "\u00e4\u00f6", 'quo"te', "0x1F", "True", "1.0"),
 )
 HIDDEN_FIELD_PIXEL_UM = 0.4
 """Images of coarser pixels are as much smaller as keeps the largest field."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """Where images come from.
-
-    Attributes:
-        organ: As in the tables.
-        source: Name of the source.
-        stain: As what draws the images calls it.
-        pixel_size_um: Side of a pixel.
-    """
+class Look(NamedTuple):
+    """Where an image comes from: its organ and source as in the tables, its stain as what draws it calls it."""
 
     organ: str
     source: str
@@ -64,38 +45,32 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenImage:
-    """One image of the set.
-
-    Attributes:
-        id: As in the tables.
-        number: Its place when it was planned.
-        shape_hw: Height and width in pixels.
-        look: Organ, source, stain and pixel size.
-        layout: Of the file.
-        fault: Of `IMAGE_FAULTS`, or empty.
-        original: The id of the image whose file a duplicate has.
-    """
+    """One image of the set."""
 
     id: str
+    """As in the tables."""
     number: int
+    """Its place when it was planned."""
     shape_hw: tuple[int, int]
+    """Height and width in pixels."""
     look: Look
+    """Where it comes from."""
     layout: str
+    """Of the file."""
     fault: str = ""
+    """Of `IMAGE_FAULTS`, or empty."""
     original: str = ""
+    """The id of the image whose file a duplicate has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenSet:
-    """A fake hidden set.
-
-    Attributes:
-        images: In the order of sample_submission.csv.
-        faults: Of `SET_FAULTS`.
-    """
+    """A fake hidden set."""
 
     images: tuple[HiddenImage, ...]
+    """In the order of sample_submission.csv."""
     faults: tuple[str, ...]
+    """Of `SET_FAULTS`."""
 
     def unreadable(self) -> dict[str, str]:
         """For each image that must have a fallback row, why."""
@@ -104,48 +79,65 @@ class HiddenSet:
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenOptions:
-    """What a fake hidden set is asked to be.
-
-    Attributes:
-        images: How many, at least 0.
-        smallest: Shortest side in pixels.
-        largest: Longest side in pixels.
-        faults: Share of the images that something is planted in, and probability of each fault of the whole set.
-        seed: Not negative.
-
-    Raises:
-        InputError: If a number is out of its range.
-    """
+    """What a fake hidden set is asked to be."""
 
     images: int = 20
+    """How many."""
     smallest: int = 160
+    """Shortest side in pixels."""
     largest: int = 4500
+    """Longest side in pixels."""
     faults: float = 0.1
+    """Share of the images that something is planted in, and probability of each fault of the whole set."""
     seed: int = 0
+    """Not negative."""
 
     def __post_init__(self) -> None:
-        wrong = [
-            (name, rule)
-            for name, holds, rule in (
-                ("images", self.images >= 0, "must not be negative"),
-                ("smallest", self.smallest >= 1, "must be at least 1 pixel"),
-                ("largest", self.largest >= self.smallest, f"must be at least smallest={self.smallest}"),
-                ("faults", 0 <= self.faults <= 1, "must be a share from 0 to 1"),
-                ("seed", self.seed >= 0, "must not be negative"),
-            )
-            if not holds
-        ]
+        rules = {
+            "images": (self.images >= 0, "must not be negative"),
+            "smallest": (self.smallest >= 1, "must be at least 1 pixel"),
+            "largest": (self.largest >= self.smallest, f"must be at least smallest={self.smallest}"),
+            "faults": (0 <= self.faults <= 1, "must be a share from 0 to 1"),
+            "seed": (self.seed >= 0, "must not be negative"),
+        }
+        wrong = {name: rule for name, (holds, rule) in rules.items() if not holds}
         if wrong:
             remedy = "give another number"
-            raise InputError([Fault(name, f"{name}={getattr(self, name)}", rule, remedy) for name, rule in wrong])
+            raise InputError(
+                [Fault(name, f"{name}={getattr(self, name)}", rule, remedy) for name, rule in wrong.items()]
+            )
 
 
-def plan_hidden(options: HiddenOptions, looks: Sequence[Look]) -> HiddenSet:
+@dataclass(frozen=True, kw_only=True)
+class SimulateRequest:
+    """What `histofold simulate` is asked for."""
+
+    weights: Path
+    """Folder that `histofold package` filled."""
+    competition: str = ""
+    """Name of the adapter; the manifest's where it is not given."""
+    kernel: Path | None = None
+    """kernel.py or its folder; else it is bundled from the package."""
+    organs: tuple[str, ...] = ()
+    """Organs of the images; all that the competition has where none are given."""
+    limit_s: float = 9 * 3600.0
+    """Seconds that the kernel may take."""
+    out: Path = Path("simulation")
+    """Where all is written; an earlier simulation there is replaced."""
+    hidden: HiddenOptions = field(default_factory=HiddenOptions)
+    """The set."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.limit_s < math.inf:
+            raise ValueError(f"--limit-s {self.limit_s:g} must be a positive number of seconds")
+
+
+def plan_hidden(options: HiddenOptions, looks: Sequence[tuple[str, str, str, float]]) -> HiddenSet:
     """Plan a set.
 
     Args:
         options: What it is asked to be.
-        looks: Where its images come from, taken in turn.
+        looks: Where its images come from, each as a `Look`, taken in turn.
 
     Raises:
         InputError: If there are no looks.
@@ -156,7 +148,7 @@ def plan_hidden(options: HiddenOptions, looks: Sequence[Look]) -> HiddenSet:
     odd_ids = iter(rng.permutation(ODD_IDS).tolist())
     planned: list[HiddenImage] = []
     for number in range(options.images):
-        look = looks[number % len(looks)]
+        look = Look(*looks[number % len(looks)])
         fault = str(rng.choice(IMAGE_FAULTS)) if rng.random() < options.faults else ""
         image = HiddenImage(
             id=str(10_000 + 7 * number),

@@ -26,40 +26,34 @@ JOURNAL = "submission.csv.journal"
 
 @dataclass(frozen=True, kw_only=True)
 class HostLimits:
-    """What the host allows.
-
-    Attributes:
-        seconds: Wall time.
-        memory_bytes: Resident memory of the process.
-        disk_bytes: Files in the working folder.
-    """
+    """What the host allows."""
 
     seconds: float
+    """Wall time."""
     memory_bytes: int = KAGGLE_MEMORY_BYTES
+    """Resident memory of the process."""
     disk_bytes: int = KAGGLE_DISK_BYTES
+    """Files in the working folder."""
 
 
 @dataclass
 class Watched:
-    """What was seen of a run.
-
-    Attributes:
-        status: Exit status; negative: ended by that signal.
-        seconds: Wall time.
-        memory_bytes: Peak of the resident memory, 0 where the system does not tell.
-        disk_bytes: Peak of the files in the working folder.
-        stopped: The limit that was passed (time, memory, disk) and for which it was ended; empty for none.
-        stages: Seconds of each stage, in order.
-        output: What it printed.
-    """
+    """What was seen of a run."""
 
     status: int = 0
+    """Exit status; negative: ended by that signal."""
     seconds: float = 0.0
+    """Wall time."""
     memory_bytes: int = 0
+    """Peak of the resident memory, 0 where the system does not say."""
     disk_bytes: int = 0
+    """Peak of the files in the working folder."""
     stopped: str = ""
+    """The limit that was passed (time, memory, disk) and for which it was ended; empty for none."""
     stages: dict[str, float] = field(default_factory=dict)
+    """Seconds of each stage, in order."""
     output: str = ""
+    """What it printed."""
 
 
 def watch_kernel(

@@ -12,37 +12,33 @@ import numpy as np
 
 from histofold.competitions.base import Competition
 from histofold.core.faults import Fault
-from histofold.kaggle.simulate.files import FakeKaggle, image_folder, lay_out, write_hidden
-from histofold.kaggle.simulate.plan import HiddenImage, HiddenOptions, HiddenSet, Look, plan_hidden
+from histofold.kaggle.simulate.files import FakeKaggle, image_folder, write_hidden
+from histofold.kaggle.simulate.plan import HiddenOptions, HiddenSet, Look, plan_hidden
 from histofold.kaggle.simulate.run import SUBMISSION
+from histofold.kaggle.simulate.verdict import submission_faults
 
-CheckRows = Callable[[FakeKaggle, Competition], list[Fault]]
-"""Every fault of a submission."""
 RunOnce = Callable[[FakeKaggle], dict[str, str]]
 """Runs the kernel; gives the images with fallback rows, and why."""
-SHORT_LIMIT_S = 300.0
-"""Time limit of a small set in seconds: enough for it, and too short for timing a large slide on top."""
+SET_LIMIT_S = 3600.0
+"""Time limit of a small set in seconds: so much that no row is made with less than everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetOutcome:
-    """What became of one set.
-
-    Attributes:
-        hidden: What it was.
-        missing_ids: Ids of sample_submission.csv without a row.
-        faults: Those of the submission, a missing id among them.
-        crash: The traceback of what the kernel raised, empty for nothing.
-        lost: Images that can be read and have fallback rows, and why.
-        guessed: Images that nobody can read and that have none.
-    """
+    """What became of one set."""
 
     hidden: HiddenSet
+    """What it was."""
     missing_ids: tuple[str, ...]
+    """Ids of sample_submission.csv without a row."""
     faults: tuple[Fault, ...]
+    """Those of the submission, a missing id among them."""
     crash: str
+    """The traceback of what the kernel raised, empty for nothing."""
     lost: dict[str, str]
+    """Images that can be read and have fallback rows, and why."""
     guessed: tuple[str, ...]
+    """Images that nobody can read and that have none."""
 
     @property
     def good(self) -> bool:
@@ -57,10 +53,10 @@ def draw_options(seed: int, most_images: int = 8, largest: int = 200) -> HiddenO
     return HiddenOptions(images=images, smallest=16, largest=largest, faults=faults, seed=seed)
 
 
-def draw_cheaply(image: HiddenImage) -> np.ndarray:
-    """Something pink with dark blobs that costs nothing, uint8 RGB (H, W, 3); another part of it for each image."""
-    height, width = image.shape_hw
-    rng = np.random.default_rng(image.number % 50)
+def draw_cheaply(number: int, look: Look, shape_hw: tuple[int, int]) -> np.ndarray:
+    """Something pink with dark blobs that costs nothing, uint8 RGB (H, W, 3); the same for every look."""
+    height, width = shape_hw
+    rng = np.random.default_rng(number % 50)
     blobs_HW1 = rng.random((height // 16 + 1, width // 16 + 1, 1)).repeat(16, axis=0).repeat(16, axis=1)
     tissue_HWC = np.array([230, 180, 205]) - blobs_HW1[:height, :width] ** 2 * np.array([120, 130, 70])
     drawn_HWC: np.ndarray = (tissue_HWC + rng.normal(0, 4, (height, width, 3))).astype(np.uint8)
@@ -72,10 +68,8 @@ def run_fake_set(
     competition: Competition,
     weights: Path,
     options: HiddenOptions,
-    looks: Sequence[Look],
-    *,
+    looks: Sequence[tuple[str, str, str, float]],
     run: RunOnce,
-    check: CheckRows,
 ) -> SetOutcome:
     """Make one set, run the kernel on it and look at every row.
 
@@ -86,10 +80,9 @@ def run_fake_set(
         options: What the set is asked to be.
         looks: Where its images come from.
         run: Runs the kernel.
-        check: Gives every fault of the submission.
     """
     hidden = plan_hidden(options, looks)
-    tree = lay_out(root, competition.slug, weights)
+    tree = FakeKaggle.create(root, competition.slug, weights)
     for _ in write_hidden(tree, competition, hidden, draw_cheaply):
         pass
     crash, failed = "", {}
@@ -103,14 +96,14 @@ def run_fake_set(
     return SetOutcome(
         hidden=hidden,
         missing_ids=tuple(key for key in ids if key not in rows),
-        faults=tuple(check(tree, competition)),
+        faults=tuple(submission_faults(tree, competition)),
         crash=crash,
         lost={key: why for key, why in failed.items() if key not in planted},
         guessed=tuple(key for key in planted if key not in failed and not crash),
     )
 
 
-def kernel_in_process(competition: Competition, limit_s: float = SHORT_LIMIT_S) -> RunOnce:
+def kernel_in_process(competition: Competition, limit_s: float = SET_LIMIT_S) -> RunOnce:
     """The kernel's own code, called in this process."""
     from histofold.kernels.entry import run_kernel
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from textwrap import shorten
 
 from histofold.competitions.base import Competition
-from histofold.core.faults import Fault
+from histofold.competitions.check import check_submission
+from histofold.core.faults import Fault, InputError
+from histofold.kaggle.simulate.files import FakeKaggle
 from histofold.kaggle.simulate.plan import HiddenSet
 from histofold.kaggle.simulate.run import JOURNAL, SUBMISSION, HostLimits, Watched
 
@@ -27,17 +29,18 @@ _STOPPED_WORDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What became of a run.
-
-    Attributes:
-        bad: What would cost points or the submission, in words; none: it is good.
-        fallbacks: For each image with a fallback row, why, and what was planted in it (empty: nothing unreadable).
-        lines: The tables, for people.
-    """
+    """What became of a run."""
 
     bad: tuple[str, ...]
+    """What would cost points or the submission, in words; none: it is good."""
     fallbacks: Mapping[str, tuple[str, str]]
+    """For each image with a fallback row, why, and what was planted in it (empty: nothing unreadable)."""
     lines: tuple[str, ...]
+    """The tables, for people."""
+
+    def __str__(self) -> str:
+        end = "FAIL" if self.bad else "PASS: complete, legal, within every limit"
+        return "\n".join([*self.lines, "", f"VERDICT: {end}", *(f"  {words}" for words in self.bad)])
 
 
 def judge(
@@ -81,6 +84,16 @@ def judge(
     if (working / JOURNAL).exists() and not watched.stopped:
         bad.append("the journal was left behind: not every row was decided")
     return Verdict(bad=tuple(bad), fallbacks=fallbacks, lines=tuple(_table(watched, limits, hidden, fallbacks)))
+
+
+def submission_faults(tree: FakeKaggle, competition: Competition) -> list[Fault]:
+    """Every fault of the kernel's submission, by the rules of `histofold check submission`."""
+    path = tree.working / SUBMISSION
+    try:
+        check_submission(path, tree.competition, competition.name)
+    except InputError as error:
+        return error.faults or [Fault(SUBMISSION, str(path), str(error), "see the log")]
+    return []
 
 
 def fallback_rows(output: str, competition: Competition, hidden: HiddenSet, submission: Path) -> dict[str, str]:

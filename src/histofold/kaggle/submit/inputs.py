@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from histofold.core.faults import Fault, InputError
-from histofold.kaggle.metadata.checks import DATASET_METADATA_NAME, KERNEL_METADATA_NAME
-from histofold.kaggle.metadata.files import check_dataset_metadata, check_kernel_metadata, with_owner
+from histofold.kaggle.metadata.dataset import DATASET_METADATA_NAME, read_dataset_metadata
+from histofold.kaggle.metadata.kernel import KERNEL_METADATA_NAME, read_kernel_metadata
+from histofold.kaggle.metadata.report import read_metadata, with_owner
 from histofold.kaggle.submit.request import SubmitRequest
-from histofold.kaggle.weights_checks import check_weights_folder, read_metadata, upload_files
+from histofold.kaggle.weights_folder import check_weights_folder, upload_files
 from histofold.schema.atomic import write_atomically
 from histofold.schema.manifest import file_sha256
 
@@ -101,22 +102,15 @@ def _check_dataset(folder: Path, request: SubmitRequest) -> CheckedFolder:
             raise InputError([Fault("competition", str(folder), rule, "package a run of this competition")])
         data, files = read_metadata(path), upload_files(manifest, folder)
     else:
-        data = read_metadata(path)
-        faults, notices = check_dataset_metadata(data, folder)
-        if faults:
-            raise InputError(faults)
+        data, notices = read_dataset_metadata(folder)
         files = sorted(entry for entry in folder.iterdir() if entry != path)
     return CheckedFolder(metadata_name=path.name, metadata=data, files=tuple(files), notices=tuple(notices))
 
 
 def _check_kernel(folder: Path, request: SubmitRequest) -> CheckedFolder:
-    path = folder / KERNEL_METADATA_NAME
-    data = read_metadata(path)
-    faults, notices = check_kernel_metadata(data, folder)
-    if faults:
-        raise InputError(faults)
+    data, notices = read_kernel_metadata(folder)
     files = (folder / data["code_file"],)
-    return CheckedFolder(metadata_name=path.name, metadata=data, files=files, notices=tuple(notices))
+    return CheckedFolder(metadata_name=KERNEL_METADATA_NAME, metadata=data, files=files, notices=tuple(notices))
 
 
 def _misfits(

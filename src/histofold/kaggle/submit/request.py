@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histofold.core.faults import Fault, InputError
-from histofold.kaggle.metadata.checks import MACHINE_SHAPES
-from histofold.kaggle.metadata.findings import NAME_FORM, PLACEHOLDER_OWNER
+from histofold.kaggle.metadata.kernel import MACHINE_SHAPES
+from histofold.kaggle.metadata.report import NAME_FORM, PLACEHOLDER_OWNER
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.kaggle.metadata.findings import PLACEHOLDER_OWNER
+from histofold.kaggle.metadata.report import PLACEHOLDER_OWNER
 from histofold.kaggle.submit.client import CALLS, KaggleClient, command
 from histofold.kaggle.submit.explain import SUBMISSION_WORDS, explain
 from histofold.kaggle.submit.inputs import CheckedFolder, check_inputs, digest_of

@@ -1,37 +1,78 @@
-"""What was found in one metadata file, and the questions about its values that both kinds of file share."""
+"""Metadata files of Kaggle: reading one, filling in its owner, and what both kinds of file are asked."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from histofold.core.faults import Fault
+from histofold.core.faults import Fault, InputError
 
 PLACEHOLDER_OWNER = "your-kaggle-name"
 NAME_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _OWN_SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
-class MetadataReport:
-    """What was found in one metadata file.
+def read_metadata(path: Path) -> dict[str, Any]:
+    """A metadata file as an object whose keys stand there once.
 
-    Attributes:
-        file: Name of the file.
-        data: What it holds; empty where that is no object.
-        faults: What must be mended.
-        notices: What is lawful but worth a look.
+    Raises:
+        InputError: If it is missing, not JSON, no object, or names a key twice.
     """
+    twice: list[str] = []
+
+    def noted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        return dict(pairs)
+
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=noted)
+    except FileNotFoundError as error:
+        raise InputError([Fault(path.stem, str(path), "no such file", "check the path")]) from error
+    except ValueError as error:
+        raise InputError([Fault(path.stem, str(path), f"not JSON ({error})", "write it anew")]) from error
+    if not isinstance(data, dict):
+        raise InputError([Fault(path.stem, str(path), "not an object", "write an object of keys")])
+    if twice:
+        rule = "stands there twice, and only the last one would count"
+        raise InputError([Fault(key, str(path), rule, "write it once") for key in sorted(set(twice))])
+    return data
+
+
+def with_owner(data: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Metadata with an account's name wherever the placeholder stands as an owner."""
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, list):
+            return [filled(item) for item in value]
+        is_ours = isinstance(value, str) and value.startswith(PLACEHOLDER_OWNER + "/")
+        return owner + value.removeprefix(PLACEHOLDER_OWNER) if is_ours else value
+
+    owned = ("id", "dataset_sources", "kernel_sources", "model_sources")
+    return {key: filled(value) if key in owned else value for key, value in data.items()}
+
+
+class MetadataReport:
+    """What was found in one metadata file."""
+
+    file: str
+    """Name of the file."""
+    data: Mapping[str, Any]
+    """What it holds; empty where that is no object."""
+    faults: list[Fault]
+    """What must be mended."""
+    notices: list[str]
+    """What is lawful but worth a look."""
 
     def __init__(self, file: str, data: Any, known: Sequence[str]) -> None:
-        self.file = file
-        self.faults: list[Fault] = []
-        self.notices: list[str] = []
-        self.data: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
+        self.file, self.faults, self.notices = file, [], []
+        self.data = data if isinstance(data, Mapping) else {}
         if not isinstance(data, Mapping):
-            self.fault(
-                file, f"holds a {type(data).__name__}, not an object", "write it anew: `histofold kernel|package`"
-            )
+            remedy = "write it anew: `histofold kernel|package`"
+            self.fault(file, f"holds a {type(data).__name__}, not an object", remedy)
         for key in self.data:
             if key not in known:
                 self.fault(str(key), "an unknown key, which Kaggle ignores", f"known ones: {', '.join(known)}")

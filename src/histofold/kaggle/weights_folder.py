@@ -1,0 +1,143 @@
+"""A folder of weights as Kaggle takes it: flat, with manifest, wheel and metadata; written, and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from histofold.competitions.registry import get_competition
+from histofold.core.faults import Fault, InputError
+from histofold.core.log import logger
+from histofold.kaggle.metadata.dataset import (
+    DATASET_METADATA_NAME,
+    dataset_metadata,
+    read_dataset_metadata,
+    wheels_notice,
+)
+from histofold.kaggle.wheel import build_wheel
+from histofold.schema.atomic import write_atomically, write_bytes_atomically
+from histofold.schema.manifest import MANIFEST_NAME, Manifest, load_manifest, manifest_json
+from histofold.schema.network import needs_smp
+
+DEFAULT_SLUG = "histofold-weights"  # the dataset that a kernel names by default
+WHEEL_DISTRIBUTION = "segmentation-models-pytorch"
+WHEEL_PATTERN = "segmentation_models_pytorch-*.whl"
+
+
+def write_package(manifest: Manifest, sources: Mapping[str, Path], out: Path, slug: str, licence: str) -> Manifest:
+    """Write a weights folder: members, the wheel that their networks need, metadata and manifest.
+
+    Args:
+        manifest: The finished manifest.
+        sources: The weights of each member by its file name.
+        out: Where to write; files that an earlier package put there are replaced.
+        slug: Name of the dataset on Kaggle; empty for the one that kernels name by default.
+        licence: Its licence, as Kaggle knows it.
+
+    Raises:
+        InputError: With all faults of the metadata, before anything is touched.
+    """
+    name = slug or DEFAULT_SLUG
+    dataset_metadata(slug=name, title=name, licence=licence)
+    # Everything is checked; only now is anything touched. The old manifest goes first and the new one comes last, so
+    # that no half of a package can be taken for a whole.
+    out.mkdir(parents=True, exist_ok=True)
+    _remove_earlier(out)
+    for member in manifest.members:
+        write_bytes_atomically(out / member.file, sources[member.file].read_bytes())
+    smp = any(needs_smp(member.architecture) for member in manifest.members)
+    wheels = [build_wheel(WHEEL_DISTRIBUTION, out)] if smp else []
+    metadata = dataset_metadata(slug=name, title=name, licence=licence, description=wheels_notice(wheels))
+    write_atomically(out / DATASET_METADATA_NAME, json.dumps(metadata, indent=2) + "\n")
+    write_atomically(out / MANIFEST_NAME, manifest_json(manifest))
+    return load_manifest(out)
+
+
+def check_target(out: Path) -> None:
+    """Refuse to write a package into a run.
+
+    Raises:
+        InputError: `out` holds a run.
+    """
+    if any(out.glob("run.json")) or any(out.glob("fold*/run.json")):
+        raise InputError([Fault("out", str(out), "this folder holds a run", "give a folder of its own, as weights")])
+
+
+def _remove_earlier(out: Path) -> None:
+    """Remove what an earlier package left: what its manifest names, and the files that stand beside every manifest."""
+    path = out / MANIFEST_NAME
+    if not path.is_file():
+        return
+    names = [DATASET_METADATA_NAME, *(wheel.name for wheel in out.glob("*.whl"))]
+    try:
+        names += [str(member["file"]) for member in json.loads(path.read_text(encoding="utf-8"))["members"]]
+    except (ValueError, KeyError, TypeError):
+        logger.warning("%s cannot be read: its weights are left where they are", path)
+    path.unlink()
+    for name in names:
+        (out / Path(name).name).unlink(missing_ok=True)
+
+
+def check_weights_folder(folder: Path) -> tuple[Manifest, list[str]]:
+    """Check everything about a weights folder.
+
+    Args:
+        folder: What `histofold package` has written. Without dataset-metadata.json it is good for predicting here, and
+            what Kaggle wants of it is not asked for.
+
+    Returns:
+        The manifest, and notices of what is lawful but worth a look, the size among them.
+
+    Raises:
+        InputError: With all faults.
+    """
+    faults: list[Fault] = []
+    notices: list[str] = []
+    manifest = None
+    path = folder / DATASET_METADATA_NAME
+    try:
+        manifest = load_manifest(folder)
+        get_competition(manifest.competition)  # refuses one that no adapter could write a submission for
+    except InputError as error:
+        faults += error.faults
+    if not path.is_file():
+        notices.append(f"{path} is missing, so it cannot go to Kaggle: `histofold package` writes it")
+    else:
+        try:
+            notices += read_dataset_metadata(folder)[1]
+        except InputError as error:
+            faults += error.faults
+        if manifest is not None:
+            faults += _wheel_faults(manifest, folder)
+            notices += _surplus_notices(manifest, folder)
+    if manifest is None or faults:
+        raise InputError(faults)
+    sizes = [entry.stat().st_size for entry in folder.iterdir() if entry.is_file()]
+    size = f"{sum(sizes) / 1e6:.1f} MB in {len(sizes)} files"
+    return manifest, [*notices, f"{len(manifest.members)} members of {manifest.competition}, {size}"]
+
+
+def upload_files(manifest: Manifest, folder: Path) -> list[Path]:
+    """The files of a weights folder that belong to the dataset, sorted: manifest, members and wheels."""
+    names = {MANIFEST_NAME, *(member.file for member in manifest.members)}
+    return sorted([folder / name for name in names] + list(folder.glob("*.whl")))
+
+
+def _wheel_faults(manifest: Manifest, folder: Path) -> list[Fault]:
+    """A wheel that a member needs and that is not there, and one that no member needs."""
+    wheels = sorted(path.name for path in folder.glob(WHEEL_PATTERN))
+    needed = any(needs_smp(member.architecture) for member in manifest.members)
+    remedy = "package the weights anew: `histofold package`"
+    if needed and not wheels:
+        rule = "no such wheel, and Kaggle's image lacks the package that the networks are built with"
+        return [Fault(WHEEL_PATTERN, str(folder), rule, remedy)]
+    if len(wheels) > 1:
+        return [Fault(name, str(folder), "one of several wheels of one package", remedy) for name in wheels]
+    return [] if needed or not wheels else [Fault(wheels[0], str(folder), "a wheel that no member needs", "remove it")]
+
+
+def _surplus_notices(manifest: Manifest, folder: Path) -> list[str]:
+    known = {DATASET_METADATA_NAME, "README.md", *(path.name for path in upload_files(manifest, folder))}
+    surplus = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and entry.name not in known)
+    return [f"{name}: the manifest does not name it; `histofold submit` leaves it out" for name in surplus]
