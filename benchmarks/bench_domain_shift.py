@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 import torch
 
-from histofold.commands.train import train_experiment
 from histofold.competitions.registry import get_competition
 from histofold.competitions.scores import runs_dice
 from histofold.core.stain import DENSITY_OF_VALUE, HED_FROM_RUIFROK
@@ -35,6 +34,7 @@ from histofold.schema.preprocessing import Preprocessing
 from histofold.synth.drawing.slide import SlideSpec, SyntheticSlide
 from histofold.synth.drawing.tissue import draw_stain
 from histofold.synth.files import csv_bytes, png_bytes
+from histofold.train.experiment import train_experiment
 from histofold.trust.runs import finished_folds
 
 ORGANS = ("kidney", "largeintestine", "lung", "spleen", "prostate")
@@ -164,7 +164,7 @@ def train_arm(arguments: argparse.Namespace, arm: str, seed: int) -> Path:
         root = arguments.out / "train"
         build_dataset(root, get_competition("folder"), experiment, arguments.out / "dataset", None, workers=1)
     name = f"{arm}_seed{seed}"
-    train_experiment(experiment, name, arguments.out / "runs", fold=0, resume=True, limit=None)
+    list(train_experiment(experiment, name, arguments.out / "runs", fold=0, resume=True, limit=None))
     return arguments.out / "runs" / name
 
 

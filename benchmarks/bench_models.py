@@ -21,7 +21,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from histofold.commands.train import train_experiment
 from histofold.competitions.registry import get_competition
 from histofold.data.build import build_dataset
 from histofold.data.tiles.masks import masked_fraction
@@ -34,6 +33,7 @@ from histofold.schema.optim import OptimConfig
 from histofold.schema.parse import load_toml
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.run_record import read_records
+from histofold.train.experiment import train_experiment
 from histofold.trust.evaluate import evaluate_run
 from histofold.trust.intervals import paired_difference
 
@@ -137,7 +137,7 @@ def main() -> None:
             experiment = load_toml(Experiment, begun[0])
         else:
             experiment = experiment_of(name, dataset_of(name, options.out), options.seconds)
-        train_experiment(experiment, name, options.out / "runs", None, True, None)
+        list(train_experiment(experiment, name, options.out / "runs", None, True, None))
         summary = evaluate_run(run).summary
         dice = pd.read_csv(run / "oof.csv", dtype={"id": str}).set_index("id")["dice"].loc[peer.index]
         difference = paired_difference(peer["dice"].tolist(), dice.tolist(), peer["group"].tolist())

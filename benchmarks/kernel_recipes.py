@@ -27,10 +27,10 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from histofold.commands.kernel import write_kernel
-from histofold.commands.predict import predict_folder
 from histofold.kaggle.simulate import alone as alone_module
 from histofold.kaggle.weights_folder import write_package
 from histofold.models.build import build_model
+from histofold.predict.submission.folder import predict_folder
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Member, file_sha256
 from histofold.schema.parse import load_toml

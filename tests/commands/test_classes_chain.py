@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from histofold.commands.main import main
-from histofold.commands.predict import predict_folder
 from histofold.competitions.folder import Folder
 from histofold.competitions.scores import masks_dice
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.data.sources import JoinedTruth, joined_samples, load_sources
 from histofold.kaggle.package import package_runs
+from histofold.predict.submission.folder import predict_folder
 from histofold.report.comparison import comparison_sheet
 from histofold.schema.dataset import SourceConfig
 from histofold.schema.manifest import load_manifest

@@ -6,41 +6,70 @@ import sys
 
 import pytest
 
-from histofold.commands.demo import demo_preprocessing
+from histofold.commands.main import main
+from histofold.competitions.registry import detect_competition, get_competition
+from histofold.data.demo import demo_preprocessing
 from histofold.schema.sample import Sample
 from histofold.synth.blobs import make_blobs_folder
+from histofold.synth.demo import DEMO_FOLDERS, hidden_score
 
 
 def run_demo(*arguments):
-    command = [sys.executable, "-m", "histofold.commands.main", "demo", "--steps", "4", "--folds", "2", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    command = [sys.executable, "-m", "histofold", "demo", "--folds", "2", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip().splitlines()
 
 
 @pytest.mark.slow
-def test_on_synthetic_slides(tmp_path):
+@pytest.mark.parametrize("competition", DEMO_FOLDERS)
+def test_on_synthetic_slides(tmp_path, competition):
     out = tmp_path / "demo"
-    lines = run_demo("--out", str(out))
+    arguments = ("--steps", "2", "--out", str(out), *(("--competition", competition) * (competition != "hubmap_2022")))
+    lines = run_demo(*arguments)
     assert re.fullmatch(r"out-of-fold Dice 0\.\d{4}", lines[-2])
     submission, report = re.fullmatch(r"submission: (\S+) report: (\S+)", lines[-1]).groups()
     assert (submission, report) == (str(out / "submission.csv"), str(out / "report.html"))
     assert re.fullmatch(r"hidden test Dice 0\.\d{4}", lines[-3])
     assert any("same bytes as histofold predict" in line for line in lines)
     assert list(out.rglob("manifest.json")) == [out / "weights" / "manifest.json"]
-    assert not (out / "competition" / "hidden_truth.csv").exists()
-    assert (out / "hidden_truth.csv").is_file()
+    assert (out / "hidden_truth.csv").is_file(), "outside the competition folder"
+    assert not list((out / "competition").rglob("*truth*"))
+    assert detect_competition(out / "competition").name == competition
     before = (out / "submission.csv").read_bytes()
-    assert run_demo("--out", str(out))[-3:] == lines[-3:]
+    assert run_demo(*arguments)[-3:] == lines[-3:]
     assert (out / "submission.csv").read_bytes() == before
 
 
 @pytest.mark.slow
 def test_on_a_plain_folder(tmp_path):
     make_blobs_folder(tmp_path / "own", 6, seed=0)
-    lines = run_demo("--data", str(tmp_path / "own"), "--out", str(tmp_path / "demo"))
+    lines = run_demo("--steps", "2", "--data", str(tmp_path / "own"), "--out", str(tmp_path / "demo"))
     assert re.fullmatch(r"out-of-fold Dice 0\.\d{4}", lines[-2])
     assert not any("hidden test" in line for line in lines)
+
+
+def test_a_competition_whose_folder_cannot_be_drawn_is_refused(tmp_path, capsys):
+    assert main(["demo", "--competition", "folder", "--out", str(tmp_path / "demo")]) == 2
+    assert f"one of {', '.join(DEMO_FOLDERS)}" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize("name", DEMO_FOLDERS)
+def test_the_truth_itself_scores_one_on_the_hidden_test_and_nothing_scores_less(tmp_path, name):
+    root, truth, submission = tmp_path / "raw", tmp_path / "truth.csv", tmp_path / "s.csv"
+    small = {"num_train": 2, "num_test": 2, "max_side": 200, "progress": False}
+    DEMO_FOLDERS[name].make(root, seed=0, truth_path=truth, **small)
+    adapter = get_competition(name)
+    samples = adapter.samples(root, "test")
+    truths = DEMO_FOLDERS[name].read_truth(truth, samples)
+
+    def write(rows):
+        submission.write_text("\n".join([",".join(adapter.columns), *(f"{key},{row}" for key, row in rows.items())]))
+        return hidden_score(adapter, root, submission, truth)
+
+    assert write({key: adapter.row(runs) for key, runs in truths.items()}) == 1.0
+    assert write(dict.fromkeys(truths, "1 1")) < 0.1
 
 
 def test_the_scale_follows_the_images():
@@ -49,5 +78,6 @@ def test_the_scale_follows_the_images():
     spec = demo_preprocessing(samples)
     assert spec.scale_mode == "physical"
     assert max(spec.scaled_hw((300, 400), 0.5)) == pytest.approx(300, abs=3)
+    assert max(demo_preprocessing(samples, 600).scaled_hw((300, 400), 0.5)) == pytest.approx(600, abs=6)
     unknown = [*samples, Sample(id="b", image_path="b", shape_hw=(10, 10))]
     assert demo_preprocessing(unknown).scale_mode == "whole"

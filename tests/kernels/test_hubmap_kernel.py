@@ -15,12 +15,12 @@ import pytest
 import tifffile
 
 from histofold.commands.kernel import write_kernel
-from histofold.commands.predict import predict_folder
 from histofold.competitions.check import check_submission
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.kaggle.wheel import build_wheel
 from histofold.kernels.inputs import find_competition_folder, find_packages
+from histofold.predict.submission.folder import predict_folder
 
 RUNNER = Path(__file__).with_name("run_alone.py")
 COLUMNS = ["id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness"]

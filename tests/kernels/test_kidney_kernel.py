@@ -10,7 +10,6 @@ import pytest
 import tifffile
 
 from histofold.commands.kernel import write_kernel
-from histofold.commands.predict import predict_folder
 from histofold.competitions.check import check_submission
 from histofold.competitions.kidney_2020 import Kidney2020
 from histofold.core.rle.runs import parse_rle
@@ -18,6 +17,7 @@ from histofold.imaging.slide import open_slide
 from histofold.kaggle.wheel import build_wheel
 from histofold.kernels.inputs import find_competition_folder
 from histofold.kernels.kidney_2020 import run_kidney_2020
+from histofold.predict.submission.folder import predict_folder
 from histofold.schema.manifest import load_manifest, manifest_json
 from kernels.test_hubmap_kernel import read_rows, run_kernel, tissue
 

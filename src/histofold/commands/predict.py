@@ -11,13 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histofold.commands.options import parse_options
-from histofold.competitions.base import submission_columns
-from histofold.competitions.registry import get_competition
 from histofold.core.log import logger
-from histofold.predict.submission.runner import RunSummary, run_submission
-from histofold.predict.submission.shards import WholeRun, finish_shard, finished_shard, planned_shard
-from histofold.schema.manifest import load_manifest
-from histofold.schema.shard import Shard, check_shard_numbers, sidecar_path
+from histofold.schema.shard import check_shard_numbers, sidecar_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +46,8 @@ def run(arguments: list[str]) -> int:
     options = parse_options(PredictOptions, "predict", arguments)
     if options.num_shards is not None and options.shard_id is not None:
         return _run_shard(options, options.num_shards, options.shard_id)
+    from histofold.predict.submission.folder import predict_folder
+
     summary = predict_folder(options.weights, options.data, options.out, options.limit_s)
     _tell_fallbacks(summary.failed)
     total = summary.done + summary.taken_over + len(summary.failed)
@@ -64,6 +61,8 @@ def _tell_fallbacks(failed: Mapping[str, str]) -> None:
 
 
 def _run_shard(options: PredictOptions, num_shards: int, shard_id: int) -> int:
+    from histofold.predict.submission.folder import predict_shard
+
     shard, is_new = predict_shard(
         options.weights, options.data, options.out, num_shards, shard_id, limit_s=options.limit_s
     )
@@ -78,42 +77,3 @@ def _run_shard(options: PredictOptions, num_shards: int, shard_id: int) -> int:
         f"with fallback rows, in {options.out}"
     )
     return 0
-
-
-def predict_folder(weights: Path, data: Path, out: Path, limit_s: float | None = None) -> RunSummary:
-    """Predict the test split of a folder with packaged weights; the competition is the manifest's.
-
-    Raises:
-        InputError: If weights or tables are at fault; single images never are.
-    """
-    manifest = load_manifest(weights)
-    competition = get_competition(manifest.competition)
-    samples = competition.samples(data, "test")
-    return run_submission(competition, samples, [(weights, manifest)], out, limit_s)
-
-
-def predict_shard(
-    weights: Path, data: Path, out: Path, num_shards: int, shard_id: int, *, limit_s: float | None = None
-) -> tuple[Shard, bool]:
-    """Predict one part of what `predict_folder` predicts, and write its sidecar; a finished part is left as it is.
-
-    Returns:
-        What the sidecar says, and whether anything was predicted.
-
-    Raises:
-        InputError: As `predict_folder`; also if another shard of the same submission lies at `out`.
-        ValueError: If the numbers name no shard.
-    """
-    manifest = load_manifest(weights)
-    competition = get_competition(manifest.competition)
-    samples = competition.samples(data, "test")
-    columns = submission_columns(competition, manifest.classes)
-    planned = planned_shard(WholeRun(competition.name, columns, (manifest,), tuple(samples)), num_shards, shard_id)
-    finished = finished_shard(out, planned)
-    if finished is not None:
-        return finished, False
-    sidecar_path(out).unlink(missing_ok=True)  # from here on the csv is not finished
-    own = [samples[place] for place in planned.places]
-    summary = run_submission(competition, own, [(weights, manifest)], out, limit_s)
-    degraded = [image.id for image in summary.images if image.outcome == "degraded"]
-    return finish_shard(out, planned, summary.failed, degraded), True

@@ -10,8 +10,7 @@ import tyro
 
 from histofold.commands.options import parse_options
 from histofold.core.faults import Fault, InputError
-from histofold.core.log import logger
-from histofold.data.store import known_folds, tile_differences
+from histofold.data.store import known_folds
 from histofold.report.graphs.run import draw_fold_curves
 from histofold.report.graphs.schedule import plot_schedule
 from histofold.report.pictures.overlays import save_png
@@ -19,7 +18,6 @@ from histofold.report.pictures.views import draw_view_sheet, spread_tiles
 from histofold.schema.experiment import Experiment
 from histofold.schema.parse import load_toml
 from histofold.train.fold import FoldSetup, prepare_fold, training_tiles
-from histofold.train.loop import make_room, train_fold
 from histofold.train.schedule import schedule_table
 
 
@@ -66,7 +64,14 @@ def run(arguments: list[str]) -> int:
     if options.show_views is not None:
         show_views(options, options.show_views)
         return 0
-    train_experiment(options.settings, options.path.stem, options.runs, options.fold, options.resume, options.limit)
+    from histofold.train.experiment import train_experiment
+
+    trained = train_experiment(
+        options.settings, options.path.stem, options.runs, options.fold, options.resume, options.limit
+    )
+    for setup, dice in trained:
+        draw_fold_curves(setup.folder)
+        print(f"fold {setup.fold}: Dice {dice:.4f} on {len(setup.validation)} slides, in {setup.folder}")
     return 0
 
 
@@ -113,21 +118,3 @@ def _shown_fold(options: TrainOptions) -> FoldSetup:
     """The fold that is asked for, else the first one."""
     fold = known_folds(options.settings)[0] if options.fold is None else options.fold
     return prepare_fold(options.settings, options.path.stem, options.runs, fold, options.limit)
-
-
-def train_experiment(
-    experiment: Experiment, name: str, runs: Path, fold: int | None, resume: bool, limit: int | None
-) -> None:
-    """Train one fold or all of them, every fold's input checked before the first one starts."""
-    folds = known_folds(experiment) if fold is None else [fold]
-    setups = [prepare_fold(experiment, name, runs, k, limit) for k in folds]
-    for remark in tile_differences(experiment, Path(experiment.data.dataset)):
-        logger.warning("%s", remark)
-    for setup in setups:
-        make_room(setup, resume)
-    for setup in setups:
-        dice = train_fold(setup, resume)
-        if dice is None:  # a helping process of torchrun: the first one tells
-            continue
-        draw_fold_curves(setup.folder)
-        print(f"fold {setup.fold}: Dice {dice:.4f} on {len(setup.validation)} slides, in {setup.folder}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -10,7 +12,10 @@ import numpy as np
 import torch
 
 from histofold.core.faults import Fault, InputError
+from histofold.models.build import build_model
+from histofold.predict.devices import best_device, best_precision
 from histofold.predict.ensemble import normalise_tiles
+from histofold.schema.experiment import Experiment
 from histofold.train.cross_rank import sum_over_ranks
 from histofold.train.fold import FoldSetup
 from histofold.train.losses.auxiliary import auxiliary_losses
@@ -101,3 +106,20 @@ def refuse_non_finite(run: Run, setup: FoldSetup, losses: Mapping[str, torch.Ten
 def _seed_step(seed: int, step: int, rank: int) -> None:
     """Seed what the network draws (dropout): a resumed run draws the same, and each process its own."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+def bare_step_seconds(experiment: Experiment) -> float:
+    """Seconds of one bare optimisation step on this machine, the median of three: network and gradients alone."""
+    device = best_device()
+    model = build_model(experiment.model.architecture, experiment.model.arguments()).to(device)
+    model = model.to(memory_format=torch.channels_last)
+    side = experiment.augment.crop
+    images_NCHW = torch.rand(experiment.train.batch, 3, side, side, device=device)
+    times = []
+    for _ in range(4):  # the first one warms up
+        started = time.monotonic()
+        with torch.autocast(device.type, dtype=best_precision(device)):
+            loss = model(images_NCHW).float().square().mean()
+        loss.backward()
+        times.append(time.monotonic() - started)
+    return statistics.median(times[1:])

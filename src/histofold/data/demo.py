@@ -1,0 +1,96 @@
+"""The experiment of `histofold demo`: small, for small machines, at the scale of whatever images are there."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from histofold.competitions.base import Competition
+from histofold.core.faults import InputError
+from histofold.data.tiles.masks import masked_fraction
+from histofold.imaging.errors import ImageError
+from histofold.imaging.slide import open_slide
+from histofold.schema.dataset import DataConfig, TilesConfig
+from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
+from histofold.schema.preprocessing import Preprocessing, has_pixel_size
+from histofold.schema.sample import Sample
+
+NETWORK_SIDE = 300
+"""Long side of a typical image at the network's scale, in pixels."""
+NETWORK_SIDES = {"kidney_2020": 600}
+"""The same where it is another, by competition: sections of whole organs hold smaller objects."""
+SYNTHETIC_STEPS = 250
+REAL_STEPS = 600
+
+
+def demo_experiment(
+    competition: Competition,
+    samples: Sequence[Sample],
+    dataset: Path,
+    *,
+    steps: int | None,
+    folds: int,
+    seed: int,
+    synthetic: bool,
+) -> Experiment:
+    """A small experiment for small machines: the scale follows the images, the work is counted in steps.
+
+    Args:
+        competition: The adapter that gave the samples.
+        samples: All training samples.
+        dataset: Where the dataset is to be built.
+        steps: Optimisation steps of each fold; None for the usual number.
+        folds: Number of folds.
+        seed: Of the folds and of the training.
+        synthetic: Whether the images were drawn: their hidden test holds other stains than the training slides; a real
+            folder's may hold one alone.
+    """
+    fractions = [masked_fraction(competition.target(sample)) for sample in samples]
+    if steps is None:
+        steps = SYNTHETIC_STEPS if synthetic else REAL_STEPS
+    plain = AugmentConfig(crop=192)
+    return Experiment(
+        data=DataConfig(dataset=str(dataset)),
+        preprocessing=demo_preprocessing(samples, NETWORK_SIDES.get(competition.name, NETWORK_SIDE)),
+        tiles=TilesConfig(size=224, stride=112, area_bins=quartile_bins(fractions), folds=folds, seed=seed),
+        augment=replace(plain, stain_transfer=0.4, grey=0.3) if synthetic else plain,
+        model=ModelConfig(encoder="resnet18", decoder_channels=(128, 64, 32, 24, 16), classes=len(competition.classes)),
+        optim=OptimConfig(lr=2e-3, ema=0.98),
+        train=TrainConfig(
+            seed=seed,
+            steps=steps,
+            validate_every=max(1, steps // 4),
+            validate_images=8,
+            save_every=50,
+        ),
+        predict=PredictConfig(tile=320, halo=32),
+    )
+
+
+def quartile_bins(fractions: Sequence[float]) -> tuple[float, float, float]:
+    """Area bins at the quartiles of the images' mask fractions, so that none of the balanced bins is nearly empty."""
+    low, middle, high = (round(float(q), 3) for q in np.quantile(fractions, [0.25, 0.5, 0.75]))
+    return (low, middle, high) if 0 < low < middle < high < 1 else TilesConfig().area_bins
+
+
+def demo_preprocessing(samples: Sequence[Sample], side: int = NETWORK_SIDE) -> Preprocessing:
+    """A physical scale at which a typical image has `side` pixels; whole images where sizes are unknown."""
+    sides_um = []
+    for sample in samples:
+        if not has_pixel_size(sample.pixel_size_um):
+            return Preprocessing(scale_mode="whole", whole_size=320)
+        shape_hw = sample.shape_hw
+        if shape_hw is None:
+            try:
+                with open_slide(sample.image_path) as slide:
+                    shape_hw = slide.shape_hw
+            except ImageError:
+                continue
+        sides_um.append(max(shape_hw) * float(sample.pixel_size_um or 0))
+    if not sides_um:
+        raise InputError("no image of the folder can be read: run `histofold check dataset`")
+    return Preprocessing(target_pixel_size_um=round(statistics.median(sides_um) / side, 2))

@@ -1,0 +1,80 @@
+"""The synthetic folders that `histofold demo` makes, and the score on their hidden test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from histofold.competitions.base import Competition
+from histofold.competitions.tables import header_shape_of, read_table
+from histofold.core.faults import Fault, InputError
+from histofold.core.rle.runs import Runs, parse_rle
+from histofold.schema.sample import Sample
+from histofold.synth.hubmap_2022.folder import make_hubmap_2022
+from histofold.synth.kidney_2020.folder import make_kidney_2020
+
+Truths = Mapping[str, Runs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoFolder:
+    """How a competition's folder is made, and how the truth of its hidden test is read."""
+
+    make: Callable[..., object]
+    """Called with the folder, `seed` and `truth_path`, which lies outside the folder."""
+    read_truth: Callable[[Path, list[Sample]], Truths]
+    """Called with the truth and the samples of the test split."""
+
+
+def rle_truth(column: str, path: Path, samples: list[Sample]) -> Truths:
+    """The truth of test images from a table of run lengths; the sizes are the files' own.
+
+    Args:
+        column: The column of the run lengths.
+        path: The table, with the column id.
+        samples: The test split.
+    """
+    texts = read_table(path, ("id", column)).set_index("id")[column]
+    shapes = {sample.id: header_shape_of(sample.image_path) for sample in samples}
+    return {key: parse_rle(texts[key], shape_hw) for key, shape_hw in shapes.items() if shape_hw is not None}
+
+
+DEMO_FOLDERS = {
+    "hubmap_2022": DemoFolder(make=make_hubmap_2022, read_truth=partial(rle_truth, "rle")),
+    "kidney_2020": DemoFolder(
+        make=partial(make_kidney_2020, num_train=10, num_test=3, max_side=1600),
+        read_truth=partial(rle_truth, "encoding"),
+    ),
+}
+"""By the competition's name; a competition whose folder can be drawn adds its entry."""
+
+
+def demo_folder(name: str) -> DemoFolder:
+    """The entry of a competition.
+
+    Raises:
+        InputError: If its folder cannot be drawn.
+    """
+    if name not in DEMO_FOLDERS:
+        remedy = f"give a folder as --data, or one of {', '.join(DEMO_FOLDERS)}"
+        raise InputError([Fault(name, "competition", "no synthetic folder of this competition", remedy)])
+    return DEMO_FOLDERS[name]
+
+
+def hidden_score(competition: Competition, root: Path, submission: Path, truth: Path) -> float:
+    """The host's score of a submission on the hidden truth of a synthetic folder.
+
+    Args:
+        competition: The adapter.
+        root: The folder that was made.
+        submission: The csv that answers it.
+        truth: The truth beside the folder.
+    """
+    samples = competition.samples(root, "test")
+    truths = demo_folder(competition.name).read_truth(truth, samples)
+    id_column, row_column = competition.columns
+    rows = read_table(submission, competition.columns).set_index(id_column)[row_column]
+    predictions = {key: parse_rle(rows[key], runs.shape_hw) for key, runs in truths.items()}
+    return competition.score(predictions, truths).mean
