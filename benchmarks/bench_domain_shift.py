@@ -33,7 +33,7 @@ from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, 
 from histofold.schema.preprocessing import Preprocessing
 from histofold.synth.drawing.slide import SlideSpec, SyntheticSlide
 from histofold.synth.drawing.tissue import draw_stain
-from histofold.synth.files import csv_bytes, png_bytes
+from histofold.synth.files import csv_bytes
 from histofold.train.experiment import train_experiment
 from histofold.trust.runs import finished_folds
 
@@ -79,6 +79,8 @@ def make_slides(root: Path, slides: Slides, count: int) -> None:
     """Write images/, masks/ and, last, images.csv; the same donors and anatomy for the same split."""
     if (root / "images.csv").is_file():
         return
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(count):
         donor, organ = number // IMAGES_OF_DONOR, ORGANS[number % len(ORGANS)]
@@ -96,8 +98,8 @@ def make_slides(root: Path, slides: Slides, count: int) -> None:
         )
         picture = SyntheticSlide(spec).whole()
         name = f"{organ}_{number:03d}"
-        write_bytes_atomically(root / "images" / f"{name}.png", png_bytes(picture.image_HWC))
-        write_bytes_atomically(root / "masks" / f"{name}.png", png_bytes(picture.mask_HW.astype(np.uint8) * 255))
+        cv2.imwrite(str(root / "images" / f"{name}.png"), picture.image_HWC[..., ::-1])
+        cv2.imwrite(str(root / "masks" / f"{name}.png"), picture.mask_HW.astype(np.uint8) * 255)
         rows.append([name, organ, slides.second, f"donor{slides.split}_{donor:02d}", str(slides.pixel_size_um)])
     write_bytes_atomically(root / "images.csv", csv_bytes(("id", "organ", "source", "patient", "pixel_size"), rows))
 

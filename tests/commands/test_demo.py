@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
+from blobs_folder import make_blobs_folder
 from histofold.commands.main import main
 from histofold.competitions.registry import detect_competition, get_competition
 from histofold.data.demo import demo_preprocessing
 from histofold.schema.sample import Sample
-from histofold.synth.blobs import make_blobs_folder
 from histofold.synth.demo import DEMO_FOLDERS, hidden_score
 
 

@@ -12,7 +12,6 @@ import pytest
 import tifffile
 
 from histofold.core.rle.runs import decode_rle
-from histofold.synth.blobs import make_blobs_folder
 from histofold.synth.drawing.tissue import draw_stain
 from histofold.synth.files import TIFF_LAYOUTS, tiff_bytes
 from histofold.synth.hubmap_2022.folder import TEST_COLUMNS, TRAIN_COLUMNS, TRUTH_COLUMNS, make_hubmap_2022
@@ -184,25 +183,7 @@ def test_layouts_decode_to_what_was_encoded(layout: str, tmp_path: Path) -> None
         assert error.max() == 0
 
 
-def test_blobs_folder(tmp_path: Path) -> None:
-    names = make_blobs_folder(tmp_path / "a", 3, seed=1)
-    for name in names:
-        image = cv2.imread(str(tmp_path / "a" / "images" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
-        mask = cv2.imread(str(tmp_path / "a" / "masks" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
-        assert image.shape == (*mask.shape, 3)
-        assert mask.shape[0] != mask.shape[1]
-        assert set(np.unique(mask)) == {0, 255}
-        green = image[..., 1]
-        assert green[mask > 0].mean() < green[mask == 0].mean() - 50
-    make_blobs_folder(tmp_path / "b", 3, seed=1)
-    assert files_below(tmp_path / "a") == files_below(tmp_path / "b")
-    make_blobs_folder(tmp_path / "c", 3, seed=2)
-    assert set(files_below(tmp_path / "a").values()).isdisjoint(files_below(tmp_path / "c").values())
-
-
 def test_unknown_names_are_refused() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="dab, eosin, pas"):
         draw_stain(rng, "silver")
-    with pytest.raises(ValueError, match="at least 1"):
-        make_blobs_folder(Path("unused"), 0)

@@ -1,18 +1,23 @@
-"""Files of a synthetic folder: the same bytes for the same content, and no half-written ones."""
+"""Files of a synthetic folder: one job an image, the same bytes for the same content, and no half-written ones."""
 
 from __future__ import annotations
 
 import csv
 import io
+import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 import tifffile
+from tqdm import tqdm
+
+Job = TypeVar("Job")
+Done = TypeVar("Done")
 
 # Layouts met in the wild, one after the other, so that a reader meets them all.
 TIFF_LAYOUTS: dict[str, dict[str, Any]] = {
@@ -34,14 +39,6 @@ def tiff_bytes(image_HWC: np.ndarray, layout: str) -> bytes:
     stream = io.BytesIO()
     tifffile.imwrite(stream, image_HWC, photometric="rgb", metadata=None, software=False, **TIFF_LAYOUTS[layout])
     return stream.getvalue()
-
-
-def png_bytes(image: np.ndarray) -> bytes:
-    """Encode a (H, W, 3) uint8 RGB image or a (H, W) uint8 or uint16 mask as PNG."""
-    bgr = image[..., ::-1] if image.ndim == 3 else image
-    done, encoded = cv2.imencode(".png", np.ascontiguousarray(bgr))
-    assert done, "OpenCV refused an array that PNG can hold"
-    return encoded.tobytes()
 
 
 def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
@@ -77,3 +74,38 @@ def begin_folder(root: Path, tables: Sequence[str], truth_path: Path) -> None:
         path.unlink(missing_ok=True)
     for temporary in root.rglob(".*.tmp"):
         temporary.unlink()
+
+
+def run_jobs(
+    work: Callable[[Job], Done], jobs: Sequence[Job], *, num_workers: int, progress: bool, description: str
+) -> list[Done]:
+    """Do every job and keep the order; a job that fails ends all.
+
+    Args:
+        work: A function that can be pickled where there are workers.
+        jobs: Its arguments.
+        num_workers: Spawned processes; 0 works in this one. A script that asks for some must hold its own work under
+            `if __name__ == "__main__"`, since they import it again.
+        progress: Show a progress bar.
+        description: What stands before the bar.
+    """
+
+    def shown(results: Iterator[Done]) -> list[Done]:
+        return list(tqdm(results, desc=description, unit="image", total=len(jobs), disable=not progress))
+
+    if num_workers == 0 or len(jobs) < 2:
+        return shown(map(work, jobs))
+    workers = min(num_workers, len(jobs))
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return shown(pool.map(work, jobs))
+
+
+def refuse_less(*asked: tuple[str, int, int]) -> None:
+    """Refuse numbers, given with their names, that are less than their least.
+
+    Raises:
+        ValueError: For the first of them.
+    """
+    for name, value, least in asked:
+        if value < least:
+            raise ValueError(f"{name}={value} must be at least {least}")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-
-from histofold.schema.atomic import write_atomically
 
 Numbers = Mapping[str, int | float | str]
 
@@ -84,54 +80,11 @@ def truth_path_of(root: Path, truth_path: Path | None) -> Path:
         ValueError: If it would lie inside the folder.
     """
     truth_path = truth_path or root.with_name(f"{root.name}_truth.csv")
-    _refuse_inside(root, truth_path, "truth_path")
+    if truth_path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"truth_path {truth_path} lies inside {root}: name a file outside it, the truth is hidden")
     return truth_path
-
-
-def write_key(key: SynthKey, path: Path | None = None) -> Path:
-    """Write a key as json.
-
-    Args:
-        key: The key.
-        path: The file, outside the competition's folder; default ROOT_key.json beside the hidden truth.
-
-    Returns:
-        The file.
-
-    Raises:
-        ValueError: If the file would lie inside the folder.
-    """
-    path = path or key.truth_path.with_name(f"{key.root.name}_key.json")
-    _refuse_inside(key.root, path, "path")
-    content = dataclasses.asdict(key) | {"root": str(key.root), "truth_path": str(key.truth_path)}
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
-    return path
-
-
-def read_key(path: Path) -> SynthKey:
-    """Read a key that `write_key` wrote."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return SynthKey(
-        root=Path(content["root"]),
-        truth_path=Path(content["truth_path"]),
-        seed=content["seed"],
-        train_ids=tuple(content["train_ids"]),
-        test_ids=tuple(content["test_ids"]),
-        donors=content["donors"],
-        planted={key: tuple(PlantedFault(**fault) for fault in found) for key, found in content["planted"].items()},
-        clean_rles=content["clean_rles"],
-        artefacts={
-            key: artefact_places([(place["kind"], place["box_yxyx"]) for place in places])
-            for key, places in content["artefacts"].items()
-        },
-    )
 
 
 def random_stream(seed: int, *key: int) -> np.random.Generator:
     """The random stream of a purpose: the same whatever was drawn before."""
     return np.random.default_rng(np.random.SeedSequence([seed, *key]))
-
-
-def _refuse_inside(root: Path, path: Path, name: str) -> None:
-    if path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"{name} {path} lies inside {root}: name a file outside it, the truth is hidden")

@@ -16,8 +16,8 @@ from scipy.ndimage import distance_transform_edt
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.core.rle.runs import decode_rle, encode_rle
 from histofold.data.audit import audit_folder
-from histofold.synth.habits import framed_mask
 from histofold.synth.hubmap_2022.folder import make_hubmap_2022
+from histofold.synth.hubmap_2022.habits import framed_mask
 from histofold.synth.hubmap_2022.image import mask_polygons
 from histofold.synth.hubmap_2022.options import (
     COPY_FAULTS,
@@ -31,7 +31,7 @@ from histofold.synth.hubmap_2022.options import (
     Planted,
 )
 from histofold.synth.hubmap_2022.plan import Quota, plan_splits
-from histofold.synth.key import PlantedFault, SynthKey, read_key, write_key
+from histofold.synth.key import PlantedFault, SynthKey
 
 NUM_TRAIN, MAX_SIDE, SEED = 60, 260, 5
 # Not every image has room for these: two objects, tissue beside them, glass.
@@ -317,15 +317,6 @@ def test_habits_of_annotators(clean: SynthKey, tmp_path: Path) -> None:
     assert counts["thin_labels", "lung"] == 2
     assert counts["lumen_excluded", "prostate"] >= 3
     assert len(counts) == 3
-
-
-def test_the_key_can_be_written_and_read_but_not_into_the_folder(spoilt: SynthKey, tmp_path: Path) -> None:
-    path = write_key(spoilt, tmp_path / "key.json")
-    assert read_key(path) == spoilt
-    assert write_key(spoilt).parent == spoilt.truth_path.parent
-    with pytest.raises(ValueError, match="lies inside"):
-        write_key(spoilt, spoilt.root / "key.json")
-    assert not list(spoilt.root.rglob("*key*"))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.07, 0.25, 1 / 3, 1.0])

@@ -12,7 +12,7 @@ import tifffile
 import histofold.synth.hubmap_2022.folder
 from histofold.synth.hubmap_2022.folder import make_hubmap_2022
 from histofold.synth.hubmap_2022.image import make_image
-from histofold.synth.hubmap_2022.options import ARTEFACTS, HPA, HUBMAP, SYNTH_ORGANS, Planted, Source
+from histofold.synth.hubmap_2022.options import ARTEFACTS, HPA, HUBMAP, SYNTH_ORGANS, ImageSource, Planted
 from histofold.synth.key import SynthKey
 
 PLAIN = Planted(artefacts={}, jpeg=0.0)
@@ -48,7 +48,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> SynthKey:
 
 
 def test_a_shift_of_stain_alone(plain: SynthKey, tmp_path: Path) -> None:
-    key = make(tmp_path / "c", planted=PLAIN, test_sources=(Source(name="Hubmap", stain="eosin"),))
+    key = make(tmp_path / "c", planted=PLAIN, test_sources=(ImageSource(name="Hubmap", stain="eosin"),))
     columns = ("id", "organ", "img_height", "img_width", "pixel_size", "tissue_thickness")
     before, after = read_table(plain.root / "test.csv"), read_table(key.root / "test.csv")
     assert [[row[column] for column in columns] for row in before] == [
@@ -62,7 +62,7 @@ def test_a_shift_of_stain_alone(plain: SynthKey, tmp_path: Path) -> None:
 
 
 def test_a_shift_of_pixel_size_alone(plain: SynthKey, tmp_path: Path) -> None:
-    key = make(tmp_path / "c", planted=PLAIN, test_sources=(Source(name="HPA", pixel_size_um=0.37),))
+    key = make(tmp_path / "c", planted=PLAIN, test_sources=(ImageSource(name="HPA", pixel_size_um=0.37),))
     before, after = read_table(plain.root / "test.csv"), read_table(key.root / "test.csv")
     assert {row["pixel_size"] for row in after} == {"0.37"}
     same = ("id", "organ", "data_source", "tissue_thickness")
@@ -71,7 +71,7 @@ def test_a_shift_of_pixel_size_alone(plain: SynthKey, tmp_path: Path) -> None:
 
 
 def test_a_shift_of_thickness_alone_makes_darker(plain: SynthKey, tmp_path: Path) -> None:
-    key = make(tmp_path / "c", planted=PLAIN, test_sources=(Source(name="HPA", thickness_um=10.0),))
+    key = make(tmp_path / "c", planted=PLAIN, test_sources=(ImageSource(name="HPA", thickness_um=10.0),))
     before, after = read_table(plain.root / "test.csv"), read_table(key.root / "test.csv")
     assert [{**row, "tissue_thickness": "10"} for row in before] == after
     assert (mean_colours(key, "test").mean(1) < mean_colours(plain, "test").mean(1)).all()
@@ -90,11 +90,11 @@ def test_by_default_the_hidden_half_is_of_hubmap(tmp_path: Path) -> None:
 
 def test_bad_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pixel_size_um of source X: add kidney, largeintestine"):
-        Source(name="X", pixel_size_um={"lung": 0.4, "spleen": 0.4, "prostate": 0.4})
+        ImageSource(name="X", pixel_size_um={"lung": 0.4, "spleen": 0.4, "prostate": 0.4})
     with pytest.raises(ValueError, match="at least one source"):
         make(tmp_path / "c", test_sources=())
     with pytest.raises(ValueError, match="silver"):
-        make(tmp_path / "c", train_sources=(Source(name="X", stain="silver"),))
+        make(tmp_path / "c", train_sources=(ImageSource(name="X", stain="silver"),))
     assert not any(tmp_path.iterdir())
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from blobs_folder import make_blobs_folder
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import InputError
 from histofold.data.build import build_dataset
@@ -17,7 +18,6 @@ from histofold.imaging.stain import fit_stain_reference, network_view
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, TrainConfig
 from histofold.schema.preprocessing import Preprocessing
-from histofold.synth.blobs import make_blobs_folder
 from histofold.train.fold import prepare_fold, training_tiles
 
 SIDE = 96

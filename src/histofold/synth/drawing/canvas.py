@@ -9,40 +9,6 @@ import numpy as np
 _SUBPIXEL_BITS = 4
 
 
-def fractal_noise(
-    rng: np.random.Generator,
-    shape_hw: tuple[int, int],
-    wavelength_px: float,
-    octaves: int = 4,
-    persistence: float = 0.6,
-) -> np.ndarray:
-    """Sum of noise octaves, coarsest at `wavelength_px`, each next one half as long and `persistence` times as strong.
-
-    Built as a pyramid (each level is doubled and a finer one added), so that only the last resize touches every pixel.
-
-    Returns:
-        (H, W) float32, about zero mean and unit variance.
-    """
-    height, width = shape_hw
-    step_px = max(wavelength_px / 2, 1.0)
-    level_shape = (int(height / step_px) + 3, int(width / step_px) + 3)
-    level = rng.standard_normal(level_shape, dtype=np.float32)
-    amplitude, power = 1.0, 1.0
-    for _ in range(octaves - 1):
-        if step_px < 2:
-            break
-        step_px /= 2
-        level_shape = (level_shape[0] * 2, level_shape[1] * 2)
-        amplitude *= persistence
-        power += amplitude**2
-        level = cv2.resize(level, level_shape[::-1], interpolation=cv2.INTER_LINEAR)
-        level += amplitude * rng.standard_normal(level_shape, dtype=np.float32)
-    rows = min(level_shape[0], int(np.ceil(height / step_px)) + 1)
-    columns = min(level_shape[1], int(np.ceil(width / step_px)) + 1)
-    part = np.ascontiguousarray(level[:rows, :columns]) / np.float32(np.sqrt(power))
-    return cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
 def blob_outline(
     rng: np.random.Generator,
     centre_yx: tuple[float, float],

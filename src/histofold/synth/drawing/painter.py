@@ -11,10 +11,9 @@ import numpy as np
 from histofold.synth.drawing.artefacts import REACH_PX, Artefact, disturb_light, fold_tissue, plan_artefacts
 from histofold.synth.drawing.frame import GRID_PX, Frame, Scene, blank_layers
 from histofold.synth.drawing.lattice import stream
-from histofold.synth.drawing.optics import jpeg_traces, lens_px, read_out, transmit
 from histofold.synth.drawing.spec import Picture, SlideSpec
-from histofold.synth.drawing.tissue import soft_px, stain_amounts
-from histofold.synth.organs.registry import plan_organ
+from histofold.synth.drawing.tissue import jpeg_traces, lens_px, read_out, soft_px, stain_amounts, transmit
+from histofold.synth.organs import plan_organ
 
 # Coarser pixels than this are drawn finer and averaged, as a camera does; else nuclei would vanish between the pixels.
 _COARSEST_PIXEL_UM = 1.3

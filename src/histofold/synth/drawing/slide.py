@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from histofold.synth.drawing.artefacts import ARTEFACTS
 from histofold.synth.drawing.painter import Painter
 from histofold.synth.drawing.spec import Picture, SlideSpec, copy_picture, empty_picture
-from histofold.synth.organs.registry import ORGANS
+from histofold.synth.organs import ORGANS
 
 __all__ = ["ARTEFACTS", "ORGANS", "Picture", "SlideSpec", "SyntheticSlide"]
 
@@ -58,33 +58,19 @@ class SyntheticSlide:
         return self.read(slice(None), slice(None))
 
     def bands(self, rows: int = 512) -> Iterator[tuple[slice, Picture]]:
-        """Bands of full width from top to bottom, each block drawn once.
+        """Bands of full width from top to bottom.
 
         Args:
-            rows: Height of a band, at least 1; a multiple of the blocks' height (256 at usual pixel sizes) takes the
-                least memory.
+            rows: Height of a band, at least 1; of a multiple of the blocks' height (256 at usual pixel sizes) each
+                block is drawn once.
 
         Yields:
-            The band's rows and its picture; 5 bytes a pixel, and those of a row of blocks if the heights do not match.
+            The band's rows and its picture, 5 bytes a pixel.
         """
         height, width = self.shape_hw
-        block_h, draw = self._painter.block_hw[0], self._painter.draw_block
-        strip, strip_rows = empty_picture((0, width)), slice(0, 0)
         for start in range(0, height, rows):
             band = slice(start, min(start + rows, height))
-            if rows % block_h == 0:
-                yield band, self._assemble((start, band.stop), (0, width), draw)
-                continue
-            picture, done = empty_picture((band.stop - start, width)), start
-            while done < band.stop:
-                if done >= strip_rows.stop:
-                    strip_rows = slice(done, min(done + block_h, height))
-                    strip = self._assemble((strip_rows.start, strip_rows.stop), (0, width), draw)
-                stop = min(strip_rows.stop, band.stop)
-                piece = strip[done - strip_rows.start : stop - strip_rows.start, :]
-                copy_picture(picture[done - start : stop - start, :], piece)
-                done = stop
-            yield band, picture
+            yield band, self._assemble((start, band.stop), (0, width), self._painter.draw_block)
 
     def _assemble(
         self, rows_of: tuple[int, int], columns_of: tuple[int, int], block_at: Callable[[int, int], Picture]

@@ -8,7 +8,7 @@ import numpy as np
 
 from histofold.synth.drawing.artefacts import ARTEFACTS
 from histofold.synth.drawing.tissue import Stain
-from histofold.synth.organs.registry import ORGANS
+from histofold.synth.organs import ORGANS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from histofold.core.log import logger
 from histofold.schema.atomic import write_bytes_atomically
-from histofold.synth.files import begin_folder, csv_bytes
+from histofold.synth.files import begin_folder, csv_bytes, refuse_less, run_jobs
 from histofold.synth.hubmap_2022.faults import Row
 from histofold.synth.hubmap_2022.image import WrittenImage, make_image
-from histofold.synth.hubmap_2022.options import HPA, HUBMAP, Planted, Source
-from histofold.synth.hubmap_2022.plan import ID_RANGE, LEAST_SIDE_PX, SlidePlan, plan_splits
-from histofold.synth.jobs import run_jobs
+from histofold.synth.hubmap_2022.options import HPA, HUBMAP, ImageSource, Planted
+from histofold.synth.hubmap_2022.plan import ID_RANGE, LEAST_SIDE_PX, PlannedImage, plan_splits
 from histofold.synth.key import SynthKey, truth_path_of
 
 TEST_COLUMNS = ("id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness")
@@ -37,15 +36,15 @@ def make_hubmap_2022(
     truth_path: Path | None = None,
     progress: bool = True,
     planted: Planted | None = None,
-    train_sources: Sequence[Source] = (HPA,),
-    test_sources: Sequence[Source] = (HUBMAP, HPA),
+    train_sources: Sequence[ImageSource] = (HPA,),
+    test_sources: Sequence[ImageSource] = (HUBMAP, HPA),
     num_workers: int = 0,
 ) -> SynthKey:
     """Write the folder: tables, images and annotations; the tables last, and the truth after all else.
 
     Train images are HPA's (haematoxylin and DAB, 0.4 um), two or three a donor. Of the test images every other one is
     Hubmap's (PAS or eosin, another pixel size and thickness): the real domain gap. Other gaps are asked for by sources:
-    `test_sources=(Source(name="Hubmap", stain="eosin"),)` is a gap of stain alone. A donor has one stain of each kind.
+    `test_sources=(ImageSource(name="Hubmap", stain="eosin"),)` is a gap of stain alone. A donor has one stain a kind.
 
     An image depends on the seed, its split, its place and the options alone. A file that is already there is replaced,
     others are left. A run that was interrupted leaves no tables and no part of a file under its name: start it again.
@@ -64,7 +63,7 @@ def make_hubmap_2022(
         num_workers: Spawned processes that draw; 0 draws in this one.
 
     Returns:
-        The key; `histofold.synth.key.write_key` writes it beside the truth.
+        The key.
 
     Raises:
         ValueError: A count or size is too small, or the truth would lie inside the folder.
@@ -87,14 +86,9 @@ def make_hubmap_2022(
 
 
 def _refuse_bad_request(num_train: int, num_test: int, seed: int, max_side: int) -> None:
-    for name, value, least in (
-        ("num_train", num_train, 2),
-        ("num_test", num_test, 1),
-        ("seed", seed, 0),
-        ("max_side", max_side, LEAST_SIDE_PX),
-    ):
-        if value < least:
-            raise ValueError(f"{name}={value} must be at least {least}")
+    refuse_less(
+        ("num_train", num_train, 2), ("num_test", num_test, 1), ("seed", seed, 0), ("max_side", max_side, LEAST_SIDE_PX)
+    )
     room = ID_RANGE[1] - ID_RANGE[0]
     if num_train + num_test > room:
         raise ValueError(f"{num_train} train and {num_test} test images are more than the {room} ids that there are")
@@ -119,7 +113,7 @@ def _key(
     root: Path,
     truth_path: Path,
     seed: int,
-    splits: tuple[list[SlidePlan], list[SlidePlan]],
+    splits: tuple[list[PlannedImage], list[PlannedImage]],
     written: list[WrittenImage],
 ) -> SynthKey:
     train, test = splits

@@ -13,10 +13,10 @@ from histofold.core.rle.runs import encode_rle, runs_from_mask
 from histofold.schema.atomic import write_bytes_atomically
 from histofold.synth.drawing.slide import Picture, SyntheticSlide
 from histofold.synth.files import TIFF_LAYOUTS, tiff_bytes
-from histofold.synth.habits import Annotated, change_mask, transposed_mask
 from histofold.synth.hubmap_2022.faults import ROW_CHANGES, Row, broken_file, broken_row, rescanned
+from histofold.synth.hubmap_2022.habits import Annotated, change_mask, transposed_mask
 from histofold.synth.hubmap_2022.options import COPY_FAULTS, DRAWING_FAULTS, FILE_FAULTS
-from histofold.synth.hubmap_2022.plan import FAULTS, TRAIN, SlidePlan, donor_facts, donor_place
+from histofold.synth.hubmap_2022.plan import FAULTS, TRAIN, PlannedImage, donor_facts, donor_place
 from histofold.synth.key import ArtefactPlace, PlantedFault, artefact_places, random_stream
 
 
@@ -37,7 +37,7 @@ class WrittenImage:
     artefacts: tuple[ArtefactPlace, ...]
 
 
-def make_image(root: Path, seed: int, strength: float, plan: SlidePlan) -> WrittenImage:
+def make_image(root: Path, seed: int, strength: float, plan: PlannedImage) -> WrittenImage:
     """Draw, spoil and write one image, and its annotation where it is of the train split.
 
     Args:
@@ -78,7 +78,7 @@ def _scan_again(
     rng: np.random.Generator,
     picture: Picture,
     places: tuple[ArtefactPlace, ...],
-    plan: SlidePlan,
+    plan: PlannedImage,
     planted: list[PlantedFault],
 ) -> tuple[Picture, tuple[ArtefactPlace, ...]]:
     """The near-copy of a slide; what was done is added to `planted`."""
@@ -93,7 +93,7 @@ def _scan_again(
 
 
 def _annotate(
-    rng: np.random.Generator, picture: Picture, strength: float, plan: SlidePlan, planted: list[PlantedFault]
+    rng: np.random.Generator, picture: Picture, strength: float, plan: PlannedImage, planted: list[PlantedFault]
 ) -> np.ndarray:
     """The mask that the annotator drew, (H, W) bool; what was done is added to `planted`."""
     mask_HW = picture.mask_HW
@@ -110,7 +110,7 @@ def _annotate(
     return mask_HW
 
 
-def _row(seed: int, plan: SlidePlan, mask_HW: np.ndarray) -> Row:
+def _row(seed: int, plan: PlannedImage, mask_HW: np.ndarray) -> Row:
     spec = plan.spec
     return {
         "id": plan.id,
@@ -126,7 +126,7 @@ def _row(seed: int, plan: SlidePlan, mask_HW: np.ndarray) -> Row:
 
 
 def _encode(
-    rng: np.random.Generator, row: Row, drawn_HW: np.ndarray, plan: SlidePlan, planted: list[PlantedFault]
+    rng: np.random.Generator, row: Row, drawn_HW: np.ndarray, plan: PlannedImage, planted: list[PlantedFault]
 ) -> Row:
     """The row with the fault of its encoding or of its cells; what was done is added to `planted`."""
     if plan.fault in ROW_CHANGES:
@@ -144,7 +144,7 @@ def _encode(
 
 
 def _write_image(
-    rng: np.random.Generator, root: Path, image_HWC: np.ndarray, plan: SlidePlan, planted: list[PlantedFault]
+    rng: np.random.Generator, root: Path, image_HWC: np.ndarray, plan: PlannedImage, planted: list[PlantedFault]
 ) -> None:
     """Write the image, or what a broken download left of it; what was done is added to `planted`."""
     content: bytes | None = tiff_bytes(image_HWC, tuple(TIFF_LAYOUTS)[plan.index % len(TIFF_LAYOUTS)])

@@ -42,7 +42,7 @@ FIELD_PIXEL_UM = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ImageSource:
     """Where images come from: their stain and scale. Each but the name is one value, or one an organ.
 
     Attributes:
@@ -73,8 +73,8 @@ def _of(value: Value | Mapping[str, Value], organ: str) -> Value:
     return value[organ] if isinstance(value, Mapping) else value
 
 
-HPA = Source(name="HPA")
-HUBMAP = Source(
+HPA = ImageSource(name="HPA")
+HUBMAP = ImageSource(
     name="Hubmap",
     stain={"kidney": "pas", "largeintestine": "eosin", "lung": "eosin", "spleen": "eosin", "prostate": "eosin"},
     pixel_size_um={"kidney": 0.5, "largeintestine": 0.229, "lung": 0.7562, "spleen": 0.4945, "prostate": 6.263},

@@ -1,6 +1,6 @@
 """Which images a synthetic competition of 2022 has: ids, donors, sources, and what is planted in which.
 
-Every choice about an image hangs on the seed, its split, its place and what stands before it: more images never change
+Every choice about an image depends on the seed, its split, its place and what stands before it: more images never change
 those that are there already.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from histofold.synth.drawing.slide import ARTEFACTS, SlideSpec
 from histofold.synth.drawing.tissue import draw_stain
-from histofold.synth.hubmap_2022.options import COPY_FAULTS, FIELD_PIXEL_UM, HABITS, SYNTH_ORGANS, Planted, Source
+from histofold.synth.hubmap_2022.options import COPY_FAULTS, FIELD_PIXEL_UM, HABITS, SYNTH_ORGANS, ImageSource, Planted
 from histofold.synth.key import random_stream
 
 REAL_SIDE_PX = 3000
@@ -26,7 +26,7 @@ _IDS, DONORS, TRAIN, TEST, QUOTAS, LOOKS, FAULTS = range(7)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlidePlan:
+class PlannedImage:
     """One image before it is drawn.
 
     Attributes:
@@ -51,7 +51,7 @@ class SlidePlan:
     spec: SlideSpec
     fault: str = ""
     habits: tuple[str, ...] = ()
-    other: SlidePlan | None = None
+    other: PlannedImage | None = None
 
 
 class Quota:
@@ -92,8 +92,8 @@ def donor_facts(seed: int, split: int, donor: int) -> dict[str, str]:
 
 
 def plan_splits(
-    seed: int, counts: tuple[int, int], max_side: int, sources: tuple[tuple[Source, ...], ...], planted: Planted
-) -> tuple[list[SlidePlan], list[SlidePlan]]:
+    seed: int, counts: tuple[int, int], max_side: int, sources: tuple[tuple[ImageSource, ...], ...], planted: Planted
+) -> tuple[list[PlannedImage], list[PlannedImage]]:
     """Plan both splits.
 
     Args:
@@ -117,8 +117,8 @@ def plan_splits(
 
 
 def _plan_slide(
-    seed: int, split: int, place: tuple[int, int], max_side: int, source: Source, planted: Planted
-) -> SlidePlan:
+    seed: int, split: int, place: tuple[int, int], max_side: int, source: ImageSource, planted: Planted
+) -> PlannedImage:
     index, number = place
     organ = SYNTH_ORGANS[index % len(SYNTH_ORGANS)]
     stain, pixel_size_um, thickness_um = source.of_organ(organ)
@@ -135,7 +135,7 @@ def _plan_slide(
         artefacts=artefacts,
         jpeg_quality=quality,
     )
-    return SlidePlan(
+    return PlannedImage(
         id=str(number), index=index, split=split, source=source.name, donor=donor, true_donor=donor, spec=spec
     )
 
@@ -156,7 +156,7 @@ def draw_shape(rng: np.random.Generator, pixel_size_um: float, max_side: int) ->
     return sides if rng.random() < 0.5 else sides[::-1]
 
 
-def _with_faults(seed: int, slides: list[SlidePlan], planted: Planted) -> list[SlidePlan]:
+def _with_faults(seed: int, slides: list[PlannedImage], planted: Planted) -> list[PlannedImage]:
     """The train images with their faults and habits dealt out."""
     habits_of_organ = {
         organ: {habit: _share(getattr(planted, habit), organ) for habit in HABITS} for organ in SYNTH_ORGANS
@@ -169,7 +169,7 @@ def _with_faults(seed: int, slides: list[SlidePlan], planted: Planted) -> list[S
         )
         for at, habit in enumerate(HABITS)
     ]
-    done: list[SlidePlan] = []
+    done: list[PlannedImage] = []
     for slide in slides:
         organ = slide.spec.organ
         others = {kind: _others(slide, done, kind) for kind in planted.faults}
@@ -179,7 +179,7 @@ def _with_faults(seed: int, slides: list[SlidePlan], planted: Planted) -> list[S
         other = None
         if candidates:
             other = candidates[int(random_stream(seed, FAULTS, slide.index).integers(len(candidates)))]
-        done.append(_planted_slide(slide, fault, tuple(filter(None, habits)), other))
+        done.append(_spoilt(slide, fault, tuple(filter(None, habits)), other))
     return done
 
 
@@ -201,7 +201,7 @@ def _share(shares: float | Mapping[str, float], organ: str) -> float:
     return shares.get(organ, 0.0) if isinstance(shares, Mapping) else shares
 
 
-def _others(slide: SlidePlan, before: list[SlidePlan], kind: str) -> list[SlidePlan] | None:
+def _others(slide: PlannedImage, before: list[PlannedImage], kind: str) -> list[PlannedImage] | None:
     """The earlier images that a kind may go with: None if it needs no other, [] if it needs one and there is none."""
     if kind == "wrong_image":
         return [other for other in before if other.fault not in COPY_FAULTS]
@@ -212,7 +212,7 @@ def _others(slide: SlidePlan, before: list[SlidePlan], kind: str) -> list[SlideP
     return [other for other in before if not other.fault and (other.donor == slide.donor) == same]
 
 
-def _planted_slide(slide: SlidePlan, fault: str, habits: tuple[str, ...], other: SlidePlan | None) -> SlidePlan:
+def _spoilt(slide: PlannedImage, fault: str, habits: tuple[str, ...], other: PlannedImage | None) -> PlannedImage:
     other = replace(other, other=None) if other else None  # else each would carry all those before it
     slide = replace(slide, fault=fault, habits=habits, other=other)
     if other is None or fault not in COPY_FAULTS:

@@ -17,10 +17,9 @@ from histofold.core.log import logger
 from histofold.core.rle.runs import RunEncoder, runs_to_text
 from histofold.schema.atomic import write_bytes_atomically
 from histofold.synth.drawing.slide import SyntheticSlide
-from histofold.synth.files import begin_folder, csv_bytes
+from histofold.synth.files import begin_folder, csv_bytes, refuse_less, run_jobs
 from histofold.synth.hubmap_2022.options import Planted
 from histofold.synth.hubmap_2022.plan import TEST, TRAIN
-from histofold.synth.jobs import run_jobs
 from histofold.synth.key import ArtefactPlace, PlantedFault, SynthKey, artefact_places, truth_path_of
 from histofold.synth.kidney_2020.plan import (
     KIDNEY_LEAST_SIDE_PX,
@@ -135,14 +134,8 @@ def make_kidney_2020(
 def _refuse_bad_request(
     num_train: int, num_test: int, seed: int, shape_hw: tuple[int, int], shrink: float | None
 ) -> None:
-    for name, value, least in (
-        ("num_train", num_train, 1),
-        ("num_test", num_test, 1),
-        ("seed", seed, 0),
-        ("sides: the shorter", min(shape_hw), KIDNEY_LEAST_SIDE_PX),
-    ):
-        if value < least:
-            raise ValueError(f"{name}={value} must be at least {least}")
+    shortest = ("sides: the shorter", min(shape_hw), KIDNEY_LEAST_SIDE_PX)
+    refuse_less(("num_train", num_train, 1), ("num_test", num_test, 1), ("seed", seed, 0), shortest)
     if shrink is not None and not 0 < shrink <= 1:
         raise ValueError(f"shrink={shrink} must be more than 0 and at most 1")
 

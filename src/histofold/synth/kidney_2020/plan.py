@@ -1,6 +1,6 @@
 """Which slides a synthetic competition of 2020 has: ids, patients, sizes, layouts.
 
-Every choice about a slide hangs on the seed, its split and its place: more slides never change those that are there.
+Every choice about a slide depends on the seed, its split and its place: more slides never change those that are there.
 """
 
 from __future__ import annotations
