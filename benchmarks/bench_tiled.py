@@ -239,7 +239,8 @@ def forwarded_table(sides: list[tuple[int, int]]) -> None:
     names = [f"{size}, halo {halo}" if halo else f"{size}, blend {stride}" for size, halo, stride in settings]
     print(f"\n| pixels forwarded, tile | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}")
     for side in sides:
-        cells = [f"{TileGrid(side, size, stride, halo).pixels_forwarded:.2f}" for size, halo, stride in settings]
+        forwarded = [len(TileGrid(side, size, stride, halo)) * size**2 for size, halo, stride in settings]
+        cells = [f"{pixels / (side[0] * side[1]):.2f}" for pixels in forwarded]
         print(f"| {side[0]} x {side[1]} | {' | '.join(cells)} |")
 
 

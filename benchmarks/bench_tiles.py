@@ -28,7 +28,7 @@ import tifffile
 from bench_slide import encode, peak_mb, texture
 
 from histofold.core.regions import merge_touching, split_runs
-from histofold.core.rle.runs import Runs, decode_rle, runs_from_mask
+from histofold.core.rle.runs import Runs, decode_rle, runs_from_mask, runs_to_text
 from histofold.data.tiles.cut import TileJob, cut_slides
 from histofold.data.tiles.files import read_tile, write_tile
 from histofold.imaging.slide import open_slide
@@ -115,7 +115,7 @@ def run_floor(job: TileJob, workers: int) -> int:
 def run_loop(job: TileJob, workers: int) -> int:
     """What notebooks do."""
     image_HWC = tifffile.imread(job.sample.image_path)
-    mask_HW = decode_rle(job.target.to_text(), image_HWC.shape[:2]).astype(np.uint8)
+    mask_HW = decode_rle(runs_to_text(job.target), image_HWC.shape[:2]).astype(np.uint8)
     zoom = PIXEL_SIZE_UM / job.preprocessing.target_pixel_size_um
     if zoom != 1:
         image_HWC = cv2.resize(image_HWC, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)

@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from histofold.core.jit import HAS_NUMBA
+from histofold.imaging.resample import resample_mask_region
 
 STRUCTURE = {4: ndimage.generate_binary_structure(2, 1), 8: ndimage.generate_binary_structure(2, 2)}
 DENSITIES = (0.1, 0.35, 0.5, 0.6, 0.8)  # around the percolation threshold components are largest and strangest
@@ -45,3 +46,9 @@ def use_implementation(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     for module in COMPILED:
         monkeypatch.setattr(f"histofold.core.{module}.HAS_NUMBA", name == "numba")
     return name
+
+
+def resample_mask(mask_HW: np.ndarray, scaled_hw: tuple[int, int]) -> np.ndarray:
+    """The whole of a resampled mask, bool (H', W')."""
+    whole = (slice(0, scaled_hw[0]), slice(0, scaled_hw[1]))
+    return resample_mask_region(lambda y, x: mask_HW[y, x], mask_HW.shape, scaled_hw, *whole)

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from histofold.competitions.mask_files import read_mask
-from histofold.imaging.errors import ImageError
+from histofold.core.faults import ImageError
 
 SHAPE = (23, 38)
 

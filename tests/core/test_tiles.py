@@ -79,8 +79,3 @@ def test_last_tile_is_shifted_inside():
 def test_sizes_that_do_not_fit_are_refused_in_words(arguments, words):
     with pytest.raises(ValueError, match=words):
         TileGrid(*arguments)
-
-
-def test_pixels_forwarded_per_pixel():
-    assert TileGrid((128, 128), 64, 64, 0).pixels_forwarded == 1.0
-    assert TileGrid((32, 32), 64, 64, 0).pixels_forwarded == 4.0

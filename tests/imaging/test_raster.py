@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histofold.imaging.errors import ImageError
+from histofold.core.faults import ImageError
 from histofold.imaging.slide import open_slide
 from imaging.slide_files import check_regions, png_bytes, png_rows, smooth, texture
 

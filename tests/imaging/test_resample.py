@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hard_masks import resample_mask
 from histofold.imaging import resample
-from histofold.imaging.resample import RowUpsampler, ScaledSlide, resample_mask, resample_mask_region, scaled_shape
+from histofold.imaging.resample import RowUpsampler, ScaledSlide, resample_mask_region, scaled_shape
 from histofold.imaging.slide import Slide
 
 SHAPE_HW = (173, 231)

@@ -14,7 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histofold.imaging.errors import ImageError
+from histofold.core.faults import ImageError
 from histofold.imaging.slide import open_slide
 from imaging.slide_files import CODECS, jpeg_bytes, png_bytes, small_files, texture, tiny_tiff
 
@@ -147,7 +147,7 @@ BOMBS = {
 OPEN_ALL = """
 import sys
 from pathlib import Path
-from histofold.imaging.errors import ImageError
+from histofold.core.faults import ImageError
 from histofold.imaging.slide import open_slide
 
 def peak_kb():

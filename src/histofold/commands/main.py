@@ -59,8 +59,7 @@ def usage() -> str:
 
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Load a verb's module and run it, turning faults of the input into words."""
-    from histofold.core.faults import InputError
-    from histofold.imaging.errors import ImageError
+    from histofold.core.faults import ImageError, InputError
 
     # Threads that wait must sleep, not spin: beside any other busy process a spinning pool slows training several
     # times. It must be set before torch is loaded.

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.rle.runs import Masks, Runs
-from histofold.imaging.errors import ImageError
 from histofold.schema.sample import Sample
 
 Split = Literal["train", "test"]

@@ -33,9 +33,8 @@ from histofold.competitions.tables import (
     rows_by_id,
     submission_ids,
 )
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.rle.runs import Masks, Runs, join_classes, parse_rle, runs_from_mask, runs_to_text
-from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import open_slide
 from histofold.schema.sample import Sample
 

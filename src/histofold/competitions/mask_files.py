@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 from PIL.PngImagePlugin import PngImageFile
 
-from histofold.imaging.errors import ImageError, image_fault
+from histofold.core.faults import ImageError, image_fault
 from histofold.imaging.samples import DEFLATE_RATIO
 from histofold.imaging.slide import open_slide
 

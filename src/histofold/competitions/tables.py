@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.log import logger
 from histofold.core.rle.runs import Runs, parse_rle
-from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import open_slide
 
 CLASS_KEYS = ("id", "class")

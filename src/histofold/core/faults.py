@@ -1,26 +1,24 @@
-"""Faults of the input: what was found, where, which rule it breaks, and what to do about it."""
+"""Faults of the input and of images: what was found, where, which rule it breaks, and what to do about it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of the input.
-
-    Attributes:
-        id: The sample or key at fault.
-        file: The file that holds it, as the user would look for it.
-        rule: What is wrong, in words.
-        remedy: What the user can do.
-    """
+    """One fault of the input."""
 
     id: str
+    """The sample or key at fault."""
     file: str
+    """The file that holds it, as the user would look for it."""
     rule: str
+    """What is wrong, in words."""
     remedy: str
+    """What the user can do."""
 
     def __str__(self) -> str:
         """One line: id, file, rule, remedy."""
@@ -34,3 +32,24 @@ class InputError(ValueError):
         self.faults: list[Fault] = [] if isinstance(faults, str) else list(faults)
         message = faults if isinstance(faults, str) else "\n".join(str(fault) for fault in faults)
         super().__init__(message)
+
+
+class ImageError(ValueError):
+    """An image is missing, broken, too large or of a kind that is not read.
+
+    Attributes:
+        file: The image, as the user would look for it; empty where only a message was given.
+        rule: What is wrong.
+        remedy: What the user can do.
+    """
+
+    def __init__(self, message: str, file: str = "", rule: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.file = file
+        self.rule = rule
+        self.remedy = remedy
+
+
+def image_fault(path: str | os.PathLike[str], rule: str, remedy: str) -> ImageError:
+    """An `ImageError` whose text and attributes name the file, the rule and the remedy."""
+    return ImageError(f"{path}: {rule}: {remedy}", str(path), rule, remedy)

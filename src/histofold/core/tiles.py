@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import pairwise
 
 
@@ -146,8 +145,3 @@ class TileGrid:
             )
             for column, x in enumerate(self.column_spans)
         ]
-
-    @cached_property
-    def pixels_forwarded(self) -> float:
-        """Pixels that go through the network for each pixel of the image."""
-        return len(self) * self.size**2 / (self.shape_hw[0] * self.shape_hw[1])

@@ -8,10 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from histofold.competitions.base import Competition, image_error_fault
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.log import logger
 from histofold.core.rle.runs import Masks, class_runs
-from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import Slide, open_slide
 from histofold.schema.sample import Sample
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from histofold.competitions.base import Competition, image_error_fault
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.log import logger
 from histofold.core.rle.runs import Masks
 from histofold.data.audit import audit_folder
@@ -21,7 +21,6 @@ from histofold.data.store import DatasetInfo, begin_dataset, finish_dataset
 from histofold.data.tiles.cut import CutTiles, TileJob, cut_slides
 from histofold.data.tiles.masks import masked_fraction
 from histofold.data.tiles.plan import Rings
-from histofold.imaging.errors import ImageError
 from histofold.imaging.stain import fit_slide_reference
 from histofold.schema.experiment import Experiment
 from histofold.schema.preprocessing import StainReference

@@ -13,10 +13,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.rle.runs import Masks, RunEncoder, Runs, class_runs
 from histofold.data.thumbnails import thumbnail
-from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import Slide, open_slide
 from histofold.imaging.tissue import PADDING_DARKER_THAN, tissue_mask
 from histofold.schema.sample import Sample

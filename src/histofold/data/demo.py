@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from histofold.competitions.base import Competition
-from histofold.core.faults import InputError
+from histofold.core.faults import ImageError, InputError
 from histofold.data.tiles.masks import masked_fraction
-from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import open_slide
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from histofold.imaging.errors import ImageError
+from histofold.core.faults import ImageError
 from histofold.imaging.resample import ScaledSlide
 from histofold.imaging.slide import open_slide
 from histofold.schema.sample import Sample

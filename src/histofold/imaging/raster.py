@@ -23,7 +23,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from histofold.imaging.errors import image_fault
+from histofold.core.faults import image_fault
 from histofold.imaging.samples import DEFLATE_RATIO, JPEG_PIXELS_PER_BYTE, paste_rgb
 
 _RASTER_BLOCK_PIXELS = 1 << 22  # converted at a time, so that a large read needs no second copy of the image

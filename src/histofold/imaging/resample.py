@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator
 import cv2
 import numpy as np
 
-from histofold.imaging.area import area_span, area_sums
+from histofold.imaging.filters import area_span, area_sums, triangle_resize, triangle_span
 from histofold.imaging.slide import Slide, slide_range
-from histofold.imaging.triangle import triangle_resize, triangle_span
 
 _IMAGE_BLOCK_PIXELS = 1 << 23  # source pixels of an image held at a time, about
 _MASK_BLOCK_PIXELS = 1 << 22  # of a mask, which needs 4 bytes for the sum of each
@@ -105,21 +104,6 @@ def _row_blocks(rows: range, source_width: int, step: float, block_pixels: int) 
         yield range(start, min(start + count, rows.stop))
 
 
-def resample_mask(mask_HW: np.ndarray, scaled_hw: tuple[int, int]) -> np.ndarray:
-    """Resample a mask: a scaled pixel is mask if at least half of its area is.
-
-    Args:
-        mask_HW: (H, W), any dtype; non-zero is mask.
-        scaled_hw: Height and width wanted, in pixels.
-
-    Returns:
-        bool (H', W').
-    """
-    mask_HW = np.asarray(mask_HW) != 0
-    region = (slice(0, scaled_hw[0]), slice(0, scaled_hw[1]))
-    return resample_mask_region(lambda y, x: mask_HW[y, x], (mask_HW.shape[0], mask_HW.shape[1]), scaled_hw, *region)
-
-
 def resample_mask_region(
     read_region: Callable[[slice, slice], np.ndarray],
     shape_hw: tuple[int, int],
@@ -127,7 +111,7 @@ def resample_mask_region(
     y: slice,
     x: slice,
 ) -> np.ndarray:
-    """A region of a resampled mask, equal to that slice of `resample_mask`.
+    """A region of a resampled mask: a scaled pixel is mask if at least half of its area is.
 
     Args:
         read_region: Gives the source mask (h, w) of (rows, columns); non-zero is mask.

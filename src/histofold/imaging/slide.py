@@ -26,7 +26,7 @@ from typing import Protocol
 
 import numpy as np
 
-from histofold.imaging.errors import ImageError, image_fault
+from histofold.core.faults import ImageError, image_fault
 from histofold.imaging.raster import open_raster
 from histofold.imaging.tiff.reader import open_tiff
 

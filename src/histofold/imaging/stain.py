@@ -85,32 +85,6 @@ def fit_stain_map(pixels_NC: np.ndarray, preprocessing: Preprocessing) -> StainM
     return None if statistics is None else macenko_map(statistics, target)
 
 
-def normalise_image(image_HWC: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarray, bool]:
-    """Normalise a lone image by its own statistics.
-
-    Args:
-        image_HWC: uint8 RGB, (H, W, 3).
-        preprocessing: Method and reference.
-
-    Returns:
-        (image, done): the image itself and False where it is blank or its colours do not tell its stains.
-    """
-    stain_map = fit_stain_map(tissue_pixels(image_HWC), preprocessing)
-    return (image_HWC, False) if stain_map is None else (stain_map(image_HWC), True)
-
-
-def fit_stain_reference(images: Mapping[str, np.ndarray]) -> StainReference:
-    """The reference of one or several images: the average of their statistics, so that there is one aim for all.
-
-    Args:
-        images: uint8 RGB images (H, W, 3) by name, at the network's scale.
-
-    Returns:
-        The reference; the statistics of a method that none of the images allows are left empty.
-    """
-    return _reference_of({name: tissue_pixels(image_HWC) for name, image_HWC in images.items()})
-
-
 def fit_slide_reference(samples: Sequence[Sample], preprocessing: Preprocessing) -> StainReference:
     """The reference of some slides, from a bounded sample of each one's tissue at the network's scale.
 
@@ -122,11 +96,18 @@ def fit_slide_reference(samples: Sequence[Sample], preprocessing: Preprocessing)
         with open_slide(sample.image_path) as slide:
             view = ScaledSlide(slide, preprocessing.scaled_hw(slide.shape_hw, sample.pixel_size_um))
             pixels[sample.id] = sample_tissue(view)
-    return _reference_of(pixels)
+    return mean_reference(pixels)
 
 
-def _reference_of(pixels: Mapping[str, np.ndarray]) -> StainReference:
-    """The average of the statistics of several images, uint8 (N, 3) each."""
+def mean_reference(pixels: Mapping[str, np.ndarray]) -> StainReference:
+    """The average of the statistics of several images, so that there is one aim for all.
+
+    Args:
+        pixels: uint8 RGB of each image's tissue, (N, 3), at the network's scale.
+
+    Returns:
+        The reference; the statistics of a method that none of the images allows are left empty.
+    """
     pixels = {name: pixels_NC for name, pixels_NC in pixels.items() if len(pixels_NC) >= LEAST_TISSUE_PIXELS}
     moments = [found for found in map(lab_statistics, pixels.values()) if found is not None]
     stains = [found for found in map(macenko_statistics, pixels.values()) if found is not None]

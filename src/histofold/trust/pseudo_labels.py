@@ -11,13 +11,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from histofold.competitions.base import Competition, image_error_fault
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.rle.runs import Runs, class_runs, parse_rle, runs_to_text
 from histofold.data.folds import ALWAYS_TRAINED, stratum_names
 from histofold.data.leaks import image_stamp
 from histofold.data.pseudo import PSEUDO_RECORD, LabelMaker, PseudoRecord, cut_pseudo_tiles
 from histofold.data.store import DatasetInfo, begin_dataset, finish_dataset
-from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import open_slide
 from histofold.predict.image import predict_masks
 from histofold.schema.atomic import write_atomically

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from hard_masks import STRUCTURE, hard_masks, use_implementation
 from histofold.core.regions import fill_holes, invert_runs
-from histofold.core.rle.runs import Runs, parse_rle, runs_from_mask
+from histofold.core.rle.runs import Runs, parse_rle, runs_from_mask, runs_to_text
 
 
 @pytest.fixture(params=["numba", "numpy"], autouse=True)
@@ -53,8 +53,8 @@ def test_the_background_is_the_rest() -> None:
 
 def test_touching_runs_have_no_background_between_them() -> None:
     touching = Runs(np.array([0, 3]), np.array([3, 4]), (4, 5))
-    assert invert_runs(touching).to_text() == "8 13"
-    assert fill_holes(touching, math.inf).to_text() == "1 7"
+    assert runs_to_text(invert_runs(touching)) == "8 13"
+    assert runs_to_text(fill_holes(touching, math.inf)) == "1 7"
 
 
 def test_a_ring_of_corners_holds_for_eight_neighbours_only() -> None:

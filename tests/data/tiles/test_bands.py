@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tifffile
 
+from histofold.core.faults import ImageError
 from histofold.core.rle.runs import runs_from_mask
 from histofold.data.tiles.bands import GROUP_ROWS, RowWindow, stream_tiles
 from histofold.data.tiles.plan import SlidePlan
-from histofold.imaging.errors import ImageError
 from histofold.imaging.resample import ScaledSlide
 from histofold.imaging.slide import Slide, open_slide
 from histofold.schema.dataset import TilesConfig

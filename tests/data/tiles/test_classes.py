@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import tifffile
 
+from hard_masks import resample_mask
 from histofold.competitions.folder import Folder
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import runs_from_mask
@@ -23,7 +24,6 @@ from histofold.data.tiles.masks import (
     masked_fraction,
     target_bits,
 )
-from histofold.imaging.resample import resample_mask
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.experiment import Experiment
 from histofold.schema.preprocessing import Preprocessing

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 import tifffile
 
+from hard_masks import resample_mask
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import runs_from_mask
 from histofold.data.tiles.cut import TileJob, bin_of, cut_slide, cut_slides, mean_saturation
 from histofold.data.tiles.files import has_tile, read_tile, tile_paths
 from histofold.data.tiles.plan import training_grid
-from histofold.imaging.resample import resample_mask
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample

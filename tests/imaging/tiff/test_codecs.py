@@ -16,7 +16,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histofold.imaging.errors import ImageError
+from histofold.core.faults import ImageError
 from histofold.imaging.slide import open_slide
 from imaging.slide_files import CODECS, check_regions, small_files, smooth, texture, tiny_tiff
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from histofold.imaging.errors import ImageError
+from histofold.core.faults import ImageError
 from histofold.imaging.tiff.directories import TIFF_MOST_PAGES, check_tiff_chain
 from imaging.slide_files import texture, tiny_tiff
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from histofold.imaging.errors import ImageError
+from histofold.core.faults import ImageError
 from histofold.imaging.slide import open_slide
 from histofold.imaging.tiff.foreign import OpenCvReader, RasterioReader
 from histofold.imaging.tiff.reader import TiffReader, open_tiff

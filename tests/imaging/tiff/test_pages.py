@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from histofold.imaging.errors import ImageError
+from histofold.core.faults import ImageError
 from histofold.imaging.slide import open_slide
 from imaging.slide_files import check_regions, texture
 

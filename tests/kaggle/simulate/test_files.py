@@ -8,8 +8,7 @@ import pytest
 
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.competitions.kidney_2020 import Kidney2020
-from histofold.core.faults import InputError
-from histofold.imaging.errors import ImageError
+from histofold.core.faults import ImageError, InputError
 from histofold.imaging.slide import open_slide
 from histofold.kaggle.simulate.files import FakeKaggle, file_bytes, image_folder, tiff_content, write_hidden
 from histofold.kaggle.simulate.plan import (

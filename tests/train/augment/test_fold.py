@@ -14,7 +14,7 @@ from histofold.core.faults import InputError
 from histofold.data.build import build_dataset
 from histofold.data.tiles.files import tile_paths
 from histofold.imaging.slide import open_slide
-from histofold.imaging.stain import fit_stain_reference, network_view
+from histofold.imaging.stain import mean_reference, network_view, tissue_pixels
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, TrainConfig
 from histofold.schema.preprocessing import Preprocessing
@@ -31,7 +31,7 @@ def experiment(tmp_path_factory):
     make_blobs_folder(root, 8)
     competition = get_competition("folder")
     with open_slide(competition.samples(root, "train")[0].image_path) as slide:
-        reference = fit_stain_reference({"blob00": slide.read(slice(None), slice(None))})
+        reference = mean_reference({"blob00": tissue_pixels(slide.read_all())})
     preprocessing = Preprocessing(scale_mode="whole", whole_size=SIDE, stain="reinhard", stain_reference=reference)
     experiment = Experiment(
         data=DataConfig(dataset=str(folder / "dataset")),

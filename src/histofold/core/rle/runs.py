@@ -77,10 +77,6 @@ class Runs:
         """Pixels of a line in the runs' order: of a column for "F", of a row for "C"."""
         return self.shape_hw[0] if self.order == "F" else self.shape_hw[1]
 
-    def to_text(self) -> str:
-        """The 1-based text; empty for no runs."""
-        return runs_to_text(self)
-
     def to_mask(self) -> np.ndarray:
         """The whole mask, bool (H, W), C-contiguous."""
         return runs_to_mask(self)

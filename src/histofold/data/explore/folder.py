@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from histofold.competitions.base import Competition
-from histofold.core.faults import InputError
+from histofold.core.faults import ImageError, InputError
 from histofold.core.rle.runs import Masks
 from histofold.data.duplicates import DuplicatePair, cluster_pairs, find_duplicates
 from histofold.data.explore.notices import Notice, find_notices
 from histofold.data.explore.outlines import polygon_dice
 from histofold.data.explore.slides import SlideFacts, label_facts, slide_facts
 from histofold.data.tiles.masks import any_class
-from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import Slide, open_slide
 from histofold.schema.sample import Sample
 

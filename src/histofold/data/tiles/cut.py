@@ -19,13 +19,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.rle.runs import Masks, class_runs, runs_to_text
 from histofold.data.tiles.bands import stream_tiles
 from histofold.data.tiles.files import TILE_FOLDERS, has_tile, remove_tile, write_tile
 from histofold.data.tiles.masks import check_class_count, class_fractions, target_bits
 from histofold.data.tiles.plan import PlannedTile, Rings, SlidePlan, keeps_background
-from histofold.imaging.errors import ImageError
 from histofold.imaging.slide import open_slide
 from histofold.imaging.tissue import tissue_fraction
 from histofold.schema.atomic import write_bytes_atomically

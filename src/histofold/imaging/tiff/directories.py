@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from histofold.imaging.errors import image_fault
+from histofold.core.faults import image_fault
 
 TIFF_COPY_AGAIN = "copy or download the file again"
 TIFF_MOST_PAGES = 64

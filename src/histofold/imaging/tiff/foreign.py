@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from histofold.imaging.errors import ImageError, image_fault
+from histofold.core.faults import ImageError, image_fault
 from histofold.imaging.samples import SampleRangeError, paste_rgb
 from histofold.imaging.tiff.directories import TIFF_COPY_AGAIN
 from histofold.imaging.tiff.header import TiffImage

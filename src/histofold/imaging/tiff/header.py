@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from histofold.imaging.errors import ImageError, image_fault
+from histofold.core.faults import ImageError, image_fault
 from histofold.imaging.samples import DEFLATE_RATIO, JPEG_PIXELS_PER_BYTE
 from histofold.imaging.tiff.codecs import segment_decoder
 from histofold.imaging.tiff.directories import TIFF_COPY_AGAIN, check_tiff_chain

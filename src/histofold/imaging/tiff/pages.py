@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from histofold.imaging.errors import image_fault
+from histofold.core.faults import image_fault
 from histofold.imaging.tiff.codecs import has_imagecodecs, has_pillow_codec
 from histofold.imaging.tiff.directories import TIFF_COPY_AGAIN
 from histofold.imaging.tiff.segments import (

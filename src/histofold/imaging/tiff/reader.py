@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histofold.imaging.errors import ImageError, image_fault
+from histofold.core.faults import ImageError, image_fault
 from histofold.imaging.samples import SampleRangeError, axis_overlaps, paste_rgb
 from histofold.imaging.tiff.directories import TIFF_COPY_AGAIN
 from histofold.imaging.tiff.foreign import ForeignReader, open_foreign_tiff

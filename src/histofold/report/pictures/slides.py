@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histofold.competitions.base import Competition
+from histofold.core.faults import ImageError
 from histofold.core.regions import split_runs
 from histofold.core.rle.runs import Masks, Runs, class_runs
 from histofold.data.cleaning import clean_blank_labels
@@ -17,7 +18,6 @@ from histofold.data.explore.notices import Notice
 from histofold.data.thumbnails import fitting_shape, read_small
 from histofold.data.tiles.files import read_tile
 from histofold.data.tiles.masks import any_class
-from histofold.imaging.errors import ImageError
 from histofold.imaging.resample import resample_mask_region
 from histofold.imaging.slide import open_slide
 from histofold.report.pictures.overlays import contact_sheet, draw_overlay

@@ -1,7 +1,7 @@
 """Which images a synthetic competition of 2022 has: ids, donors, sources, and what is planted in which.
 
-Every choice about an image depends on the seed, its split, its place and what stands before it: more images never change
-those that are there already.
+Every choice about an image depends on the seed, its split, its place and what stands before it: more images never
+change those that are there already.
 """
 
 from __future__ import annotations

@@ -22,9 +22,8 @@ import torch
 from optuna.trial import TrialState
 from tqdm import tqdm
 
-from histofold.core.faults import InputError
+from histofold.core.faults import ImageError, InputError
 from histofold.core.log import logger
-from histofold.imaging.errors import ImageError
 from histofold.schema.experiment import Experiment
 from histofold.schema.sweep import SweepConfig, with_settings
 from histofold.train.state import Stopped

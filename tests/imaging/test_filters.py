@@ -1,13 +1,64 @@
-"""The triangle filter: exact over regions, the same with and without numba, and Pillow's up to its rounding."""
+"""The filters of resampling: exact over regions, the same with and without numba, and equal to their peers."""
+
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from histofold.imaging import triangle
-from histofold.imaging.triangle import triangle_resize, triangle_span, triangle_taps
+from histofold.imaging import filters
+from histofold.imaging.filters import area_span, area_sums, triangle_resize, triangle_span, triangle_taps
 
-SIZES = [
+AREA_SIZES = [((13, 29), (5, 11)), ((13, 29), (13, 29)), ((7, 5), (20, 3)), ((1, 1), (4, 2)), ((29, 13), (1, 1))]
+
+
+def areas_of(mask_HW, scaled_hw, rows=None, columns=None):
+    rows, columns = rows or range(scaled_hw[0]), columns or range(scaled_hw[1])
+    y, x = area_span(rows, mask_HW.shape[0], scaled_hw[0]), area_span(columns, mask_HW.shape[1], scaled_hw[1])
+    return area_sums(mask_HW[y, x], rows, columns, mask_HW.shape, scaled_hw)
+
+
+def overlaps(length, scaled):
+    """Overlap of each scaled pixel with each source pixel, in units of 1/scaled of a source pixel, by fractions."""
+    step = Fraction(length, scaled)
+    return np.array(
+        [
+            [int(scaled * max(Fraction(0), min((j + 1) * step, i + 1) - max(j * step, i))) for i in range(length)]
+            for j in range(scaled)
+        ]
+    )
+
+
+def mask_of(shape_hw):
+    mask_HW = np.random.default_rng(2).random(shape_hw) < 0.5
+    mask_HW[0, 0] = mask_HW[-1, -1] = True
+    return mask_HW
+
+
+@pytest.mark.parametrize(("shape_hw", "scaled_hw"), AREA_SIZES)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_areas_are_those_of_exact_fractions(shape_hw, scaled_hw, compiled, monkeypatch):
+    monkeypatch.setattr(filters, "HAS_NUMBA", filters.HAS_NUMBA and compiled)
+    mask_HW = mask_of(shape_hw)
+    expected = overlaps(shape_hw[0], scaled_hw[0]) @ mask_HW.astype(int) @ overlaps(shape_hw[1], scaled_hw[1]).T
+    np.testing.assert_array_equal(areas_of(mask_HW, scaled_hw), expected)
+    np.testing.assert_array_equal(areas_of(np.ones(shape_hw, bool), scaled_hw), shape_hw[0] * shape_hw[1])
+
+
+@pytest.mark.parametrize(("shape_hw", "scaled_hw"), AREA_SIZES)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_regions_are_slices_of_the_whole(shape_hw, scaled_hw, compiled, monkeypatch):
+    monkeypatch.setattr(filters, "HAS_NUMBA", filters.HAS_NUMBA and compiled)
+    mask_HW = mask_of(shape_hw)
+    whole = areas_of(mask_HW, scaled_hw)
+    for y in range(scaled_hw[0]):
+        for x in range(0, scaled_hw[1], 4):
+            rows, columns = range(y, min(y + 3, scaled_hw[0])), range(x, min(x + 4, scaled_hw[1]))
+            part = areas_of(mask_HW, scaled_hw, rows, columns)
+            np.testing.assert_array_equal(part, whole[rows.start : rows.stop, columns.start : columns.stop])
+
+
+TRIANGLE_SIZES = [
     ((97, 61), (40, 61)),
     ((97, 61), (97, 20)),
     ((61, 97), (19, 30)),
@@ -31,7 +82,7 @@ def noise(shape_hw):
     return np.random.default_rng(5).integers(0, 256, (*shape_hw, 3), np.uint8)
 
 
-@pytest.mark.parametrize(("shape_hw", "scaled_hw"), SIZES)
+@pytest.mark.parametrize(("shape_hw", "scaled_hw"), TRIANGLE_SIZES)
 def test_regions_are_slices_of_the_whole_to_the_bit(shape_hw, scaled_hw):
     image_HWC = noise(shape_hw)
     whole_HWC = resized(image_HWC, scaled_hw)
@@ -43,14 +94,14 @@ def test_regions_are_slices_of_the_whole_to_the_bit(shape_hw, scaled_hw):
                 np.testing.assert_array_equal(resized(image_HWC, scaled_hw, rows, columns), whole_HWC[region])
 
 
-@pytest.mark.parametrize(("shape_hw", "scaled_hw"), SIZES)
+@pytest.mark.parametrize(("shape_hw", "scaled_hw"), TRIANGLE_SIZES)
 def test_numba_and_numpy_agree_to_the_bit(shape_hw, scaled_hw, monkeypatch):
     first = resized(noise(shape_hw), scaled_hw)
-    monkeypatch.setattr(triangle, "HAS_NUMBA", not triangle.HAS_NUMBA)
+    monkeypatch.setattr(filters, "HAS_NUMBA", not filters.HAS_NUMBA)
     np.testing.assert_array_equal(resized(noise(shape_hw), scaled_hw), first)
 
 
-@pytest.mark.parametrize(("shape_hw", "scaled_hw"), SIZES)
+@pytest.mark.parametrize(("shape_hw", "scaled_hw"), TRIANGLE_SIZES)
 def test_it_is_the_filter_of_pillow(shape_hw, scaled_hw):
     image_HWC = noise(shape_hw)
     peer = np.asarray(Image.fromarray(image_HWC).resize(scaled_hw[::-1], Image.Resampling.BILINEAR))
@@ -59,7 +110,7 @@ def test_it_is_the_filter_of_pillow(shape_hw, scaled_hw):
 
 @pytest.mark.parametrize("value", [0, 1, 128, 254, 255])
 def test_a_constant_image_stays_constant_and_nothing_overflows(value):
-    for shape_hw, scaled_hw in SIZES:
+    for shape_hw, scaled_hw in TRIANGLE_SIZES:
         assert (resized(np.full((*shape_hw, 3), value, np.uint8), scaled_hw) == value).all()
 
 
