@@ -182,7 +182,7 @@ def test_run(run: Path, roots: dict[str, Path]) -> dict[str, dict[str, float]]:
         ensemble = fold.ensemble()
         by_organ: dict[str, list[float]] = {}
         for sample in competition.samples(root, "train"):
-            (runs,) = predict_masks(ensemble, sample, fold.manifest, [0.5], competition.never_empty)
+            (runs,) = predict_masks(ensemble, sample, [0.5], competition.never_empty)
             by_organ.setdefault(sample.organ, []).append(runs_dice(runs, competition.target(sample)))
         kept[name] = {organ: float(np.mean(dice)) for organ, dice in by_organ.items()}
         write_atomically(path, json.dumps(kept, indent=2) + "\n")

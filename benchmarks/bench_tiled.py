@@ -21,9 +21,9 @@ import torch
 from histofold.core.rle.runs import Runs
 from histofold.core.tiles import TileGrid
 from histofold.predict.devices import best_precision
-from histofold.predict.ensemble import Ensemble
 from histofold.predict.image import predict_image
-from histofold.predict.tiled import predict_bands
+from histofold.predict.stages import Stage, stages_of
+from histofold.predict.tiled import Tiling, predict_bands
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
 
@@ -60,7 +60,7 @@ def ours(forward: Callable, image: RepeatedImage, overlap: float, blend: bool) -
     """Consume all bands; gives the number of tiles."""
     stride = round(TILE * (1 - overlap))
     grid = TileGrid(image.shape_hw, TILE, stride, 0 if blend else (TILE - stride) // 2)
-    for _, band_KHW in predict_bands(forward, image, grid, 4, blend):
+    for _, band_KHW in predict_bands([lambda batch: forward(batch.images)], image, Tiling(grid, 4, blend)):
         assert band_KHW.dtype == np.float32
     return len(grid)
 
@@ -141,7 +141,7 @@ def total_over_forward(side: tuple[int, int], repeats: int) -> None:
     device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
     precision = best_precision(device)
     net = smp.Unet("resnet18", encoder_weights=None).eval().to(device).to(memory_format=torch.channels_last)
-    ensemble = Ensemble([net], [1.0], Preprocessing(), ("identity",), device, precision)
+    (stage,) = stages_of(net, Manifest(competition="folder", preprocessing=Preprocessing()))
     image = RepeatedImage(side)
     tiles = len(TileGrid(side, TILE, 448, 32))
     batch_NCHW = torch.rand(4, 3, TILE, TILE, device=device).contiguous(memory_format=torch.channels_last)
@@ -162,7 +162,9 @@ def total_over_forward(side: tuple[int, int], repeats: int) -> None:
     times = interleaved(
         {
             "bare": bare,
-            "ours": lambda: ours(ensemble, image, 0.125, blend=False),
+            "ours": lambda: ours(
+                lambda tiles: stage.networks[0](tiles, stage.passes, stage.manifest), image, 0.125, blend=False
+            ),
             "monai": lambda: monai(cast, whole, 0.125),
         },
         repeats,
@@ -178,12 +180,16 @@ def peak_mb() -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 
 
-def blobs_forward(images_NHWC: np.ndarray) -> np.ndarray:
+class BlobsNetwork:
     """A network that costs nothing and finds blobs: as many runs as a real mask has, and soft values between."""
-    height, width = images_NHWC.shape[1:3]
-    waves_HW = np.outer(np.sin(np.arange(height) / 20), np.sin(np.arange(width) / 20))
-    probs_HW = (0.5 + 0.5 * waves_HW).astype(np.float32)
-    return np.broadcast_to(probs_HW, (len(images_NHWC), 1, height, width))
+
+    device = torch.device("cpu")
+
+    def __call__(self, images_NHWC: np.ndarray, passes: object, manifest: Manifest) -> np.ndarray:
+        height, width = images_NHWC.shape[1:3]
+        waves_HW = np.outer(np.sin(np.arange(height) / 20), np.sin(np.arange(width) / 20))
+        probs_HW = (0.5 + 0.5 * waves_HW).astype(np.float32)
+        return np.broadcast_to(probs_HW, (len(images_NHWC), 1, height, width))
 
 
 def to_runs(side: tuple[int, int], blend: bool) -> int:
@@ -196,7 +202,8 @@ def to_runs(side: tuple[int, int], blend: bool) -> int:
         blend=blend,
         min_area_um2=10.0,
     )
-    prediction = predict_image(blobs_forward, RepeatedImage(side), 1.0, manifest, [0.5])  # type: ignore[arg-type]
+    stage = Stage((BlobsNetwork(),), manifest, ())  # type: ignore[arg-type]
+    prediction = predict_image([stage], RepeatedImage(side), 1.0, [0.5])  # type: ignore[arg-type]
     masks = prediction.masks(0.5, manifest, never_empty=True)
     assert isinstance(masks, Runs)
     return masks.area

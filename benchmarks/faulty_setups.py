@@ -83,7 +83,9 @@ def main() -> None:
     experiment = run_experiment(options.run)
     experiment = replace(experiment, predict=replace(experiment.predict, views=("identity",)))
     setup = prepare_fold(experiment, options.run.name, options.run.parent, options.fold, None)
-    (network,) = next(run for run in finished_folds(options.run) if run.fold == options.fold).ensemble().models
+    (network,) = (
+        next(run for run in finished_folds(options.run) if run.fold == options.fold).ensemble()[0].networks[0].models
+    )
     share = np.mean([masked_fraction(setup.competition.target(sample)) for sample in setup.validation])
     print(f"{len(setup.validation)} slides, {share:.3f} of their pixels masked")
     for fault, words in FAULTS.items():

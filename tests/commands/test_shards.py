@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from histofold.commands.main import main
 from histofold.models.build import build_model
-from histofold.predict.submission.budget import OutOfTimeError
+from histofold.predict.stages import OutOfTimeError
 from histofold.predict.submission.predictor import SubmissionPredictor
 from histofold.schema.manifest import Manifest, Member, file_sha256, manifest_json
 from histofold.schema.preprocessing import Preprocessing

@@ -19,7 +19,7 @@ from histofold.imaging.stain import (
     slide_stain_maps,
     tissue_pixels,
 )
-from histofold.predict.tiled import read_tile
+from histofold.predict.tiled import read_padded
 from histofold.schema.experiment import AugmentConfig
 from histofold.schema.manifest import Manifest
 from histofold.schema.parse import load_toml, parse_dataclass, plain, to_toml
@@ -136,13 +136,13 @@ def test_training_pixels_are_prediction_pixels(tmp_path, method, shape_hw):
         for name in TILE_FOLDERS:
             (tmp_path / name).mkdir()
         for place, tile in enumerate(TileGrid(shape_hw, 96, 70)):
-            write_tile(tmp_path, f"t{place}", read_tile(raw, tile), np.zeros((96, 96), np.uint8), 1)
+            write_tile(tmp_path, f"t{place}", read_padded(raw, tile), np.zeros((96, 96), np.uint8), 1)
             rows.append((f"t{place}", "a", tile))
         index = pd.DataFrame([row[:2] for row in rows], columns=["tile_id", "id"])
         dataset = TileDataset(tmp_path, index, Augmenter(AugmentConfig(), 96), 0, maps)
         for place, (_, _, tile) in enumerate(rows):
             trained_HWC, _ = dataset.read(place)
-            assert (trained_HWC == read_tile(view, tile)).all()
+            assert (trained_HWC == read_padded(view, tile)).all()
             assert (trained_HWC == whole_HWC[tile.read]).all()
     assert np.abs(whole_HWC.astype(int) - tissue(2, 1, shape_hw)).mean() > 3
 

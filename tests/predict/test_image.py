@@ -10,11 +10,13 @@ import torch
 from histofold.core.regions import component_areas, label_runs, split_runs
 from histofold.core.rle.runs import runs_from_mask
 from histofold.imaging.slide import open_slide
-from histofold.predict.image import ImagePrediction, PeakMap, grid_of, predict_image
-from histofold.predict.joint import Stage
-from histofold.predict.submission.budget import OutOfTimeError
+from histofold.predict.image import ImagePrediction, predict_image
+from histofold.predict.postprocess import PeakMap
+from histofold.predict.stages import OutOfTimeError
+from histofold.predict.tiled import grid_of
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
+from small_stages import stage_of
 
 PHYSICAL = Manifest(competition="folder", preprocessing=Preprocessing(target_pixel_size_um=1.0), tile=64, halo=8)
 
@@ -41,7 +43,7 @@ def test_a_network_that_sees_the_mask_gives_it_back(slide_path, pixel_size_um, b
     path, mask_HW = slide_path
     manifest = dataclasses.replace(PHYSICAL, blend=blend)
     with open_slide(path) as slide:
-        prediction = predict_image(red, slide, pixel_size_um, manifest, [0.5, 0.9])
+        prediction = predict_image([stage_of(red, manifest)], slide, pixel_size_um, [0.5, 0.9])
     assert prediction.shape_hw == mask_HW.shape
     found_HW = prediction.runs[0.5].to_mask()
     if pixel_size_um == 1.0:
@@ -57,7 +59,7 @@ def test_whole_mode_undoes_its_scale(slide_path, fit):
     manifest = Manifest(competition="folder", preprocessing=spec)
     with open_slide(path) as slide:
         assert len(grid_of(manifest, spec.scaled_hw(slide.shape_hw, None))) == 1
-        found_HW = predict_image(red, slide, None, manifest, [0.5]).runs[0.5].to_mask()
+        found_HW = predict_image([stage_of(red, manifest)], slide, None, [0.5]).runs[0.5].to_mask()
     assert found_HW.shape == mask_HW.shape
     assert (found_HW != mask_HW).mean() < 0.04
 
@@ -65,7 +67,7 @@ def test_whole_mode_undoes_its_scale(slide_path, fit):
 def test_the_threshold_itself_is_mask(tmp_path):
     tifffile.imwrite(tmp_path / "flat.tiff", np.full((20, 30, 3), 51, np.uint8))
     with open_slide(tmp_path / "flat.tiff") as slide:
-        prediction = predict_image(red, slide, 1.0, PHYSICAL, [51 / 255, 0.21])
+        prediction = predict_image([stage_of(red, PHYSICAL)], slide, 1.0, [51 / 255, 0.21])
     assert prediction.runs[51 / 255].area == 600
     assert prediction.runs[0.21].area == 0
 
@@ -137,7 +139,7 @@ def test_masks_of_rising_thresholds_are_nested(slide_path):
         return torch.rand(images_NHWC.shape[0], 1, *images_NHWC.shape[1:3], generator=rng).numpy()
 
     with open_slide(path) as slide:
-        prediction = predict_image(noisy, slide, 1.0, PHYSICAL, [0.2, 0.4, 0.6, 0.8])
+        prediction = predict_image([stage_of(noisy, PHYSICAL)], slide, 1.0, [0.2, 0.4, 0.6, 0.8])
     masks = [prediction.runs[t].to_mask() for t in (0.2, 0.4, 0.6, 0.8)]
     for larger, smaller in pairwise(masks):
         assert not (smaller & ~larger).any()
@@ -149,18 +151,18 @@ def test_several_stages_meet_at_the_original_size(slide_path):
 
     def stage(target_um, share, value=red):
         spec = Preprocessing(target_pixel_size_um=target_um)
-        return Stage(value, dataclasses.replace(PHYSICAL, preprocessing=spec), share)
+        return stage_of(value, dataclasses.replace(PHYSICAL, preprocessing=spec), share)
 
     def none(images_NHWC):
         return np.zeros((len(images_NHWC), 1, *images_NHWC.shape[1:3]), np.float32)
 
     with open_slide(path) as slide:
-        (alone,) = predict_image(red, slide, 1.0, PHYSICAL, [0.5]).runs.values()
-        same = predict_image([stage(1.0, 0.25), stage(1.0, 0.75)], slide, 1.0, PHYSICAL, [0.5])
+        (alone,) = predict_image([stage_of(red, PHYSICAL)], slide, 1.0, [0.5]).runs.values()
+        same = predict_image([stage(1.0, 0.25), stage(1.0, 0.75)], slide, 1.0, [0.5])
         assert same.runs[0.5] == alone
-        mixed = predict_image([stage(1.0, 0.5), stage(2.1, 0.3), stage(0.7, 0.2)], slide, 1.0, PHYSICAL, [0.5])
+        mixed = predict_image([stage(1.0, 0.5), stage(2.1, 0.3), stage(0.7, 0.2)], slide, 1.0, [0.5])
         assert (mixed.runs[0.5].to_mask() != mask_HW).mean() < 0.02
-        shares = predict_image([stage(1.0, 0.6), stage(2.0, 0.4, none)], slide, 1.0, PHYSICAL, [0.59, 0.61])
+        shares = predict_image([stage(1.0, 0.6), stage(2.0, 0.4, none)], slide, 1.0, [0.59, 0.61])
     np.testing.assert_array_equal(shares.runs[0.59].to_mask(), mask_HW)
     assert shares.runs[0.61].area == 0
     assert shares.peak.area > 0
@@ -171,7 +173,7 @@ def test_stages_of_other_classes_are_refused(slide_path):
         return np.concatenate([red(images_NHWC)] * 2, axis=1)
 
     with open_slide(slide_path[0]) as slide, pytest.raises(ValueError, match="different classes"):
-        predict_image([Stage(red, PHYSICAL, 0.5), Stage(two, PHYSICAL, 0.5)], slide, 1.0, PHYSICAL, [0.5])
+        predict_image([stage_of(red, PHYSICAL, 0.5), stage_of(two, PHYSICAL, 0.5)], slide, 1.0, [0.5])
 
 
 def test_logits_become_probabilities_at_the_end(slide_path):
@@ -183,7 +185,7 @@ def test_logits_become_probabilities_at_the_end(slide_path):
 
     high = 1 / (1 + np.exp(-2))
     with open_slide(path) as slide:
-        prediction = predict_image(logits, slide, 1.0, manifest, [high - 0.01, high + 0.01])
+        prediction = predict_image([stage_of(logits, manifest)], slide, 1.0, [high - 0.01, high + 0.01])
     np.testing.assert_array_equal(prediction.runs[high - 0.01].to_mask(), mask_HW)
     assert prediction.runs[high + 0.01].area == 0
 
@@ -196,7 +198,7 @@ def test_components_without_a_seed_go(tmp_path):
     tifffile.imwrite(tmp_path / "s.tiff", image_HWC)
     manifest = dataclasses.replace(PHYSICAL, seed_threshold=0.8)
     with open_slide(tmp_path / "s.tiff") as slide:
-        prediction = predict_image(red, slide, 1.0, manifest, [0.5, 0.85])
+        prediction = predict_image([stage_of(red, manifest)], slide, 1.0, [0.5, 0.85])
     kept_HW = prediction.masks(0.5, manifest, False).to_mask()
     assert kept_HW.sum() == 15 * 30
     assert kept_HW[:, 50:80].sum() == 15 * 30
@@ -216,8 +218,8 @@ def test_rows_for_which_there_is_no_time_are_empty(slide_path, blend):
 
     manifest = dataclasses.replace(PHYSICAL, batch=1, tile=32, halo=4, blend=blend)
     with open_slide(path) as slide:
-        cut = predict_image(until_late, slide, 1.0, manifest, [0.5])
-        whole = predict_image(red, slide, 1.0, manifest, [0.5])
+        cut = predict_image([stage_of(until_late, manifest)], slide, 1.0, [0.5])
+        whole = predict_image([stage_of(red, manifest)], slide, 1.0, [0.5])
     done = cut.rows_done
     assert 0 < done < 150
     np.testing.assert_array_equal(cut.runs[0.5].to_mask()[:done], whole.runs[0.5].to_mask()[:done])
@@ -228,7 +230,7 @@ def test_rows_for_which_there_is_no_time_are_empty(slide_path, blend):
         raise OutOfTimeError
 
     with open_slide(path) as slide, pytest.raises(OutOfTimeError):
-        predict_image(never, slide, 1.0, manifest, [0.5])
+        predict_image([stage_of(never, manifest)], slide, 1.0, [0.5])
 
 
 @pytest.mark.parametrize("layout", [{"rowsperstrip": 16}, {"tile": (32, 32)}])
@@ -237,14 +239,14 @@ def test_stages_that_read_a_compressed_slide_at_once_see_the_same_pixels(tmp_pat
     image_HWC = np.kron(rng.integers(0, 256, (60, 50, 3)), np.ones((8, 8, 1), int)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "s.tiff", image_HWC, compression="deflate", **layout)
     specs = [Preprocessing(target_pixel_size_um=target) for target in (1.0, 1.25, 0.8)]
-    stages = [Stage(red, dataclasses.replace(PHYSICAL, preprocessing=spec, batch=1), 1 / 3) for spec in specs]
+    stages = [stage_of(red, dataclasses.replace(PHYSICAL, preprocessing=spec, batch=1), 1 / 3) for spec in specs]
     with open_slide(tmp_path / "s.tiff") as slide:
-        together = [predict_image(stages, slide, 1.0, PHYSICAL, [0.5]).runs[0.5] for _ in range(3)]
+        together = [predict_image(stages, slide, 1.0, [0.5]).runs[0.5] for _ in range(3)]
     maps = []
     for stage in stages:
         with open_slide(tmp_path / "s.tiff") as slide:
             cuts = [round(0.02 * step, 2) for step in range(1, 50)]
-            runs = predict_image([dataclasses.replace(stage, share=1.0)], slide, 1.0, PHYSICAL, cuts).runs
+            runs = predict_image([dataclasses.replace(stage, share=1.0)], slide, 1.0, cuts).runs
             maps.append(sum(runs[cut].to_mask().astype(int) for cut in cuts) * 0.02)
     sure = np.abs(np.mean(maps, axis=0) - 0.5) > 0.03
     for runs in together:
@@ -258,8 +260,8 @@ def test_an_error_in_one_of_several_stages_leaves_no_thread_behind(slide_path):
         raise ArithmeticError("not numbers")
 
     before = threading.active_count()
-    stages = [Stage(red, PHYSICAL, 0.5), Stage(broken, PHYSICAL, 0.5)]
+    stages = [stage_of(red, PHYSICAL, 0.5), stage_of(broken, PHYSICAL, 0.5)]
     for _ in range(3):
         with open_slide(slide_path[0]) as slide, pytest.raises(ArithmeticError):
-            predict_image(stages, slide, 1.0, PHYSICAL, [0.5])
+            predict_image(stages, slide, 1.0, [0.5])
     assert threading.active_count() == before

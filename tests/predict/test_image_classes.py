@@ -12,6 +12,7 @@ from histofold.predict.image import ImagePrediction, predict_image, predict_mask
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample
+from small_stages import stage_of
 
 NAMES = ("gland", "lumen", "nerve")
 PHYSICAL = Manifest(
@@ -46,10 +47,10 @@ def sample(tmp_path):
 def test_each_class_is_what_a_network_of_it_alone_gives(sample, manifest, pixel_size_um):
     thresholds = [0.5, 0.3]
     with open_slide(sample.image_path) as slide:
-        together = predict_image(colours, slide, pixel_size_um, manifest, thresholds)
+        together = predict_image([stage_of(colours, manifest)], slide, pixel_size_um, thresholds)
         for number, name in enumerate(NAMES):
             one = dataclasses.replace(manifest, classes=(name,))
-            alone = predict_image(channel(number), slide, pixel_size_um, one, thresholds)
+            alone = predict_image([stage_of(channel(number), one)], slide, pixel_size_um, thresholds)
             for threshold in thresholds:
                 assert together.runs[threshold][number] == alone.runs[threshold]
     assert together.runs[0.5][0].area > 0
@@ -58,18 +59,18 @@ def test_each_class_is_what_a_network_of_it_alone_gives(sample, manifest, pixel_
 
 def test_each_class_is_cut_at_its_own_threshold(sample):
     with open_slide(sample.image_path) as slide:
-        prediction = predict_image(colours, slide, 1.0, PHYSICAL, [0.2, 0.7, (0.2, 0.7, 0.2)])
+        prediction = predict_image([stage_of(colours, PHYSICAL)], slide, 1.0, [0.2, 0.7, (0.2, 0.7, 0.2)])
     low, high, mixed = (prediction.runs[cut] for cut in (0.2, 0.7, (0.2, 0.7, 0.2)))
     assert mixed == (low[0], high[1], low[2])
     assert low[1].area > high[1].area > 0
 
 
 def test_a_slide_gives_a_mask_a_class_and_threshold(sample):
-    masks = predict_masks(colours, sample, PHYSICAL, [0.5, (0.1, 0.2, 0.3)], never_empty=True)
+    masks = predict_masks([stage_of(colours, PHYSICAL)], sample, [0.5, (0.1, 0.2, 0.3)], never_empty=True)
     assert [len(class_runs(each)) for each in masks] == [3, 3]
     assert masks[0][2].area == 0, "of several classes one may be absent"
     one = dataclasses.replace(PHYSICAL, classes=("blue",))
-    (blue,) = predict_masks(channel(2), sample, one, [0.5], never_empty=True)
+    (blue,) = predict_masks([stage_of(channel(2), one)], sample, [0.5], never_empty=True)
     assert blue.area > 0
 
 
@@ -87,4 +88,4 @@ def test_small_components_are_dropped_class_by_class():
 def test_a_network_of_other_classes_than_the_manifest_is_refused(sample, classes):
     manifest = dataclasses.replace(PHYSICAL, classes=classes)
     with open_slide(sample.image_path) as slide, pytest.raises(ValueError, match="zip"):
-        predict_image(colours, slide, 1.0, manifest, [0.5])
+        predict_image([stage_of(colours, manifest)], slide, 1.0, [0.5])

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from histofold.core.tiles import TileGrid
-from histofold.predict.blend import normalised_weights
-from histofold.predict.threads import map_here, map_in_order, read_ahead
-from histofold.predict.tiled import BlankTiles, is_blank_tile, predict_bands
+from histofold.predict.canvas import normalised_weights
+from histofold.predict.tiled import BlankTiles, Tiling, is_blank_tile, predict_bands
 
 
 class ArrayReader:
@@ -24,6 +23,16 @@ class ArrayReader:
 def identity(images_NHWC):
     """A network whose three classes are the image's channels."""
     return np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2)).astype(np.float32) / 255
+
+
+def bands_of(function, image_HWC, *tiling):
+    """The bands of an image for a function of the tiles' pixels."""
+    return predict_bands([on_images(function)], ArrayReader(image_HWC), Tiling(*tiling))
+
+
+def on_images(function):
+    """A function of tiles as one of batches."""
+    return lambda batch: function(batch.images)
 
 
 def assemble(bands, shape_hw):
@@ -48,9 +57,7 @@ def test_tiled_identity_is_the_image(blend):
         stride = int(rng.integers(1, size - 2 * halo + 1))
         shape = int(rng.integers(1, 90)), int(rng.integers(1, 90))
         image_HWC = rng.integers(0, 256, (*shape, 3)).astype(np.uint8)
-        bands = predict_bands(
-            identity, ArrayReader(image_HWC), TileGrid(shape, size, stride, halo), int(rng.integers(1, 6)), blend
-        )
+        bands = bands_of(identity, image_HWC, TileGrid(shape, size, stride, halo), int(rng.integers(1, 6)), blend)
         result = assemble(bands, shape)
         np.testing.assert_allclose(result, image_HWC.transpose(2, 0, 1) / 255, atol=1e-5)
 
@@ -69,14 +76,14 @@ def test_tiled_is_untiled_where_the_receptive_field_is_under_the_halo():
 
     image_HWC = np.random.default_rng(0).integers(0, 256, (101, 67, 3)).astype(np.uint8)
     whole = forward(image_HWC[None])[0]
-    bands = predict_bands(forward, ArrayReader(image_HWC), TileGrid((101, 67), 32, 0, 4), 3)
+    bands = bands_of(forward, image_HWC, TileGrid((101, 67), 32, 0, 4), 3)
     np.testing.assert_allclose(assemble(bands, (101, 67)), whole, atol=1e-5)
 
 
 def test_result_does_not_depend_on_the_batch():
     image_HWC = np.random.default_rng(1).integers(0, 256, (50, 70, 3)).astype(np.uint8)
     grid = TileGrid((50, 70), 16, 0, 2)
-    results = [assemble(predict_bands(identity, ArrayReader(image_HWC), grid, n), (50, 70)) for n in (1, 2, 7, 100)]
+    results = [assemble(bands_of(identity, image_HWC, grid, n), (50, 70)) for n in (1, 2, 7, 100)]
     for result in results[1:]:
         np.testing.assert_array_equal(result, results[0])
 
@@ -90,7 +97,7 @@ def test_batches_never_exceed_their_size():
 
     image_HWC = np.zeros((50, 70, 3), np.uint8)
     grid = TileGrid((50, 70), 16)
-    list(predict_bands(forward, ArrayReader(image_HWC), grid, 6))
+    list(bands_of(forward, image_HWC, grid, 6))
     assert sum(sizes) == len(grid)
     assert set(sizes[:-1]) == {6}
 
@@ -114,93 +121,48 @@ def test_blending_weights_add_up_to_one_everywhere(length, size, stride):
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
-def test_read_ahead_keeps_order_and_hands_over_errors():
-    assert list(read_ahead(range(20))) == list(range(20))
-
-    def broken():
-        yield 1
-        raise OSError("disk")
-
-    items = read_ahead(broken())
-    assert next(items) == 1
-    with pytest.raises(OSError, match="disk"):
-        next(items)
-
-
-def test_read_ahead_ends_its_thread_when_left_early():
-    before = threading.active_count()
-    items = read_ahead(iter(range(10**9)))
-    assert next(items) == 0
-    items.close()
-    assert threading.active_count() == before
-
-
 @pytest.mark.parametrize("copies", [1, 2, 3, 5])
 def test_several_devices_give_what_one_gives(copies):
-    class Everywhere:
-        """A network with copies, each of which remembers the threads that it ran in."""
+    threads = [set() for _ in range(copies)]
 
-        def __init__(self):
-            self.threads = [set() for _ in range(copies)]
-            self.replicas = [self.copy(seen) for seen in self.threads]
+    def remembering(seen):
+        def forward(batch):
+            seen.add(threading.get_ident())
+            return identity(batch.images)
 
-        def copy(self, seen):
-            def forward(images_NHWC):
-                seen.add(threading.get_ident())
-                return identity(images_NHWC)
-
-            return forward
+        return forward
 
     image_HWC = np.random.default_rng(5).integers(0, 256, (200, 170, 3)).astype(np.uint8)
     grid = TileGrid((200, 170), 16, 0, 2)
-    net = Everywhere()
     before = threading.active_count()
-    several = assemble(predict_bands(net, ArrayReader(image_HWC), grid, 3), (200, 170))
-    np.testing.assert_array_equal(
-        several, assemble(predict_bands(identity, ArrayReader(image_HWC), grid, 3), (200, 170))
-    )
+    forwards = [remembering(seen) for seen in threads]
+    several = assemble(predict_bands(forwards, ArrayReader(image_HWC), Tiling(grid, 3), threaded=True), (200, 170))
+    np.testing.assert_array_equal(several, assemble(bands_of(identity, image_HWC, grid, 3), (200, 170)))
     assert threading.active_count() == before
-    assert max(map(len, net.threads)) == 1, "a device is used by one thread alone"
-    assert not any(threading.get_ident() in seen for seen in net.threads)
+    assert max(map(len, threads)) == 1, "a device is used by one thread alone"
+    assert not any(threading.get_ident() in seen for seen in threads)
 
 
 def test_an_error_on_one_of_several_devices_is_raised_and_ends_all_threads():
-    def broken(images_NHWC):
+    def broken(batch):
         raise ArithmeticError("not numbers")
 
-    class Both:
-        replicas = (broken, broken)
-
     before = threading.active_count()
-    image_HWC = np.zeros((300, 300, 3), np.uint8)
+    reader = ArrayReader(np.zeros((300, 300, 3), np.uint8))
     with pytest.raises(ArithmeticError, match="not numbers"):
-        list(predict_bands(Both(), ArrayReader(image_HWC), TileGrid((300, 300), 16), 2))
+        list(predict_bands([broken, broken], reader, Tiling(TileGrid((300, 300), 16), 2), threaded=True))
     assert threading.active_count() == before
 
 
-def test_bands_that_are_left_early_end_all_threads():
-    class Both:
-        replicas = (identity, identity)
-
+@pytest.mark.parametrize("copies", [1, 2])
+def test_bands_that_are_left_early_end_all_threads(copies):
     before = threading.active_count()
-    image_HWC = np.zeros((900, 300, 3), np.uint8)
-    for forward in (identity, Both()):
-        bands = predict_bands(forward, ArrayReader(image_HWC), TileGrid((900, 300), 16), 2)
-        assert next(bands)[0] == 0
-        bands.close()
-        assert threading.active_count() == before
-
-
-def test_results_keep_the_order_of_the_items():
-    import time
-
-    def slow(item):
-        time.sleep(0.002 * (item % 3))
-        return item * item
-
-    assert list(map_in_order([slow] * 4, range(30))) == [(item, item * item) for item in range(30)]
-    assert list(map_in_order([slow], range(5))) == [(item, item * item) for item in range(5)]
-    assert list(map_here(slow, range(5))) == [(item, item * item) for item in range(5)]
+    reader = ArrayReader(np.zeros((900, 300, 3), np.uint8))
+    tiling = Tiling(TileGrid((900, 300), 16), 2)
+    bands = predict_bands([on_images(identity)] * copies, reader, tiling, threaded=copies > 1)
+    assert next(bands)[0] == 0
+    bands.close()
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("blend", [False, True])
@@ -215,8 +177,7 @@ def test_blank_tiles_are_left_out_and_others_are_not(blend):
         return np.ones((len(images_NHWC), 2, 16, 16), np.float32)
 
     grid = TileGrid((70, 130), 16, 8)
-    reader = ArrayReader(image_HWC)
-    result_KHW = assemble(predict_bands(forward, reader, grid, 3, blend, BlankTiles(2, 0.0)), (70, 130))
+    result_KHW = assemble(bands_of(forward, image_HWC, grid, 3, blend, BlankTiles(2, 0.0)), (70, 130))
     blank = [is_blank_tile(image_HWC[tile.read]) for tile in grid]
     assert sum(seen) == len(grid) - sum(blank)
     assert 0 < sum(blank) < len(grid)
@@ -226,12 +187,16 @@ def test_blank_tiles_are_left_out_and_others_are_not(blend):
 
 
 def test_an_image_of_nothing_but_glass_needs_no_network():
-    def forward(images_NHWC):
-        raise AssertionError("called")
+    seen = []
 
-    white = ArrayReader(np.full((50, 60, 3), 255, np.uint8))
-    bands = predict_bands(forward, white, TileGrid((50, 60), 16), 3, blank=BlankTiles(1, 0.0))
+    def forward(images_NHWC):
+        seen.append(len(images_NHWC))
+        return np.empty((0, 1, 16, 16), np.float32)
+
+    white_HWC = np.full((50, 60, 3), 255, np.uint8)
+    bands = bands_of(forward, white_HWC, TileGrid((50, 60), 16), 3, False, BlankTiles(1, 0.0))
     assert assemble(bands, (50, 60)).max() == 0
+    assert set(seen) == {0}
 
 
 def test_what_counts_as_blank():

@@ -5,11 +5,11 @@ import pytest
 import tifffile
 import torch
 
-from histofold.predict.ensemble import Ensemble
 from histofold.report.comparison import LARGEST_LOGIT, draw_logits, logit_map
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample
+from small_stages import stages_of_models
 
 
 class Redness(torch.nn.Module):
@@ -25,10 +25,10 @@ def test_the_map_is_the_slide_thinned_whatever_the_tiles(tmp_path, side):
     image_HWC = rng.integers(0, 256, (97, 143, 3), np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", image_HWC)
     spec = Preprocessing(target_pixel_size_um=1.0, normalise="none")
-    manifest = Manifest(competition="folder", preprocessing=spec, tile=64, halo=8)
-    ensemble = Ensemble([Redness()], [1.0], spec, ("identity", "hflip"), torch.device("cpu"), torch.float32)
+    manifest = Manifest(competition="folder", preprocessing=spec, tile=64, halo=8, views=("identity", "hflip"))
+    (stage,) = stages_of_models([Redness()], manifest)
     sample = Sample(id="a", image_path=tmp_path / "a.tif", pixel_size_um=1.0)
-    logits_KHW = logit_map(ensemble, manifest, sample, side)
+    logits_KHW = logit_map(stage, sample, side)
     step = -(-143 // side) if side < 143 else 1
     expected_HW = np.clip(image_HWC[::step, ::step, 0] / 255 * 40 - 20, -LARGEST_LOGIT, LARGEST_LOGIT)
     assert logits_KHW.shape == (1, *expected_HW.shape)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from histofold.predict.ensemble import normalise_tiles
+from histofold.predict.views import normalise_tiles
 from histofold.report.pictures.overlays import TRUTH_RGB, contact_sheet
 from histofold.report.pictures.views import draw_view_sheet, network_picture, spread_tiles
 from histofold.schema.preprocessing import Preprocessing

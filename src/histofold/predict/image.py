@@ -2,53 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from histofold.core.regions import keep_largest
-from histofold.core.rle.runs import Masks, RunEncoder, Runs, join_classes, runs_from_mask
-from histofold.core.tiles import TileGrid
+from histofold.core.rle.runs import Masks, RunEncoder, Runs, join_classes
 from histofold.imaging.resample import RowUpsampler
 from histofold.imaging.slide import Slide, open_slide
 from histofold.imaging.stain import network_view
-from histofold.predict.joint import JointEnsemble, Stage, mean_bands, stages_of
-from histofold.predict.postprocess import clean_masks
-from histofold.predict.submission.budget import OutOfTimeError
-from histofold.predict.tiled import BlankTiles, Forward, predict_bands
+from histofold.predict.postprocess import PeakMap, clean_masks
+from histofold.predict.stages import Networks, OutOfTimeError, Stage
+from histofold.predict.tiled import BlankTiles, TileBatch, Tiling, grid_of, predict_bands
 from histofold.schema.manifest import Manifest
 from histofold.schema.sample import Sample
 
-PEAK_CELLS = 256  # the peak map is at most this many cells a side: 64k floats, whatever the slide's size
 BLANK_LOGIT = -20.0  # logit of a tile that no network sees; its probability is 2e-9
 EMPTY_ROWS = 1024  # rows at a time that fill up an image whose time ran out
 
 Threshold = float | tuple[float, ...]
 """A probability that all classes are cut at, or one for each class."""
+StageForward = Callable[[Stage, Networks, TileBatch], np.ndarray]
+"""Takes a batch through a stage on one device: float32 values NKHW."""
 
 
 @dataclass(frozen=True)
 class ImagePrediction:
-    """What the network says of one image, at its original size.
-
-    Attributes:
-        shape_hw: The file's own height and width.
-        runs: For each threshold the runs of the mask, column-major, before any cleaning; of each class where there are
-            several.
-        peak: The most probable place of the first class, as a small mask: the last resort where nothing passes the
-            threshold.
-        pixel_size_um: Pixel size of the file, None where unknown.
-        seeds: What passes the manifest's seed threshold; None where it has none.
-        rows_done: Rows that the network saw; the others, for which there was no time, are empty.
-    """
+    """What an ensemble says of one image, at its original size."""
 
     shape_hw: tuple[int, int]
+    """The file's own height and width."""
     runs: dict[Threshold, Masks]
+    """For each threshold the runs of the mask, column-major, before any cleaning; of each class where there are
+    several."""
     peak: Runs
+    """The most probable place of the first class, as a small mask: the last resort where nothing passes the
+    threshold."""
     pixel_size_um: float | None
+    """Pixel size of the file, None where unknown."""
     seeds: Masks | None = None
+    """What passes the manifest's seed threshold; None where it has none."""
     rows_done: int | None = None
+    """Rows that the network saw; the others, for which there was no time, are empty."""
 
     def masks(self, threshold: Threshold, manifest: Manifest, never_empty: bool) -> Masks:
         """The cleaned mask at a threshold that the image was predicted with; see `clean_masks`."""
@@ -56,41 +52,41 @@ class ImagePrediction:
         return clean_masks(found, self.seeds, self.peak, manifest.postprocess, self.pixel_size_um, never_empty)
 
 
-def grid_of(manifest: Manifest, scaled_hw: tuple[int, int]) -> TileGrid:
-    """The tiles of an image at the network's scale, as the manifest says."""
-    if manifest.preprocessing.scale_mode == "whole":
-        return TileGrid(scaled_hw, manifest.preprocessing.whole_size)
-    stride = manifest.stride or (manifest.tile // 2 if manifest.blend else 0)
-    return TileGrid(scaled_hw, manifest.tile, stride, 0 if manifest.blend else manifest.halo)
+def forward_batch(stage: Stage, networks: Networks, batch: TileBatch) -> np.ndarray:
+    """A batch through all passes of a stage, however long it takes; of blank tiles alone there are no values."""
+    if not batch.places:
+        return np.empty((0, 0, 0, 0), np.float32)
+    return networks(batch.images, stage.passes, stage.manifest)
 
 
 def predict_image(
-    forward: Forward | JointEnsemble | Sequence[Stage],
+    stages: Sequence[Stage],
     slide: Slide,
     pixel_size_um: float | None,
-    manifest: Manifest,
     thresholds: Sequence[Threshold],
+    forward: StageForward = forward_batch,
 ) -> ImagePrediction:
     """Predict a slide in memory that does not grow with its probabilities: one tile row, and the runs of each class.
 
     Args:
-        forward: The ensemble, or any function of uint8 tiles NHWC to float32 probabilities NKHW.
+        stages: The ensemble; classes and seed threshold are those of the first stage.
         slide: The opened slide.
         pixel_size_um: Its pixel size; None (unknown) means the whole-image scale.
-        manifest: Scale, tiles, batch and classes; the parts of a joint ensemble have their own.
         thresholds: One mask (of each class) is made for each; a pixel is mask where its probability is at least the
             threshold.
+        forward: Takes each batch through a stage; it may leave passes out where time is short.
 
     Raises:
         ValueError: If the network gives another number of classes than the manifest names.
         OutOfTimeError: If time ran out before there was a single row.
     """
+    manifest = stages[0].manifest
     wanted: list[Threshold] = [*thresholds, *([manifest.seed_threshold] if manifest.seed_threshold > 0 else [])]
     encoders = {
         threshold: [(cut, RunEncoder(slide.shape_hw, order="F", axis="rows")) for cut in cuts]
         for threshold, cuts in _class_cuts(wanted, len(manifest.classes)).items()
     }
-    bands = _ImageBands(stages_of(forward, manifest), slide, pixel_size_um)
+    bands = _ImageBands(stages, slide, pixel_size_um, forward)
     rows = 0
     try:
         for y, probs_KHW in bands:
@@ -122,8 +118,10 @@ class _ImageBands:
     One stage is upsampled once; several meet at the original size.
     """
 
-    def __init__(self, stages: Sequence[Stage], slide: Slide, pixel_size_um: float | None) -> None:
-        self._stages, self._slide, self._pixel_size_um = stages, slide, pixel_size_um
+    def __init__(
+        self, stages: Sequence[Stage], slide: Slide, pixel_size_um: float | None, forward: StageForward
+    ) -> None:
+        self._stages, self._slide, self._pixel_size_um, self._forward = stages, slide, pixel_size_um, forward
         self._logits = stages[0].manifest.average == "logits"
         self._peak: PeakMap | None = None
 
@@ -160,8 +158,9 @@ class _ImageBands:
         upsampler = RowUpsampler(scaled.shape_hw, self._slide.shape_hw)
         blank = BlankTiles(len(manifest.classes), BLANK_LOGIT if self._logits else 0.0)
         grid = grid_of(manifest, scaled.shape_hw)
-        skipping = blank if manifest.skip_blank else None
-        for y, values_KHW in predict_bands(stage.forward, scaled, grid, manifest.batch, manifest.blend, skipping):
+        tiling = Tiling(grid, manifest.batch, manifest.blend, blank if manifest.skip_blank else None)
+        forwards = [partial(self._forward, stage, networks) for networks in stage.networks]
+        for y, values_KHW in predict_bands(forwards, scaled, tiling, stage.threaded):
             if peak_here and self._peak is not None:
                 self._peak.add(y, self._probs(values_KHW[:1])[0])
             yield from upsampler.push(values_KHW)
@@ -180,49 +179,52 @@ class _ImageBands:
 
 
 def predict_masks(
-    forward: Forward | JointEnsemble,
-    sample: Sample,
-    manifest: Manifest,
-    thresholds: Sequence[Threshold],
-    never_empty: bool,
+    stages: Sequence[Stage], sample: Sample, thresholds: Sequence[Threshold], never_empty: bool
 ) -> list[Masks]:
-    """The cleaned masks of a sample, one for each threshold; raises ImageError where it cannot be read."""
+    """The cleaned masks of a sample, one for each threshold.
+
+    Raises:
+        ImageError: If it cannot be read.
+    """
     with open_slide(sample.image_path) as slide:
-        prediction = predict_image(forward, slide, sample.pixel_size_um, manifest, thresholds)
-    return [prediction.masks(threshold, manifest, never_empty) for threshold in thresholds]
+        prediction = predict_image(stages, slide, sample.pixel_size_um, thresholds)
+    return [prediction.masks(threshold, stages[0].manifest, never_empty) for threshold in thresholds]
 
 
-class PeakMap:
-    """The highest probability in each cell of a coarse grid, gathered band by band."""
+def mean_bands(
+    streams: Sequence[tuple[float, Iterator[tuple[int, np.ndarray]]]],
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The weighted mean of streams of row bands of one image, cut where any of them is cut: no map is ever held.
 
-    def __init__(self, shape_hw: tuple[int, int]) -> None:
-        self._cell = max(1, -(-max(shape_hw) // PEAK_CELLS))
-        self._shape_hw = shape_hw
-        self._cells_HW = np.full([-(-side // self._cell) for side in shape_hw], -np.inf, np.float32)
+    Args:
+        streams: (share, bands) each, the bands partitioning the same rows from top to bottom, values float32 (K, h, W).
 
-    def add(self, y: int, probs_HW: np.ndarray) -> None:
-        """Take the next band, whose first row is row y of the scaled image."""
-        columns_HC = np.maximum.reduceat(probs_HW, np.arange(0, probs_HW.shape[1], self._cell), axis=1)
-        np.maximum.at(self._cells_HW, (y + np.arange(len(probs_HW))) // self._cell, columns_HC)
+    Yields:
+        (first row, float32 (K, h, W)), valid until the next is asked for.
 
-    def runs(self, original_hw: tuple[int, int]) -> Runs:
-        """Mask of the region around the highest cell, at the original size: cells of at least 0.9 of it, connected.
-
-        A network that is sure of nothing still has a place that it likes best; where an empty row is never right,
-        this is the row's best guess.
-        """
-        top = float(self._cells_HW.max())
-        cells = runs_from_mask(self._cells_HW >= (0.9 * top if top > 0 else top))
-        largest_HW = keep_largest(cells).to_mask()
-        rows, columns = (
-            np.minimum((np.arange(original) * scaled // original) // self._cell, count - 1)
-            for original, scaled, count in zip(original_hw, self._shape_hw, largest_HW.shape, strict=True)
-        )
-        # Each pixel takes all cells up to the next pixel's: of an enlarged image none may fall between two.
-        wide_HW = np.logical_or.reduceat(largest_HW, columns, axis=1)
-        stops = np.maximum(np.append(rows[1:], len(wide_HW)), rows + 1)
-        encoder = RunEncoder(original_hw, order="F", axis="rows")
-        for start in range(0, original_hw[0], 1024):
-            chosen = rows[start : start + 1024]
-            encoder.add(np.logical_or.reduceat(wide_HW[: stops[start + len(chosen) - 1]], chosen, axis=0))
-        return encoder.runs()
+    Raises:
+        ValueError: If the streams give different numbers of classes, or end at different rows.
+    """
+    held: list[np.ndarray | None] = [None] * len(streams)
+    row = 0
+    while True:
+        for place, (_, bands) in enumerate(streams):
+            rest = held[place]
+            while rest is None or rest.shape[1] == 0:
+                following = next(bands, None)
+                if following is None:
+                    break
+                rest = following[1]
+            held[place] = rest
+        parts = [part for part in held if part is not None and part.shape[1]]
+        if not parts:
+            return
+        if len(parts) < len(streams) or len({len(part) for part in parts}) > 1:
+            raise ValueError("the parts of the ensemble give different classes or different rows")
+        height = min(part.shape[1] for part in parts)
+        mean_KHW = np.zeros((len(parts[0]), height, parts[0].shape[2]), np.float32)
+        for (share, _), part in zip(streams, parts, strict=True):
+            mean_KHW += np.float32(share) * part[:, :height]
+        yield row, mean_KHW
+        row += height
+        held = [part[:, height:] for part in parts]

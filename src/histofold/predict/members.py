@@ -16,8 +16,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.models.build import build_model
 from histofold.predict.devices import all_devices, best_precision, free_bytes, is_out_of_memory
-from histofold.predict.ensemble import Ensemble
-from histofold.predict.joint import JointEnsemble, JointPart
+from histofold.predict.stages import Networks, Stage, build_stages
 from histofold.schema.manifest import Manifest, Member
 
 MEMORY_SHARE = 0.5  # of a device's free memory that weights may fill; the forward passes need the rest
@@ -30,8 +29,11 @@ class MemberFile:
     """A member and where its weights lie."""
 
     folder: Path
+    """The package."""
     manifest: Manifest
+    """Its manifest."""
     member: Member
+    """The member."""
 
     @property
     def path(self) -> Path:
@@ -42,6 +44,11 @@ class MemberFile:
     def network(self) -> str:
         """Names its architecture and arguments: members of one network differ in weights alone."""
         return json.dumps([self.member.architecture, self.member.arguments], sort_keys=True)
+
+    def seen(self) -> Manifest:
+        """How it sees images: the manifest without what says nothing of that, so that members can be compared."""
+        preprocessing = self.member.preprocessing or self.manifest.preprocessing
+        return replace(self.manifest, preprocessing=preprocessing, members=(), versions={}, thresholds={"default": 0.5})
 
     def load(self, device: torch.device, into: torch.nn.Module | None = None) -> torch.nn.Module:
         """Its network, in evaluation mode, channels last.
@@ -64,40 +71,22 @@ class MemberFile:
         return model.eval().to(device).to(memory_format=torch.channels_last)
 
 
-class TurnHolder:
-    """The one network that a device holds at a time. Whoever asks it holds the device's lock.
-
-    Args:
-        device: Where to load.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._file: MemberFile | None = None
-        self._model: torch.nn.Module | None = None
-
-    def network(self, file: MemberFile) -> torch.nn.Module:
-        """A member's network; the one before is let go first, or takes the new weights where it is of one kind."""
-        if self._model is None or self._file is None or file.path != self._file.path:
-            if self._file is not None and file.network != self._file.network:
-                self._model = None
-            model, self._model, self._file = self._model, None, None  # a load that fails leaves nothing half-done
-            self._model = file.load(self._device, model)
-            self._file = file
-        return self._model
-
-
 class LoadedInTurn(Sequence[torch.nn.Module]):
     """Members that are loaded when they are asked for, where memory does not hold all of them.
 
+    A device holds one network at a time. The one before is let go first, or takes the new weights where it is of one
+    kind. Whoever asks holds the device's lock.
+
     Args:
         files: The members.
-        holder: Holds the network of the device, whichever part of the ensemble asks.
+        device: Where to load.
     """
 
-    def __init__(self, files: Sequence[MemberFile], holder: TurnHolder) -> None:
+    def __init__(self, files: Sequence[MemberFile], device: torch.device) -> None:
         self._files = tuple(files)
-        self._holder = holder
+        self._device = device
+        self._held: MemberFile | None = None
+        self._model: torch.nn.Module | None = None
 
     def __len__(self) -> int:
         """Number of members."""
@@ -107,31 +96,39 @@ class LoadedInTurn(Sequence[torch.nn.Module]):
     def __getitem__(self, place: int) -> torch.nn.Module: ...
 
     @overload
-    def __getitem__(self, place: slice) -> LoadedInTurn: ...
+    def __getitem__(self, place: slice) -> Sequence[torch.nn.Module]: ...
 
-    def __getitem__(self, place: int | slice) -> torch.nn.Module | LoadedInTurn:
+    def __getitem__(self, place: int | slice) -> torch.nn.Module | Sequence[torch.nn.Module]:
         """A member's network, or some of the members."""
         if isinstance(place, slice):
-            return LoadedInTurn(self._files[place], self._holder)
-        return self._holder.network(self._files[place])
+            return LoadedInTurn(self._files[place], self._device)
+        file = self._files[place]
+        if self._model is None or file != self._held:
+            if self._held is not None and file.network != self._held.network:
+                self._model = None
+            model, self._model, self._held = self._model, None, None  # a load that fails leaves nothing half-done
+            self._model, self._held = file.load(self._device, model), file
+        return self._model
 
 
-def load_joint(
+def load_ensemble(
     packages: Sequence[tuple[Path, Manifest]],
     devices: Sequence[torch.device] = (),
     precision: torch.dtype | None = None,
     in_turn: bool | None = None,
     proven: bool = False,
-) -> JointEnsemble:
+) -> list[Stage]:
     """Load every member of every package and prove them distinct.
 
     Args:
-        packages: Weight folders with their checked manifests. Members of one package and preprocessing work together;
-            each such part sees images in its own way.
+        packages: Weight folders with their checked manifests.
         devices: Where to put the networks: all of them on each; none means every GPU, or the CPU.
         precision: Autocast dtype; None asks `best_precision`.
         in_turn: Load one member at a time, each time it is needed; None does so where memory would be short.
         proven: The members were loaded before and proved distinct; in turn, nothing is loaded now.
+
+    Returns:
+        The stages of the ensemble: members of one package and preprocessing see images alike.
 
     Raises:
         InputError: If weights do not fit their network, or two members are the same.
@@ -139,60 +136,28 @@ def load_joint(
     devices = list(devices) or all_devices()
     files = [MemberFile(folder, manifest, member) for folder, manifest in packages for member in manifest.members]
     refuse_same_bytes(files)
-    _tell_what_is_dropped(packages)
+    _warn_of_what_is_dropped(packages)
     if in_turn is None:
         in_turn = _memory_is_short(files, devices)
     try:
-        networks = _networks(files, devices, in_turn)
+        models = _load_models(files, devices, in_turn)
     except Exception as error:
         if in_turn or not is_out_of_memory(error):
             raise
         logger.warning("memory does not hold all %d members: they are loaded one by one, which is slower", len(files))
-        networks = _networks(files, devices, True)
+        in_turn = True
+        models = _load_models(files, devices, in_turn)
     if not proven:
-        refuse_equal_members(networks[0], [file.member.file for file in files], devices[0])
-    threaded = len(devices) > 1 or devices[0].type != "cpu"
-    parts = []
-    for manifest, places in _parts(files):
-        copies = [
-            Ensemble(
-                on_device[places.start : places.stop],
-                [file.member.weight for file in files[places.start : places.stop]],
-                manifest.preprocessing,
-                manifest.views,
-                device,
-                precision or best_precision(device),
-                manifest.average,
-            )
-            for device, on_device in zip(devices, networks, strict=True)
-        ]
-        ensemble = replace(copies[0], replicas=tuple(copies)) if threaded else copies[0]
-        parts.append(JointPart(ensemble, manifest))
-    return JointEnsemble(tuple(parts))
+        refuse_equal_members(models[0], [file.member.file for file in files], devices[0])
+    networks = [
+        Networks(on_device, device, precision or best_precision(device), in_turn)
+        for device, on_device in zip(devices, models, strict=True)
+    ]
+    average = files[0].manifest.average  # what is averaged must be one thing for all
+    return build_stages(networks, [(replace(file.seen(), average=average), file.member.weight) for file in files])
 
 
-def _parts(files: Sequence[MemberFile]) -> list[tuple[Manifest, range]]:
-    """Neighbours of one package and preprocessing, with the manifest that tells both."""
-    parts: list[tuple[Manifest, range]] = []
-    start = 0
-    for place, file in enumerate(files):
-        following = files[place + 1] if place + 1 < len(files) else None
-        if following is None or _sees(following) != _sees(file):
-            preprocessing = file.member.preprocessing or file.manifest.preprocessing
-            average = files[0].manifest.average  # what is averaged must be one thing for all
-            seen = replace(file.manifest, preprocessing=preprocessing, average=average)
-            parts.append((seen, range(start, place + 1)))
-            start = place + 1
-    return parts
-
-
-def _sees(file: MemberFile) -> Manifest:
-    """The manifest without its members: how the images are seen."""
-    preprocessing = file.member.preprocessing or file.manifest.preprocessing
-    return replace(file.manifest, preprocessing=preprocessing, members=(), versions={}, thresholds={"default": 0.5})
-
-
-def _tell_what_is_dropped(packages: Sequence[tuple[Path, Manifest]]) -> None:
+def _warn_of_what_is_dropped(packages: Sequence[tuple[Path, Manifest]]) -> None:
     """Of what an ensemble can have but once, the first package's counts."""
     first = packages[0][1]
     for folder, manifest in packages[1:]:
@@ -211,12 +176,12 @@ def _memory_is_short(files: Sequence[MemberFile], devices: Sequence[torch.device
     return True
 
 
-def _networks(
+def _load_models(
     files: Sequence[MemberFile], devices: Sequence[torch.device], in_turn: bool
 ) -> list[Sequence[torch.nn.Module]]:
-    """The networks on each device."""
+    """The members' networks on each device."""
     if in_turn:
-        return [LoadedInTurn(files, TurnHolder(device)) for device in devices]
+        return [LoadedInTurn(files, device) for device in devices]
     first = [file.load(devices[0]) for file in files]
     others = [[copy.deepcopy(model).to(device) for model in first] for device in devices[1:]]
     return [first, *others]

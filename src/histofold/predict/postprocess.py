@@ -1,12 +1,16 @@
-"""From thresholded masks to those that are submitted: on runs, whatever the size of the slide."""
+"""From thresholded masks to those that are submitted, on runs, and the last resort of an image without any."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from histofold.core.regions import fill_holes, keep_largest, keep_seeded, remove_small
-from histofold.core.rle.runs import Masks, Runs, class_runs, join_classes
+from histofold.core.rle.runs import Masks, RunEncoder, Runs, class_runs, join_classes, runs_from_mask
 from histofold.core.smoothing import smooth_runs
 from histofold.schema.postprocess import Postprocess
 from histofold.schema.preprocessing import has_pixel_size
+
+PEAK_CELLS = 256  # the peak map is at most this many cells a side: 64k floats, whatever the slide's size
 
 
 def clean_masks(
@@ -54,3 +58,39 @@ def _clean_class(runs: Runs, settings: Postprocess, pixel_size_um: float | None)
     if settings.min_area_um2 > 0:
         runs = remove_small(runs, settings.min_area_um2 / side_um**2)
     return runs
+
+
+class PeakMap:
+    """The highest probability in each cell of a coarse grid, gathered band by band."""
+
+    def __init__(self, shape_hw: tuple[int, int]) -> None:
+        self._cell = max(1, -(-max(shape_hw) // PEAK_CELLS))
+        self._shape_hw = shape_hw
+        self._cells_HW = np.full([-(-side // self._cell) for side in shape_hw], -np.inf, np.float32)
+
+    def add(self, y: int, probs_HW: np.ndarray) -> None:
+        """Take the next band, whose first row is row y of the scaled image."""
+        columns_HC = np.maximum.reduceat(probs_HW, np.arange(0, probs_HW.shape[1], self._cell), axis=1)
+        np.maximum.at(self._cells_HW, (y + np.arange(len(probs_HW))) // self._cell, columns_HC)
+
+    def runs(self, original_hw: tuple[int, int]) -> Runs:
+        """Mask of the region around the highest cell, at the original size: cells of at least 0.9 of it, connected.
+
+        A network that is sure of nothing still has a place that it likes best; where an empty row is never right,
+        this is the row's best guess.
+        """
+        top = float(self._cells_HW.max())
+        cells = runs_from_mask(self._cells_HW >= (0.9 * top if top > 0 else top))
+        largest_HW = keep_largest(cells).to_mask()
+        rows, columns = (
+            np.minimum((np.arange(original) * scaled // original) // self._cell, count - 1)
+            for original, scaled, count in zip(original_hw, self._shape_hw, largest_HW.shape, strict=True)
+        )
+        # Each pixel takes all cells up to the next pixel's: of an enlarged image none may fall between two.
+        wide_HW = np.logical_or.reduceat(largest_HW, columns, axis=1)
+        stops = np.maximum(np.append(rows[1:], len(wide_HW)), rows + 1)
+        encoder = RunEncoder(original_hw, order="F", axis="rows")
+        for start in range(0, original_hw[0], 1024):
+            chosen = rows[start : start + 1024]
+            encoder.add(np.logical_or.reduceat(wide_HW[: stops[start + len(chosen) - 1]], chosen, axis=0))
+        return encoder.runs()

@@ -14,12 +14,11 @@ from typing import Protocol
 
 import numpy as np
 
+from histofold.core.threads import map_here, map_in_order, read_ahead
 from histofold.core.tiles import Tile, TileGrid
-from histofold.predict.blend import BlendedRows, CutRows
-from histofold.predict.threads import map_here, map_in_order, read_ahead
+from histofold.predict.canvas import Canvas, normalised_weights
+from histofold.schema.manifest import Manifest
 
-# uint8 tiles NHWC -> float32 values NKHW
-Forward = Callable[[np.ndarray], np.ndarray]
 READ_AHEAD = 2  # batches
 BLANK_LEVEL = 200  # bare glass: no pixel of a tile is darker in any channel
 LONGEST_RUN = 256  # tiles that are held at most, blank ones included
@@ -37,18 +36,124 @@ class RegionReader(Protocol):
 
 @dataclass(frozen=True)
 class BlankTiles:
-    """What stands for tiles that the network need not see.
-
-    Attributes:
-        classes: Channels of the network.
-        value: Its value for a blank tile: probability 0, or a logit that means it.
-    """
+    """What stands for tiles that the network need not see."""
 
     classes: int
+    """Channels of the network."""
     value: float
+    """Its value for a blank tile: probability 0, or a logit that means it."""
 
 
-def read_tile(reader: RegionReader, tile: Tile) -> np.ndarray:
+@dataclass(frozen=True)
+class Tiling:
+    """How an image goes through a network and what becomes of its tiles."""
+
+    grid: TileGrid
+    """The tiles of the image at the network's scale."""
+    batch: int
+    """Tiles of a forward pass."""
+    blend: bool = False
+    """Average overlapping tiles by a smooth weight; else each pixel comes from the one tile that writes it."""
+    blank: BlankTiles | None = None
+    """Leave blank tiles out, and what stands for them."""
+
+
+@dataclass(frozen=True)
+class TileBatch:
+    """Tiles in reading order, and those among them that go through the network."""
+
+    tiles: list[Tile]
+    """All of them."""
+    places: list[int]
+    """Places of those that are not blank."""
+    images: np.ndarray
+    """These as uint8 NHWC; there may be none."""
+
+    def values(self, values_NKHW: np.ndarray, blank: BlankTiles | None) -> Iterator[tuple[Tile, np.ndarray]]:
+        """Each tile with its values (K, H, W): the network's, or those of a blank tile."""
+        by_place = dict(zip(self.places, values_NKHW, strict=True))
+        for place, tile in enumerate(self.tiles):
+            if place in by_place:
+                yield tile, by_place[place]
+            elif blank is not None:
+                yield tile, np.full((blank.classes, *self.images.shape[1:3]), blank.value, np.float32)
+
+
+Forward = Callable[[TileBatch], np.ndarray]
+"""The images of a batch, of which there may be none, to float32 values NKHW."""
+
+
+def grid_of(manifest: Manifest, scaled_hw: tuple[int, int]) -> TileGrid:
+    """The tiles of an image at the network's scale, as the manifest says."""
+    if manifest.preprocessing.scale_mode == "whole":
+        return TileGrid(scaled_hw, manifest.preprocessing.whole_size)
+    stride = manifest.stride or (manifest.tile // 2 if manifest.blend else 0)
+    return TileGrid(scaled_hw, manifest.tile, stride, 0 if manifest.blend else manifest.halo)
+
+
+def predict_bands(
+    forwards: Sequence[Forward], reader: RegionReader, tiling: Tiling, threaded: bool = False
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Predict an image tile by tile and give its values as consecutive row bands.
+
+    Batches never span images; only the last one of an image may be smaller.
+
+    Args:
+        forwards: The network on each device.
+        reader: The image at the network's scale.
+        tiling: Its tiles, and what becomes of them.
+        threaded: Give each device a thread, or run the only one where it is called.
+
+    Yields:
+        (y, values_KhW): the first row of the band and its float32 values over the whole width, valid until the next
+        band is asked for. The bands partition the image from top to bottom.
+    """
+    grid, blend = tiling.grid, tiling.blend
+    height, width = grid.shape_hw
+    written = [span.write.stop - span.write.start for span in grid.row_spans]
+    canvas = Canvas(min(grid.size, height) if blend else max(written), width)
+    row_weights = normalised_weights(grid.row_spans, grid.size, height) if blend else []
+    column_weights = normalised_weights(grid.column_spans, grid.size, width) if blend else []
+
+    buffers = TileBuffers(tiling.batch, grid.size, READ_AHEAD + 3 + (len(forwards) if threaded else 0))
+    batches = read_ahead(read_batches(reader, tiling, buffers), READ_AHEAD)
+    results = map_in_order(forwards, batches) if threaded else map_here(forwards[0], batches)
+    try:
+        for batch, values_NKHW in results:
+            for tile, values_KHW in batch.values(values_NKHW, tiling.blank):
+                if blend:
+                    yield from canvas.rows_above(tile.read[0].start)
+                    weights = row_weights[tile.index[0]], column_weights[tile.index[1]]
+                    canvas.add(tile.read, values_KHW[:, *tile.inner], weights)
+                else:
+                    yield from canvas.rows_above(tile.write[0].start)
+                    canvas[tile.write] = values_KHW[:, *tile.crop]
+            buffers.give_back(batch.images)
+        yield from canvas.rows_above(height)
+    finally:
+        results.close()
+        batches.close()
+
+
+def read_batches(reader: RegionReader, tiling: Tiling, buffers: TileBuffers) -> Iterator[TileBatch]:
+    """The tiles of an image in batches of those that go through the network."""
+    tiles: list[Tile] = []
+    places: list[int] = []
+    buffer_NHWC = buffers.take()
+    for tile in tiling.grid:
+        image_HWC = read_padded(reader, tile)
+        tiles.append(tile)
+        if tiling.blank is None or not is_blank_tile(image_HWC):
+            buffer_NHWC[len(places)] = image_HWC
+            places.append(len(tiles) - 1)
+        if len(places) == tiling.batch or len(tiles) == LONGEST_RUN:
+            yield TileBatch(tiles, places, buffer_NHWC[: len(places)])
+            tiles, places, buffer_NHWC = [], [], buffers.take()
+    if tiles:
+        yield TileBatch(tiles, places, buffer_NHWC[: len(places)])
+
+
+def read_padded(reader: RegionReader, tile: Tile) -> np.ndarray:
     """Read a tile as uint8 (size, size, 3); images smaller than a tile are reflected on both sides."""
     image_HWC = reader.read(*tile.read)
     if tile.pad == ((0, 0), (0, 0)):
@@ -66,70 +171,6 @@ def is_blank_tile(tile_HWC: np.ndarray) -> bool:
         return True
     flat_PC = tile_HWC.reshape(-1, tile_HWC.shape[2])
     return bool((flat_PC.max(axis=0) - flat_PC.min(axis=0)).max() <= FLAT_RANGE)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Tiles in reading order, the places of those among them that go through the network, and these as uint8 NHWC."""
-
-    tiles: list[Tile]
-    places: list[int]
-    images: np.ndarray
-
-
-def predict_bands(
-    forward: Forward,
-    reader: RegionReader,
-    grid: TileGrid,
-    batch: int,
-    blend: bool = False,
-    blank: BlankTiles | None = None,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Predict an image tile by tile and give its values as consecutive row bands.
-
-    Batches never span images; only the last one of an image may be smaller.
-
-    Args:
-        forward: The network; where it has `replicas`, itself on each of some devices, all of them work.
-        reader: The image at the network's scale.
-        grid: Its tiles.
-        batch: Tiles of a forward pass.
-        blend: Average overlapping tiles by a smooth weight; else each pixel comes from the one tile that writes it.
-        blank: Leave blank tiles out, and what stands for them.
-
-    Yields:
-        (y, values_KhW): the first row of the band and its float32 values over the whole width, valid until the next
-        band is asked for. The bands partition the image from top to bottom.
-    """
-    replicas: Sequence[Forward] = getattr(forward, "replicas", ())
-    buffers = TileBuffers(batch, grid.size, READ_AHEAD + 3 + len(replicas))
-    works = [_forward_of(replica) for replica in replicas]
-    batches = read_ahead(_read_batches(reader, grid, batch, buffers, blank is not None), READ_AHEAD)
-    joined: CutRows | BlendedRows = BlendedRows(grid) if blend else CutRows(grid)
-    results = map_in_order(works, batches) if works else map_here(_forward_of(forward), batches)
-    try:
-        note_blank = getattr(forward, "note_blank", None)
-        for done, values_NKHW in results:
-            if note_blank is not None and len(done.tiles) > len(done.places):
-                note_blank(len(done.tiles) - len(done.places), grid.size)
-            values = dict(zip(done.places, values_NKHW, strict=True))
-            for place, tile in enumerate(done.tiles):
-                values_KHW = values[place] if place in values else _blank_values(blank, grid.size)
-                yield from joined.add(tile, values_KHW)
-            buffers.give_back(done.images)
-        yield from joined.finish()
-    finally:
-        results.close()
-        batches.close()
-
-
-def _forward_of(forward: Forward) -> Callable[[_Batch], np.ndarray]:
-    return lambda batch: forward(batch.images) if batch.places else np.empty((0, 0, 0, 0), np.float32)
-
-
-def _blank_values(blank: BlankTiles | None, size: int) -> np.ndarray:
-    assert blank is not None
-    return np.full((blank.classes, size, size), blank.value, np.float32)
 
 
 class TileBuffers:
@@ -155,23 +196,3 @@ class TileBuffers:
     def give_back(self, images_NHWC: np.ndarray) -> None:
         """Free the buffer that some images are the first of."""
         self._free.put(images_NHWC.base if images_NHWC.base is not None else images_NHWC)
-
-
-def _read_batches(
-    reader: RegionReader, grid: TileGrid, batch: int, buffers: TileBuffers, skip_blank: bool
-) -> Iterator[_Batch]:
-    """The tiles of an image in batches of those that go through the network."""
-    tiles: list[Tile] = []
-    places: list[int] = []
-    buffer_NHWC = buffers.take()
-    for tile in grid:
-        image_HWC = read_tile(reader, tile)
-        tiles.append(tile)
-        if not (skip_blank and is_blank_tile(image_HWC)):
-            buffer_NHWC[len(places)] = image_HWC
-            places.append(len(tiles) - 1)
-        if len(places) == batch or len(tiles) == LONGEST_RUN:
-            yield _Batch(tiles, places, buffer_NHWC[: len(places)])
-            tiles, places, buffer_NHWC = [], [], buffers.take()
-    if tiles:
-        yield _Batch(tiles, places, buffer_NHWC[: len(places)])

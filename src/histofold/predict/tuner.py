@@ -12,8 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from histofold.predict.devices import best_device, describe_device, is_out_of_memory
-from histofold.predict.image import grid_of
-from histofold.predict.members import load_joint
+from histofold.predict.members import load_ensemble
+from histofold.predict.stages import Level
+from histofold.predict.tiled import grid_of
 from histofold.schema.manifest import Manifest
 
 LARGEST_BATCH = 32
@@ -23,19 +24,16 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class BatchProposal:
-    """What was measured, and what is proposed.
-
-    Attributes:
-        batch: The proposal: the smallest batch within 3% of the fastest.
-        seconds_a_tile: Median seconds of a tile at each batch that was tried.
-        device: What they were measured on.
-        ended: Why larger batches were not tried.
-    """
+    """What was measured, and what is proposed."""
 
     batch: int
+    """The proposal: the smallest batch within 3% of the fastest."""
     seconds_a_tile: dict[int, float]
+    """Median seconds of a tile at each batch that was tried."""
     device: str
+    """What they were measured on."""
     ended: str
+    """Why larger batches were not tried."""
 
     def lines(self) -> list[str]:
         """In words, speeds as ratios to the slowest."""
@@ -59,15 +57,19 @@ def propose_batch(folder: Path, manifest: Manifest) -> BatchProposal:
         MemoryError: If a single tile is too much.
     """
     device = best_device()
-    part = load_joint([(folder, manifest)], [device]).at_level(1, 1).parts[0]
-    size = grid_of(part.manifest, (1, 1)).size
+    stage = load_ensemble([(folder, manifest)], [device])[0]
+    passes, size = stage.passes_at(Level(1, 1)), grid_of(stage.manifest, (1, 1)).size
     tiles_NHWC = np.random.default_rng(0).integers(0, 256, (LARGEST_BATCH, size, size, 3), np.uint8)
-    batches, ended = usable_batches(lambda batch: part.ensemble(tiles_NHWC[:batch]))
+
+    def forward(batch: int) -> None:
+        stage.networks[0](tiles_NHWC[:batch], passes, stage.manifest)
+
+    batches, ended = usable_batches(forward)
     times: dict[int, list[float]] = {batch: [] for batch in batches}
     for _ in tqdm(range(ROUNDS), desc="tune", unit="round", leave=False, dynamic_ncols=True):
         for batch in batches:
             started = time.perf_counter()
-            part.ensemble(tiles_NHWC[:batch])
+            forward(batch)
             times[batch].append((time.perf_counter() - started) / batch)
     medians = {batch: statistics.median(each) for batch, each in times.items()}
     return BatchProposal(smallest_of_the_fastest(medians), medians, describe_device(device), ended)

@@ -1,6 +1,7 @@
-"""Test-time views: symmetries of the square, undone exactly, and changes of stain, which have nothing to undo.
+"""What a network sees of tiles: restained, normalised and turned as a view says, and the way back.
 
-Zooms are no matter of tiles: the image itself is read at another scale (`histofold.predict.stages`).
+Symmetries of the square are undone exactly, changes of stain have nothing to undo. Zooms are no matter of tiles: the
+image itself is read at another scale (`histofold.predict.stages`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from histofold.core.stain import stain_jitter_map
+from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.views import View, parse_view
 
 # Each is (transpose first, then flip these axes of NCHW); its undoing flips first and transposes last.
@@ -22,6 +24,29 @@ SQUARE_VIEWS: dict[str, tuple[bool, tuple[int, ...]]] = {
     "rot270": (True, (3,)),
     "antitranspose": (True, (2, 3)),
 }
+
+
+def network_input(tiles_NCHW: torch.Tensor, view: str, preprocessing: Preprocessing) -> torch.Tensor:
+    """What networks of a preprocessing see of uint8 tiles in a view, channels last."""
+    inputs_NCHW = normalise_tiles(restain(tiles_NCHW, parse_view(view)), preprocessing)
+    return apply_view(inputs_NCHW, view).contiguous(memory_format=torch.channels_last)
+
+
+def normalise_tiles(images_NCHW: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Grey levels (uint8, or float in [0, 255]) to float32 network input, on the device the tiles are on."""
+    if preprocessing.normalise in ("imagenet", "dataset"):
+        # (v / 255 - mean) / std as one product and one sum, in one pass over the memory.
+        std = torch.tensor(preprocessing.std, dtype=torch.float64)
+        scale = (1 / (255 * std)).float()[:, None, None]
+        offset = (-torch.tensor(preprocessing.mean, dtype=torch.float64) / std).float()[:, None, None]
+        device = images_NCHW.device
+        return torch.addcmul(offset.to(device), images_NCHW.float(), scale.to(device))
+    values = images_NCHW.float() / 255.0
+    if preprocessing.normalise == "none":
+        return values
+    mean = values.mean(dim=(2, 3), keepdim=True)
+    std = values.std(dim=(2, 3), keepdim=True, correction=0).clamp_min(1e-3)
+    return (values - mean) / std
 
 
 def apply_view(images_NCHW: torch.Tensor, view: str) -> torch.Tensor:

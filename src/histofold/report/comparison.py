@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,13 +17,12 @@ from histofold.core.faults import Fault, InputError
 from histofold.data.sources import JoinedTruth, joined_samples, load_sources
 from histofold.imaging.slide import open_slide
 from histofold.imaging.stain import network_view
-from histofold.predict.ensemble import Ensemble
-from histofold.predict.image import grid_of, predict_masks
-from histofold.predict.joint import ensemble_stages
-from histofold.predict.tiled import predict_bands
+from histofold.predict.image import forward_batch, predict_masks
+from histofold.predict.stages import Stage
+from histofold.predict.tiled import Tiling, grid_of, predict_bands
 from histofold.report.pictures.overlays import contact_sheet, save_png
 from histofold.report.pictures.slides import class_overlays
-from histofold.schema.manifest import Manifest, look_up_thresholds
+from histofold.schema.manifest import look_up_thresholds
 from histofold.schema.sample import Sample
 from histofold.trust.intervals import run_difference
 from histofold.trust.runs import FoldRun, finished_folds, run_experiment, run_thresholds
@@ -126,9 +126,9 @@ def _class_rows(
     ]
     for run, fold in folds.items():
         ensemble = fold.ensemble()
-        logits_KHW = logit_map(ensemble, fold.manifest, sample, CELL_SIDE)
+        logits_KHW = logit_map(ensemble[0], sample, CELL_SIDE)
         cuts = look_up_thresholds(thresholds[run], sample.organ, sample.source, classes)
-        (prediction,) = predict_masks(ensemble, sample, fold.manifest, [cuts], truth.never_empty)
+        (prediction,) = predict_masks(ensemble, sample, [cuts], truth.never_empty)
         overlays = class_overlays(sample.image_path, target, prediction, CELL_SIDE)
         scores = class_dice(prediction, target)
         for row, logits_HW, overlay, score in zip(rows, logits_KHW, overlays, scores, strict=True):
@@ -146,12 +146,11 @@ def _fold_without(folds: Sequence[FoldRun], key: str, run: Path) -> FoldRun:
     return fold
 
 
-def logit_map(ensemble: Ensemble, manifest: Manifest, sample: Sample, side: int) -> np.ndarray:
+def logit_map(stage: Stage, sample: Sample, side: int) -> np.ndarray:
     """Logits of the average over the views of one zoom, every so many pixels of the network's scale.
 
     Args:
-        ensemble: The network.
-        manifest: Scale, tiles and batch.
+        stage: The network at one zoom.
         sample: The slide.
         side: Most pixels of the longer side.
 
@@ -161,12 +160,13 @@ def logit_map(ensemble: Ensemble, manifest: Manifest, sample: Sample, side: int)
     Raises:
         ImageError: If the slide cannot be read.
     """
-    stage = ensemble_stages(ensemble, manifest)[0]
     manifest = stage.manifest
     with open_slide(sample.image_path) as slide:
         view = network_view(slide, manifest.preprocessing, sample.pixel_size_um)
         step = max(1, -(-max(view.shape_hw) // side))
-        bands = predict_bands(stage.forward, view, grid_of(manifest, view.shape_hw), manifest.batch, manifest.blend)
+        tiling = Tiling(grid_of(manifest, view.shape_hw), manifest.batch, manifest.blend)
+        forwards = [partial(forward_batch, stage, networks) for networks in stage.networks]
+        bands = predict_bands(forwards, view, tiling, stage.threaded)
         thinned = [values_KHW[:, -y % step :: step, ::step].copy() for y, values_KHW in bands]
     logits_KHW = np.concatenate(thinned, axis=1).astype(np.float64)
     if manifest.average == "probabilities":

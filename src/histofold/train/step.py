@@ -14,7 +14,7 @@ import torch
 from histofold.core.faults import Fault, InputError
 from histofold.models.build import build_model
 from histofold.predict.devices import best_device, best_precision
-from histofold.predict.ensemble import normalise_tiles
+from histofold.predict.views import normalise_tiles
 from histofold.schema.experiment import Experiment
 from histofold.train.cross_rank import sum_over_ranks
 from histofold.train.fold import FoldSetup

@@ -8,9 +8,8 @@ from tqdm import tqdm
 
 from histofold.competitions.scores import masks_dice
 from histofold.core.faults import Fault, InputError
-from histofold.predict.devices import best_precision
-from histofold.predict.ensemble import Ensemble
 from histofold.predict.image import predict_masks
+from histofold.predict.stages import stages_of
 from histofold.schema.sample import Sample
 from histofold.train.cross_rank import agreed
 from histofold.train.fold import FoldSetup
@@ -53,16 +52,11 @@ def validate(run: Run, setup: FoldSetup, most: int | None = None) -> dict[str, f
 
 def validate_slides(model: torch.nn.Module, setup: FoldSetup, samples: list[Sample]) -> dict[str, float]:
     """Dice of whole slides, the mean over classes, through the predict layer, at the threshold 0.5."""
-    device = next(model.parameters()).device
     was_training = model.training
-    precision = best_precision(device)
-    manifest = setup.manifest
-    ensemble = Ensemble(
-        [model.eval()], [1.0], manifest.preprocessing, manifest.views, device, precision, manifest.average
-    )
+    stages = stages_of(model.eval(), setup.manifest)
     by_id = {}
     for sample in tqdm(samples, desc="validate", unit="slide", leave=False, dynamic_ncols=True):
-        (masks,) = predict_masks(ensemble, sample, manifest, [0.5], setup.competition.never_empty)
+        (masks,) = predict_masks(stages, sample, [0.5], setup.competition.never_empty)
         by_id[sample.id] = masks_dice(masks, setup.competition.target(sample))
     model.train(was_training)
     return by_id

@@ -13,8 +13,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import class_runs
 from histofold.imaging.slide import open_slide
 from histofold.imaging.stain import network_view
-from histofold.predict.image import grid_of
-from histofold.predict.tiled import is_blank_tile, read_tile
+from histofold.predict.tiled import grid_of, is_blank_tile, read_padded
 from histofold.schema.manifest import Manifest
 from histofold.schema.sample import Sample
 from histofold.schema.views import views_by_zoom
@@ -56,7 +55,7 @@ def blank_truth_pixels(manifest: Manifest, truth: Truth, sample: Sample) -> int:
             view = network_view(slide, zoomed.preprocessing, sample.pixel_size_um)
             pixels = 0
             for tile in grid_of(zoomed, view.shape_hw):
-                if is_blank_tile(read_tile(view, tile)):
+                if is_blank_tile(read_padded(view, tile)):
                     region = tile.read if manifest.blend else tile.write
                     window = _original_window(region, view.shape_hw, slide.shape_hw)
                     pixels += sum(int(runs.to_window(*window).sum()) for runs in labelled)

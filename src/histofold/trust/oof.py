@@ -15,10 +15,10 @@ from histofold.competitions.scores import class_dice
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import Masks
 from histofold.data.sources import joined_folds, load_sources
-from histofold.predict.ensemble import Ensemble
 from histofold.predict.image import Threshold, predict_masks
+from histofold.predict.stages import Stage
 from histofold.schema.journal import LineJournal
-from histofold.schema.manifest import Manifest, file_sha256
+from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import plain
 from histofold.schema.sample import Sample
 from histofold.trust.runs import FoldRun, run_experiment
@@ -50,7 +50,7 @@ def score_folds(run: Path, folds: Sequence[FoldRun], truth: Truth, samples: dict
             scores = known.get((key, sample_id))
             if scores is None:
                 ensemble = ensemble or fold.ensemble()
-                scores = score_slide(ensemble, fold.manifest, truth, sample)
+                scores = score_slide(ensemble, truth, sample)
                 journal.add({"key": key, "id": sample_id, "scores": scores if len(scores) > 1 else scores[0]})
             row: dict[Any, Any] = {"id": sample.id, "fold": fold.fold, "organ": sample.organ, "source": sample.source}
             rows.append(row | {"group": sample.group} | _score_columns(scores, fold.manifest.classes))
@@ -91,14 +91,14 @@ def _fold_key(fold: FoldRun) -> str:
     return file_sha256(fold.folder / "model.safetensors")[:16] + json.dumps(plain(fold.manifest), sort_keys=True)
 
 
-def score_slide(ensemble: Ensemble, manifest: Manifest, truth: Truth, sample: Sample) -> list[list[float]]:
+def score_slide(ensemble: Sequence[Stage], truth: Truth, sample: Sample) -> list[list[float]]:
     """Dice of each class of one slide at each threshold of the grid, (K, T)."""
     target = truth.target(sample)
-    predictions = predict_masks(ensemble, sample, manifest, THRESHOLD_GRID, truth.never_empty)
+    predictions = predict_masks(ensemble, sample, THRESHOLD_GRID, truth.never_empty)
     by_threshold = [class_dice(masks, target) for masks in predictions]
     return [list(of_class) for of_class in zip(*by_threshold, strict=True)]
 
 
 def predict_slide(fold: FoldRun, truth: Truth, sample: Sample, threshold: Threshold) -> Masks:
     """The cleaned mask of one slide, of each class where there are several, for pictures."""
-    return predict_masks(fold.ensemble(), sample, fold.manifest, [threshold], truth.never_empty)[0]
+    return predict_masks(fold.ensemble(), sample, [threshold], truth.never_empty)[0]

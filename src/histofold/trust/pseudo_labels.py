@@ -145,7 +145,7 @@ def predict_labels(
         else:
             ensemble = ensemble or fold.ensemble()
             try:
-                (masks,) = predict_masks(ensemble, sample, fold.manifest, [threshold], never_empty=False)
+                (masks,) = predict_masks(ensemble, sample, [threshold], never_empty=False)
             except ImageError as error:
                 faults.append(image_error_fault(sample.id, sample.image_path, error))
                 continue

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from histofold.core.faults import Fault, InputError
 from histofold.models.build import build_model
-from histofold.predict.devices import best_device, best_precision
-from histofold.predict.ensemble import Ensemble
+from histofold.predict.devices import best_device
+from histofold.predict.stages import Stage, stages_of
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Manifest
 from histofold.schema.parse import load_toml
@@ -28,15 +28,11 @@ class FoldRun:
     manifest: Manifest
     record: RunRecord
 
-    def ensemble(self) -> Ensemble:
+    def ensemble(self) -> list[Stage]:
         """Its averaged weights as an ensemble of one."""
-        device = best_device()
         model = build_model(self.record.architecture, self.record.arguments)
         model.load_state_dict(load_file(self.folder / "model.safetensors"))
-        model = model.eval().to(device).to(memory_format=torch.channels_last)
-        precision = best_precision(device)
-        manifest = self.manifest
-        return Ensemble([model], [1.0], manifest.preprocessing, manifest.views, device, precision, manifest.average)
+        return stages_of(model.eval().to(best_device()).to(memory_format=torch.channels_last), self.manifest)
 
 
 def finished_folds(run: Path) -> list[FoldRun]:

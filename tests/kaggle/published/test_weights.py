@@ -14,7 +14,7 @@ from histofold.kaggle.published.keys import SHOWN_FAULTS, fold_weight_norm, to_o
 from histofold.kaggle.published.settings import ImportSettings
 from histofold.kaggle.published.weights import read_published_state
 from histofold.models.build import build_model
-from histofold.predict.members import load_joint
+from histofold.predict.members import load_ensemble
 from histofold.schema.manifest import load_manifest
 from published_nets import NormalisedConv, PublishedEffUnet, PublishedUneXt50, randomised
 
@@ -193,10 +193,10 @@ def test_two_files_become_an_ensemble_that_loads_and_passes_the_check(effunet, t
     assert json.loads((out / "dataset-metadata.json").read_text())["licenses"] == [{"name": "CC-BY-4.0"}]
     assert len(list(out.glob("segmentation_models_pytorch-*.whl"))) == 1
     assert main(["check", "weights", str(out)]) == 0
-    (part,) = load_joint([(out, manifest)], [torch.device("cpu")], torch.float32).parts
-    ensemble = part.ensemble
+    (stage,) = load_ensemble([(out, manifest)], [torch.device("cpu")], torch.float32)
     images = torch.rand(*IMAGES)
-    torch.testing.assert_close(logits_of(ensemble.models[0], images), logits_of(effunet, images), atol=1e-5, rtol=0)
+    packaged = stage.networks[0].models[0]
+    torch.testing.assert_close(logits_of(packaged, images), logits_of(effunet, images), atol=1e-5, rtol=0)
     assert torch.equal(load_file(out / "fold1.safetensors")["head.bias"], torch.tensor([0.25]))
 
     before = sorted(path.name for path in out.iterdir())

@@ -2,7 +2,8 @@ import time
 
 import pytest
 
-from histofold.predict.submission.budget import Budget, OutOfTimeError
+from histofold.predict.stages import Level, OutOfTimeError
+from histofold.predict.submission.budget import Budget
 
 
 def budget_after(seconds_spent, limit_s, seconds=0.0, work=0.0):
@@ -11,31 +12,31 @@ def budget_after(seconds_spent, limit_s, seconds=0.0, work=0.0):
 
 
 def megapixels(count):
-    return lambda members, views: count * members * views
+    return lambda level: count * level.members * level.views
 
 
 def test_no_limit_means_everything():
-    assert budget_after(1e9, None, 10.0, 10.0).affordable(megapixels(1e9), 5, 8) == (5, 8)
+    assert budget_after(1e9, None, 10.0, 10.0).affordable(megapixels(1e9), Level(5, 8)) == Level(5, 8)
 
 
 def test_before_anything_is_measured_everything_is_tried():
-    assert budget_after(0, 3600).affordable(megapixels(1e9), 5, 8) == (5, 8)
+    assert budget_after(0, 3600).affordable(megapixels(1e9), Level(5, 8)) == Level(5, 8)
 
 
 def test_views_go_first_then_members_then_everything():
     # 1 s for a megapixel and pass; 3600 - 300 s of reserve are left.
     def affordable(count, beside_s=0.0):
-        return budget_after(0, 3600, 10.0, 10.0).affordable(megapixels(count), 5, 8, beside_s)
+        return budget_after(0, 3600, 10.0, 10.0).affordable(megapixels(count), Level(5, 8), beside_s)
 
-    assert affordable(80) == (5, 8)
-    assert affordable(100) == (5, 6)
-    assert affordable(100, beside_s=700) == (5, 5)
-    assert affordable(600) == (5, 1)
-    assert affordable(1000) == (3, 1)
-    assert affordable(3000) == (1, 1)
-    assert affordable(10_000) == (1, 1)
+    assert affordable(80) == Level(5, 8)
+    assert affordable(100) == Level(5, 6)
+    assert affordable(100, beside_s=700) == Level(5, 5)
+    assert affordable(600) == Level(5, 1)
+    assert affordable(1000) == Level(3, 1)
+    assert affordable(3000) == Level(1, 1)
+    assert affordable(10_000) == Level(1, 1)
     with pytest.raises(OutOfTimeError):
-        budget_after(3301, 3600, 10.0, 10.0).affordable(megapixels(1), 5, 8)
+        budget_after(3301, 3600, 10.0, 10.0).affordable(megapixels(1), Level(5, 8))
 
 
 def test_the_first_batch_of_each_device_and_network_pays_for_warming_up():
@@ -87,7 +88,7 @@ def test_slow_small_images_leave_nothing_out():
     for _ in range(3):
         budget.record_batch(0.05, 0.0256 * 8)
         budget.record_image(15.0, 0.0256)
-    assert budget.affordable(megapixels(2200), 4, 2, budget.beside_s(550, 2200)) == (4, 2)
+    assert budget.affordable(megapixels(2200), Level(4, 2), budget.beside_s(550, 2200)) == Level(4, 2)
 
 
 def test_blank_tiles_make_the_forecast_smaller():

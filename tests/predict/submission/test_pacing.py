@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from histofold.predict.ensemble import Ensemble
-from histofold.predict.joint import JointEnsemble, JointPart
-from histofold.predict.submission.budget import Budget, OutOfTimeError
+from histofold.predict.stages import Level, Networks, OutOfTimeError, build_stages
+from histofold.predict.submission.budget import Budget
 from histofold.predict.submission.pacing import ImagePacer, WorkAhead
+from histofold.predict.tiled import TileBatch
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
+from small_stages import stages_of_models
 
 VIEWS = ("identity", "hflip", "vflip", "rot180")
-TILES_NHWC = np.zeros((2, 500, 500, 3), np.uint8)  # half a megapixel
+MANIFEST = Manifest(competition="folder", preprocessing=Preprocessing(normalise="none"), views=VIEWS)
+BATCH = TileBatch([None, None], [0, 1], np.zeros((2, 500, 500, 3), np.uint8))  # half a megapixel
 
 
 class Counted(torch.nn.Module):
@@ -29,97 +31,92 @@ class Counted(torch.nn.Module):
 
 
 @pytest.fixture
-def joint():
-    spec = Preprocessing(normalise="none")
-    nets = [Counted(), Counted(), Counted()]
-    ensemble = Ensemble(nets, [1.0] * 3, spec, VIEWS, torch.device("cpu"), torch.float32)
-    return JointEnsemble((JointPart(ensemble, Manifest(competition="folder", preprocessing=spec, views=VIEWS)),))
+def stages():
+    return stages_of_models([Counted(), Counted(), Counted()], MANIFEST)
 
 
-def pacer_of(joint, budget, own=10.0, later=0.0):
-    told = []
-    pacer = ImagePacer(budget, joint.stages(), [own], WorkAhead((later,), 0), told.append)
-    return pacer, told
+def pacer_of(stages, budget, own=10.0, later=0.0):
+    said = []
+    pacer = ImagePacer(budget, stages, [own], WorkAhead((later,), 0), said.append)
+    return pacer, said
 
 
-def calls(joint):
-    return [net.calls for net in joint.parts[0].ensemble.models]
+def calls(stages):
+    return [net.calls for net in stages[0].networks[0].models]
 
 
-def test_without_a_limit_everything_works(joint):
-    pacer, told = pacer_of(joint, Budget(None))
-    assert pacer.begin(3, 4) == (3, 4)
-    (stage,) = pacer.paced(joint.stages())
-    stage.forward(TILES_NHWC)
-    assert calls(joint) == [4, 4, 4]
-    assert told == []
+def forward(pacer, stage, batch=BATCH):
+    for networks in stage.networks:
+        pacer.forward(stage, networks, batch)
+
+
+def test_without_a_limit_everything_works(stages):
+    pacer, said = pacer_of(stages, Budget(None))
+    (stage,) = pacer.begin()
+    assert pacer.level == pacer.full == Level(3, 4)
+    forward(pacer, stage)
+    assert calls(stages) == [4, 4, 4]
+    assert said == []
     assert pacer.seen == 0.5
 
 
-def test_the_level_falls_in_the_middle_of_an_image_and_is_told(joint):
+def test_the_level_falls_in_the_middle_of_an_image_and_is_said(stages):
     budget = Budget(1000.0, started=time.monotonic(), batches=5, forward_s=10.0, forward_work=10.0)
-    pacer, told = pacer_of(joint, budget, own=10.0, later=40.0)
-    assert pacer.begin(3, 4) == (3, 4)
-    (stage,) = pacer.paced(joint.stages())
-    stage.forward(TILES_NHWC)
+    pacer, said = pacer_of(stages, budget, own=10.0, later=40.0)
+    (stage,) = pacer.begin()
+    assert pacer.level == Level(3, 4)
+    forward(pacer, stage)
     budget.forward_s *= 5  # everything takes five times as long from here on
-    stage.forward(TILES_NHWC)
-    assert pacer.level == (3, 1) or pacer.level[1] < 4
-    assert calls(joint)[0] == 4 + pacer.level[1]
-    assert len(told) == 1
-    assert "of 4 views" in told[0]
+    forward(pacer, stage)
+    assert pacer.level == Level(3, 1) or pacer.level.views < 4
+    assert calls(stages)[0] == 4 + pacer.level.views
+    assert len(said) == 1
+    assert "of 4 views" in said[0]
     budget.forward_s /= 100
-    stage.forward(TILES_NHWC)
-    assert pacer.level[1] < 4, "within an image nothing comes back"
+    forward(pacer, stage)
+    assert pacer.level.views < 4, "within an image nothing comes back"
 
 
-def test_when_the_time_is_over_a_batch_is_refused(joint):
-    pacer, _ = pacer_of(joint, Budget(10.0, started=time.monotonic()))
-    pacer.begin(3, 4)
-    (stage,) = pacer.paced(joint.stages())
-    pacer._budget.started -= 6
+def test_when_the_time_is_over_a_batch_is_refused(stages):
+    budget = Budget(10.0, started=time.monotonic())
+    pacer, _ = pacer_of(stages, budget)
+    (stage,) = pacer.begin()
+    budget.started -= 6
     with pytest.raises(OutOfTimeError):
-        stage.forward(TILES_NHWC)
-    assert calls(joint) == [0, 0, 0]
+        forward(pacer, stage)
+    assert calls(stages) == [0, 0, 0]
 
 
-def test_copies_on_two_devices_share_the_clock(joint):
-    (part,) = joint.parts
-    twice = dataclasses.replace(part.ensemble, replicas=(part.ensemble, part.ensemble))
-    both = JointEnsemble((dataclasses.replace(part, ensemble=twice),))
+def test_copies_on_two_devices_share_the_clock():
+    stages = stages_of_models([Counted(), Counted(), Counted()], MANIFEST, copies=2)
     budget = Budget(None)
-    pacer, _ = pacer_of(both, budget)
-    pacer.begin(3, 4)
-    (stage,) = pacer.paced(both.stages())
-    assert len(stage.forward.replicas) == 2
-    for replica in stage.forward.replicas:
-        replica(TILES_NHWC)
+    pacer, _ = pacer_of(stages, budget)
+    (stage,) = pacer.begin()
+    forward(pacer, stage)
     assert pacer.seen == 1.0
     assert budget.batches == 1, "the first one warms up"
     assert budget.forward_work == 0.5 * 12
 
 
-def test_blank_tiles_are_no_work_that_is_left(joint):
-    pacer, _ = pacer_of(joint, Budget(None), own=10.0)
-    pacer.begin(3, 4)
-    (stage,) = pacer.paced(joint.stages())
-    before = pacer._work(3, 4)
-    stage.forward.note_blank(8, 500)
-    assert pacer._work(3, 4) == pytest.approx(before - 8 * 0.25 * 12)
+def test_blank_tiles_are_no_work_that_is_left(stages):
+    budget = Budget(None, batches=5, forward_s=10.0, forward_work=10.0)
+    pacer, _ = pacer_of(stages, budget, own=10.0)
+    (stage,) = pacer.begin()
+    forward(pacer, stage, TileBatch([None] * 36, [], BATCH.images[:0]))  # 9 of 10 megapixels
+    budget.limit_s = 28.0  # 14 s for 12 passes of what is left, 1 s each
+    forward(pacer, stage, TileBatch([], [], BATCH.images[:0]))
+    assert pacer.level == Level(3, 4)
     assert pacer.seen == 0.0
+    assert calls(stages) == [0, 0, 0]
 
 
 def test_stages_that_were_not_begun_are_no_work_of_this_image():
-    spec = Preprocessing(normalise="none")
-    manifest = Manifest(competition="folder", preprocessing=spec)
-    parts = tuple(
-        JointPart(Ensemble([Counted()], [1.0], spec, ("identity",), torch.device("cpu"), torch.float32), manifest)
-        for _ in range(4)
-    )
-    joint = JointEnsemble(parts)
+    seen = [dataclasses.replace(MANIFEST, views=("identity",), min_area_um2=float(place)) for place in range(4)]
+    networks = Networks([Counted() for _ in seen], torch.device("cpu"), torch.float32)
+    stages = build_stages([networks], [(manifest, 1.0) for manifest in seen])
     # 1 s a megapixel and pass, four passes of 10 megapixels, and time for 35 of the 40 seconds.
     budget = Budget(70.0, started=time.monotonic(), batches=5, forward_s=10.0, forward_work=10.0)
-    pacer = ImagePacer(budget, joint.stages(), [10.0] * 4, WorkAhead((0.0,) * 4, 0), lambda words: None)
-    assert pacer.begin(4, 1) == (3, 1)
-    pacer.paced(joint.at_level(3, 1).stages())
+    pacer = ImagePacer(budget, stages, [10.0] * 4, WorkAhead((0.0,) * 4, 0), lambda words: None)
+    assert [stage.place for stage in pacer.begin()] == [0, 1, 2]
+    assert pacer.level == Level(3, 1)
     assert pacer.begun == 30.0

@@ -39,12 +39,12 @@ def test_out_of_memory_tries_smaller_batches(one_image, small_package, tmp_path,
     tried = []
     original = predictor.predict_image
 
-    def hungry(stages, slide, pixel_size_um, manifest, thresholds):
+    def hungry(stages, *others):
         batch = stages[0].manifest.batch
         tried.append(batch)
         if batch > 1:
             raise error("too large")
-        return original(stages, slide, pixel_size_um, manifest, thresholds)
+        return original(stages, *others)
 
     monkeypatch.setattr(predictor, "predict_image", hungry)
     packages = [(small_package, load_manifest(small_package))]
@@ -203,7 +203,7 @@ def test_one_image_that_takes_longer_than_all_the_time_gives_the_rows_that_were_
 
 HANGS = {
     "in the main thread": "while True:\n            time.sleep(0.05)",
-    "in a reader": "predict_image(red, HangingSlide(), 1.0, MANIFEST, [0.5])",
+    "in a reader": "predict_image([Stage((Red(),), MANIFEST, ())], HangingSlide(), 1.0, [0.5])",
     "deaf to interrupts": "signal.signal(signal.SIGINT, signal.SIG_IGN)\n        time.sleep(90)",
 }
 HANGING_RUN = """
@@ -211,17 +211,22 @@ import signal, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a process that a shell has put into the background
 from pathlib import Path
 import numpy as np
+import torch
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.predict.submission import runner
 from histofold.predict.image import predict_image
+from histofold.predict.stages import Stage
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample
 
 MANIFEST = Manifest(competition="hubmap_2022", preprocessing=Preprocessing(target_pixel_size_um=1.0))
 
-def red(images_NHWC):
-    return np.zeros((len(images_NHWC), 1, *images_NHWC.shape[1:3]), np.float32)
+class Red:
+    device = torch.device("cpu")
+
+    def __call__(self, images_NHWC, passes, manifest):
+        return np.zeros((len(images_NHWC), 1, *images_NHWC.shape[1:3]), np.float32)
 
 class HangingSlide:
     shape_hw = (900, 900)
@@ -240,6 +245,9 @@ class Hanging:
 
     def row(self, *_):
         {hang}
+
+    def forecast(self):
+        return ""
 
 runner.SubmissionPredictor = Hanging
 samples = [Sample(id=key, image_path=Path(key), pixel_size_um=1.0) for key in ("a", "b")]
@@ -267,7 +275,7 @@ def test_members_come_in_turn_where_batches_of_one_are_too_much(one_image, small
     original = predictor.predict_image
 
     def hungry(stages, *others):
-        if isinstance(stages[0].forward._stage.forward.models, list):
+        if not stages[0].networks[0].in_turn:
             raise MemoryError("too many networks")
         return original(stages, *others)
 
@@ -297,7 +305,7 @@ def test_one_image_that_no_rung_helps_does_not_slow_the_others(one_image, small_
     def starved(stages, slide, *others):
         if slide.path.name == "b.tiff":
             raise MemoryError("a header that claims too much")
-        kinds.append(type(stages[0].forward._stage.forward.models))
+        kinds.append(stages[0].networks[0].in_turn)
         return original(stages, slide, *others)
 
     tifffile.imwrite(tmp_path / "b.tiff", np.zeros((50, 60, 3), np.uint8))
@@ -306,4 +314,4 @@ def test_one_image_that_no_rung_helps_does_not_slow_the_others(one_image, small_
     packages = [(small_package, load_manifest(small_package))]
     summary = runner.run_submission(Hubmap2022(), [broken, one_image], packages, tmp_path / "s.csv")
     assert [record.outcome for record in summary.images] == ["fallback", "predicted"]
-    assert kinds == [list], "the members are in memory again"
+    assert kinds == [False], "the members are in memory again"

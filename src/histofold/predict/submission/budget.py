@@ -9,20 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from histofold.predict.stages import Level, OutOfTimeError
+
 FEWEST_BATCHES = 2  # before as many are measured nothing is left out
 FORGETTING = 0.98  # what a batch leaves of the weight of those before it: one slow image is no rule
 FEW_IMAGES = 8
-RESERVE_S = 300.0  # before the limit: the last rows are written in it, and no rehearsal touches it
+RESERVE_S = 300.0  # before the limit: the last rows are written in it
 ALIKE = 1e-3  # images whose sizes vary less (variance over mean square) do not tell size from number
-
-
-def usable_s(limit_s: float, reserve_s: float = RESERVE_S) -> float:
-    """Seconds of a limit after which all must be written: the reserve less, or half of a limit shorter than two."""
-    return limit_s - min(reserve_s, 0.5 * limit_s)
-
-
-class OutOfTimeError(Exception):
-    """The budget allows nothing more."""
 
 
 @dataclass
@@ -31,16 +24,14 @@ class Budget:
 
     Time is forecast as seconds of a forward pass for each megapixel, times the passes that are left, plus what an image
     costs beside its passes (opening, reading that the passes do not hide, cleaning, writing).
-
-    Attributes:
-        limit_s: Seconds that the whole run may take; None means no limit.
-        reserve_s: How long before the limit all must be written; half of a limit that is shorter than twice that.
-        started: Clock reading at the start, in seconds.
     """
 
     limit_s: float | None
+    """Seconds that the whole run may take; None means no limit."""
     reserve_s: float = RESERVE_S
+    """How long before the limit all must be written; half of a limit that is shorter than twice that."""
     started: float = field(default_factory=time.monotonic)
+    """Clock reading at the start, in seconds."""
     batches: int = 0
     forward_s: float = 0.0
     forward_work: float = 0.0
@@ -54,7 +45,8 @@ class Budget:
         """Seconds until everything must be written."""
         if self.limit_s is None:
             return float("inf")
-        return usable_s(self.limit_s, self.reserve_s) - (time.monotonic() - self.started)
+        usable_s = self.limit_s - min(self.reserve_s, 0.5 * self.limit_s)
+        return usable_s - (time.monotonic() - self.started)
 
     def record_batch(self, seconds: float, work: float, where: str = "") -> None:
         """Note what a batch took.
@@ -116,17 +108,14 @@ class Budget:
         constant = max(0.0, by_image - slope * megapixels.mean())
         return float(constant * images_left + slope * megapixels_left)
 
-    def affordable(
-        self, work: Callable[[int, int], float], members: int, views: int, beside_s: float = 0.0
-    ) -> tuple[int, int]:
-        """Members and views that the time left allows.
+    def affordable(self, work: Callable[[Level], float], level: Level, beside_s: float = 0.0) -> Level:
+        """The level that the time left allows.
 
         Views go first, since they cost most and give least; then members. One pass always stays.
 
         Args:
-            work: Megapixels times passes that are left with so many members and views.
-            members: Most members.
-            views: Most views.
+            work: Megapixels times passes that are left at a level.
+            level: The highest.
             beside_s: Seconds that are needed beside the passes.
 
         Raises:
@@ -137,6 +126,7 @@ class Budget:
             raise OutOfTimeError
         rate = self.rate()
         if rate is None or left_s == float("inf"):
-            return members, views
-        levels = [*((members, count) for count in range(views, 0, -1)), *((m, 1) for m in range(members - 1, 0, -1))]
-        return next((level for level in levels if rate * work(*level) + beside_s <= left_s), levels[-1])
+            return level
+        levels = [Level(level.members, views) for views in range(level.views, 0, -1)]
+        levels += [Level(members, 1) for members in range(level.members - 1, 0, -1)]
+        return next((each for each in levels if rate * work(each) + beside_s <= left_s), levels[-1])

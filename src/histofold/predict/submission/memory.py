@@ -12,19 +12,16 @@ SMALLEST_TILE = 256
 
 @dataclass(frozen=True)
 class MemoryRung:
-    """One way to need less memory.
-
-    Attributes:
-        halved_batch: How often batches are halved.
-        in_turn: Whether members are loaded one at a time.
-        halved_tile: How often tiles are halved.
-        on_cpu: Whether the CPU takes over.
-    """
+    """One way to need less memory."""
 
     halved_batch: int = 0
+    """How often batches are halved."""
     in_turn: bool = False
+    """Whether members are loaded one at a time."""
     halved_tile: int = 0
+    """How often tiles are halved."""
     on_cpu: bool = False
+    """Whether the CPU takes over."""
 
     def apply(self, manifest: Manifest) -> Manifest:
         """The manifest with smaller batches and tiles; tiles of whole images stay what they are."""
@@ -50,7 +47,7 @@ def halved_tile(manifest: Manifest) -> Manifest | None:
 
 
 def memory_rungs(manifests: Sequence[Manifest], members: int, on_gpu: bool) -> Iterator[MemoryRung]:
-    """From the manifests as they are down to the least that can be done, for all parts of an ensemble at once."""
+    """From the manifests as they are down to the least that can be done, for all stages of an ensemble at once."""
     rung = MemoryRung()
     yield rung
     while any(manifest.batch >> rung.halved_batch > 1 for manifest in manifests):

@@ -15,12 +15,13 @@ from histofold.core.log import logger
 from histofold.core.rle.runs import class_runs
 from histofold.imaging.slide import Slide, open_slide
 from histofold.predict.devices import all_devices, describe_device, is_out_of_memory, release_memory
-from histofold.predict.image import ImagePrediction, grid_of, predict_image
-from histofold.predict.joint import JointEnsemble, Stage
-from histofold.predict.members import load_joint
+from histofold.predict.image import ImagePrediction, predict_image
+from histofold.predict.members import load_ensemble
+from histofold.predict.stages import Stage, full_level
 from histofold.predict.submission.budget import Budget
 from histofold.predict.submission.memory import MemoryRung, memory_rungs
 from histofold.predict.submission.pacing import ImagePacer, WorkAhead
+from histofold.predict.tiled import grid_of
 from histofold.schema.manifest import Manifest, joined_thresholds, look_up_thresholds
 from histofold.schema.preprocessing import has_pixel_size
 from histofold.schema.sample import Sample
@@ -32,21 +33,18 @@ HIDDEN_PIXEL_SIZE_UM = 0.5  # of a hidden image in the forecast; most are finer,
 
 @dataclass(frozen=True)
 class PredictedRow:
-    """What became of one image.
-
-    Attributes:
-        text: The host's row; of several classes a line for each.
-        shape_hw: The file's own size.
-        area_px: Pixels of the mask, of all classes together.
-        passes: Forward passes of a tile, as "4 of 8".
-        degraded: What makes the row a lesser one, in words; empty where nothing does.
-    """
+    """What became of one image."""
 
     text: str
+    """The host's row; of several classes a line for each."""
     shape_hw: tuple[int, int]
+    """The file's own size."""
     area_px: int
+    """Pixels of the mask, of all classes together."""
     passes: str
+    """Forward passes of a tile, as "4 of 8"."""
     degraded: str = ""
+    """What makes the row a lesser one, in words; empty where nothing does."""
 
 
 class SubmissionPredictor:
@@ -73,7 +71,7 @@ class SubmissionPredictor:
         self._competition, self._packages, self._budget = competition, packages, budget
         self._manifest = packages[0][1]
         self._devices = list(devices) or all_devices()
-        self._joint = load_joint(packages, self._devices)
+        self._stages = load_ensemble(packages, self._devices)
         self._in_turn = False
         self._first_rung = MemoryRung()
         self._thresholds = joined_thresholds([manifest.thresholds for _, manifest in packages])
@@ -83,19 +81,18 @@ class SubmissionPredictor:
         """The devices in words."""
         return ", ".join(map(describe_device, self._devices))
 
-    def tell(self, words: str) -> None:
+    def say(self, words: str) -> None:
         """Log a step that makes the result a lesser one, and keep it for the summary."""
         logger.warning("%s", words)
         self.steps.append(words)
 
     def megapixels(self, sample: Sample) -> tuple[float, ...]:
         """Megapixels of the tiles of an image for each stage, from its header where that can be read."""
-        stages = self._joint.stages()
         try:
             with open_slide(sample.image_path) as slide:
-                return tuple(_tile_megapixels(stage, slide.shape_hw, sample.pixel_size_um) for stage in stages)
-        except Exception:  # whatever is wrong with the file is told when it is predicted
-            return (UNKNOWN_MEGAPIXELS,) * len(stages)
+                return tuple(_tile_megapixels(stage, slide.shape_hw, sample.pixel_size_um) for stage in self._stages)
+        except Exception:  # whatever is wrong with the file is reported when it is predicted
+            return (UNKNOWN_MEGAPIXELS,) * len(self._stages)
 
     def row(self, sample: Sample, own: Sequence[float], later: WorkAhead) -> PredictedRow:
         """The row of one image; raises whatever makes it impossible.
@@ -111,14 +108,13 @@ class SubmissionPredictor:
         started = time.monotonic()
         threshold = look_up_thresholds(self._thresholds, sample.organ, sample.source, self._manifest.classes)
 
-        def once(joint: JointEnsemble) -> tuple[ImagePrediction, ImagePacer]:
+        def once(stages: Sequence[Stage]) -> tuple[ImagePrediction, ImagePacer]:
             # A pacer for each attempt: one that is kept would keep networks that are to make room.
-            pacer = ImagePacer(self._budget, joint.stages(), own, later, lambda w: self.tell(f"{sample.id}: {w}"))
-            level = pacer.begin(joint.members, joint.views)
+            pacer = ImagePacer(self._budget, stages, own, later, lambda words: self.say(f"{sample.id}: {words}"))
+            begun = pacer.begin()
             with open_slide(sample.image_path) as slide:
                 self._say_what_is_odd(sample, slide)
-                stages = pacer.paced(joint.at_level(*level).stages())
-                return predict_image(stages, slide, sample.pixel_size_um, self._manifest, [threshold]), pacer
+                return predict_image(begun, slide, sample.pixel_size_um, [threshold], pacer.forward), pacer
 
         prediction, pacer = self._with_less_memory(sample.id, once)
         masks = prediction.masks(threshold, self._manifest, self._competition.never_empty)
@@ -126,14 +122,16 @@ class SubmissionPredictor:
         self._budget.record_image(time.monotonic() - started - pacer.seconds, pacer.begun, pacer.seen)
         degraded = []
         if pacer.level != pacer.full:
-            (members, views), (all_members, all_views) = pacer.level, pacer.full
-            degraded.append(f"{members} of {all_members} members, {views} of {all_views} views")
+            left, full = pacer.level, pacer.full
+            degraded.append(f"{left.members} of {full.members} members, {left.views} of {full.views} views")
         if prediction.rows_done not in (None, prediction.shape_hw[0]):
             degraded.append(f"time ran out after {prediction.rows_done} of {prediction.shape_hw[0]} rows")
-            self.tell(f"{sample.id}: {degraded[-1]}; the others stay empty")
+            self.say(f"{sample.id}: {degraded[-1]}; the others stay empty")
         area = sum(runs.area for runs in class_runs(masks))
-        full, left = (sum(s.passes(*level) for s in self._joint.stages()) for level in (pacer.full, pacer.level))
-        return PredictedRow(text, prediction.shape_hw, area, f"{left} of {full}", ", ".join(degraded))
+        made, all_passes = (
+            sum(len(stage.passes_at(level)) for stage in self._stages) for level in (pacer.level, pacer.full)
+        )
+        return PredictedRow(text, prediction.shape_hw, area, f"{made} of {all_passes}", ", ".join(degraded))
 
     def forecast(self) -> str:
         """What a megapixel took so far, and what that means for the hidden test set, in words."""
@@ -143,10 +141,9 @@ class SubmissionPredictor:
         words = f"measured: {rate:.3f} s a megapixel and pass"
         if not images:
             return words
-        side, stages = self._competition.hidden_image_side, self._joint.stages()
-        level = self._joint.members, self._joint.views
-        sizes = [_tile_megapixels(stage, (side, side), HIDDEN_PIXEL_SIZE_UM) for stage in stages]
-        work = images * sum(stage.passes(*level) * size for stage, size in zip(stages, sizes, strict=True))
+        side = self._competition.hidden_image_side
+        sizes = [_tile_megapixels(stage, (side, side), HIDDEN_PIXEL_SIZE_UM) for stage in self._stages]
+        work = images * sum(len(stage.passes) * size for stage, size in zip(self._stages, sizes, strict=True))
         hours = (rate * work + self._budget.beside_s(images, images * sum(sizes))) / 3600
         return (
             f"{words}; the hidden set, {images} images of at most {side} x {side} pixels, would take {hours:.2f} h at "
@@ -160,17 +157,17 @@ class SubmissionPredictor:
         if not has_pixel_size(sample.pixel_size_um) and self._manifest.preprocessing.scale_mode == "physical":
             logger.warning("image %s has no pixel size: predicted at the whole-image scale", sample.id)
 
-    def _with_less_memory(self, name: str, once: Callable[[JointEnsemble], Done]) -> Done:
+    def _with_less_memory(self, name: str, once: Callable[[Sequence[Stage]], Done]) -> Done:
         """Predict, step by step with less memory where it does not suffice.
 
         Smaller batches, and members loaded in turn, stay for the images that follow; the other steps are tried anew.
         """
-        manifests = [part.manifest for part in self._joint.parts]
-        rungs = list(memory_rungs(manifests, self._joint.members, self._devices[0].type != "cpu"))
+        manifests, members = [stage.manifest for stage in self._stages], full_level(self._stages).members
+        rungs = list(memory_rungs(manifests, members, self._devices[0].type != "cpu"))
         last, in_turn = "", self._in_turn
         for rung in rungs[rungs.index(self._first_rung) :]:
             if last:
-                self.tell(f"{name}: out of memory, tried again: {rung}")
+                self.say(f"{name}: out of memory, tried again: {rung}")
             try:
                 done = once(self._on_rung(rung))
             except Exception as error:
@@ -182,19 +179,19 @@ class SubmissionPredictor:
                 return done
             release_memory()
         if self._in_turn and not in_turn:  # no rung helped: it is this image, and the others need not be slower for it
-            self._joint, self._in_turn = load_joint(self._packages, self._devices, proven=True), False
+            self._stages, self._in_turn = load_ensemble(self._packages, self._devices, proven=True), False
         raise MemoryError(f"out of memory even with the smallest tile: {last}")
 
-    def _on_rung(self, rung: MemoryRung) -> JointEnsemble:
+    def _on_rung(self, rung: MemoryRung) -> list[Stage]:
         """The ensemble on a rung of the ladder; it is loaded anew where members come in turn or the CPU takes over."""
         if rung.in_turn and not self._in_turn:
-            self._joint = load_joint(self._packages, self._devices, in_turn=True, proven=True)
+            self._stages = load_ensemble(self._packages, self._devices, in_turn=True, proven=True)
             self._in_turn = True
             release_memory()
-        joint = self._joint
+        stages = self._stages
         if rung.on_cpu:
-            joint = load_joint(self._packages, [torch.device("cpu")], in_turn=self._in_turn, proven=True)
-        return JointEnsemble(tuple(replace(part, manifest=rung.apply(part.manifest)) for part in joint.parts))
+            stages = load_ensemble(self._packages, [torch.device("cpu")], in_turn=self._in_turn, proven=True)
+        return [replace(stage, manifest=rung.apply(stage.manifest)) for stage in stages]
 
 
 def _tile_megapixels(stage: Stage, shape_hw: tuple[int, int], pixel_size_um: float | None) -> float:

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from histofold.competitions.base import Competition, submission_columns
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.predict.submission.budget import Budget, OutOfTimeError
+from histofold.predict.stages import OutOfTimeError
+from histofold.predict.submission.budget import Budget
 from histofold.predict.submission.inputs_digest import inputs_digest
 from histofold.predict.submission.journal import SubmissionJournal
 from histofold.predict.submission.pacing import WorkAhead
@@ -26,49 +27,42 @@ LATE = "the clock ran out"
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What became of one image.
-
-    Attributes:
-        id: The image.
-        shape_hw: Its size in pixels, None where it was not read.
-        seconds: Wall time.
-        area_px: Pixels of its mask, of all classes together.
-        passes: Forward passes of each tile, as "8 of 8".
-        outcome: "predicted", "degraded" (fewer passes, or not to its end), "taken over" (of an earlier run) or
-            "fallback".
-        reason: Why it is degraded or a fallback.
-    """
+    """What became of one image."""
 
     id: str
+    """The image."""
     shape_hw: tuple[int, int] | None = None
+    """Its size in pixels, None where it was not read."""
     seconds: float = 0.0
+    """Wall time."""
     area_px: int = 0
+    """Pixels of its mask, of all classes together."""
     passes: str = ""
+    """Forward passes of each tile, as "8 of 8"."""
     outcome: str = "predicted"
+    """What it got: "predicted", "degraded" (fewer passes, or not to its end), "taken over" or "fallback"."""
     reason: str = ""
+    """Why it is degraded or a fallback."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What became of the images.
-
-    Attributes:
-        done: Rows that the network made.
-        failed: For each image that kept its fallback row, the reason.
-        taken_over: Rows that an earlier, interrupted run had made.
-        seconds: Wall time.
-        images: A record for each image, in the order of the rows.
-        device: What the networks ran on.
-        steps: What was left out for want of time or memory, in words.
-    """
+    """What became of the images."""
 
     done: int
+    """Rows that the network made."""
     failed: dict[str, str]
+    """For each image that kept its fallback row, the reason."""
     taken_over: int
+    """Rows that an earlier, interrupted run had made."""
     seconds: float
+    """Wall time."""
     images: tuple[ImageRecord, ...] = ()
+    """A record for each image, in the order of the rows."""
     device: str = ""
+    """What the networks ran on."""
     steps: tuple[str, ...] = ()
+    """What was left out for want of time or memory, in words."""
 
 
 @dataclass
@@ -159,7 +153,7 @@ def _predict_waiting(
             row = predictor.row(sample, own, WorkAhead(tuple(ahead), len(waiting) - place - 1))
         except OutOfTimeError:
             _give_up_rest(waiting[place:], progress, LATE)
-            predictor.tell(f"{LATE}: {len(waiting) - place} images keep their fallback row")
+            predictor.say(f"{LATE}: {len(waiting) - place} images keep their fallback row")
             return
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"

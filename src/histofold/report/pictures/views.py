@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from histofold.data.tiles.masks import IGNORED_BIT
-from histofold.predict.ensemble import normalise_tiles
+from histofold.predict.views import normalise_tiles
 from histofold.report.pictures.overlays import contact_sheet, draw_overlay, fit_image
 from histofold.schema.preprocessing import Preprocessing
 
