@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from histofold.commands.kernel import write_kernel
 from histofold.competitions.registry import get_competition
+from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.simulate.plan import IMAGE_FAULTS, SET_FAULTS, plan_hidden
 from histofold.kaggle.simulate.run import HostLimits, watch_kernel
 from histofold.kaggle.simulate.sets import SET_LIMIT_S, SetOutcome, draw_options, kernel_in_process, run_fake_set

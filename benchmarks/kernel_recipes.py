@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from histofold.commands.kernel import write_kernel
+from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.simulate import alone as alone_module
 from histofold.kaggle.weights_folder import write_package
 from histofold.models.build import build_model

@@ -27,8 +27,8 @@ import pandas as pd
 from kernel_recipes import package_recipe
 from tqdm import tqdm
 
-from histofold.commands.kernel import write_kernel
 from histofold.core.rle.runs import decode_rle
+from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.simulate import alone as alone_module
 from histofold.kaggle.simulate.run import no_network
 from histofold.predict.submission.folder import predict_folder

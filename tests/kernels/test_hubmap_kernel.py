@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from histofold.commands.kernel import write_kernel
 from histofold.competitions.check import check_submission
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
+from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.wheel import build_wheel
 from histofold.kernels.inputs import find_competition_folder, find_packages
 from histofold.predict.submission.folder import predict_folder

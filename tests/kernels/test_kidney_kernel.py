@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from histofold.commands.kernel import write_kernel
 from histofold.competitions.check import check_submission
 from histofold.competitions.kidney_2020 import Kidney2020
 from histofold.core.rle.runs import parse_rle
 from histofold.imaging.slide import open_slide
+from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.wheel import build_wheel
 from histofold.kernels.inputs import find_competition_folder
 from histofold.kernels.kidney_2020 import run_kidney_2020

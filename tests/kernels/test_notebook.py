@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from histofold.commands.kernel import KERNELS, write_kernel
+from histofold.kaggle.bundle.kernels import KERNELS, write_kernel
 from histofold.kaggle.metadata.kernel import check_kernel_metadata
 from histofold.kaggle.metadata.report import read_metadata
 from histofold.kaggle.wheel import build_wheel

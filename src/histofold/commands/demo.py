@@ -120,7 +120,7 @@ def _train(experiment: Experiment, runs: Path) -> Path:
 
 def _rehearse(name: str, root: Path, out: Path, submission: Path) -> None:
     """Write the competition's kernel, where it has one, and run it alone: it must give the same bytes as we."""
-    from histofold.commands.kernel import KERNELS, write_kernel
+    from histofold.kaggle.bundle.kernels import KERNELS, write_kernel
     from histofold.kaggle.simulate.rehearsal import rehearse_kernel
 
     if name not in KERNELS:

@@ -21,7 +21,7 @@ class SimulateOptions(SimulateRequest):
 def run(arguments: list[str]) -> int:
     """The verb."""
     options = parse_options(SimulateOptions, "simulate", arguments)
-    from histofold.commands.kernel import write_kernel
+    from histofold.kaggle.bundle.kernels import write_kernel
     from histofold.kaggle.simulate.simulate import simulate
     from histofold.synth.hidden import HiddenSlides, hidden_looks
 

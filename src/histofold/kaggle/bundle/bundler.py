@@ -1,10 +1,11 @@
-"""The kernel bundler: the import closure of one entry module, joined into one readable file.
+"""The kernel bundler: what one entry module reaches of its import closure, joined into one readable file.
 
-The text of every module stays as it was written, comments included; only its imports and its docstring move. That is
-sound only while a module means the same alone and joined, so the rules below are checked first and every violation is
-reported at once: internal imports as `from histofold.x import name`, top-level names unique over the closure, no
-cycles, no look at `__name__` or `__file__`, threads instead of processes, none of the packages that a kernel shall do
-without.
+Of each module those definitions and methods stay that the entry reaches, line by line as they were written, comments
+included; of docstrings the first line stays, and imports move to the head. That is sound only while a module means the
+same alone and joined, so the rules are checked first, over the whole closure, and every violation is reported at once:
+sources formatted by ruff, internal imports as `from histofold.x import name`, top-level names unique, no cycles, no
+look at `__name__` or `__file__`, no names made at run time, threads instead of processes, none of the packages that a
+kernel shall do without.
 
 One difference stays: `from __future__ import annotations` then holds for all modules, also for one that lacks it.
 """
@@ -14,19 +15,20 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from histofold.core.faults import Fault, InputError
-from histofold.kaggle.bundle.modules import Library, Module
-from histofold.kaggle.bundle.order import import_order
+from histofold.kaggle.bundle.modules import Library, Module, Ordered, Sections
+from histofold.kaggle.bundle.reach import Reach
 from histofold.kaggle.bundle.rules import code_faults, import_faults, init_faults, name_faults
 from histofold.kaggle.bundle.syntax import OutsideName
-from histofold.kaggle.bundle.text import bundled_body, module_banner
+from histofold.kaggle.bundle.text import bundled_body, is_only_comment, module_banner
 
 FORBIDDEN = frozenset({"albumentations", "sklearn", "tyro", "accelerate", "matplotlib", "jinja2"})
 LIMIT_BYTES = 1_000_000  # Kaggle takes a script or notebook of at most 1 MB
 
+CONTENTS_LINE = "Contents, by line:"
 _FUTURE_LINE = "from __future__ import annotations"
 _WIDTH = 120
 
@@ -42,9 +44,9 @@ def bundle(
     forbidden: Iterable[str] = FORBIDDEN,
     limit: int = LIMIT_BYTES,
     *,
-    first: Collection[str] = (),
+    sections: Sections = (),
 ) -> str:
-    """Join the import closure of an entry module into the text of one Python file.
+    """Join what an entry module reaches into the text of one Python file.
 
     Args:
         entry: Dotted name of the entry, e.g. "histofold.kernels.hubmap_2022". Only it may have a `__main__` guard.
@@ -52,7 +54,7 @@ def bundle(
         package: The package's name.
         forbidden: Outside packages that may not be imported anywhere in the closure.
         limit: Largest size of the result in bytes.
-        first: Modules that go before all others as far as their own imports allow, such as a configuration.
+        sections: The order of the modules as far as their imports allow, and the titles in the table of contents.
 
     Returns:
         The file's text: the same for the same sources, whatever the machine and the folder.
@@ -60,46 +62,51 @@ def bundle(
     Raises:
         BundleError: With every violated rule.
     """
-    modules = closure(entry, package_root, package, forbidden, first)
-    outside = {binding for module in modules for binding in module.hoisted}
-    head = "\n\n".join(part for part in (_header(entry, modules), _FUTURE_LINE, _import_block(outside)) if part)
-    bodies = [f"{module_banner(module.name)}\n{bundled_body(module)}".rstrip("\n") for module in modules]
-    text = "\n\n\n".join([head, *bodies]) + "\n"
+    ordered = _ordered_closure(entry, package_root, package, forbidden, sections)
+    reach = Reach(module for module, _ in ordered)
+    bodies = [(module, title, bundled_body(module, reach.unreached(module))) for module, title in ordered]
+    bodies = [(module, title, body) for module, title, body in bodies if not is_only_comment(body)]
+    imports = _import_block({binding for module, _, _ in bodies for binding in reach.outside(module)})
+    head = "\n\n".join(part for part in (_FUTURE_LINE, imports) if part)
+    blocks = [f"{module_banner(module.name)}\n{body}" for module, _, body in bodies]
+    header = _header(entry, [(module, title) for module, title, _ in bodies], head, blocks)
+    text = "\n\n\n".join([f"{header}\n\n{head}", *blocks]) + "\n"
     _check_result(text, entry, package_root, limit)
     return text
 
 
 def closure(
-    entry: str,
-    package_root: Path,
-    package: str = "histofold",
-    forbidden: Iterable[str] = FORBIDDEN,
-    first: Collection[str] = (),
+    entry: str, package_root: Path, package: str = "histofold", forbidden: Iterable[str] = FORBIDDEN
 ) -> list[Module]:
-    """The modules that an entry needs, each after all that it imports, the entry last; ties go by name.
+    """The modules that an entry imports, each after all that it imports, the entry last.
 
     Args:
         entry: Dotted name of the entry.
         package_root: The package's own folder.
         package: The package's name.
         forbidden: Outside packages that may not be imported.
-        first: Modules that go before all others as far as their own imports allow.
 
     Raises:
         BundleError: With every violated rule of the modules and of their names together.
     """
+    return [module for module, _ in _ordered_closure(entry, package_root, package, forbidden, ())]
+
+
+def _ordered_closure(
+    entry: str, package_root: Path, package: str, forbidden: Iterable[str], sections: Sections
+) -> list[tuple[Module, str]]:
+    """The modules with the titles of their sections, in order."""
     library = Library(Path(package_root), package)
     faults = library.load(entry)
     modules = library.reached
     for module in modules.values():
         faults += import_faults(module, library, frozenset(forbidden))
         faults += code_faults(module, is_entry=module.name == entry)
-    faults += name_faults(modules.values())
-    order, cycle_faults = import_order(modules, first)
-    faults += [*cycle_faults, *init_faults(library)]
+    ordered = Ordered(modules, entry, sections)
+    faults += [*name_faults(modules.values()), *ordered.faults, *init_faults(library)]
     if faults:
         raise BundleError(sorted(set(faults), key=_by_place))
-    return [modules[name] for name in order]
+    return [(modules[name], title) for name, title in ordered.titles.items()]
 
 
 def source_digest(modules: Iterable[Module]) -> str:
@@ -116,16 +123,33 @@ def _by_place(fault: Fault) -> tuple[str, int, str]:
     return file or fault.file, int(line) if line.isdigit() else 0, fault.rule
 
 
-def _header(entry: str, modules: list[Module]) -> str:
+def _header(entry: str, modules: list[tuple[Module, str]], head: str, blocks: list[str]) -> str:
+    """What the file is, and its table of contents by line.
+
+    Args:
+        entry: Dotted name of the entry.
+        modules: The modules with the titles of their sections.
+        head: What stands between the header and the first module.
+        blocks: The modules' texts.
+    """
     name = entry.rpartition(".")[2]
+    titles = list(dict.fromkeys(title for _, title in modules))
     lines = [
         f"Inference kernel {name}: one self-contained file.",
         f"GENERATED by `histofold kernel {name}` from the package's modules: change those, never this file.",
+        "It holds what the kernel reaches of them; the modules say more, in longer docstrings.",
         "",
-        f"Sources (sha256): {source_digest(modules)}",
-        "Modules, in the order in which they follow:",
-        *(f"  {module.name}" for module in modules),
+        f"Sources (sha256): {source_digest(module for module, _ in modules)}",
+        "",
+        CONTENTS_LINE,
     ]
+    line = len(lines) + len(titles) + len(modules) + head.count("\n") + 5
+    for title in titles:
+        lines.append(f"  {title}")
+        for (module, of), block in zip(modules, blocks, strict=True):
+            if of == title:
+                lines.append(f"  {line:6d}  {module.name}")
+                line += block.count("\n") + 3
     return "\n".join(f"# {line}".rstrip() for line in lines)
 
 

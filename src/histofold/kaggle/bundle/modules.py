@@ -1,9 +1,9 @@
-"""The modules of a package as the bundler sees them: what each imports, binds and leaves to others."""
+"""The modules of a package as the bundler sees them: what each imports and binds, which are needed, in which order."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,28 +18,27 @@ from histofold.kaggle.bundle.syntax import (
     ScopeBindings,
     import_sites,
     is_future,
+    is_type_checking,
     outside_names,
     sets_all,
     within,
 )
 
+Sections = Sequence[tuple[str, tuple[str, ...]]]
+"""Titles of a kernel's parts in their order, each with its modules and packages; the longest name that fits counts."""
+
 
 @dataclass(frozen=True)
 class Module:
-    """One module of the closure.
-
-    Attributes:
-        name: Dotted name.
-        file: Path as the user would look for it, from the package's folder on.
-        source: Its text with "\\n" as line end.
-        package: Name of the package that counts as internal.
-        tree: Its syntax tree.
-    """
+    """One module of the closure."""
 
     name: str
     file: str
+    """Path as the user would look for it, from the package's folder on."""
     source: str
+    """Its text with "\\n" as line end."""
     package: str
+    """Name of the package that counts as internal."""
     tree: ast.Module = field(repr=False, compare=False)
 
     def fault(self, node: ast.AST | int, rule: str, remedy: str) -> Fault:
@@ -62,8 +61,8 @@ class Module:
     def needs(self) -> dict[str, int]:
         """Internal modules that this one imports when it runs, with the line of the first import of each."""
         found: dict[str, int] = {}
-        for node, place in self.sites:
-            if isinstance(node, ast.ImportFrom) and self.is_internal(node) and not node.level and not place.checking:
+        for node, _ in self.sites:
+            if isinstance(node, ast.ImportFrom) and self.is_internal(node) and not node.level:
                 found.setdefault(node.module or "", node.lineno)
         return found
 
@@ -73,14 +72,15 @@ class Module:
         return [binding for node, place in self.sites if self._moves(node, place) for binding in outside_names(node)]
 
     @cached_property
-    def dropped(self) -> frozenset[ast.AST]:
-        """Statements that the joined file does not repeat: moved or internal imports, docstring, `__all__`."""
+    def dropped(self) -> frozenset[ast.stmt]:
+        """What the joined file never repeats: imports that move or are internal, docstring, `__all__`, type checks."""
         gone: set[ast.AST] = {node for node, place in self.sites if self.is_internal(node) or self._moves(node, place)}
-        gone.update(node for node, _ in self.sites if isinstance(node, ast.ImportFrom) and node.module == "__future__")
+        gone.update(node for node, _ in self.sites if is_future(node))
+        gone.update(node for node in ast.walk(self.tree) if is_type_checking(node))
         gone.update(statement for statement in self.tree.body if sets_all(statement))
         if ast.get_docstring(self.tree, clean=False) is not None:
             gone.add(self.tree.body[0])
-        return frozenset(gone)
+        return frozenset(node for node in gone if isinstance(node, ast.stmt))
 
     @cached_property
     def bound(self) -> list[tuple[str, ast.AST, Identity | None]]:
@@ -118,7 +118,7 @@ class Library:
         self._read: dict[str, Module | Fault] = {}
 
     def load(self, entry: str) -> list[Fault]:
-        """Read the entry and all that it reaches into `reached`; give the faults of files that cannot be read."""
+        """Read the entry and all that it imports into `reached`; give the faults of files that cannot be read."""
         if not self.has(entry):
             remedy = f"give a module of {self.package}, such as {self.package}.kernels.hubmap_2022"
             return [Fault(entry, self._display(entry), "no such entry module", remedy)]
@@ -172,3 +172,36 @@ class Library:
             return Fault(name, f"{file}:{error.lineno or 1}", f"not Python ({error.msg})", "mend that line")
         except ValueError as error:
             return Fault(name, f"{file}:1", f"not UTF-8 text ({error})", "save the file as UTF-8")
+
+
+class Ordered:
+    """Modules in an order in which each stands after all that it needs, section by section as far as that allows.
+
+    What several sections need stands in the first of them, directly before the module that needs it.
+    """
+
+    def __init__(self, modules: Mapping[str, Module], entry: str, sections: Sections = ()) -> None:
+        self.titles: dict[str, str] = {}
+        """The section of each module, in order."""
+        self.faults: list[Fault] = []
+        """One for each import that closes a circle."""
+        self._modules = modules
+        every = [member for _, members in sections for member in members]
+        for title, members in sections:
+            for name in sorted(modules.keys() - {entry}):
+                if max((member for member in every if within(name, member)), key=len, default="") in members:
+                    self._visit(name, title, [])
+        for name in (entry, *sorted(modules)):
+            self._visit(name, "Entry", [])
+
+    def _visit(self, name: str, title: str, path: list[str]) -> None:
+        if name in self.titles or name not in self._modules:
+            return
+        for target in sorted(self._modules[name].needs):
+            if target in (*path, name):
+                circle = " -> ".join([*[*path, name][[*path, name].index(target) :], target])
+                rule, remedy = f"circular import {circle}", "move what both need into a third module"
+                self.faults.append(self._modules[name].fault(self._modules[name].needs[target], rule, remedy))
+            else:
+                self._visit(target, title, [*path, name])
+        self.titles[name] = title

@@ -15,6 +15,8 @@ from histofold.kaggle.bundle.syntax import (
     ImportNode,
     ImportSite,
     ScopeBindings,
+    blocks,
+    does_work,
     is_future,
     is_jit,
     is_main_guard,
@@ -24,7 +26,7 @@ from histofold.kaggle.bundle.syntax import (
     sets_all,
     within,
 )
-from histofold.kaggle.bundle.text import banner_lines
+from histofold.kaggle.bundle.text import CACHE_OPTION, banner_lines
 
 _PROCESS_MODULES = frozenset({"multiprocessing", "torch.multiprocessing", "concurrent.futures.process", "joblib"})
 _PROCESS_NAMES = frozenset({"ProcessPoolExecutor", "multiprocessing"})
@@ -140,15 +142,7 @@ def _late_import_faults(module: Module) -> Iterator[Fault]:
         if running and statement in module.dropped and isinstance(statement, ImportNode):
             rule = "import after code that runs, which would come after it in the kernel"
             yield module.fault(statement, rule, "put the imports first")
-        running = running or _does_work(statement)
-
-
-def _does_work(node: ast.AST) -> bool:
-    """Whether running a statement may change something other than the module's own names."""
-    if isinstance(node, FunctionNode | ast.Lambda | ast.ClassDef) or is_type_checking(node):
-        return False
-    changes = isinstance(node, ast.Subscript | ast.Attribute) and not isinstance(node.ctx, ast.Load)
-    return isinstance(node, ast.Call) or changes or any(map(_does_work, ast.iter_child_nodes(node)))
+        running = running or does_work(statement)
 
 
 def code_faults(module: Module, *, is_entry: bool) -> Iterator[Fault]:
@@ -164,14 +158,27 @@ def code_faults(module: Module, *, is_entry: bool) -> Iterator[Fault]:
             yield module.fault(statement, f"module-level {statement.name}()", "define the names themselves")
     settings = {part for statement in module.tree.body if sets_all(statement) for part in ast.walk(statement)}
     for node in ast.walk(module.tree):
+        yield from _format_faults(module, node)
         if isinstance(node, ast.Name) and node not in exempt:
             yield from _dunder_faults(module, node, settings)
         if last_name(node) in _PROCESS_NAMES:
             yield module.fault(node, f"{last_name(node)} starts processes", "use threads (ThreadPoolExecutor)")
         if isinstance(node, ast.Call):
             yield from _call_faults(module, node)
+        yield from _reach_faults(module, node)
     for line, _ in banner_lines(module.source):
         yield module.fault(line + 1, "a comment that looks like the bundler's banner", "write it without = signs")
+
+
+def _format_faults(module: Module, node: ast.AST) -> Iterator[Fault]:
+    """Statements that share a line, which `ruff format` never leaves: the bundler takes out whole lines."""
+    lines = module.source.split("\n")
+    for _, block in blocks(node):
+        for statement in block:
+            begins = isinstance(statement, ast.stmt) and lines[statement.lineno - 1].encode()[: statement.col_offset]
+            is_dummy = isinstance(statement, ast.Expr) and ast.unparse(statement) == "..."
+            if begins and begins.strip() and not is_dummy:
+                yield module.fault(statement, "a statement that does not begin its line", "run `ruff format` on it")
 
 
 def _dunder_faults(module: Module, node: ast.Name, settings: set[ast.AST]) -> Iterator[Fault]:
@@ -184,19 +191,38 @@ def _dunder_faults(module: Module, node: ast.Name, settings: set[ast.AST]) -> It
 
 def _call_faults(module: Module, node: ast.Call) -> Iterator[Fault]:
     name = last_name(node.func)
-    if isinstance(node.func, ast.Name) and name == "globals":
-        yield module.fault(node, "globals() shows the names of all modules in a kernel", "name what is meant")
+    if isinstance(node.func, ast.Name) and name in ("globals", "eval", "exec"):
+        rule = f"{name}() means other names in a kernel, or names that it does not have"
+        yield module.fault(node, rule, "name what is meant")
     if name in ("import_module", "__import__"):
         target = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
         if not isinstance(target, str) or within(target, module.package):
             yield module.fault(node, "an import by a string that the bundler cannot follow", "use an import statement")
-    if not is_jit(node):
-        return
-    for keyword in node.keywords:
-        if keyword.arg is None:
-            yield module.fault(node, "`**` in a call of njit may hide `cache=True`", "write the options out")
-        elif keyword.arg == "cache" and not isinstance(keyword.value, ast.Constant):
-            yield module.fault(node, "`cache=` of njit is not a literal", "write cache=True or cache=False")
+    if is_jit(node):
+        last = node.keywords[-1] if node.keywords else None
+        last_line = module.source.split("\n")[(node.end_lineno or 1) - 1]
+        plain = last is None or last.arg != "cache" or f"{CACHE_OPTION})" in last_line
+        if (
+            not plain
+            or any(keyword.arg in (None, "cache") for keyword in node.keywords[:-1])
+            or (last and not last.arg)
+        ):
+            rule = "the bundler cannot take `cache=True` out of this call of njit"
+            yield module.fault(node, rule, f"write its options out on one line, and `{CACHE_OPTION})` at the end")
+
+
+def _reach_faults(module: Module, node: ast.AST) -> Iterator[Fault]:
+    """What hides from the bundler which definitions and methods the entry reaches."""
+    if isinstance(node, ast.Attribute) and node.attr == "__doc__":
+        yield module.fault(node, "a docstring is used, of which a kernel keeps the first line", "write the text out")
+    by_name = isinstance(node, ast.Call) and last_name(node) in ("getattr", "attrgetter", "methodcaller")
+    if by_name and any(isinstance(argument, ast.JoinedStr | ast.BinOp) for argument in node.args):  # type: ignore[attr-defined]
+        yield module.fault(node, "an attribute's name made at run time", "write the names out, as whole strings")
+    is_metaclass = isinstance(node, ast.keyword) and node.arg == "metaclass"
+    if is_metaclass or (isinstance(node, FunctionNode) and node.name in ("__init_subclass__", "__set_name__")):
+        yield module.fault(node, "classes that register themselves hide what is reached", "list them in one place")
+    if is_type_checking(node) and node.orelse:  # type: ignore[attr-defined]
+        yield module.fault(node, "`if TYPE_CHECKING:` with an else", "import in the else's place alone")
 
 
 def name_faults(modules: Iterable[Module]) -> Iterator[Fault]:
@@ -236,6 +262,6 @@ def init_faults(library: Library) -> Iterator[Fault]:
             yield module
             continue
         for statement in module.tree.body:
-            if not isinstance(statement, ImportNode) and _does_work(statement):
+            if not isinstance(statement, ImportNode) and does_work(statement):
                 rule = "an __init__ that does work, which the kernel leaves out"
                 yield module.fault(statement, rule, "move it into a function of a module")

@@ -1,17 +1,26 @@
-"""What the bundler asks of a syntax tree: import statements with their places, names bound, telling forms."""
+"""What the bundler asks of a syntax tree: import statements with their places, names bound, work done at import."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 ImportNode = ast.Import | ast.ImportFrom
 Identity = tuple[str, str]  # what an outside import stands for: module and name in it
 
 _JIT_NAMES = frozenset({"njit", "jit"})
+_QUIET_CALLS = frozenset(
+    {
+        *("dataclass", "field", "property", "setter", "staticmethod", "classmethod", "abstractmethod", "overload"),
+        *("cache", "cached_property", "lru_cache", "contextmanager", "wraps", "njit", "jit", "no_grad"),
+        *("TypeVar", "compile", "frozenset", "getLogger", "Lock", "Struct", "array", "arange", "log"),
+    }
+)
+"""Decorators and constructors known to change nothing but the name that they are bound to."""
+_LOUD = (ast.AugAssign, ast.Delete, ast.Raise, ast.Assert, ast.For, ast.While, ast.With, ast.AsyncFor, ast.AsyncWith)
 
 
 class OutsideName(NamedTuple):
@@ -36,11 +45,14 @@ class OutsideName(NamedTuple):
 class Place:
     """Where a statement stands."""
 
-    functions: tuple[FunctionNode, ...] = ()  # the enclosing function scopes, outermost first
-    in_class: bool = False  # the innermost scope is a class body
-    checking: bool = False  # under `if TYPE_CHECKING:`, never run
-    guarded: bool = False  # in a `try:` whose handlers catch a failed import
-    depth: int = 0  # 0 = directly in the module's body
+    functions: tuple[FunctionNode, ...] = ()
+    """The enclosing functions, outermost first."""
+    in_class: bool = False
+    """The innermost scope is a class body."""
+    guarded: bool = False
+    """In a `try:` whose handlers catch a failed import."""
+    depth: int = 0
+    """0 = directly in the module's body."""
 
 
 class ImportSite(NamedTuple):
@@ -62,16 +74,24 @@ def is_future(node: ast.AST) -> bool:
 
 def outside_names(node: ImportNode) -> list[OutsideName]:
     """The names that an outside import binds, with `import a as a` read as `import a`."""
+    aliases = [(alias.name, "" if alias.asname == alias.name else alias.asname or "") for alias in node.names]
     if isinstance(node, ast.Import):
-        return [OutsideName(a.name, "", "" if a.asname in (None, a.name) else a.asname or "") for a in node.names]
-    return [
-        OutsideName(node.module or "", a.name, "" if a.asname in (None, a.name) else a.asname or "") for a in node.names
-    ]
+        return [OutsideName(name, "", alias) for name, alias in aliases]
+    return [OutsideName(node.module or "", name, alias) for name, alias in aliases]
 
 
 def last_name(node: ast.AST) -> str:
-    """`c` of the expressions `c` and `a.b.c`."""
+    """`c` of the expressions `c`, `a.b.c`, `c(...)` and `c[...]`."""
+    if isinstance(node, ast.Call):
+        return last_name(node.func)
+    if isinstance(node, ast.Subscript):
+        return last_name(node.value)
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def is_text(node: ast.AST) -> bool:
+    """Whether a statement is a string alone: a docstring, or the words below a field or a constant."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def is_type_checking(node: ast.AST) -> bool:
@@ -80,19 +100,49 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def is_main_guard(node: ast.AST) -> bool:
-    """Whether a statement is `if __name__ == "__main__":`, in either order."""
-    if not (isinstance(node, ast.If) and isinstance(node.test, ast.Compare) and len(node.test.ops) == 1):
-        return False
-    sides = (node.test.left, *node.test.comparators)
-    constants = {side.value for side in sides if isinstance(side, ast.Constant)}
-    return isinstance(node.test.ops[0], ast.Eq) and constants == {"__main__"} and "__name__" in map(last_name, sides)
+    """Whether a statement is `if __name__ == "__main__":`."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+
+
+def is_jit(node: ast.AST) -> bool:
+    """Whether a call is `njit(...)`, `numba.njit(...)`, `jit(...)` or a functools.partial of one."""
+    names = {last_name(node)} if isinstance(node, ast.Call) else set()
+    if isinstance(node, ast.Call) and names == {"partial"}:
+        names = set(map(last_name, node.args))
+    return not names.isdisjoint(_JIT_NAMES)
 
 
 def sets_all(node: ast.AST) -> bool:
     """Whether a statement does nothing but assign or extend `__all__`."""
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     is_assignment = isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign)
-    return is_assignment and [last_name(t) for t in targets if t is not None] == ["__all__"]
+    return is_assignment and [last_name(target) for target in targets if target is not None] == ["__all__"]
+
+
+def blocks(node: ast.AST) -> Iterator[tuple[str, list[ast.stmt]]]:
+    """The lists of statements (or handlers, or cases) that a node holds."""
+    for name in ("body", "handlers", "orelse", "finalbody", "cases"):
+        block = getattr(node, name, None)
+        if isinstance(block, list) and block:
+            yield name, block
+
+
+def import_sites(node: ast.AST, place: Place) -> Iterator[ImportSite]:
+    """All import statements in a statement, with their places; none of those for the type checker alone."""
+    if isinstance(node, ImportNode):
+        yield ImportSite(node, place)
+        return
+    if is_type_checking(node):
+        return
+    inner = replace(place, depth=place.depth + 1)
+    if isinstance(node, FunctionNode):
+        inner = replace(inner, functions=(*place.functions, node), in_class=False)
+    elif isinstance(node, ast.ClassDef):
+        inner = replace(inner, in_class=True)
+    for name, block in blocks(node):
+        guarded = name == "body" and isinstance(node, ast.Try | ast.TryStar) and _catches_import_error(node)
+        for child in block:
+            yield from import_sites(child, replace(inner, guarded=inner.guarded or guarded))
 
 
 def _catches_import_error(node: ast.Try | ast.TryStar) -> bool:
@@ -101,44 +151,33 @@ def _catches_import_error(node: ast.Try | ast.TryStar) -> bool:
     return any(kind is None or any(last_name(part) in wide for part in ast.walk(kind)) for kind in kinds)
 
 
-def import_sites(node: ast.AST, place: Place) -> Iterator[ImportSite]:
-    """All import statements in a statement, with their places."""
-    if isinstance(node, ImportNode):
-        yield ImportSite(node, place)
-        return
-    inner = replace(place, depth=place.depth + 1)
+def does_work(node: ast.AST) -> bool:
+    """Whether running a statement may do more than bind its names: unknown calls, changes of objects, loops."""
     if isinstance(node, FunctionNode):
-        inner = replace(inner, functions=(*place.functions, node), in_class=False)
-    elif isinstance(node, ast.ClassDef):
-        inner = replace(inner, in_class=True)
-    for name, block in blocks(node):
-        here = inner
-        if name == "body" and is_type_checking(node):
-            here = replace(inner, checking=True)
-        if name == "body" and isinstance(node, ast.Try | ast.TryStar) and _catches_import_error(node):
-            here = replace(inner, guarded=True)
-        for child in block:
-            yield from import_sites(child, here)
+        defaults = [default for default in (*node.args.defaults, *node.args.kw_defaults) if default is not None]
+        return any(map(_decorates, node.decorator_list)) or any(map(does_work, defaults))
+    if isinstance(node, ast.ClassDef):
+        parts = (*node.bases, *node.keywords, *node.body)
+        return any(map(_decorates, node.decorator_list)) or any(map(does_work, parts))
+    if isinstance(node, ast.Lambda) or is_type_checking(node):
+        return False
+    changes = isinstance(node, ast.Subscript | ast.Attribute) and not isinstance(node.ctx, ast.Load)
+    calls = isinstance(node, ast.Call) and last_name(node) not in _QUIET_CALLS
+    if isinstance(node, ast.Expr):
+        return not isinstance(node.value, ast.Constant)
+    return calls or changes or isinstance(node, _LOUD) or any(map(does_work, ast.iter_child_nodes(node)))
 
 
-def blocks(node: ast.AST) -> Iterator[tuple[str, list[Any]]]:
-    """The lists of statements (or handlers, or cases) that a node holds."""
-    for name in ("body", "handlers", "orelse", "finalbody", "cases"):
-        block = getattr(node, name, None)
-        if isinstance(block, list) and block:
-            yield name, block
+def _decorates(decorator: ast.expr) -> bool:
+    """Whether a decorator may do more than wrap what it decorates."""
+    return last_name(decorator) not in _QUIET_CALLS or does_work(decorator)
 
 
 class ScopeBindings:
-    """The names that one scope binds, without those of the scopes inside it.
-
-    Attributes:
-        defined: Names bound by anything but an import, each with its node.
-        imports: The import statements.
-    """
+    """The names that one scope binds, without those of the scopes inside it."""
 
     def __init__(self, body: Iterable[ast.AST]) -> None:
-        self.defined: list[tuple[str, ast.AST]] = []
+        self.defined: list[tuple[str, ast.AST]] = []  # bound by anything but an import
         self.imports: list[ImportNode] = []
         for statement in body:
             self._add(statement)
@@ -155,6 +194,8 @@ class ScopeBindings:
 
     def _parts(self, node: ast.AST) -> Iterable[ast.AST]:
         """The children that belong to the same scope as the node."""
+        if is_type_checking(node):
+            return ()
         if isinstance(node, FunctionNode):
             return (*node.decorator_list, node.args)
         if isinstance(node, ast.ClassDef):
@@ -176,13 +217,3 @@ def _own_name(node: ast.AST) -> str | None:
     if isinstance(node, FunctionNode | ast.ClassDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
         return node.name
     return None
-
-
-def is_jit(node: ast.AST) -> bool:
-    """Whether a call is `njit(...)`, `numba.njit(...)`, `jit(...)` or a functools.partial of one."""
-    if not isinstance(node, ast.Call):
-        return False
-    name = last_name(node.func)
-    return name in _JIT_NAMES or (
-        name == "partial" and any(last_name(argument) in _JIT_NAMES for argument in node.args)
-    )

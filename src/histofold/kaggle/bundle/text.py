@@ -1,22 +1,25 @@
-"""Surgery on the text of a module, which keeps every line and comment that stays, and the banners between modules."""
+"""A module's text in the joined file: whole lines are taken out or shortened, and every other line stays as it is.
+
+That is enough because sources are formatted: a statement begins its line, and nothing else ends on it (`rules` checks
+it).
+"""
 
 from __future__ import annotations
 
 import ast
-import bisect
 import io
 import re
 import tokenize
-from collections.abc import Iterable, Iterator
-from functools import cached_property
-from itertools import accumulate, pairwise
-from typing import NamedTuple
+from collections.abc import Collection, Iterable
 
 from histofold.kaggle.bundle.modules import Module
-from histofold.kaggle.bundle.syntax import blocks, is_jit
+from histofold.kaggle.bundle.syntax import blocks, is_jit, is_text
 
+CACHE_OPTION = ", cache=True"
+_WIDTH = 120
+_DEFINITION = re.compile(r"(#.*\n)*(@|class |def |async def )")
+_SENTENCES = re.compile(r".*[.](?= |$)")
 _BANNER = re.compile(r"# =+ ([\w.]+) =+")
-_JOINED = re.compile(r"(?:[ \t\f]|\\\n)*;(?:[ \t\f]|\\\n)*")
 
 
 def module_banner(name: str) -> str:
@@ -36,158 +39,99 @@ def banner_lines(source: str) -> list[tuple[int, str]]:
     return found
 
 
-def bundled_body(module: Module) -> str:
-    """The module's text without what moves elsewhere, its docstring as a comment above."""
-    text = SourceText(module.source)
-    edits = list(_cache_edits(text, module.tree))
-    for node in ast.walk(module.tree):
-        for _, block in blocks(node):
-            edits += _block_edits(text, block, module.dropped, may_be_empty=isinstance(node, ast.Module))
-    body = _edited(text.source, edits).strip("\n")
-    return "\n\n".join(part for part in (_docstring_comment(module), body) if part)
-
-
-def leading_comment(body: str) -> tuple[str, str]:
-    """Undo what `bundled_body` did to a docstring: the comment that an empty line ends, as text, and what follows."""
-    lines = body.strip("\n").split("\n")
-    count = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    if count == 0 or (count < len(lines) and lines[count]):
-        return "", body
-    return "\n".join(line[1:].removeprefix(" ") for line in lines[:count]), "\n".join(lines[count:])
-
-
-class _Edit(NamedTuple):
-    """Replace source[start:end] by text."""
-
-    start: int
-    end: int
-    text: str = ""
-
-
-class SourceText:
-    """Positions in a source as offsets in its string; ast counts the UTF-8 bytes of a line, tokenize its characters."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.lines = source.split("\n")  # never splitlines(): Python ends a line at "\n" alone
-        self.starts = list(accumulate((len(line) + 1 for line in self.lines), initial=0))
-
-    def start(self, node: ast.AST) -> int:
-        """Where a node begins."""
-        return self._offset(node.lineno, node.col_offset)  # type: ignore[attr-defined]
-
-    def end(self, node: ast.AST) -> int:
-        """Where a node ends."""
-        return self._offset(node.end_lineno, node.end_col_offset)  # type: ignore[attr-defined]
-
-    def _offset(self, line: int, column_bytes: int) -> int:
-        return self.starts[line - 1] + len(self.lines[line - 1].encode()[:column_bytes].decode())
-
-    def line_of(self, offset: int) -> tuple[int, int]:
-        """Start of the line that holds an offset, and of the next one."""
-        index = bisect.bisect_right(self.starts, offset) - 1
-        return self.starts[index], min(self.starts[index + 1], len(self.source))
-
-    @cached_property
-    def tokens(self) -> list[tuple[int, int, str]]:
-        """(start, end, string) of the tokens that mean something."""
-        skipped = {tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT}
-        found = []
-        for token in tokenize.generate_tokens(io.StringIO(self.source).readline):
-            if token.type not in skipped:
-                (row, column), (end_row, end_column) = token.start, token.end
-                found.append((self.starts[row - 1] + column, self.starts[end_row - 1] + end_column, token.string))
-        return found
-
-
-def _docstring_comment(module: Module) -> str:
-    docstring = ast.get_docstring(module.tree) or ""
+def summary(module: Module) -> str:
+    """The first line of a module's docstring, as a comment can hold it."""
+    line = (ast.get_docstring(module.tree) or "").partition("\n")[0]
     # A docstring may hold any character through escapes; a comment must stay on its line.
-    lines = ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in docstring.split("\n")]
-    return "\n".join(f"# {line}".rstrip() for line in lines) if docstring else ""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
-def _block_edits(
-    text: SourceText, block: list[ast.stmt], dropped: frozenset[ast.AST], *, may_be_empty: bool
-) -> Iterator[_Edit]:
-    """Edits that take the dropped statements out of one block, with `pass` where nothing would be left."""
-    gone = [statement for statement in block if statement in dropped]
-    if gone and len(gone) == len(block) and not may_be_empty:
-        yield _Edit(text.start(gone[0]), text.end(gone[0]), "pass")
-        gone = gone[1:]
-    if gone:
-        for line in _logical_lines(text, block):
-            yield from _line_edits(text, line, set(gone))
+def bundled_body(module: Module, gone: Collection[ast.stmt]) -> str:
+    """The module's text without some statements, every docstring by its first line, the module's as a comment."""
+    editor = _Editor(module, gone)
+    body = "\n".join(_closed_up(editor.lines[1:])).strip("\n")
+    title = f"# {summary(module)}" if summary(module) else ""
+    gap = "\n\n\n" if _DEFINITION.match(body) else "\n\n"  # as ruff formats it
+    return gap.join(part for part in (title, body) if part)
 
 
-def _logical_lines(text: SourceText, block: list[ast.stmt]) -> list[list[ast.stmt]]:
-    """The statements of a block, those joined by semicolons together."""
-    lines = [[block[0]]]
-    for before, after in pairwise(block):
-        joined = _JOINED.fullmatch(text.source, text.end(before), text.start(after))
-        if joined:
-            lines[-1].append(after)
+def is_only_comment(body: str) -> bool:
+    """Whether nothing of a module is left."""
+    return all(not line or line.startswith("#") for line in body.split("\n"))
+
+
+class _Editor:
+    """The lines of a module, None where one is taken out."""
+
+    def __init__(self, module: Module, gone: Collection[ast.stmt]) -> None:
+        self.lines: list[str | None] = ["", *module.source.split("\n")]  # numbered from 1, as ast does
+        self._gone = gone
+        self._edit(module.tree)
+        for call in filter(is_jit, ast.walk(module.tree)):  # numba cannot cache what has no file of its own
+            line = self.lines[call.end_lineno]  # type: ignore[attr-defined]
+            self.lines[call.end_lineno] = line and line.replace(CACHE_OPTION, "")  # type: ignore[attr-defined]
+
+    def _edit(self, node: ast.AST) -> None:
+        for _, block in blocks(node):
+            end = getattr(node, "lineno", 0)
+            for statement in block:
+                if statement in self._gone:
+                    self._take_out(statement, end)
+                elif not is_text(statement):
+                    self._edit(statement)
+                elif statement is block[0]:
+                    self._shorten(statement)
+                else:
+                    self._put_beside(statement, end)
+                end = getattr(statement, "end_lineno", end)
+            if not isinstance(node, ast.Module) and all(statement in self._gone for statement in block):
+                self.lines[block[0].lineno] = " " * block[0].col_offset + "pass"
+
+    def _take_out(self, statement: ast.stmt, end: int) -> None:
+        """Take out a statement with its decorators and the comment directly above, down to `end` of the one before."""
+        decorators = getattr(statement, "decorator_list", [])
+        start = min(part.lineno for part in (statement, *decorators))
+        while start - 1 > end and (self.lines[start - 1] or "").lstrip().startswith("#"):
+            start -= 1
+        self._cut(start, statement.end_lineno or start)
+
+    def _shorten(self, statement: ast.stmt) -> None:
+        """Keep the first line of a docstring."""
+        end = statement.end_lineno or statement.lineno
+        if end > statement.lineno:
+            quotes = (self.lines[end] or "").rstrip()[-3:]
+            self.lines[statement.lineno] = (self.lines[statement.lineno] or "").rstrip() + quotes
+            self._cut(statement.lineno + 1, end)
+
+    def _put_beside(self, statement: ast.stmt, end: int) -> None:
+        """Make the words below a field or constant a comment beside it, by the sentences of their first line.
+
+        They stay where they do not fit.
+        """
+        text = ast.literal_eval(statement.value).partition("\n")[0]  # type: ignore[attr-defined]
+        whole = _SENTENCES.match(text)
+        text = whole[0] if whole else text
+        line = f"{self.lines[end]}  # {text}"
+        if "#" not in (self.lines[end] or "#") and len(line) <= _WIDTH and text.isprintable():
+            self.lines[end] = line
+            self._cut(end + 1, statement.end_lineno or end)
+
+    def _cut(self, start: int, end: int) -> None:
+        self.lines[start : end + 1] = [None] * (end + 1 - start)
+
+
+def _closed_up(lines: Iterable[str | None]) -> list[str]:
+    """The lines that are left; around a cut as many blank lines as the longer run had, none after a colon."""
+    kept: list[str] = []
+    before = after = 0
+    cut = False
+    for line in lines:
+        if line is None:
+            before, after, cut = max(before, after), 0, True
+        elif line == "":
+            before, after = (before, after + 1) if cut else (before + 1, 0)
         else:
-            lines.append([after])
-    return lines
-
-
-def _line_edits(text: SourceText, line: list[ast.stmt], gone: set[ast.stmt]) -> Iterator[_Edit]:
-    """Edits that take statements out of one logical line; the line goes with its comment if nothing is left of it."""
-    kept = [statement for statement in line if statement not in gone]
-    if not kept:
-        yield _Edit(text.line_of(text.start(line[0]))[0], text.line_of(text.end(line[-1]))[1])
-        return
-    last_kept = text.start(kept[-1])
-    for statement, after in pairwise(line):
-        if statement in gone and text.start(statement) < last_kept:
-            yield _Edit(text.start(statement), text.start(after))
-    if line[-1] in gone:
-        yield _Edit(text.end(kept[-1]), text.end(line[-1]))
-
-
-def _cache_edits(text: SourceText, tree: ast.Module) -> Iterator[_Edit]:
-    """Edits that take `cache=True` out of the calls of njit: numba cannot cache what has no file of its own."""
-    for call in filter(is_jit, ast.walk(tree)):
-        for keyword in call.keywords:  # type: ignore[attr-defined]
-            if keyword.arg == "cache" and isinstance(keyword.value, ast.Constant) and keyword.value.value is True:
-                yield from _argument_edits(text, text.start(keyword), text.end(keyword))
-
-
-def _argument_edits(text: SourceText, start: int, end: int) -> Iterator[_Edit]:
-    """Edits that take one argument out of a call, with the comma that it makes superfluous."""
-    starts = [token[0] for token in text.tokens]
-    before = text.tokens[bisect.bisect_left(starts, start) - 1]
-    after = text.tokens[bisect.bisect_left(starts, end)]
-    if after[2] == ",":
-        line_start, next_line = text.line_of(start)
-        stop = after[1] + len(re.match(r"[ \t]*", text.source[after[1] :]).group())  # type: ignore[union-attr]
-        alone = not text.source[line_start:start].strip() and stop == next_line - 1
-        yield _Edit(line_start, next_line) if alone else _Edit(start, stop)
-    elif before[2] == "," and "#" not in text.source[before[1] : start]:
-        yield _Edit(before[0], end)
-    elif before[2] == ",":
-        yield from (_Edit(before[0], before[1]), _Edit(start, end))
-    else:
-        yield _Edit(start, end)
-
-
-def _edited(source: str, edits: Iterable[_Edit]) -> str:
-    """Apply edits; the blank lines around a removed line become as many as the longer run had, none after a colon."""
-    merged: list[_Edit] = []
-    for edit in sorted(edits):
-        assert not merged or edit.start >= merged[-1].end, "the bundler's edits overlap"
-        if merged and not edit.text and not merged[-1].text and merged[-1].end == edit.start:
-            merged[-1] = _Edit(merged[-1].start, edit.end)
-        else:
-            merged.append(edit)
-    pieces, position = [], 0
-    for start, end, text in merged:
-        stop = end
-        if not text and source[start:end].endswith("\n"):
-            before = len(source[:start]) - len(source[:start].rstrip("\n")) - 1
-            after = len(source[end:]) - len(source[end:].lstrip("\n"))
-            stop += after if source[:start].endswith(":\n") else min(max(before, 0), after)
-        pieces += [source[position:start], text]
-        position = stop
-    return "".join([*pieces, source[position:]])
+            opens = cut and kept and kept[-1].partition("#")[0].rstrip().endswith(":")
+            kept += [""] * (0 if opens else max(before, after)) + [line]
+            before, after, cut = 0, 0, False
+    return kept

@@ -1,6 +1,10 @@
 """Names bound in blocks at the top level."""
+
 from __future__ import annotations
-import contextlib, io, sys
+
+import contextlib
+import io
+import sys
 
 if sys.version_info >= (3, 11):
     import tomllib as toml_reader
@@ -10,7 +14,9 @@ else:
 
 with contextlib.suppress(KeyError), io.StringIO() as stream:
     if (doubled := FIRST * 2) > 1:
-        from nasty.alpha import SECOND; TOTAL = doubled + SECOND
+        from nasty.alpha import SECOND
+
+        TOTAL = doubled + SECOND
     raise KeyError
 
 for index in range(3):

@@ -6,17 +6,14 @@ import typing
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nasty.classes import Shape
-if typing.TYPE_CHECKING: from nasty.classes import Shape
-
-if TYPE_CHECKING:
     from decimal import Decimal
+
     from nasty.classes import Shape
-else:
-    from fractions import Fraction as Decimal
+if typing.TYPE_CHECKING:
+    from nasty.classes import Shape
 
 
 def describe(shape: Shape, factor: Decimal | None = None) -> str:
     if TYPE_CHECKING:
         from nasty.classes import Shape
-    return f"{shape} {Decimal(1, 2) if factor is None else factor}"
+    return f"{shape} {1 if factor is None else factor}"

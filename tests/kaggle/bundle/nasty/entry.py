@@ -8,20 +8,21 @@ import sys
 
 from nasty.alpha import FIRST, REST, SECOND, area, queue_of, scale
 from nasty.blocks import count
-from nasty.classes import SHAPES, Shape
-from nasty.continuation import DOUBLE, TRIPLE, chained
-from nasty.local_imports import awaited, nested, one_line, one_line_only, only_statement
+from nasty.classes import SHAPES, Named, Shape, hints
+from nasty.decorated import DOUBLE, TRIPLE, chained, vectors
+from nasty.local_imports import awaited, nested, only_statement
 from nasty.optional import HAS_PACKAGE, ordinary
 from nasty.strings import LOOKS, text_facts
 
 
 def main(argv: list[str]) -> int:
     shape = Shape("s")
+    kinds = [{"sides": [1, 2, 3], "x": 1}, "word", Named(), None]
     facts = {
         "alpha": [FIRST, SECOND, REST, scale, area(3), queue_of([1, 2, 3])],
-        "classes": [SHAPES, shape.size, shape.kind({"sides": [1, 2, 3], "x": 1}), shape.kind("word"), shape.kind(None), Shape.Inner.upper],
-        "continuation": [DOUBLE, TRIPLE, chained(2, 3)],
-        "local": [nested(2.5), one_line(), one_line_only(), only_statement(), asyncio.run(awaited())],
+        "classes": [SHAPES, shape.size, [shape.kind(kind) for kind in kinds], Shape.Inner.upper, hints()],
+        "decorated": [DOUBLE, TRIPLE, chained(2, 3), vectors()],
+        "local": [nested(2.5), only_statement(), asyncio.run(awaited())],
         "optional": [HAS_PACKAGE, ordinary()],
         "strings": [text_facts(), LOOKS],
         "counts": [count(), count()],
@@ -30,8 +31,12 @@ def main(argv: list[str]) -> int:
     return len(argv)
 
 
-if __name__ == "__main__":
-    from nasty.threads import parallel
+def unreached_in_the_entry() -> None:
+    """Goes as well."""
 
-    print(json.dumps(parallel([1, 2])), __name__)
+
+if __name__ == "__main__":
+    from nasty.called import outside, parallel
+
+    print(json.dumps([outside(), parallel([1, 2])]), __name__)
     sys.exit(main(sys.argv[1:]))

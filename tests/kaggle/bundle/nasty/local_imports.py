@@ -7,12 +7,6 @@ def only_statement():
     from nasty.alpha import area
 
 
-def one_line(): from nasty.alpha import area; return area(2)
-
-
-def one_line_only(): from nasty.alpha import area
-
-
 def nested(value):
     """Stays."""
     import math as maths  # an outside import stays here
@@ -21,11 +15,12 @@ def nested(value):
         FIRST,
         SECOND,
     )
-    from nasty.continuation import chained  # two in a row
+    from nasty.decorated import chained  # two in a row
 
     def inner(factor):
         def innermost():
             from nasty.strings import GRÜSSE
+
             return GRÜSSE[:3]
 
         if factor > 1:
@@ -41,6 +36,8 @@ def nested(value):
 
 
 async def awaited():
-    try: from nasty.alpha import REST
-    finally: done = True
+    try:
+        from nasty.alpha import REST
+    finally:
+        done = True
     return REST, done

@@ -1,4 +1,5 @@
 """Optional packages, and options that a kernel cannot have."""
+
 from __future__ import annotations
 
 import functools
@@ -8,51 +9,30 @@ try:
 except ImportError:
     a_package_that_nobody_has = None
 
+try:
+    import another_that_nobody_has_and_nobody_asks_for
+except ImportError:
+    another_that_nobody_has_and_nobody_asks_for = None
+
 HAS_PACKAGE = a_package_that_nobody_has is not None
 
 
 def njit(*functions, **options):
     """Stands in for numba's: takes a function, or options first."""
     if functions:
-        return functions[0]
-    return lambda function: function
-
-
-@njit(cache=True)
-def only(x): return x + 1
+        return functools.partial(functions[0], *options)
+    return lambda function: functools.partial(function, *options)
 
 
 @njit(nogil=True, cache=True)
-def last(x): return x + 2
-
-
-@njit(cache=True, nogil=True)
-def first(x): return x + 3
-
-
-@njit(
-    nogil=True,  # a comment, with a comma
-    cache=True,  # it compiles for seconds
-    fastmath=True,
-)
-def alone(x): return x + 4
-
-
-@njit(nogil=True, fastmath=(True)
-      , cache=True)
-def comma_first(x): return x + 5
-
-
-@njit(
-    nogil=True,  # a comment between
-    cache=True
-)
-def commented(x): return x + 6
+def compiled(*x):
+    return x
 
 
 def wrapped(function):
-    größe = "ß"; return njit((function), cache=True) if größe else functools.partial(njit, cache=True)(function)
+    größe = "ß"
+    return njit((function), nogil=größe, cache=True) if größe else functools.partial(njit, 1, cache=True)(function)
 
 
 def ordinary(cache=True):
-    return dict(cache=True, text="njit(cache=True)")
+    return dict(text="njit(1, cache=True)", cache=True)

@@ -1,16 +1,22 @@
 from __future__ import annotations
-GRÜSSE = "größe ; from nasty.alpha import area"; import textwrap; import string
+
+import string
+import textwrap
+
+GRÜSSE = "größe ; from nasty.alpha import area"
 LOOKS = """
 from nasty.alpha import nothing
 import nasty.alpha
 # ======== nasty.fake ========
 if __name__ == "__main__":
+
+
     raise SystemExit
 """
-HASH = '# not a comment \
-import os'
+HASH = "# not a comment \
+import os"
 
 
 def text_facts(name="import sys"):
     # from nasty.alpha import area
-    return [len(GRÜSSE), textwrap.dedent(LOOKS).count("import"), f"{name!r:>12}", HASH, string.digits]
+    return [len(GRÜSSE), textwrap.dedent(LOOKS).count("import"), f"{name!r:>12}", HASH, string.digits, LOOKS]
