@@ -16,11 +16,13 @@ from small_kaggle import make_kaggle
 
 RUNNER = Path(__file__).with_name("run_alone.py")
 RUN_CELLS = """
+from __future__ import annotations
 import json, sys
-space = {"__name__": "__main__"}
+space = globals()  # as in a notebook, the names of __main__
 for cell in json.load(open(sys.argv[2], encoding="utf-8"))["cells"]:
     if cell["cell_type"] == "code":
-        exec("".join(cell["source"]), space)
+        # IPython keeps what a cell takes from __future__ for the cells after it.
+        exec(compile("".join(cell["source"]), "cell", "exec", annotations.compiler_flag), space)
 """
 
 

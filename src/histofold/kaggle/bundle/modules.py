@@ -41,6 +41,11 @@ class Module:
     """Name of the package that counts as internal."""
     tree: ast.Module = field(repr=False, compare=False)
 
+    @cached_property
+    def lines(self) -> list[str]:
+        """The lines of its text: Python ends one at "\\n" alone."""
+        return self.source.split("\n")
+
     def fault(self, node: ast.AST | int, rule: str, remedy: str) -> Fault:
         """A fault at a node or a line of this module."""
         line = node if isinstance(node, int) else getattr(node, "lineno", 1)
@@ -97,6 +102,12 @@ class Module:
     def definitions(self) -> frozenset[str]:
         """Top-level names that other modules may import."""
         return frozenset(name for name, _, identity in self.bound if identity is None)
+
+    @cached_property
+    def scope(self) -> frozenset[str]:
+        """The names of the closure that code of this module can mean: its own, and those that it imports somewhere."""
+        imports = [node for node, _ in self.sites if self.is_internal(node)]
+        return self.definitions.union(alias.name for node in imports for alias in node.names)
 
     @cached_property
     def rebound(self) -> dict[str, ast.AST]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from histofold.core.faults import Fault, InputError
 from histofold.kaggle.bundle.bundler import CONTENTS_LINE
-from histofold.kaggle.bundle.syntax import FunctionNode, is_main_guard
+from histofold.kaggle.bundle.syntax import is_main_guard
 from histofold.kaggle.bundle.text import banner_lines
 
 NOTEBOOK_LIMIT_BYTES = 1_000_000  # as for a script: Kaggle takes no larger source
@@ -19,9 +19,9 @@ _Cell = tuple[str, str]  # kind and text
 def to_notebook(source: str, introduction: str = "") -> str:
     """Turn a bundled file into a notebook (nbformat 4.5).
 
-    Its code cells run in order as the file does: in a notebook, joined with newlines, or each given to `exec`. Module
-    docstrings become text; what the file runs as a program is the last cells, one a statement. Cell ids come from the
-    content, so that the same file gives the same bytes.
+    Its code cells run in order as the file does: in a notebook, which keeps what the first cell takes from __future__,
+    or joined with newlines. The modules' summaries become text; what the file runs as a program is the last cells, one
+    a statement. Cell ids come from the content, so that the same file gives the same bytes.
 
     Args:
         source: What `bundle` returned.
@@ -59,14 +59,15 @@ def _head_cells(head: list[str], introduction: str) -> list[_Cell]:
 
 def _module_cells(name: str, module: str) -> list[_Cell]:
     """A heading with the module's summary, its code, and what it runs as a program."""
-    comment, _, code = module.partition("\n\n") if module.startswith("# ") else ("", "", module)
-    cells = [("markdown", f"## {name}" + f"\n\n{comment.removeprefix('# ')}" * bool(comment))]
-    tree = ast.parse(code)
-    lines = code.split("\n")
-    guard = tree.body[-1]
+    first, _, rest = module.partition("\n")
+    has_summary = first.startswith("# ") and rest.startswith("\n")
+    code = rest if has_summary else module
+    cells = [("markdown", f"## {name}\n\n{first.removeprefix('# ') if has_summary else ''}"), ("code", code)]
+    guard = ast.parse(code).body[-1]
     if not isinstance(guard, ast.If) or not is_main_guard(guard):
-        return [*cells, ("code", _evaluating_nothing(code, tree))]
-    cells.append(("code", _evaluating_nothing("\n".join(lines[: guard.lineno - 1]), tree)))
+        return cells
+    lines = code.split("\n")
+    cells[1] = ("code", "\n".join(lines[: guard.lineno - 1]))
     starts = [statement.lineno - 1 for statement in guard.body]
     program = [_dedented(lines[start:stop]) for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True)]
     return [*cells, ("markdown", "## Run"), *(("code", statement) for statement in program)]
@@ -76,12 +77,6 @@ def _dedented(lines: list[str]) -> str:
     """Statements without the indentation of their first line; the lines of a string in them may have less."""
     indent = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
     return "\n".join(line.removeprefix(indent) for line in lines)
-
-
-def _evaluating_nothing(code: str, tree: ast.Module) -> str:
-    """The code with the import that keeps annotations unevaluated: it holds for a cell alone, as for a file."""
-    needed = any(isinstance(node, FunctionNode | ast.ClassDef) for node in tree.body)
-    return f"from __future__ import annotations\n\n{code}" if needed else code
 
 
 def _notebook_json(cells: list[_Cell]) -> str:

@@ -13,6 +13,7 @@ import builtins
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from histofold.kaggle.bundle.modules import Module
 from histofold.kaggle.bundle.syntax import (
@@ -32,6 +33,21 @@ _WORDS = re.compile(r"\w+(?:(?:\.|\[|\]|, | \| )\w*)*")  # a name, a dotted name
 _WORD = re.compile(r"[^\W\d]\w*")
 
 
+class _Piece(NamedTuple):
+    """What is kept or left out as one: a top-level statement, a class without its methods, or a method."""
+
+    module: Module
+    node: ast.stmt
+    parts: list[ast.AST]
+    """What it mentions once it is kept."""
+    names: set[str]
+    """What it binds."""
+    works: bool
+    """It may do more than bind them."""
+    owner: ast.ClassDef | None
+    """The class of a method."""
+
+
 class Reach:
     """The statements of modules that stay in a kernel, and the names that they use."""
 
@@ -41,12 +57,12 @@ class Reach:
         self._used: dict[str, set[str]] = defaultdict(set)  # by module: names and words of strings
         self._names: set[str] = set()  # top-level names of the closure that kept code mentions
         self._words: set[str] = set()  # the same with attributes and keywords: what a method may be called
-        self._modules = list(modules)
-        self._scopes = {module.name: _scope(module) for module in self._modules}
-        nodes = [node for module in self._modules for node in module.tree.body]
-        self._classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
-        while any(self._grow(module) for module in self._modules):
-            pass
+        pending = [piece for module in modules for piece in _pieces(module)]
+        self._classes = {piece.node.name: piece.node for piece in pending if isinstance(piece.node, ast.ClassDef)}
+        while reached := [piece for piece in pending if self._is_reached(piece)]:
+            for piece in reached:
+                self._keep(piece)
+            pending = [piece for piece in pending if piece.node not in self.kept]
 
     def unreached(self, module: Module) -> frozenset[ast.stmt]:
         """Statements of a module that the kernel leaves out; the words below a constant go with it."""
@@ -64,34 +80,14 @@ class Reach:
         """The moved imports of a module that what is kept of it uses."""
         return {binding for binding in module.hoisted if binding.bound in self._used[module.name]}
 
-    def _grow(self, module: Module) -> bool:
-        """Keep what is newly reached in a module; whether there was any."""
-        before = len(self.kept)
-        for node in module.tree.body:
-            if node not in module.dropped and not is_text(node) and (node in self.kept or self._is_reached(node)):
-                self._keep(module, node)
-        return len(self.kept) > before
-
-    def _is_reached(self, node: ast.stmt) -> bool:
-        return does_work(node) or not self._names.isdisjoint(_names_bound(node))
-
-    def _keep(self, module: Module, node: ast.stmt) -> None:
-        if not isinstance(node, ast.ClassDef):
-            self._mention(module, node)
-            return
-        methods = [part for part in node.body if isinstance(part, FunctionNode)]
-        if node not in self.kept:
-            self.kept.add(node)
-            rest = [part for part in node.body if part not in methods]
-            for part in (*node.decorator_list, *node.bases, *node.keywords, *rest):
-                self._mention(module, part)
-        for method in methods:
-            if self._is_called(node, method):
-                self._mention(module, method)
-
-    def _is_called(self, cls: ast.ClassDef, method: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-        is_dunder = method.name.startswith("__") and method.name.endswith("__")
-        return is_dunder or method.name in self._words or does_work(method) or self._overrides(cls, method.name)
+    def _is_reached(self, piece: _Piece) -> bool:
+        if piece.owner is None:
+            return piece.works or not self._names.isdisjoint(piece.names)
+        if piece.owner not in self.kept:
+            return False
+        (name,) = piece.names
+        is_dunder = name.startswith("__") and name.endswith("__")
+        return piece.works or is_dunder or name in self._words or self._overrides(piece.owner, name)
 
     def _overrides(self, cls: ast.ClassDef, method: str) -> bool:
         """Whether a class may have the method for a base from outside, which calls it."""
@@ -105,27 +101,32 @@ class Reach:
                 return True
         return False
 
-    def _mention(self, module: Module, node: ast.AST) -> None:
-        """Note what a node mentions that is kept now."""
-        if node in self.kept:
-            return
-        if isinstance(node, ast.stmt):
-            self.kept.add(node)
-        names, others = _mentioned(node)
-        self._used[module.name] |= names
-        self._words |= names | others
-        self._names |= names & self._scopes[module.name]
+    def _keep(self, piece: _Piece) -> None:
+        self.kept.add(piece.node)
+        for part in piece.parts:
+            names, others = _mentioned(part)
+            self._used[piece.module.name] |= names
+            self._words |= names | others
+            self._names |= names & piece.module.scope
 
 
-def _scope(module: Module) -> set[str]:
-    """The names of the closure that a module can mean: its own, and those that it imports somewhere."""
-    imports = [node for node, _ in module.sites if module.is_internal(node)]
-    return {alias.name for node in imports for alias in node.names} | module.definitions
-
-
-def _names_bound(node: ast.stmt) -> set[str]:
-    scope = ScopeBindings([node])
-    return {name for name, _ in scope.defined} | {name.bound for site in scope.imports for name in outside_names(site)}
+def _pieces(module: Module) -> Iterator[_Piece]:
+    for node in module.tree.body:
+        if node in module.dropped or is_text(node):
+            continue
+        methods = (
+            [part for part in node.body if isinstance(part, FunctionNode)] if isinstance(node, ast.ClassDef) else []
+        )
+        parts: list[ast.AST] = (
+            [part for part in ast.iter_child_nodes(node) if part not in methods] if methods else [node]
+        )
+        scope = ScopeBindings([node])
+        imported = {name.bound for site in scope.imports for name in outside_names(site)}
+        names = imported | {name for name, _ in scope.defined}
+        yield _Piece(module, node, parts, names, does_work(node), None)
+        for method in methods:
+            assert isinstance(node, ast.ClassDef)
+            yield _Piece(module, method, [method], {method.name}, does_work(method), node)
 
 
 def _mentioned(node: ast.AST) -> tuple[set[str], set[str]]:

@@ -15,7 +15,6 @@ from histofold.kaggle.bundle.syntax import (
     ImportNode,
     ImportSite,
     ScopeBindings,
-    blocks,
     does_work,
     is_future,
     is_jit,
@@ -172,13 +171,10 @@ def code_faults(module: Module, *, is_entry: bool) -> Iterator[Fault]:
 
 def _format_faults(module: Module, node: ast.AST) -> Iterator[Fault]:
     """Statements that share a line, which `ruff format` never leaves: the bundler takes out whole lines."""
-    lines = module.source.split("\n")
-    for _, block in blocks(node):
-        for statement in block:
-            begins = isinstance(statement, ast.stmt) and lines[statement.lineno - 1].encode()[: statement.col_offset]
-            is_dummy = isinstance(statement, ast.Expr) and ast.unparse(statement) == "..."
-            if begins and begins.strip() and not is_dummy:
-                yield module.fault(statement, "a statement that does not begin its line", "run `ruff format` on it")
+    if isinstance(node, ast.stmt) and module.lines[node.lineno - 1].encode()[: node.col_offset].strip():
+        is_dummy = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and node.value.value is ...
+        if not is_dummy:
+            yield module.fault(node, "a statement that does not begin its line", "run `ruff format` on it")
 
 
 def _dunder_faults(module: Module, node: ast.Name, settings: set[ast.AST]) -> Iterator[Fault]:
@@ -200,7 +196,7 @@ def _call_faults(module: Module, node: ast.Call) -> Iterator[Fault]:
             yield module.fault(node, "an import by a string that the bundler cannot follow", "use an import statement")
     if is_jit(node):
         last = node.keywords[-1] if node.keywords else None
-        last_line = module.source.split("\n")[(node.end_lineno or 1) - 1]
+        last_line = module.lines[(node.end_lineno or 1) - 1]
         plain = last is None or last.arg != "cache" or f"{CACHE_OPTION})" in last_line
         if (
             not plain

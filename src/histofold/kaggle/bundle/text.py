@@ -64,7 +64,7 @@ class _Editor:
     """The lines of a module, None where one is taken out."""
 
     def __init__(self, module: Module, gone: Collection[ast.stmt]) -> None:
-        self.lines: list[str | None] = ["", *module.source.split("\n")]  # numbered from 1, as ast does
+        self.lines: list[str | None] = ["", *module.lines]  # numbered from 1, as ast does
         self._gone = gone
         self._edit(module.tree)
         for call in filter(is_jit, ast.walk(module.tree)):  # numba cannot cache what has no file of its own
@@ -85,7 +85,7 @@ class _Editor:
                     self._put_beside(statement, end)
                 end = getattr(statement, "end_lineno", end)
             if not isinstance(node, ast.Module) and all(statement in self._gone for statement in block):
-                self.lines[block[0].lineno] = " " * block[0].col_offset + "pass"
+                self.lines[block[0].lineno] = " " * block[0].col_offset + "pass"  # formatted: no tabs
 
     def _take_out(self, statement: ast.stmt, end: int) -> None:
         """Take out a statement with its decorators and the comment directly above, down to `end` of the one before."""
