@@ -20,6 +20,10 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
 
     Raises:
         ValueError: If the shapes differ; nothing is broadcast.
+
+    Example:
+        >>> dice(np.array([[1, 1], [0, 0]]), np.array([[1, 0], [0, 0]]))
+        0.6666666666666666
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction is {prediction.shape} and truth is {truth.shape}: resize the prediction first")

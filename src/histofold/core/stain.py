@@ -91,15 +91,12 @@ def stain_basis(vectors_23: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class StainStatistics:
-    """What is known of the stains of a slide or an image.
-
-    Attributes:
-        vectors_23: Unit vectors of haematoxylin and the second stain in optical density, (2, 3).
-        strengths_2: Strongest amounts of both, (2,).
-    """
+    """What is known of the stains of a slide or an image."""
 
     vectors_23: np.ndarray
+    """Unit vectors of haematoxylin and the second stain in optical density, (2, 3)."""
     strengths_2: np.ndarray
+    """Strongest amounts of both, (2,)."""
 
 
 def macenko_statistics(pixels_NC: np.ndarray) -> StainStatistics | None:
@@ -151,13 +148,10 @@ def lab_statistics(pixels_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray] | Non
 
 @dataclass(frozen=True)
 class DensityMap:
-    """A linear map of optical densities: densities' = densities @ matrix. Clear glass stays as it is.
-
-    Attributes:
-        matrix_33: (3, 3) float64.
-    """
+    """A linear map of optical densities: densities' = densities @ matrix. Clear glass stays as it is."""
 
     matrix_33: np.ndarray
+    """(3, 3) float64."""
 
     def __call__(self, image_HWC: np.ndarray) -> np.ndarray:
         """Map uint8 RGB (H, W, 3) to uint8 RGB of the same shape."""
@@ -180,12 +174,10 @@ class LabMap:
     The change that the table makes is added to the pixel, so that a table that changes nothing returns the image
     itself, whatever a round trip through CIELAB would round. Towards white the change fades out: the statistics are
     those of tissue, and glass would be tinted by them.
-
-    Attributes:
-        table_CV: New value of each value of each channel, (3, 256) uint8.
     """
 
     table_CV: np.ndarray  # noqa: N815
+    """New value of each value of each channel, (3, 256) uint8."""
 
     def __call__(self, image_HWC: np.ndarray) -> np.ndarray:
         """Map uint8 RGB (H, W, 3) to uint8 RGB of the same shape."""

@@ -16,21 +16,18 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class AxisSpan:
-    """One tile along one axis, in pixels.
-
-    Attributes:
-        read: What is read of the image: `size` pixels, or all of an image that is shorter than a tile.
-        write: What this tile is responsible for; the writes of one axis partition [0, length).
-        crop: The part of the tile that belongs to `write`.
-        inner: The part of the tile that holds image pixels (all of it, unless the image is shorter than a tile).
-        pad: Pixels to reflect before and after the image where it is shorter than a tile.
-    """
+    """One tile along one axis, in pixels."""
 
     read: slice
+    """What is read of the image: `size` pixels, or all of an image that is shorter than a tile."""
     write: slice
+    """What this tile is responsible for; the writes of one axis partition [0, length)."""
     crop: slice
+    """The part of the tile that belongs to `write`."""
     inner: slice
+    """The part of the tile that holds image pixels (all of it, unless the image is shorter than a tile)."""
     pad: tuple[int, int]
+    """Pixels to reflect before and after the image where it is shorter than a tile."""
 
 
 def axis_spans(length: int, size: int, stride: int, halo: int) -> list[AxisSpan]:
@@ -66,28 +63,34 @@ def axis_spans(length: int, size: int, stride: int, halo: int) -> list[AxisSpan]
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile of a grid; every region is a pair of slices (y, x).
-
-    Attributes:
-        index: Place in the grid, (row, column).
-        read: Region of the image that is read.
-        write: Region of the image that the tile answers for.
-        crop: The same region within the tile.
-        inner: Region of the tile that holds image pixels.
-        pad: ((top, bottom), (left, right)) pixels of reflection for images smaller than a tile.
-    """
+    """One tile of a grid; every region is a pair of slices (y, x)."""
 
     index: tuple[int, int]
+    """Place in the grid, (row, column)."""
     read: tuple[slice, slice]
+    """Region of the image that is read."""
     write: tuple[slice, slice]
+    """Region of the image that the tile answers for."""
     crop: tuple[slice, slice]
+    """The same region within the tile."""
     inner: tuple[slice, slice]
+    """Region of the tile that holds image pixels."""
     pad: tuple[tuple[int, int], tuple[int, int]]
+    """((top, bottom), (left, right)) pixels of reflection for images smaller than a tile."""
 
 
 @dataclass(frozen=True)
 class TileGrid:
     """The tiles of an image, row by row.
+
+    Example:
+        >>> import numpy as np
+        >>> image_HW = np.arange(70 * 90).reshape(70, 90)
+        >>> doubled_HW = np.empty_like(image_HW)
+        >>> for tile in TileGrid(image_HW.shape, size=32, halo=4):
+        ...     doubled_HW[tile.write] = (2 * image_HW[tile.read])[tile.crop]
+        >>> bool((doubled_HW == 2 * image_HW).all())
+        True
 
     Raises:
         ValueError: If the sizes do not fit together; the message names the remedy.

@@ -155,6 +155,14 @@ def open_slide(
     Raises:
         ImageError: If the file is missing, empty, truncated, over a limit, or of a kind that is not read; the text
             names file, rule and remedy.
+
+    Example:
+        >>> import cv2
+        >>> cv2.imwrite("slide.png", np.full((300, 400, 3), 240, np.uint8))
+        True
+        >>> with open_slide("slide.png") as slide:
+        ...     slide.shape_hw, slide.read(slice(0, 64), slice(0, 32)).shape
+        ((300, 400), (64, 32, 3))
     """
     path = Path(path)
     magic = _slide_magic(path)

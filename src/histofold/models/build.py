@@ -31,6 +31,11 @@ def build_model(architecture: str, arguments: Mapping[str, Any], encoder_weights
 
     Raises:
         InputError: If the architecture or an argument is unknown.
+
+    Example:
+        >>> model = build_model("unet", {"encoder": "resnet18", "classes": 2}).eval()
+        >>> model(torch.zeros(1, 3, 75, 50)).shape
+        torch.Size([1, 2, 75, 50])
     """
     known = get_args(Architecture)
     if architecture not in known:

@@ -13,28 +13,22 @@ Numbers = Mapping[str, int | float | str]
 
 @dataclass(frozen=True, kw_only=True)
 class PlantedFault:
-    """One thing that was planted on purpose.
-
-    Attributes:
-        kind: As in `histofold.synth.hubmap_2022.options.TRAIN_FAULTS` or `HABITS`, or shifted_truth.
-        numbers: What was done: pixels, shifts (dy, dx), radii, cells of tables, names of other images.
-    """
+    """One thing that was planted on purpose."""
 
     kind: str
+    """As in `histofold.synth.hubmap_2022.options.TRAIN_FAULTS` or `HABITS`, or shifted_truth."""
     numbers: Numbers = field(default_factory=dict)
+    """What was done: pixels, shifts (dy, dx), radii, cells of tables, names of other images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArtefactPlace:
-    """A fold, bubble, blurred area or pen stroke of an image.
-
-    Attributes:
-        kind: Of `histofold.synth.drawing.slide.ARTEFACTS`.
-        box_yxyx: First row and column, and the row and column after the last.
-    """
+    """A fold, bubble, blurred area or pen stroke of an image."""
 
     kind: str
+    """Of `histofold.synth.drawing.slide.ARTEFACTS`."""
     box_yxyx: tuple[int, int, int, int]
+    """First row and column, and the row and column after the last."""
 
 
 def artefact_places(regions: Sequence[tuple[str, Sequence[int]]]) -> tuple[ArtefactPlace, ...]:
@@ -46,31 +40,28 @@ def artefact_places(regions: Sequence[tuple[str, Sequence[int]]]) -> tuple[Artef
 
 @dataclass(frozen=True, kw_only=True)
 class SynthKey:
-    """What was made, and what the folder itself does not tell.
-
-    Attributes:
-        root: The competition's folder.
-        truth_path: The csv of the test images' truth, outside the folder.
-        seed: What it was made from.
-        train_ids: Ids of train.csv in its order.
-        test_ids: Ids of the test images in their order.
-        donors: True donor of every id, test ids too; donors of the splits are distinct. Of a near-copy of another
-            patient's image this is that patient, whatever its row says.
-        planted: Everything that was planted, by id; ids without any are left out.
-        clean_rles: 1-based column-major runs of masks without faults and habits: of every train image of hubmap_2022,
-            and of the test slides of kidney_2020 whose truth was shifted.
-        artefacts: Where folds, bubbles, blurred areas and pen strokes lie, by id; ids without any are left out.
-    """
+    """What was made, and what the folder itself does not tell."""
 
     root: Path
+    """The competition's folder."""
     truth_path: Path
+    """The csv of the test images' truth, outside the folder."""
     seed: int
+    """What it was made from."""
     train_ids: tuple[str, ...]
+    """Ids of train.csv in its order."""
     test_ids: tuple[str, ...]
+    """Ids of the test images in their order."""
     donors: Mapping[str, str]
+    """True donor of every id, test ids too; donors of the splits are distinct. Of a near-copy of another patient's
+    image this is that patient, whatever its row says."""
     planted: Mapping[str, tuple[PlantedFault, ...]] = field(default_factory=dict)
+    """Everything that was planted, by id; ids without any are left out."""
     clean_rles: Mapping[str, str] = field(default_factory=dict)
+    """1-based column-major runs of masks without faults and habits: of every train image of hubmap_2022, and of the
+    test slides of kidney_2020 whose truth was shifted."""
     artefacts: Mapping[str, tuple[ArtefactPlace, ...]] = field(default_factory=dict)
+    """Where folds, bubbles, blurred areas and pen strokes lie, by id; ids without any are left out."""
 
 
 def truth_path_of(root: Path, truth_path: Path | None) -> Path:

@@ -23,20 +23,18 @@ from histofold.core.rle.text import bounds_to_text, text_to_runs
 class Runs:
     """A mask as its runs.
 
-    Attributes:
-        starts: Position of each run's first pixel, 0-based in `order`, int64, ascending.
-        lengths: Pixels of each run, int64, at least 1; runs may touch but not overlap.
-        shape_hw: Height and width of the mask in pixels.
-        order: "F" numbers pixels column by column, "C" row by row.
-
     Raises:
         ValueError: If the parts do not fit together, or are not the runs of a mask of that shape.
     """
 
     starts: np.ndarray
+    """Position of each run's first pixel, 0-based in `order`, int64, ascending."""
     lengths: np.ndarray
+    """Pixels of each run, int64, at least 1; runs may touch but not overlap."""
     shape_hw: tuple[int, int]
+    """Height and width of the mask in pixels."""
     order: str = "F"
+    """How pixels are numbered: "F" column by column, "C" row by row."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape_hw", checked_mask_shape(self.shape_hw))
@@ -196,6 +194,12 @@ def encode_rle(mask_HW: np.ndarray, order: str = "F") -> str:
 
     Raises:
         ValueError: If the mask is not two-dimensional, has no pixels, or holds NaN.
+
+    Example:
+        >>> encode_rle(np.array([[1, 1, 0], [1, 0, 1]]))
+        '1 3 6 1'
+        >>> encode_rle(np.array([[1, 1, 0], [1, 0, 1]]), order="C")
+        '1 2 4 1 6 1'
     """
     return bounds_to_text(mask_bounds(checked_mask(mask_HW), order))
 
@@ -220,6 +224,10 @@ def decode_rle(text: str | float | None, shape_hw: tuple[int, int], order: str =
     Raises:
         ValueError: If a pair is malformed, unsorted, overlapping or outside the mask (the message names it), or if
             the shape or the text's type is none.
+
+    Example:
+        >>> decode_rle("1 3 6 1", (2, 3)).astype(int).tolist()
+        [[1, 1, 0], [1, 0, 1]]
     """
     return runs_to_mask(parse_rle(text, shape_hw, order))
 

@@ -53,46 +53,40 @@ _TIFF_ORIENTATION, _TIFF_BYTE_COUNTS = 274, (279, 325)  # tags
 
 @dataclass(frozen=True)
 class TiffPlane:
-    """Where the segments of an image, or of one of its three planes, lie.
-
-    Attributes:
-        offsets: First byte of each segment, uint64.
-        counts: Stored bytes of each segment, uint64.
-        first: Number of the first of them in the page's own list.
-        decode: The page's decoder; None where segments need none, or where it is not ours.
-    """
+    """Where the segments of an image, or of one of its three planes, lie."""
 
     offsets: np.ndarray
+    """First byte of each segment, uint64."""
     counts: np.ndarray
+    """Stored bytes of each segment, uint64."""
     first: int
+    """Number of the first of them in the page's own list."""
     decode: SegmentDecoder | None
+    """The page's decoder; None where segments need none, or where it is not ours."""
 
 
 @dataclass(frozen=True)
 class TiffImage:
-    """What the header says of the image that is read.
-
-    Attributes:
-        layout: Layout of the segments, the same for all planes.
-        planes: One with all samples interleaved, or three of one colour each.
-        inverted: Whether zero means white.
-        palette: uint8 colours (L, 3) of the samples' values, or None where the samples are colours.
-        page_numbers: The page of the image, or its three single-band pages, counted from 0.
-        colours: Colour samples of a pixel, 1 or 3, over all planes and pages; alpha does not count.
-        photometric: The TIFF tag's value.
-        is_turned: Whether an orientation asks for the rows in another order than they are stored, which is ignored.
-        foreign: What our own decoding does not cover of it; empty if it covers all.
-    """
+    """What the header says of the image that is read."""
 
     layout: SegmentLayout
+    """Layout of the segments, the same for all planes."""
     planes: tuple[TiffPlane, ...]
+    """One with all samples interleaved, or three of one colour each."""
     inverted: bool
+    """Whether zero means white."""
     palette: np.ndarray | None
+    """uint8 colours (L, 3) of the samples' values, or None where the samples are colours."""
     page_numbers: tuple[int, ...]
+    """The page of the image, or its three single-band pages, counted from 0."""
     colours: int
+    """Colour samples of a pixel, 1 or 3, over all planes and pages; alpha does not count."""
     photometric: int
+    """The TIFF tag's value."""
     is_turned: bool
+    """Whether an orientation asks for the rows in another order than they are stored, which is ignored."""
     foreign: str
+    """What our own decoding does not cover of it; empty if it covers all."""
 
 
 def read_tiff_header(path: Path, max_pixels: int, max_segment_bytes: int) -> TiffImage:

@@ -34,27 +34,24 @@ SegmentDecoder = Callable[[bytes, int], np.ndarray]
 
 @dataclass(frozen=True)
 class SegmentLayout:
-    """How the segments of one page are stored.
-
-    Attributes:
-        shape_hw: Height and width of the page in pixels.
-        size_hw: Height and width of a segment; a strip is as wide as the page.
-        is_tiled: Whether segments at the border are stored in full size (tiles) or cut (strips).
-        samples: Interleaved samples of a pixel within a segment.
-        dtype: Stored samples, in the file's byte order.
-        compression: The TIFF tag's value.
-        predictor: 1 (none), 2 (differences along the row) or 3 (those of the bytes of floating samples).
-        is_ycbcr: Whether a JPEG stores YCbCr.
-    """
+    """How the segments of one page are stored."""
 
     shape_hw: tuple[int, int]
+    """Height and width of the page in pixels."""
     size_hw: tuple[int, int]
+    """Height and width of a segment; a strip is as wide as the page."""
     is_tiled: bool
+    """Whether segments at the border are stored in full size (tiles) or cut (strips)."""
     samples: int
+    """Interleaved samples of a pixel within a segment."""
     dtype: np.dtype[Any]
+    """Stored samples, in the file's byte order."""
     compression: int
+    """The TIFF tag's value."""
     predictor: int
+    """1 (none), 2 (differences along the row) or 3 (those of the bytes of floating samples)."""
     is_ycbcr: bool
+    """Whether a JPEG stores YCbCr."""
 
     @property
     def is_plain(self) -> bool:

@@ -20,19 +20,16 @@ _PENS_3 = ((0.30, 0.38, 0.80), (0.25, 0.62, 0.42), (0.16, 0.16, 0.18))
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact:
-    """One artefact; lengths in drawn pixels.
-
-    Attributes:
-        kind: Of `ARTEFACTS`.
-        line: Its points (y, x): the course of a fold or pen, the centre of a blur or bubble.
-        radius_px: Half the width of a fold or pen; the radius of a blur or bubble.
-        strength: Number of a pen, standard deviation of a blur in pixels, shift of a fold in pixels; else unused.
-    """
+    """One artefact; lengths in drawn pixels."""
 
     kind: str
+    """Of `ARTEFACTS`."""
     line: np.ndarray
+    """Its points (y, x): the course of a fold or pen, the centre of a blur or bubble."""
     radius_px: float
+    """Half the width of a fold or pen; the radius of a blur or bubble."""
     strength: float
+    """Number of a pen, standard deviation of a blur in pixels, shift of a fold in pixels; else unused."""
 
     @property
     def box(self) -> tuple[float, float, float, float]:

@@ -16,19 +16,16 @@ GRID_PX = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The whole slide as it is drawn.
-
-    Attributes:
-        key: Numbers that all randomness comes from.
-        shape_hw: Height and width in drawn pixels.
-        pixel_size_um: Side of a drawn pixel in um of the (shrunken) tissue.
-        shrink: Size of an object over its real size; below 1, an image holds more objects than a real one of its field.
-    """
+    """The whole slide as it is drawn."""
 
     key: tuple[int, ...]
+    """Numbers that all randomness comes from."""
     shape_hw: tuple[int, int]
+    """Height and width in drawn pixels."""
     pixel_size_um: float
+    """Side of a drawn pixel in um of the (shrunken) tissue."""
     shrink: float
+    """Size of an object over its real size; below 1, an image holds more objects than a real one of its field."""
 
     def px(self, length_um: float) -> float:
         """Drawn pixels of a real length in um."""
@@ -51,25 +48,22 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """Voronoi cells on a coarse grid with one point more at each side of the frame.
-
-    Attributes:
-        wide_border_px: Distance to the cell's border, float32, with `beyond` points more at each side.
-        wide_label: Index of the cell into `rows` and `columns`, int32, likewise.
-        rows: Row of each cell's node, (N,) int64.
-        columns: Column of each cell's node, (N,) int64.
-        factor: Drawn pixels a grid step.
-        sigma: Standard deviation of the blur that rounds the corners, in grid steps.
-        beyond: Points that the blur reads beyond the grid.
-    """
+    """Voronoi cells on a coarse grid with one point more at each side of the frame."""
 
     wide_border_px: np.ndarray
+    """Distance to the cell's border, float32, with `beyond` points more at each side."""
     wide_label: np.ndarray
+    """Index of the cell into `rows` and `columns`, int32, likewise."""
     rows: np.ndarray
+    """Row of each cell's node, (N,) int64."""
     columns: np.ndarray
+    """Column of each cell's node, (N,) int64."""
     factor: int
+    """Drawn pixels a grid step."""
     sigma: float
+    """Standard deviation of the blur that rounds the corners, in grid steps."""
     beyond: int
+    """Points that the blur reads beyond the grid."""
 
     @property
     def label(self) -> np.ndarray:
@@ -87,19 +81,16 @@ class Cells:
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """A rectangle of the scene; it may reach over the scene's edge.
-
-    Attributes:
-        scene: The whole slide.
-        y0: First row, a multiple of `GRID_PX`; may be negative.
-        x0: First column, likewise.
-        shape_hw: Height and width, multiples of `GRID_PX`.
-    """
+    """A rectangle of the scene; it may reach over the scene's edge."""
 
     scene: Scene
+    """The whole slide."""
     y0: int
+    """First row, a multiple of `GRID_PX`; may be negative."""
     x0: int
+    """First column, likewise."""
     shape_hw: tuple[int, int]
+    """Height and width, multiples of `GRID_PX`."""
 
     def coarse(self, factor: int) -> tuple[tuple[float, float], tuple[int, int]]:
         """First point and shape of the grid of every `factor`-th pixel, one point more at each side."""
@@ -221,29 +212,26 @@ def factor_below(length_px: float) -> int:
 
 @dataclass(kw_only=True)
 class Layers:
-    """Maps of one frame, each (H, W) uint8 with 255 for one, unless said otherwise.
-
-    Attributes:
-        frame: Where.
-        depth: Distance from the tissue's edge in pixels, positive inside, about; float32.
-        ftu: Functional tissue units, 0 or 255.
-        lumen: Pale hollows inside them, 0 or 255.
-        cyto: Amount of cytoplasm or fibre; 0 in lumens.
-        nuclei: Share of the places for a nucleus that hold one.
-        epithelium: 255 where cells line a lumen: round nuclei, the target of some antibodies.
-        mucin: Mucin and basement membranes: what PAS stains.
-        fibre_angle: Direction of the long nuclei outside epithelium in radians, or None for any.
-    """
+    """Maps of one frame, each (H, W) uint8 with 255 for one, unless said otherwise."""
 
     frame: Frame
+    """Where."""
     depth: np.ndarray
+    """Distance from the tissue's edge in pixels, positive inside, about; float32."""
     ftu: np.ndarray
+    """Functional tissue units, 0 or 255."""
     lumen: np.ndarray
+    """Pale hollows inside them, 0 or 255."""
     cyto: np.ndarray
+    """Amount of cytoplasm or fibre; 0 in lumens."""
     nuclei: np.ndarray
+    """Share of the places for a nucleus that hold one."""
     epithelium: np.ndarray
+    """255 where cells line a lumen: round nuclei, the target of some antibodies."""
     mucin: np.ndarray
+    """Mucin and basement membranes: what PAS stains."""
     fibre_angle: float | None = field(default=None)
+    """Direction of the long nuclei outside epithelium in radians, or None for any."""
 
     def fill(self, outline_P2: np.ndarray, **values: float) -> None:
         """Fill the inside of an outline, in slide pixels, with a value 0 to 1 in each of the named maps."""

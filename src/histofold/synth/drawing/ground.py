@@ -19,19 +19,16 @@ SECTION_UM = 2500.0
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """Maps of the whole slide, (h, w) float32, one value a cell.
-
-    Attributes:
-        scene: The slide.
-        cell_px: Side of a cell in drawn pixels, at least 1.
-        depth: Distance from the tissue's edge in drawn pixels, positive inside, about.
-        medulla: Distance from the border of the medulla, positive inside; None where there is none.
-    """
+    """Maps of the whole slide, (h, w) float32, one value a cell."""
 
     scene: Scene
+    """The slide."""
     cell_px: float
+    """Side of a cell in drawn pixels, at least 1."""
     depth: np.ndarray
+    """Distance from the tissue's edge in drawn pixels, positive inside, about."""
     medulla: np.ndarray | None = None
+    """Distance from the border of the medulla, positive inside; None where there is none."""
 
     @property
     def is_section(self) -> bool:

@@ -18,19 +18,16 @@ Draw = Callable[[np.random.Generator, Layers, np.ndarray, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Objects:
-    """Objects of one kind.
-
-    Attributes:
-        name: Of the kind; no two kinds of a slide share it.
-        points: Centres (y, x) in drawn pixels, (N, 2) float64, sorted by y.
-        reach_px: No object reaches farther from its centre.
-        draw: Draws one of them.
-    """
+    """Objects of one kind."""
 
     name: str
+    """Of the kind; no two kinds of a slide share it."""
     points: np.ndarray
+    """Centres (y, x) in drawn pixels, (N, 2) float64, sorted by y."""
     reach_px: float
+    """No object reaches farther from its centre."""
     draw: Draw
+    """Draws one of them."""
 
     def draw_on(self, layers: Layers) -> None:
         """Draw those that touch the frame, in their order."""
@@ -46,25 +43,22 @@ class Objects:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What lies where on a slide of an organ.
-
-    Attributes:
-        scene: The slide.
-        ground: Tissue and zones.
-        units: Centres of the functional tissue units, (N, 2).
-        unit_px: Their largest radius in drawn pixels.
-        objects: All that is drawn one by one, in the order of drawing.
-        base: Draws what has no place of its own, before the objects.
-        finish: Draws what the objects decide, after them.
-    """
+    """What lies where on a slide of an organ."""
 
     scene: Scene
+    """The slide."""
     ground: Ground
+    """Tissue and zones."""
     units: np.ndarray
+    """Centres of the functional tissue units, (N, 2)."""
     unit_px: float
+    """Their largest radius in drawn pixels."""
     objects: tuple[Objects, ...]
+    """All that is drawn one by one, in the order of drawing."""
     base: Callable[[Frame, np.ndarray], Layers]
+    """Draws what has no place of its own, before the objects."""
     finish: Callable[[Layers], None] = field(default=lambda layers: None)
+    """Draws what the objects decide, after them."""
 
     def lay(self, frame: Frame, depth_HW: np.ndarray) -> Layers:
         """Draw the layers of a frame, the distance from the tissue's edge given."""

@@ -15,30 +15,28 @@ from histofold.synth.organs import ORGANS
 class SlideSpec:
     """What a slide shows.
 
-    Attributes:
-        key: Numbers, not negative, that all randomness comes from; same key and spec, same slide.
-        organ: One of `ORGANS`.
-        stain: How the donor's slides are stained.
-        shape_hw: Height and width in pixels.
-        pixel_size_um: Side of a pixel.
-        shrink: Size of objects over their real size; small images hold small objects.
-        thickness_um: Of the section: a thicker one is darker and less sharp.
-        artefacts: Of `ARTEFACTS`; where they lie comes from the key.
-        jpeg_quality: Traces of an earlier JPEG compression of this quality, 1 to 100; 0: none.
-
     Raises:
         ValueError: A value is out of its range.
     """
 
     key: tuple[int, ...]
+    """Numbers, not negative, that all randomness comes from; same key and spec, same slide."""
     organ: str
+    """One of `ORGANS`."""
     stain: Stain
+    """How the donor's slides are stained."""
     shape_hw: tuple[int, int]
+    """Height and width in pixels."""
     pixel_size_um: float
+    """Side of a pixel."""
     shrink: float = 1.0
+    """Size of objects over their real size; small images hold small objects."""
     thickness_um: float = 4.0
+    """Of the section: a thicker one is darker and less sharp."""
     artefacts: tuple[str, ...] = ()
+    """Of `ARTEFACTS`; where they lie comes from the key."""
     jpeg_quality: int = 0
+    """Traces of an earlier JPEG compression of this quality, 1 to 100; 0: none."""
 
     def __post_init__(self) -> None:
         if self.organ not in ORGANS:
@@ -59,17 +57,14 @@ class SlideSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A part of a slide.
-
-    Attributes:
-        image_HWC: (H, W, 3) uint8 RGB.
-        mask_HW: (H, W) bool, True on functional tissue units, their lumens included.
-        lumen_HW: (H, W) bool, True on the hollows of glands, crypts and alveoli, a part of the mask.
-    """
+    """A part of a slide."""
 
     image_HWC: np.ndarray  # noqa: N815
+    """(H, W, 3) uint8 RGB."""
     mask_HW: np.ndarray  # noqa: N815
+    """(H, W) bool, True on functional tissue units, their lumens included."""
     lumen_HW: np.ndarray  # noqa: N815
+    """(H, W) bool, True on the hollows of glands, crypts and alveoli, a part of the mask."""
 
     def __getitem__(self, place: tuple[slice, slice]) -> Picture:
         """The same rectangle of all three, without a copy."""

@@ -38,25 +38,22 @@ _SOFT_UM = 2.5
 
 @dataclass(frozen=True, kw_only=True)
 class Stain:
-    """How one donor's slides are stained and seen.
-
-    Attributes:
-        second: The stain beside haematoxylin: dab, eosin or pas.
-        density_23: Optical density in RGB of one unit of haematoxylin and of the second stain, (2, 3).
-        white_3: RGB of clear glass, 0 to 255.
-        antigen: What the antibody of a DAB stain binds to: epithelium, fibre, nuclei or none.
-        antigen_strength: Units of DAB where it binds.
-        blur_um: Standard deviation of the optics' blur.
-        noise: Standard deviation of the sensor's noise in grey levels.
-    """
+    """How one donor's slides are stained and seen."""
 
     second: str
+    """The stain beside haematoxylin: dab, eosin or pas."""
     density_23: np.ndarray
+    """Optical density in RGB of one unit of haematoxylin and of the second stain, (2, 3)."""
     white_3: np.ndarray
+    """RGB of clear glass, 0 to 255."""
     antigen: str
+    """What the antibody of a DAB stain binds to: epithelium, fibre, nuclei or none."""
     antigen_strength: float
+    """Units of DAB where it binds."""
     blur_um: float
+    """Standard deviation of the optics' blur."""
     noise: float
+    """Standard deviation of the sensor's noise in grey levels."""
 
 
 def draw_stain(rng: np.random.Generator, second: str) -> Stain:

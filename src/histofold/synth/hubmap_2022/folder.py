@@ -67,6 +67,11 @@ def make_hubmap_2022(
 
     Raises:
         ValueError: A count or size is too small, or the truth would lie inside the folder.
+
+    Example:
+        >>> key = make_hubmap_2022(Path("raw"), num_train=2, num_test=1, max_side=160, progress=False)
+        >>> sorted(path.name for path in key.root.glob("*.csv")), key.truth_path.name
+        (['sample_submission.csv', 'test.csv', 'train.csv'], 'raw_truth.csv')
     """
     truth_path = truth_path_of(root, truth_path)
     _refuse_bad_request(num_train, num_test, seed, max_side)

@@ -28,19 +28,16 @@ Change = tuple[np.ndarray, Numbers]
 
 @dataclass(frozen=True, kw_only=True)
 class Annotated:
-    """An image under the annotator's hands.
-
-    Attributes:
-        picture: The image with its lumens.
-        mask: The annotator's mask so far, bool (H, W).
-        strength: Factor of all lengths, 1 for usual faults.
-        other_mask: Another image's mask for wrong_image, bool of any size, else None.
-    """
+    """An image under the annotator's hands."""
 
     picture: Picture
+    """The image with its lumens."""
     mask: np.ndarray
+    """The annotator's mask so far, bool (H, W)."""
     strength: float = 1.0
+    """Factor of all lengths, 1 for usual faults."""
     other_mask: np.ndarray | None = None
+    """Another image's mask for wrong_image, bool of any size, else None."""
 
     def length_px(self, share: float, least: int) -> int:
         """A share of the objects' radius in whole pixels, strength included."""

@@ -22,19 +22,16 @@ from histofold.synth.key import ArtefactPlace, PlantedFault, artefact_places, ra
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenImage:
-    """What is known of an image once it is written.
-
-    Attributes:
-        row: Its cells of all columns of all tables.
-        clean_rle: Its mask without faults and habits.
-        planted: What was planted in it.
-        artefacts: Where its folds, bubbles, blurred areas and pen strokes lie.
-    """
+    """What is known of an image once it is written."""
 
     row: Row
+    """Its cells of all columns of all tables."""
     clean_rle: str
+    """Its mask without faults and habits."""
     planted: tuple[PlantedFault, ...]
+    """What was planted in it."""
     artefacts: tuple[ArtefactPlace, ...]
+    """Where its folds, bubbles, blurred areas and pen strokes lie."""
 
 
 def make_image(root: Path, seed: int, strength: float, plan: PlannedImage) -> WrittenImage:

@@ -43,19 +43,16 @@ FIELD_PIXEL_UM = 0.4
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """Where images come from: their stain and scale. Each but the name is one value, or one an organ.
-
-    Attributes:
-        name: As in the column data_source.
-        stain: dab, eosin or pas.
-        pixel_size_um: Side of a pixel.
-        thickness_um: Of the section.
-    """
+    """Where images come from: their stain and scale. Each but the name is one value, or one an organ."""
 
     name: str
+    """As in the column data_source."""
     stain: str | Mapping[str, str] = "dab"
+    """Dab, eosin or pas."""
     pixel_size_um: float | Mapping[str, float] = FIELD_PIXEL_UM
+    """Side of a pixel."""
     thickness_um: float | Mapping[str, float] = 4.0
+    """Of the section."""
 
     def __post_init__(self) -> None:
         for name in ("stain", "pixel_size_um", "thickness_um"):
@@ -84,26 +81,23 @@ HUBMAP = ImageSource(
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """What is planted in the images of a folder. Faults and habits are of train images only, test truth is clean.
-
-    Attributes:
-        faults: Share of the train images for each kind of `TRAIN_FAULTS`, together at most 1: an image has one fault at
-            most. A share is kept to the image as far as images allow it: a kind that an image has no room for (a copy
-            needs an earlier image of its donor, blank_labelled needs glass) is planted in a later one or not at all.
-        strength: Factor of the lengths of drawing faults, more than 0.
-        lumen_excluded: Share of the train images whose annotator left lumens out: one number, or one an organ. The
-            polygons have no holes and keep them.
-        thin_labels: Share whose annotator stayed inside the border, likewise.
-        artefacts: Probability of each kind of `histofold.synth.drawing.slide.ARTEFACTS` in an image of either split.
-        jpeg: Probability that an image of either split bears traces of JPEG compression.
-    """
+    """What is planted in the images of a folder. Faults and habits are of train images only, test truth is clean."""
 
     faults: Mapping[str, float] = field(default_factory=dict)
+    """Share of the train images for each kind of `TRAIN_FAULTS`, together at most 1: an image has one fault at most. A
+    share is kept to the image as far as images allow it: a kind that an image has no room for (a copy needs an
+    earlier image of its donor, blank_labelled needs glass) is planted in a later one or not at all."""
     strength: float = 1.0
+    """Factor of the lengths of drawing faults, more than 0."""
     lumen_excluded: float | Mapping[str, float] = 0.0
+    """Share of the train images whose annotator left lumens out: one number, or one an organ. The polygons have no
+    holes and keep them."""
     thin_labels: float | Mapping[str, float] = 0.0
+    """Share whose annotator stayed inside the border, likewise."""
     artefacts: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(ARTEFACTS, 0.05))
+    """Probability of each kind of `histofold.synth.drawing.slide.ARTEFACTS` in an image of either split."""
     jpeg: float = 0.4
+    """Probability that an image of either split bears traces of JPEG compression."""
 
     def __post_init__(self) -> None:
         for name, known in (("faults", TRAIN_FAULTS), ("artefacts", ARTEFACTS)):

@@ -27,31 +27,28 @@ _IDS, DONORS, TRAIN, TEST, QUOTAS, LOOKS, FAULTS = range(7)
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedImage:
-    """One image before it is drawn.
-
-    Attributes:
-        id: As in the tables.
-        index: Place in its split.
-        split: `TRAIN` or `TEST`.
-        source: Name of its source.
-        donor: Name of the donor that its row says.
-        true_donor: Name of the donor whose tissue it shows.
-        spec: What it shows; that of the original for a near-copy.
-        fault: Of `TRAIN_FAULTS`, or empty.
-        habits: Of `HABITS`.
-        other: The image that it is a copy of or has the mask of, else None.
-    """
+    """One image before it is drawn."""
 
     id: str
+    """As in the tables."""
     index: int
+    """Place in its split."""
     split: int
+    """`TRAIN` or `TEST`."""
     source: str
+    """Name of its source."""
     donor: str
+    """Name of the donor that its row says."""
     true_donor: str
+    """Name of the donor whose tissue it shows."""
     spec: SlideSpec
+    """What it shows; that of the original for a near-copy."""
     fault: str = ""
+    """Of `TRAIN_FAULTS`, or empty."""
     habits: tuple[str, ...] = ()
+    """Of `HABITS`."""
     other: PlannedImage | None = None
+    """The image that it is a copy of or has the mask of, else None."""
 
 
 class Quota:

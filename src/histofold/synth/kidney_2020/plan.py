@@ -25,23 +25,20 @@ _THICKNESS_UM = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class KidneyPlan:
-    """One slide before it is drawn.
-
-    Attributes:
-        id: Nine hexadecimal digits.
-        split: `TRAIN` or `TEST` of `histofold.synth.hubmap_2022.plan`.
-        index: Place in its split.
-        spec: What it shows.
-        layout: Of `KIDNEY_LAYOUTS`.
-        shift_yx: By how many pixels its truth is moved.
-    """
+    """One slide before it is drawn."""
 
     id: str
+    """Nine hexadecimal digits."""
     split: int
+    """`TRAIN` or `TEST` of `histofold.synth.hubmap_2022.plan`."""
     index: int
+    """Place in its split."""
     spec: SlideSpec
+    """What it shows."""
     layout: str
+    """Of `KIDNEY_LAYOUTS`."""
     shift_yx: tuple[int, int] = (0, 0)
+    """By how many pixels its truth is moved."""
 
     @property
     def patient(self) -> str:
