@@ -34,7 +34,6 @@ from histofold.predict.submission.folder import predict_folder
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Member, file_sha256
 from histofold.schema.parse import load_toml
-from histofold.schema.plan import manifest_of
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 COLUMNS = "id,organ,data_source,img_height,img_width,pixel_size,tissue_thickness"
@@ -72,7 +71,7 @@ def package_recipe(name: str, out: Path, whole: int) -> int:
     preprocessing = dataclasses.replace(experiment.preprocessing, whole_size=whole)
     if preprocessing.stain != "none":
         raise SystemExit(f"{name}: its stain reference comes from a dataset, which this script does not build")
-    manifest = manifest_of(experiment, preprocessing, "hubmap_2022", ("ftu",))
+    manifest = experiment.manifest(preprocessing, "hubmap_2022", ("ftu",))
     arguments = experiment.model.arguments()
     torch.manual_seed(0)
     model = build_model(experiment.model.architecture, arguments)

@@ -8,7 +8,6 @@ from histofold.competitions.registry import get_competition
 from histofold.data.build import build_dataset
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.experiment import Experiment, ModelConfig, PredictConfig
-from histofold.schema.plan import manifest_of
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.run_record import RunRecord, write_record
 
@@ -58,7 +57,7 @@ def small_record(folder, fold, **changes):
         "best_step": 6,
         "dice_by_id": {},
         "trained_on": {},
-        "manifest": manifest_of(BASE, BASE.preprocessing, "folder", ("ftu",)),
+        "manifest": BASE.manifest(BASE.preprocessing, "folder", ("ftu",)),
         "architecture": BASE.model.architecture,
         "arguments": BASE.model.arguments(),
     }

@@ -20,7 +20,6 @@ from histofold.models.build import build_model
 from histofold.schema.dataset import DataConfig, SourceConfig
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import to_toml
-from histofold.schema.plan import manifest_of
 from histofold.schema.sample import Sample
 from histofold.train.fold import prepare_fold
 from histofold.trust.evaluate import evaluate_run
@@ -47,7 +46,7 @@ def write_run(run, dataset, trained_by_fold):
             fold,
             dice_by_id=dict.fromkeys(folds.loc[folds["fold"] == fold, "id"], 0.5),
             trained_on=trained,
-            manifest=manifest_of(experiment, experiment.preprocessing, "folder", ("ftu",)),
+            manifest=experiment.manifest(experiment.preprocessing, "folder", ("ftu",)),
             arguments=arguments,
         )
     (run / "thresholds.json").write_text(json.dumps({"default": 0.5}))

@@ -13,10 +13,10 @@ from histofold.core.regions import fill_holes, keep_largest, keep_seeded, remove
 from histofold.core.rle.runs import Runs, class_runs, runs_from_mask
 from histofold.core.smoothing import smooth_runs
 from histofold.predict.postprocess import clean_masks
-from histofold.schema.postprocess import Postprocess
+from histofold.schema.prediction import PredictConfig
 
-OFF = Postprocess()
-ALL = Postprocess(min_area_um2=50.0, max_hole_um2=30.0, smooth_um=4.0, seed_threshold=0.8)
+OFF = PredictConfig()
+ALL = PredictConfig(min_area_um2=50.0, max_hole_um2=30.0, smooth_um=4.0, seed_threshold=0.8)
 SIDE_UM = 2.0
 
 
@@ -55,7 +55,7 @@ def test_holes_are_filled_before_areas_are_looked_at_and_after_seeds() -> None:
     ring_HW[2:7, 3:8] = True
     ring_HW[3:6, 4:7] = False
     ring, peak = runs_from_mask(ring_HW), spot((9, 12), (slice(0, 1), slice(0, 1)))
-    settings = Postprocess(max_hole_um2=9.0, min_area_um2=25.0)
+    settings = PredictConfig(max_hole_um2=9.0, min_area_um2=25.0)
     assert clean_masks(ring, None, peak, settings, 1.0, False) == spot((9, 12), (slice(2, 7), slice(3, 8)))
     # A seed inside the hole is none: where the ring itself is not sure, it goes.
     inside = spot((9, 12), (slice(4, 5), slice(5, 6)))
@@ -64,7 +64,7 @@ def test_holes_are_filled_before_areas_are_looked_at_and_after_seeds() -> None:
 
 def test_kept_components_have_a_seed_and_the_area() -> None:
     rng = np.random.default_rng(2)
-    settings = Postprocess(min_area_um2=20.0, seed_threshold=0.9)
+    settings = PredictConfig(min_area_um2=20.0, seed_threshold=0.9)
     for mask_HW in hard_masks(120, seed=2):
         seeds_HW = rng.random(mask_HW.shape) < 0.03
         found, seeds = runs_from_mask(mask_HW), runs_from_mask(seeds_HW)
@@ -77,7 +77,7 @@ def test_kept_components_have_a_seed_and_the_area() -> None:
 
 
 def test_cleaning_twice_is_cleaning_once_without_smoothing() -> None:
-    settings = Postprocess(min_area_um2=50.0, max_hole_um2=30.0, seed_threshold=0.8)
+    settings = PredictConfig(min_area_um2=50.0, max_hole_um2=30.0, seed_threshold=0.8)
     rng = np.random.default_rng(3)
     for mask_HW in hard_masks(120, seed=3):
         found, seeds = runs_from_mask(mask_HW), runs_from_mask(mask_HW & (rng.random(mask_HW.shape) < 0.1))
@@ -100,11 +100,11 @@ def test_sizes_are_in_micrometres() -> None:
     for pixel_size_um in (0.5, 2.0):
         area_um2 = 50 * pixel_size_um**2
         for limit_um2, area in ((area_um2, 50), (1.01 * area_um2, 0)):
-            settings = Postprocess(min_area_um2=limit_um2)
+            settings = PredictConfig(min_area_um2=limit_um2)
             cleaned = clean_masks(found, None, found, settings, pixel_size_um, False)
             assert class_runs(cleaned)[0].area == area
     line = spot((30, 40), (slice(2, 3), slice(3, 13)))
-    thin = Postprocess(smooth_um=1.0)
+    thin = PredictConfig(smooth_um=1.0)
     assert clean_masks(line, None, line, thin, 1.0, False) != line
     assert clean_masks(line, None, line, thin, 1.1, False) == line, "a disc below one pixel does nothing"
 
@@ -114,7 +114,7 @@ def test_a_single_class_is_never_empty_where_that_is_asked() -> None:
         found = runs_from_mask(mask_HW)
         nothing = runs_from_mask(np.zeros_like(mask_HW))
         expected = keep_largest(found) if mask_HW.any() else peak_of(found)
-        huge = Postprocess(min_area_um2=1e9)
+        huge = PredictConfig(min_area_um2=1e9)
         assert clean_masks(found, None, peak_of(found), huge, SIDE_UM, True) == expected
         assert clean_masks(found, nothing, peak_of(found), OFF, SIDE_UM, True) == expected
         assert clean_masks(found, nothing, peak_of(found), OFF, SIDE_UM, False) == nothing

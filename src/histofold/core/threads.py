@@ -62,15 +62,17 @@ def map_here(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator
 
 
 def map_in_order(
-    works: Sequence[Callable[[Item], Result]], items: Iterable[Item]
+    works: Sequence[Callable[[Item], Result]], items: Iterable[Item], ahead: int = 1
 ) -> Generator[tuple[Item, Result], None, None]:
     """Apply work to items and give (item, result) in the items' order.
 
-    Each work gets a thread that takes the next item when it is free, at most one item a work ahead of what was taken.
+    Each work gets a thread that takes the next item when it is free. So many items and results wait in memory: one for
+    each work, and those ahead.
 
     Args:
-        works: The same work, once for each device.
+        works: The same work, once for each device or thread.
         items: What to work on; iterated in the caller's thread.
+        ahead: Items beyond one for each work.
     """
     tasks: queue.SimpleQueue[tuple[Item, queue.SimpleQueue] | None] = queue.SimpleQueue()
 
@@ -90,7 +92,7 @@ def map_in_order(
         for item in items:
             pending.append((item, queue.SimpleQueue()))
             tasks.put(pending[-1])
-            if len(pending) > len(works):
+            if len(pending) >= len(works) + ahead:
                 yield _answer_of(*pending.pop(0))
         while pending:
             yield _answer_of(*pending.pop(0))

@@ -68,17 +68,14 @@ def _test_samples(competition: Competition, root: Path, image_folder: str, ids: 
 
 @dataclass(frozen=True)
 class KernelPlaces:
-    """Where a kernel runs, and for how long.
-
-    Attributes:
-        inputs: What is searched for the competition and for weights.
-        working: Where the submission goes.
-        limit_s: Seconds that the whole may take.
-    """
+    """Where a kernel runs, and for how long."""
 
     inputs: Path
+    """What is searched for the competition and for weights."""
     working: Path
+    """Where the submission goes."""
     limit_s: float
+    """Seconds that the whole may take."""
 
 
 def kernel_places() -> KernelPlaces:

@@ -49,7 +49,7 @@ class ImagePrediction:
     def masks(self, threshold: Threshold, manifest: Manifest, never_empty: bool) -> Masks:
         """The cleaned mask at a threshold that the image was predicted with; see `clean_masks`."""
         found = self.runs[threshold]
-        return clean_masks(found, self.seeds, self.peak, manifest.postprocess, self.pixel_size_um, never_empty)
+        return clean_masks(found, self.seeds, self.peak, manifest, self.pixel_size_um, never_empty)
 
 
 def forward_batch(stage: Stage, networks: Networks, batch: TileBatch) -> np.ndarray:

@@ -22,6 +22,7 @@ from histofold.schema.manifest import Manifest, Member
 MEMORY_SHARE = 0.5  # of a device's free memory that weights may fill; the forward passes need the rest
 SAME_OUTPUT = 1e-6  # members whose outputs differ by less, relative to the largest, are one checkpoint twice
 PROBE_SIDE = 64
+ONE_FOR_ALL = ("average", "min_area_um2", "max_hole_um2", "smooth_um", "seed_threshold")  # settings of all members
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _warn_of_what_is_dropped(packages: Sequence[tuple[Path, Manifest]]) -> None:
     """Of what an ensemble can have but once, the first package's counts."""
     first = packages[0][1]
     for folder, manifest in packages[1:]:
-        names = [name for name in ("average", "postprocess") if getattr(manifest, name) != getattr(first, name)]
+        names = [name for name in ONE_FOR_ALL if getattr(manifest, name) != getattr(first, name)]
         if names:
             logger.warning("%s has another %s than the first package, which counts", folder, " and ".join(names))
 

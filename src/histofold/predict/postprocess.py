@@ -7,7 +7,7 @@ import numpy as np
 from histofold.core.regions import fill_holes, keep_largest, keep_seeded, remove_small
 from histofold.core.rle.runs import Masks, RunEncoder, Runs, class_runs, join_classes, runs_from_mask
 from histofold.core.smoothing import smooth_runs
-from histofold.schema.postprocess import Postprocess
+from histofold.schema.prediction import PredictConfig
 from histofold.schema.preprocessing import has_pixel_size
 
 PEAK_CELLS = 256  # the peak map is at most this many cells a side: 64k floats, whatever the slide's size
@@ -17,7 +17,7 @@ def clean_masks(
     found: Masks,
     seeds: Masks | None,
     peak: Runs,
-    settings: Postprocess,
+    settings: PredictConfig,
     pixel_size_um: float | None,
     never_empty: bool,
 ) -> Masks:
@@ -46,7 +46,7 @@ def clean_masks(
     return keep_largest(raw[0]) if len(raw[0]) else peak
 
 
-def _clean_class(runs: Runs, settings: Postprocess, pixel_size_um: float | None) -> Runs:
+def _clean_class(runs: Runs, settings: PredictConfig, pixel_size_um: float | None) -> Runs:
     """One class after the steps whose settings are in micrometres."""
     if len(runs) == 0 or not has_pixel_size(pixel_size_um):
         return runs

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from histofold.schema.augment import AugmentConfig
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.loss import LossConfig
+from histofold.schema.manifest import Manifest, installed_versions
 from histofold.schema.network import ModelConfig
 from histofold.schema.optim import OptimConfig
-from histofold.schema.postprocess import Postprocess
+from histofold.schema.prediction import PredictConfig
 from histofold.schema.preprocessing import Preprocessing
-from histofold.schema.views import check_views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,54 +65,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
-    """How slides are predicted: in validation, out-of-fold and, through the manifest, in the kernel."""
-
-    tile: int = 512
-    """Tile side in network pixels (physical mode)."""
-    halo: int = 32
-    """Network pixels on each side that are read but not written."""
-    blend: bool = False
-    """Blend overlapping tiles by a smooth weight instead of cutting at the halo."""
-    stride: int = 0
-    """Distance of tile origins; 0 means tile less twice the halo, or half a tile when blending."""
-    views: tuple[str, ...] = ("identity", "hflip", "vflip", "rot180")
-    """Views that are averaged: symmetries of the square, each also zoomed (hflip@0.8) or restained (hflip~h1.1e0.9)."""
-    average: Literal["probabilities", "logits"] = "probabilities"
-    """What members and views are averaged in."""
-    skip_blank: bool = False
-    """Leave tiles out that show nothing but bare glass. Refused by `evaluate` where that costs truth."""
-    batch: int = 4
-    """Tiles of a forward pass; goes into the manifest."""
-    min_area_um2: float = 0.0
-    """Smaller components are dropped; without a pixel size nothing is dropped."""
-    max_hole_um2: float = 0.0
-    """Holes up to this area are filled."""
-    smooth_um: float = 0.0
-    """Radius that boundaries are smoothed with, at the original size."""
-    seed_threshold: float = 0.0
-    """Components stay only where a pixel reaches this probability (hysteresis); 0 switches it off."""
-
-    def __post_init__(self) -> None:
-        if self.tile < 32 or self.tile % 32:
-            raise ValueError(f"tile={self.tile} must be a multiple of 32, for the encoder's five halvings")
-        if self.halo < 0 or self.tile <= 2 * self.halo:
-            raise ValueError(f"tile={self.tile} px must exceed twice the halo ({self.halo} px)")
-        largest = self.tile if self.blend else self.tile - 2 * self.halo
-        if not 0 <= self.stride <= largest:
-            raise ValueError(f"stride={self.stride} must lie in [1, {largest}], or be 0 for the default")
-        if self.batch < 1:
-            raise ValueError(f"batch={self.batch} must be at least 1")
-        Postprocess(
-            min_area_um2=self.min_area_um2,
-            max_hole_um2=self.max_hole_um2,
-            smooth_um=self.smooth_um,
-            seed_threshold=self.seed_threshold,
-        )
-        check_views(self.views)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A whole experiment; see `experiments/*.toml` for examples."""
 
@@ -128,3 +80,22 @@ class Experiment:
 
     def __post_init__(self) -> None:
         self.loss.check_activation(self.model.activation)
+
+    def manifest(self, preprocessing: Preprocessing, competition: str, classes: tuple[str, ...]) -> Manifest:
+        """The manifest of its weights before there are any: how validation and the kernel predict.
+
+        Args:
+            preprocessing: Its preprocessing, completed by the dataset's moments.
+            competition: Name of the adapter.
+            classes: Names of the mask classes.
+        """
+        settings = self.predict
+        if preprocessing.scale_mode == "whole":  # one tile is the whole image
+            settings = replace(settings, tile=preprocessing.whole_size, halo=0, blend=False, stride=0)
+        return Manifest(
+            competition=competition,
+            preprocessing=preprocessing,
+            classes=classes,
+            versions=installed_versions(),
+            **vars(settings),
+        )

@@ -7,19 +7,23 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from histofold.core.faults import Fault, InputError
 from histofold.schema.parse import load_json, plain
-from histofold.schema.postprocess import Postprocess
+from histofold.schema.prediction import PredictConfig
 from histofold.schema.preprocessing import Preprocessing
-from histofold.schema.views import check_views
 
 MANIFEST_FORMAT = "histofold/1"
 MANIFEST_NAME = "manifest.json"
 CLASS_KEY = "class:"
 """What the keys of thresholds of single classes begin with."""
+RECORDED_PACKAGES = (
+    *("histofold", "torch", "segmentation-models-pytorch", "timm", "numpy", "opencv-python-headless", "pillow"),
+)
+"""Packages whose versions a manifest holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +57,8 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """Weights, and how an image becomes a mask with them."""
+class Manifest(PredictConfig):
+    """Weights, and how an image becomes a mask with them: an experiment's settings of prediction are among its keys."""
 
     format: str = MANIFEST_FORMAT
     """Version of this description."""
@@ -68,30 +72,8 @@ class Manifest:
     """The ensemble."""
     thresholds: dict[str, float] = field(default_factory=lambda: {"default": 0.5})
     """Probability thresholds: `default`, then by organ, then by organ/source, then by class as `class:NAME`."""
-    min_area_um2: float = 0.0
-    """Smaller components are dropped."""
-    max_hole_um2: float = 0.0
-    """Holes up to this area are filled."""
-    smooth_um: float = 0.0
-    """Radius that boundaries are smoothed with, at the original size."""
-    seed_threshold: float = 0.0
-    """Components stay only where a pixel reaches this probability (hysteresis); 0 switches it off."""
-    tile: int = 512
-    """Tile side in network pixels."""
-    halo: int = 32
-    """Network pixels that are read but not written."""
-    blend: bool = False
-    """Blend overlapping tiles instead of cutting them."""
-    stride: int = 0
-    """Distance of tile origins; 0 means tile less twice the halo, or half a tile when blending."""
     views: tuple[str, ...] = ("identity",)
-    """Views that are averaged; `histofold.schema.views` tells their names."""
-    average: Literal["probabilities", "logits"] = "probabilities"
-    """What members and views are averaged in."""
-    skip_blank: bool = False
-    """Leave tiles out that show nothing but bare glass; their probability is 0."""
-    batch: int = 4
-    """Tiles of a forward pass."""
+    """Views that are averaged; `histofold.schema.views` explains their names."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the packages that made the weights."""
 
@@ -102,21 +84,12 @@ class Manifest:
             raise ValueError("thresholds lack the mandatory key 'default': add it")
         if not all(0 < value < 1 for value in self.thresholds.values()):
             raise ValueError(f"thresholds={self.thresholds} must lie between 0 and 1")
-        if self.batch < 1 or self.tile < 32 or self.tile % 32 or not 0 <= 2 * self.halo < self.tile:
-            raise ValueError(
-                f"batch={self.batch}, tile={self.tile}, halo={self.halo}: batch must be at least 1, tile a multiple "
-                "of 32, and twice the halo less than the tile"
-            )
-        largest = self.tile if self.blend else self.tile - 2 * self.halo
-        if not 0 <= self.stride <= largest:
-            raise ValueError(f"stride={self.stride} must lie in [1, {largest}], or be 0 for the default")
         self._check_classes()
-        check_views(self.views)
+        super().__post_init__()
         self.preprocessing.check_stain()
         for member in self.members:
             if member.preprocessing is not None:
                 member.preprocessing.check_stain()
-        _ = self.postprocess  # its ranges
 
     def _check_classes(self) -> None:
         names = set(self.classes)
@@ -129,16 +102,6 @@ class Manifest:
             count = member.arguments.get("classes", len(self.classes))
             if count != len(self.classes):
                 raise ValueError(f"{member.file} gives {count} classes and classes={self.classes}: package it apart")
-
-    @property
-    def postprocess(self) -> Postprocess:
-        """What becomes of a mask."""
-        return Postprocess(
-            min_area_um2=self.min_area_um2,
-            max_hole_um2=self.max_hole_um2,
-            smooth_um=self.smooth_um,
-            seed_threshold=self.seed_threshold,
-        )
 
     def threshold_of(self, organ: str, source: str) -> float:
         """The threshold of an image: organ/source, else organ, else default."""
@@ -216,5 +179,18 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def manifest_json(manifest: Manifest) -> str:
-    """The manifest as the text of manifest.json."""
-    return json.dumps(plain(manifest), indent=2) + "\n"
+    """The manifest as the text of manifest.json: what it is of first, then the settings of prediction."""
+    data = plain(manifest)
+    first = ("format", "competition", "preprocessing", "classes", "members", "thresholds")
+    return json.dumps({**{name: data[name] for name in first}, **data}, indent=2) + "\n"
+
+
+def installed_versions(packages: Sequence[str] = RECORDED_PACKAGES) -> dict[str, str]:
+    """Versions of packages, as far as they are installed; by default of those that decide a prediction."""
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -22,7 +22,6 @@ from histofold.data.store import complete_preprocessing, known_folds
 from histofold.imaging.stain import StainMap, slide_stain_maps
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Manifest, file_sha256
-from histofold.schema.plan import manifest_of
 from histofold.schema.sample import Sample
 from histofold.train.augment.cutmix import CutMix
 from histofold.train.augment.pipeline import Augmenter
@@ -135,7 +134,7 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
         competition=main.competition if len(used) == 1 else JoinedTruth(used),
         training=trained,
         validation=validation,
-        manifest=manifest_of(experiment, preprocessing, main.info.competition, main.competition.classes),
+        manifest=experiment.manifest(preprocessing, main.info.competition, main.competition.classes),
         limit=limit,
         digest=hashlib.sha256(text.encode()).hexdigest(),
         weights={source.name: source.weight for source in used},

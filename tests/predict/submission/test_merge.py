@@ -155,7 +155,7 @@ def test_broken_and_changed_files_are_told_all_at_once(tmp_path):
         "the shard is not finished",
         "no such file; check the path",
         "not a JSON file",
-        "its bytes are not those that its sidecar tells",
+        "its bytes are not those that its sidecar names",
         "7 shards are counted from 0 to 6",
         "its columns or ids are not those",
         "these are missing: 0, 1, 2, 3, 4, 5",

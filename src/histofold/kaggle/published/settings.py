@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from histofold.core.faults import Fault, InputError
-from histofold.schema.manifest import Manifest
+from histofold.schema.manifest import Manifest, installed_versions
 from histofold.schema.network import PyramidArchitecture
-from histofold.schema.plan import installed_versions
 from histofold.schema.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,8 @@ from types import TracebackType
 from histofold.core.log import logger
 from histofold.schema.atomic import write_atomically
 from histofold.schema.journal import LineJournal
+from histofold.schema.manifest import Manifest, manifest_json
+from histofold.schema.sample import Sample
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -91,8 +95,8 @@ class SubmissionJournal:
         """Take the rows of an earlier journal with our key; one of another key is discarded."""
         entries, name = self._journal.entries, self._journal.path.name
         if entries and entries[0].get("key") == self._key:
-            rows = {entry.get("id"): entry.get("row") for entry in entries[1:]}
-            self.done = {key: rows[key] for key in self._fallbacks if isinstance(rows.get(key), str)}
+            rows = {entry["id"]: entry["row"] for entry in entries[1:] if "id" in entry and "row" in entry}
+            self.done = {key: rows[key] for key in self._fallbacks if key in rows}
             logger.info("%d rows taken over from %s", len(self.done), name)
         elif self._journal.path.is_file():
             logger.info("%s belongs to other weights or ids and is discarded", name)
@@ -134,3 +138,29 @@ class SubmissionJournal:
         self.flush()
         if len(self.done) == len(self._fallbacks) and not self._lesser:
             self._journal.discard()
+
+
+def inputs_digest(manifests: Sequence[Manifest], samples: Sequence[Sample]) -> str:
+    """SHA-256 over what a prediction is made from; rows of an interrupted run are taken over only where it agrees.
+
+    It holds the manifests (hence the weights), what the tables say of the samples, and size and time of their files:
+    a kernel must not read a hidden set twice before its first row.
+
+    Args:
+        manifests: Those of the ensemble, in order.
+        samples: What is predicted, in the order of the rows.
+    """
+    described = [
+        [s.id, s.organ, s.source, s.pixel_size_um, s.image_path.name, *_size_and_time(s.image_path)] for s in samples
+    ]
+    text = json.dumps([[manifest_json(manifest) for manifest in manifests], described])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Size in bytes and time in ns of a file, zeros where it is missing."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return 0, 0
+    return status.st_size, status.st_mtime_ns

@@ -26,17 +26,14 @@ _NAMED = 10  # how many missing shards or ids a fault names
 
 @dataclass(frozen=True)
 class MergedShards:
-    """What a merge gave.
-
-    Attributes:
-        images: Ids of the submission.
-        fallback: For each id that kept its fallback row, the reason.
-        degraded: Ids that were predicted with less than all members and views.
-    """
+    """What a merge gave."""
 
     images: int
+    """Ids of the submission."""
     fallback: dict[str, str]
+    """For each id that kept its fallback row, the reason."""
     degraded: tuple[str, ...]
+    """Ids that were predicted with less than all members and views."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def merge_shards(paths: Sequence[Path], out: Path) -> MergedShards:
     faults += _run_faults(parts)
     if faults or not parts:
         raise InputError(faults or "no shards are given: name the csv of each")
-    _tell_versions(parts)
+    _warn_of_versions(parts)
     rows_by_place: list[list[list[str]]] = [[] for _ in range(parts[0].shard.num_ids)]
     for part in tqdm(parts, desc="merge", unit="shard", dynamic_ncols=True):
         lines = _csv_rows(part.path)[1:]
@@ -98,12 +95,12 @@ def _checked_part(path: Path) -> _Part:
         raise InputError(faults)
     part = _Part(path, load_json(Shard, sidecar))
     if file_sha256(path) != part.shard.csv_sha256:
-        rule = "its bytes are not those that its sidecar tells: it was changed, or cut short"
+        rule = "its bytes are not those that its sidecar names: it was changed, or cut short"
         raise InputError([Fault(path.name, str(path), rule, "copy it again, or predict the shard anew")])
     wanted = [[key, *name] for key in part.shard.ids for name in _class_cells(part.shard)]
     rows = _csv_rows(path)
     if rows[:1] != [list(part.shard.columns)] or [row[:-1] for row in rows[1:]] != wanted:
-        rule = "its columns or ids are not those that its sidecar tells"
+        rule = "its columns or ids are not those that its sidecar names"
         raise InputError([Fault(path.name, str(sidecar), rule, "predict the shard anew")])
     return part
 
@@ -182,7 +179,7 @@ def _gap_faults(parts: Sequence[_Part]) -> Iterator[Fault]:
         yield Fault("ids", str(parts[0].path), rule, "a sidecar was changed: predict the shards anew")
 
 
-def _tell_versions(parts: Sequence[_Part]) -> None:
+def _warn_of_versions(parts: Sequence[_Part]) -> None:
     """Bytes are promised for one machine and its versions only: say so where shards were made with several."""
     kinds = {json.dumps(part.shard.versions, sort_keys=True) for part in parts}
     if len(kinds) > 1:

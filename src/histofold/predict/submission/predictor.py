@@ -18,9 +18,8 @@ from histofold.predict.devices import all_devices, describe_device, is_out_of_me
 from histofold.predict.image import ImagePrediction, predict_image
 from histofold.predict.members import load_ensemble
 from histofold.predict.stages import Stage, full_level
-from histofold.predict.submission.budget import Budget
+from histofold.predict.submission.clock import Budget, ImagePacer, WorkAhead
 from histofold.predict.submission.memory import MemoryRung, memory_rungs
-from histofold.predict.submission.pacing import ImagePacer, WorkAhead
 from histofold.predict.tiled import grid_of
 from histofold.schema.manifest import Manifest, joined_thresholds, look_up_thresholds
 from histofold.schema.preprocessing import has_pixel_size

@@ -13,10 +13,8 @@ from histofold.competitions.base import Competition, submission_columns
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.predict.stages import OutOfTimeError
-from histofold.predict.submission.budget import Budget
-from histofold.predict.submission.inputs_digest import inputs_digest
-from histofold.predict.submission.journal import SubmissionJournal
-from histofold.predict.submission.pacing import WorkAhead
+from histofold.predict.submission.clock import Budget, WorkAhead
+from histofold.predict.submission.journal import SubmissionJournal, inputs_digest
 from histofold.predict.submission.predictor import SubmissionPredictor
 from histofold.predict.submission.watchdog import Watchdog, flush_on_sigterm
 from histofold.schema.manifest import Manifest

@@ -12,33 +12,29 @@ from pathlib import Path
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.predict.submission.inputs_digest import inputs_digest
+from histofold.predict.submission.journal import inputs_digest
 from histofold.schema.atomic import write_atomically
-from histofold.schema.manifest import Manifest, file_sha256, manifest_json
+from histofold.schema.manifest import Manifest, file_sha256, installed_versions, manifest_json
 from histofold.schema.parse import load_json
-from histofold.schema.plan import installed_versions
 from histofold.schema.sample import Sample
 from histofold.schema.shard import Shard, shard_json, sidecar_path
 
 SHARD_PACKAGES = ("histofold", "torch", "numpy", "segmentation-models-pytorch", "timm", "opencv-python-headless")
-"""Packages whose versions a sidecar tells."""
+"""Packages whose versions a sidecar holds."""
 
 
 @dataclass(frozen=True)
 class WholeRun:
-    """The submission that shards are parts of.
-
-    Attributes:
-        competition: Name of the adapter.
-        columns: Columns of the csv.
-        manifests: Those of the ensemble, in order.
-        samples: All samples, in the order of the rows.
-    """
+    """The submission that shards are parts of."""
 
     competition: str
+    """Name of the adapter."""
     columns: tuple[str, ...]
+    """Columns of the csv."""
     manifests: tuple[Manifest, ...]
+    """Those of the ensemble, in order."""
     samples: tuple[Sample, ...]
+    """All samples, in the order of the rows."""
 
 
 def deal_places(works: Sequence[float | None], num_shards: int) -> list[list[int]]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from histofold.core.log import logger
-from histofold.predict.submission.budget import Budget
+from histofold.predict.submission.clock import Budget
 from histofold.predict.submission.journal import SubmissionJournal
 
 _LOOK_S = 1.0
