@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
@@ -55,6 +56,14 @@ def workplace(tmp_path_factory):
 def trained(workplace):
     assert main(["train", str(workplace / "tiny.toml"), "--runs", str(workplace / "runs")]) == 0
     return workplace
+
+
+def change_weights(run):
+    """Make the networks of a copied run others."""
+    for weights in run.glob("fold*/model.safetensors"):
+        tensors = load_file(weights)
+        name = next(name for name in tensors if name.endswith("bias"))
+        save_file({**tensors, name: tensors[name] + 0.25}, weights)
 
 
 def test_dataset_files(workplace):
@@ -106,15 +115,14 @@ def test_training_again_needs_a_word(trained, capsys):
     assert "other settings" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_resume_after_sigkill_is_bit_identical(trained, tmp_path, seed):
-    """Killed at a moment that the seed picks, resumed, and held against the run that was never interrupted."""
+def test_resume_after_sigkill_is_bit_identical(trained, tmp_path):
+    """Killed between two states, resumed, and held against the run that was never interrupted."""
     command = [sys.executable, "-m", "histofold.commands.main", "train", str(trained / "tiny.toml")]
     command += ["--runs", str(tmp_path), "--fold", "0", "--resume"]
     folder = tmp_path / "tiny" / "fold0"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wanted = f"state_{3 * (seed + 1):07d}.pt"
+    wanted = "state_0000006.pt"
     deadline = time.monotonic() + 240
     while process.poll() is None and not (folder / wanted).is_file():
         assert time.monotonic() < deadline
@@ -166,6 +174,29 @@ def test_evaluate_package_and_predict(trained, tmp_path, capsys):
     first = out.read_bytes()
     assert main(["predict", "--weights", str(weights), "--data", str(trained / "raw"), "--out", str(out)]) == 0
     assert out.read_bytes() == first
+
+
+def test_a_run_that_is_not_evaluated_is_refused_and_then_compared(trained, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for run in (first, second):
+        shutil.copytree(trained / "runs" / "tiny", run, ignore=shutil.ignore_patterns("oof.csv"))
+    change_weights(second)
+    assert main(["evaluate", str(first)]) == 0
+    command = ["evaluate", str(first), "--beside", str(second)]
+    capsys.readouterr()
+    assert main(command) == 2
+    told = capsys.readouterr()
+    assert f"{second / 'oof.csv'}: no such file; run `histofold evaluate {second}` first" in told.err
+    assert not told.out, "nothing was predicted before"
+    assert main(["evaluate", str(second)]) == 0
+    capsys.readouterr()
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "first to second: Dice" in printed
+    assert "on 8 slides" in printed
+    picture = cv2.imread(str(first / "beside.png"))
+    assert picture is not None
+    assert picture.shape[1] > 5 * 420, "the truth, then logits and mask of each run"
 
 
 def test_limit_overfits_a_few_and_is_never_scored(trained, tmp_path, capsys):
@@ -252,10 +283,7 @@ def test_runs_of_two_scales_package_as_one_ensemble(trained, tmp_path, capsys):
         data = json.loads(record.read_text())
         data["manifest"]["preprocessing"]["target_pixel_size_um"] *= 2
         record.write_text(json.dumps(data))
-    for weights in tmp_path.glob("coarse/fold*/model.safetensors"):
-        tensors = load_file(weights)
-        name = next(name for name in tensors if name.endswith("bias"))
-        save_file({**tensors, name: tensors[name] + 0.25}, weights)
+    change_weights(tmp_path / "coarse")
     out = tmp_path / "weights"
     runs = [str(trained / "runs" / "tiny"), str(tmp_path / "coarse")]
     assert main(["package", *runs, "--out", str(out), "--shares", "3", "1", "--tune"]) == 0

@@ -4,7 +4,8 @@ import pytest
 
 from histofold.competitions.hubmap_2022 import HUBMAP_2022_NEAR_DUPLICATES
 from histofold.core.faults import InputError
-from histofold.data.folds import imbalance, make_folds, read_folds, stratum_names
+from histofold.data.folds import imbalance, plan_folds, read_folds, stratum_names
+from histofold.schema.dataset import TilesConfig
 from histofold.schema.sample import Sample
 
 
@@ -22,7 +23,7 @@ def made_samples(count, groups, seed=0):
 @pytest.mark.parametrize(("count", "groups", "folds"), [(60, 20, 5), (17, 4, 3), (40, 40, 2), (5, 5, 5)])
 def test_folds_split_groups_never_and_cover_everything(count, groups, folds):
     samples, fractions = made_samples(count, groups)
-    table = make_folds(samples, fractions, folds, seed=0)
+    table = plan_folds(samples, fractions, TilesConfig(folds=folds, seed=0))
     assert table["id"].tolist() == [s.id for s in samples]
     assert (table.groupby("group")["fold"].nunique() == 1).all()
     assert set(table["fold"]) == set(range(folds))
@@ -30,14 +31,14 @@ def test_folds_split_groups_never_and_cover_everything(count, groups, folds):
 
 def test_folds_are_reproducible_and_seeded():
     samples, fractions = made_samples(60, 30)
-    first = make_folds(samples, fractions, 4, seed=1)
-    pd.testing.assert_frame_equal(first, make_folds(samples, fractions, 4, seed=1))
-    assert (first["fold"] != make_folds(samples, fractions, 4, seed=2)["fold"]).any()
+    first = plan_folds(samples, fractions, TilesConfig(folds=4, seed=1))
+    pd.testing.assert_frame_equal(first, plan_folds(samples, fractions, TilesConfig(folds=4, seed=1)))
+    assert (first["fold"] != plan_folds(samples, fractions, TilesConfig(folds=4, seed=2))["fold"]).any()
 
 
 def test_folds_are_balanced_where_groups_allow_it():
     samples, fractions = made_samples(100, 100)
-    table = make_folds(samples, fractions, 5, seed=0)
+    table = plan_folds(samples, fractions, TilesConfig(folds=5, seed=0))
     sizes = table["fold"].value_counts()
     assert sizes.max() - sizes.min() <= 2
     for _, part in table.groupby("stratum"):
@@ -57,7 +58,7 @@ def test_strata_are_terciles_within_an_organ():
 def test_too_few_groups_are_refused():
     samples, fractions = made_samples(10, 2)
     with pytest.raises(InputError, match="2 groups cannot fill 3 folds"):
-        make_folds(samples, fractions, 3, seed=0)
+        plan_folds(samples, fractions, TilesConfig(folds=3, seed=0))
 
 
 def test_imbalance_is_zero_for_equal_folds():
@@ -68,7 +69,7 @@ def test_imbalance_is_zero_for_equal_folds():
 def test_a_folds_file_is_held_against_the_samples(tmp_path):
     samples, fractions = made_samples(12, 6)
     path = tmp_path / "folds.csv"
-    table = make_folds(samples, fractions, 3, seed=0)
+    table = plan_folds(samples, fractions, TilesConfig(folds=3, seed=0))
     table.to_csv(path, index=False)
     pd.testing.assert_frame_equal(read_folds(path, samples), table, check_dtype=False)
     broken = table.astype({"fold": str})

@@ -7,7 +7,7 @@ import pytest
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
-from histofold.data.folds import ALWAYS_TRAINED, make_folds, merge_groups, plan_folds, read_folds, stratum_names
+from histofold.data.folds import ALWAYS_TRAINED, merge_groups, plan_folds, read_folds, stratum_names
 from histofold.data.leaks import find_leaks
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.sample import Sample
@@ -194,7 +194,7 @@ def test_the_committed_folds_are_made_again_from_the_published_labels(shared_dat
         fractions[row["id"]] = parse_rle(row["rle"], shape_hw).area / (shape_hw[0] * shape_hw[1])
         sample = Sample(id=row["id"], image_path="x", organ=row["organ"], source=row["data_source"], group=group)
         samples.append(sample)
-    made = make_folds(samples, fractions, 5, seed=0)
+    made = plan_folds(samples, fractions, TilesConfig(folds=5, seed=0))
     assert made.to_csv(index=False, lineterminator="\n") == (project_root / "folds.csv").read_text()
     held_out = plan_folds(samples, fractions, TilesConfig(holdout=95))
     assert (held_out["fold"] == 0).sum() == 95

@@ -146,7 +146,7 @@ class Kidney2020:
         )
 
     def _with_assumed_scale(self, samples: list[Sample]) -> list[Sample]:
-        """The samples, those without a pixel size at the assumed one, which is told once."""
+        """The samples, those without a pixel size at the assumed one, which is logged once."""
         unknown = sum(sample.pixel_size_um is None for sample in samples)
         if unknown and self._assumed_pixel_size_um is not None:
             words = "%d of %d slides state no pixel size: %g um is assumed"

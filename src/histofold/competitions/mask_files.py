@@ -31,7 +31,7 @@ def read_mask(path: Path, shape_hw: tuple[int, int]) -> np.ndarray:
     A palette counts by its index. Labels of 1 to 64 bits, whole or floating, are read as they are stored.
 
     Args:
-        path: A PNG or TIFF, told by its first bytes.
+        path: A PNG or TIFF, by its first bytes.
         shape_hw: Height and width of its image; a header that says otherwise is refused before anything is decoded.
 
     Raises:

@@ -15,7 +15,7 @@ from histofold.core.rle.runs import Runs, parse_rle
 from histofold.imaging.slide import open_slide
 
 CLASS_KEYS = ("id", "class")
-"""What tells the rows of a table of several classes apart; of a table without classes it is the id alone."""
+"""What identifies a row of a table of several classes; of a table without classes it is the id alone."""
 TABLE_ANY_SHAPE = (1 << 24, 1 << 24)
 """Larger than any slide: stands for the size of an image that cannot be opened."""
 _CSV_FIELD_LIMIT = 1 << 30  # characters; the rle of one slide may be many megabytes
@@ -42,7 +42,7 @@ def scan_table(path: Path, required: Sequence[str], keys: Sequence[str] = ("id",
     Args:
         path: The file.
         required: Columns that must be there; one that is not is a fault and stays absent from the table.
-        keys: The id and, where an id may have several rows, what tells them apart.
+        keys: The id and, where an id may have several rows, what identifies each.
 
     Returns:
         The table, and its faults: missing or repeated columns, rows without or of one id, rows longer than the header.

@@ -20,7 +20,7 @@ from histofold.schema.sample import Sample
 
 NETWORK_SIDE = 300
 """Long side of a typical image at the network's scale, in pixels."""
-NETWORK_SIDES = {"kidney_2020": 600}
+NETWORK_SIDES = {"kidney_2020": 400}
 """The same where it is another, by competition: sections of whole organs hold smaller objects."""
 SYNTHETIC_STEPS = 250
 REAL_STEPS = 600

@@ -39,17 +39,14 @@ _DETAIL_FLOOR = 4.0  # grey levels: flatter parts are glass, whose noise must no
 
 @dataclass(frozen=True)
 class DuplicatePair:
-    """Two images that show the same tissue.
-
-    Attributes:
-        first: Id of the one that comes first in the table.
-        second: Id of the other.
-        correlation: Correlation of their fine structure, up to 1.
-    """
+    """Two images that show the same tissue."""
 
     first: str
+    """Id of the one that comes first in the table."""
     second: str
+    """Id of the other."""
     correlation: float
+    """Correlation of their fine structure, up to 1."""
 
 
 def fingerprint(image_HWC: np.ndarray) -> np.ndarray:

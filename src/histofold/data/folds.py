@@ -62,11 +62,6 @@ def plan_folds(
     return pd.DataFrame({"id": ids, "group": [groups[key] for key in ids], "stratum": strata, "fold": assignment})
 
 
-def make_folds(samples: Sequence[Sample], mask_fractions: Mapping[str, float], folds: int, seed: int) -> pd.DataFrame:
-    """Folds by group, as `plan_folds` with no other wish."""
-    return plan_folds(samples, mask_fractions, TilesConfig(folds=folds, seed=seed))
-
-
 def merge_groups(groups: Mapping[str, str], clusters: Mapping[str, str]) -> dict[str, str]:
     """Groups that share a cluster become one, and so on until nothing is shared (union-find).
 
@@ -142,7 +137,7 @@ def _one_fold_each(units: Sequence[str], rule: str) -> np.ndarray:
 def _balanced_folds(units: Sequence[str], strata: Sequence[str], folds: int, seed: int) -> np.ndarray:
     """Assign each sample to a fold so that units stay whole and strata are spread, int (N,).
 
-    scikit-learn's StratifiedGroupKFold is greedy and its result hangs on the shuffle (and on its version), so several
+    scikit-learn's StratifiedGroupKFold is greedy and its result depends on the shuffle (and on its version), so several
     shuffles are drawn and the best balanced one is taken. Folds are computed once and kept in folds.csv.
     """
     if len(set(units)) < folds:

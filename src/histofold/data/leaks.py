@@ -152,7 +152,7 @@ def same_files(samples: Sequence[Sample]) -> dict[str, str]:
 def forbidden_samples(folds: pd.DataFrame, samples: Mapping[str, Sample], fold: int) -> list[Sample]:
     """What a network must not have seen to be scored on a fold: its images, and those of their groups.
 
-    Images that the fold itself trains on are left aside: where folds split groups, `find_leaks` tells it.
+    Images that the fold itself trains on are left aside: where folds split groups, `find_leaks` says so.
 
     Args:
         folds: Columns id, group, fold of folds.csv.

@@ -18,7 +18,7 @@ from histofold.schema.parse import load_json, plain
 from histofold.schema.preprocessing import Preprocessing, StainReference
 
 FOLD_FIELDS = ("folds", "fold_by", "holdout")
-"""Settings of `tiles` that draw folds, which folds.csv tells and the command line may choose."""
+"""Settings of `tiles` that draw folds, which folds.csv holds and the command line may choose."""
 SCALE_FIELDS = tuple(field.name for field in fields(Preprocessing) if field.name not in COLOUR_FIELDS)
 
 

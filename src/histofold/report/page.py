@@ -27,20 +27,17 @@ _PNG_START, _JPEG_START = b"\x89PNG", b"\xff\xd8\xff"
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its caption.
-
-    Attributes:
-        image: RGB uint8 (H, W, 3), or the path or the bytes of a picture file.
-        caption: Text below it.
-        alt: What it shows, for those who cannot see it; the caption stands in where this is empty.
-        kind: A photo is shrunk to 1600 px and kept as JPEG; a graph is kept as PNG and turned dark with the page. By
-            default a PNG file is a graph and everything else a photo.
-    """
+    """A picture with its caption."""
 
     image: np.ndarray | Path | bytes
+    """RGB uint8 (H, W, 3), or the path or the bytes of a picture file."""
     caption: str = ""
+    """Text below it."""
     alt: str = ""
+    """What it shows, for those who cannot see it; the caption stands in where this is empty."""
     kind: Literal["photo", "graph"] | None = None
+    """A photo is shrunk to 1600 px and kept as JPEG; a graph is kept as PNG and turned dark with the page. By default a
+    PNG file is a graph and everything else a photo."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +49,18 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; columns of numbers are set to the right, long ones scroll under their header.
-
-    Attributes:
-        header: Column names.
-        rows: One value a column; NaN and None become a dash.
-        caption: Text above it.
-        decimals: Digits after the point of floats.
-        bars: Columns of values from 0 to 1 that get a bar behind the number.
-    """
+    """A table; columns of numbers are set to the right, long ones scroll under their header."""
 
     header: Sequence[str]
+    """Column names."""
     rows: Sequence[Sequence[Any]]
+    """One value a column; NaN and None become a dash."""
     caption: str = ""
+    """Text above it."""
     decimals: int = 4
+    """Digits after the point of floats."""
     bars: Sequence[str] = ()
+    """Columns of values from 0 to 1 that get a bar behind the number."""
 
     def __post_init__(self) -> None:
         for row in self.rows:

@@ -116,9 +116,10 @@ def bare_step_seconds(experiment: Experiment) -> float:
     side = experiment.augment.crop
     images_NCHW = torch.rand(experiment.train.batch, 3, side, side, device=device)
     times = []
+    precision = best_precision(device)
     for _ in range(4):  # the first one warms up
         started = time.monotonic()
-        with torch.autocast(device.type, dtype=best_precision(device)):
+        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             loss = model(images_NCHW).float().square().mean()
         loss.backward()
         times.append(time.monotonic() - started)

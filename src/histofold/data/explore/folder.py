@@ -21,17 +21,14 @@ from histofold.schema.sample import Sample
 
 @dataclass(frozen=True)
 class Exploration:
-    """What was seen of a folder.
-
-    Attributes:
-        facts: Of each slide, in the order in which they were seen.
-        pairs: Near-duplicates.
-        notices: What deserves a look.
-    """
+    """What was seen of a folder."""
 
     facts: Sequence[SlideFacts] = ()
+    """Of each slide, in the order in which they were seen."""
     pairs: Sequence[DuplicatePair] = ()
+    """Near-duplicates."""
     notices: Sequence[Notice] = ()
+    """What deserves a look."""
 
     @property
     def clusters(self) -> dict[str, str]:
@@ -41,19 +38,16 @@ class Exploration:
 
 @dataclass
 class Explorer:
-    """Gathers facts slide by slide; keeps no pixels but a small fingerprint of each.
-
-    Attributes:
-        competition: The adapter that gave the samples.
-        facts: So far.
-        polygon_dices: Agreement of outlines and run lengths by id, so far.
-        notices: What could not be read beside the slides, so far.
-    """
+    """Gathers facts slide by slide; keeps no pixels but a small fingerprint of each."""
 
     competition: Competition
+    """The adapter that gave the samples."""
     facts: list[SlideFacts] = field(default_factory=list)
+    """So far."""
     polygon_dices: dict[str, float] = field(default_factory=dict)
+    """Agreement of outlines and run lengths by id, so far."""
     notices: list[Notice] = field(default_factory=list)
+    """What could not be read beside the slides, so far."""
 
     def look(self, sample: Sample, slide: Slide, target: Masks) -> None:
         """Take a slide with its labels; decodes every pixel.

@@ -31,19 +31,16 @@ _RIDGE = 1e-4  # of the mean variance: keeps features that hardly vary from bein
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFit:
-    """How labels fit their image.
-
-    Attributes:
-        r2: Share of the labels' variance that the image explains, 0 to 1.
-        best_r2: The same at the best shift, times the share of the image that is left to compare.
-        shift_yx: The best shift of the labels as shares of height and width; positive moves them down and right.
-        other_r2: The same for other readings of the labels, by name.
-    """
+    """How labels fit their image."""
 
     r2: float
+    """Share of the labels' variance that the image explains, 0 to 1."""
     best_r2: float
+    """The same at the best shift, times the share of the image that is left to compare."""
     shift_yx: tuple[float, float]
+    """The best shift of the labels as shares of height and width; positive moves them down and right."""
     other_r2: Mapping[str, float] = field(default_factory=dict)
+    """The same for other readings of the labels, by name."""
 
 
 def fit_labels(image_HWC: np.ndarray, mask_HW: np.ndarray, row_major_HW: np.ndarray | None = None) -> LabelFit | None:

@@ -16,21 +16,21 @@ from histofold.data.duplicates import DuplicatePair
 from histofold.data.explore.slides import SlideFacts
 
 MIN_BLANK_LABELLED = 0.001
-"""Labelled glass, as a share of the image, that is told."""
+"""Labelled glass, as a share of the image, that makes a notice."""
 MIN_POLYGON_DICE = 0.95
-"""Outlines and run lengths that agree less are told."""
+"""Outlines and run lengths that agree less make a notice."""
 MIN_SHIFT, MIN_SHIFT_GAIN, MIN_SHIFT_RATIO, MIN_SHIFTED_R2 = 0.015, 0.05, 1.15, 0.3
-"""A shift (share of the longer side) is told if it explains so much more of the labels, and enough of them."""
+"""A shift (share of the longer side) makes a notice if it explains so much more of the labels, and enough of them."""
 MIN_OTHER_RATIO, MIN_OTHER_GAIN, MIN_OTHER_R2 = 1.5, 0.05, 0.25
 """The same for another reading of the labels, which is a bolder claim."""
 MIN_CONTINUITY_GAIN, MAX_CONTINUITY = 0.02, 0.97
 """Labels are read in the wrong order if the other order makes neighbouring lines so much more alike."""
 GOOD_QUANTILE, MIN_RELATIVE_R2 = 0.75, 0.25
-"""Labels are told that follow their image less than this share of what the upper quartile of the organ does."""
+"""Labels make a notice that follow their image less than this share of what the upper quartile of the organ does."""
 MIN_COMPARED = 5
 """An organ of fewer slides has nothing that is usual."""
 MAX_DEVIATION = 15.0
-"""A slide is told that lies further from its organ's median, in robust standard deviations."""
+"""A slide makes a notice that lies further from its organ's median, in robust standard deviations."""
 
 RANKED = {
     "mask_fraction": "labelled share",
@@ -46,19 +46,16 @@ SUSPICIOUS = tuple(name for name in RANKED if name != "blank_fraction")
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """Something that deserves a look.
-
-    Attributes:
-        kind: In a few words; notices of a kind belong together.
-        ids: The samples concerned.
-        text: What was seen, in words.
-        shift_px: For a shift (dy, dx) that would mend the labels, else None.
-    """
+    """Something that deserves a look."""
 
     kind: str
+    """In a few words; notices of a kind belong together."""
     ids: tuple[str, ...]
+    """The samples concerned."""
     text: str
+    """What was seen, in words."""
     shift_px: tuple[int, int] | None = None
+    """For a shift (dy, dx) that would mend the labels, else None."""
 
     def __str__(self) -> str:
         """One line: ids, kind, text."""

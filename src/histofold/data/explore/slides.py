@@ -26,37 +26,34 @@ _LEAST_FOCUS_TISSUE = 0.5
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SlideFacts:
-    """What one look at a slide gives; NaN and None where there was no image to look at.
-
-    Attributes:
-        sample: The slide.
-        shape_hw: Height and width in pixels.
-        mask_fraction: Labelled share of the pixels.
-        objects: Connected pieces of the labels.
-        object_area_px: Median area of a piece in pixels; NaN without one.
-        continuity: As `line_continuity` gives it.
-        blank_fraction: Share of the image that shows no tissue.
-        blank_labelled: Share of the image that is labelled glass around the tissue.
-        inside_lab: Mean CIE L*, a*, b* of the labelled tissue.
-        outside_lab: The same of the other tissue.
-        focus: Sharpness: spread of the Laplacian over the spread of the grey values, median of some tiles of tissue.
-        fit: How the labels fit the image.
-        fingerprint: For near-duplicates.
-    """
+    """What one look at a slide gives; NaN and None where there was no image to look at."""
 
     sample: Sample
+    """The slide."""
     shape_hw: tuple[int, int]
+    """Height and width in pixels."""
     mask_fraction: float
+    """Labelled share of the pixels."""
     objects: int
+    """Connected pieces of the labels."""
     object_area_px: float
+    """Median area of a piece in pixels; NaN without one."""
     continuity: tuple[float, float]
+    """As `line_continuity` gives it."""
     blank_fraction: float = float("nan")
+    """Share of the image that shows no tissue."""
     blank_labelled: float = float("nan")
+    """Share of the image that is labelled glass around the tissue."""
     inside_lab: tuple[float, float, float] = (float("nan"),) * 3
+    """Mean CIE L*, a*, b* of the labelled tissue."""
     outside_lab: tuple[float, float, float] = (float("nan"),) * 3
+    """The same of the other tissue."""
     focus: float = float("nan")
+    """Sharpness: spread of the Laplacian over the spread of the grey values, median of some tiles of tissue."""
     fit: LabelFit | None = None
+    """How the labels fit the image."""
     fingerprint: np.ndarray | None = None
+    """For near-duplicates."""
 
     @property
     def colour_contrast(self) -> float:
@@ -65,7 +62,7 @@ class SlideFacts:
 
 
 def label_facts(sample: Sample, runs: Runs) -> SlideFacts:
-    """What the labels alone tell."""
+    """What is known from the labels alone."""
     pieces = split_runs(runs)
     areas = component_areas(pieces, label_runs(pieces))
     return SlideFacts(
@@ -79,7 +76,7 @@ def label_facts(sample: Sample, runs: Runs) -> SlideFacts:
 
 
 def slide_facts(sample: Sample, slide: Slide, runs: Runs) -> SlideFacts:
-    """What slide and labels tell; every pixel of the slide is decoded.
+    """What is known from slide and labels; every pixel of the slide is decoded.
 
     Args:
         sample: What the tables say.

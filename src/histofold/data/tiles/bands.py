@@ -23,11 +23,10 @@ _BLOCK_PIXELS = 6 << 20  # pixels of the slide that a block of scaled rows is ma
 
 
 class RowWindow:
-    """Consecutive rows of an image, appended below and dropped above.
+    """Consecutive rows of an image, appended below and dropped above."""
 
-    Attributes:
-        stop: The row after the last one.
-    """
+    stop: int
+    """The row after the last one."""
 
     def __init__(self) -> None:
         self.stop = 0

@@ -135,7 +135,7 @@ def _moments(values_3: np.ndarray) -> Moments:
 
 
 def _cut_or_fault(job: TileJob) -> CutSlide | Fault:
-    """Cut a slide, or say why it cannot be read: the other slides go on, and all faults are told together."""
+    """Cut a slide, or say why it cannot be read: the other slides go on, and all faults are raised together."""
     try:
         return cut_slide(job)
     except ImageError as error:

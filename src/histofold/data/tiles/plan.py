@@ -112,48 +112,42 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True)
 class PlannedTile:
-    """One tile to cut.
-
-    Attributes:
-        tile_id: Unique over slides, grids and scales.
-        grid: Where it comes from: `grid`, `shifted` or `objects`.
-        view: Number of the scale that it is cut at.
-        y: Rows of the scaled slide.
-        x: Columns of the scaled slide.
-        pad: ((top, bottom), (left, right)) pixels of reflection where the slide is smaller than a tile.
-        region: Region of the anatomy that holds its middle, empty where there is none.
-    """
+    """One tile to cut."""
 
     tile_id: str
+    """Unique over slides, grids and scales."""
     grid: str
+    """Where it comes from: `grid`, `shifted` or `objects`."""
     view: int
+    """Number of the scale that it is cut at."""
     y: slice
+    """Rows of the scaled slide."""
     x: slice
+    """Columns of the scaled slide."""
     pad: Padding
+    """((top, bottom), (left, right)) pixels of reflection where the slide is smaller than a tile."""
     region: str
+    """Region of the anatomy that holds its middle, empty where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlidePlan:
-    """What decides the tiles of a slide.
-
-    Attributes:
-        sample_id: Id of the slide.
-        shape_hw: Height and width of the slide in pixels.
-        pixel_size_um: Its pixel size; None where unknown.
-        target: The truth, whose objects may get tiles of their own.
-        regions: Regions of the anatomy in slide pixels.
-        preprocessing: The network's scale.
-        tiles: How slides are cut.
-    """
+    """What decides the tiles of a slide."""
 
     sample_id: str
+    """Id of the slide."""
     shape_hw: tuple[int, int]
+    """Height and width of the slide in pixels."""
     pixel_size_um: float | None
+    """Its pixel size; None where unknown."""
     target: Masks
+    """The truth, whose objects may get tiles of their own."""
     regions: Rings
+    """Regions of the anatomy in slide pixels."""
     preprocessing: Preprocessing
+    """The network's scale."""
     tiles: TilesConfig
+    """How slides are cut."""
 
     @property
     def is_whole(self) -> bool:
@@ -259,7 +253,7 @@ def _read_and_pad(start: int, length: int, size: int) -> tuple[slice, tuple[int,
 
 
 def _id_ending(grid: str, scale: float) -> str:
-    """Tells grids and scales apart; nothing for the regular grid at the network's scale.
+    """What differs between grids and scales; nothing for the regular grid at the network's scale.
 
     An ending begins with a letter and the rest of an id ends with numbers, so that no two tiles share an id.
     """

@@ -62,7 +62,7 @@ def draw_view_sheet(
     """Draw a row for each tile: as it was cut, then as the network is shown it, structures outlined.
 
     Draws are normalised as the network's input is, and mapped back to grey levels. Pixels that the loss leaves out are
-    greyed and hatched. Titles tell the organ and the pixel size shown over the tile's own.
+    greyed and hatched. Titles hold the organ and the pixel size shown over the tile's own.
 
     Args:
         tiles: The training's tiles.
@@ -90,7 +90,7 @@ def draw_view_sheet(
 
 
 def network_picture(image_HWC: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """The network's input as a picture: normalised, and mapped back by constants that hang on no tile.
+    """The network's input as a picture: normalised, and mapped back by constants that depend on no tile.
 
     Args:
         image_HWC: RGB uint8 tile, (H, W, 3).
