@@ -59,8 +59,7 @@ class Comparable(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
-        text = ast.unparse(node.func)
-        if text.endswith("jit") or (text.endswith("partial") and "njit" in ast.unparse(node.args[0])):
+        if ast.unparse(node.func).endswith("jit"):
             node.keywords = [keyword for keyword in node.keywords if keyword.arg != "cache"]
         return node
 
@@ -73,8 +72,7 @@ class Comparable(ast.NodeTransformer):
 
     def _may_go(self, node: ast.AST) -> bool:
         is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        is_check = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        return is_text or is_check or isinstance(node, ast.Pass) or self.module.is_internal(node)
+        return is_text or isinstance(node, ast.Pass) or self.module.is_internal(node)
 
 
 def test_what_is_kept_means_what_it_meant(bundled: tuple[list[Module], str]) -> None:
@@ -119,7 +117,7 @@ def test_a_bundle_is_formatted_and_has_no_unknown_or_unused_name(
     bundled: tuple[list[Module], str], tmp_path: Path
 ) -> None:
     path = tmp_path / "kernel.py"
-    path.write_text(bundled[1].replace("factor: Decimal | None", "factor: int | None"), encoding="utf-8")
+    path.write_text(bundled[1], encoding="utf-8")
     options = ["--isolated", "--target-version=py311", "--line-length=120", str(path)]
     for command in (["format", "--check"], ["check", "--select=F401,F811,F821,F841"]):
         done = run_python(["-m", "ruff", *command, *options], tmp_path)
@@ -133,7 +131,7 @@ def test_every_line_and_comment_of_what_is_kept_survives_verbatim(nasty_bundle: 
         "    import math as maths  # an outside import stays here",
         '    """A docstring stays by its first line."""\n    return',
         'if __name__ == "__main__":\n    print(json.dumps([outside(), parallel([1, 2])]), __name__)',
-        'return dict(text="njit(1, cache=True)", cache=True)',
+        'return dict(text="cache=True", cache=True)',
         "        if factor > 1:\n            pass\n        else:\n            pass\n",
         "scale: float = 2.5  # Words below a constant go beside it. Of more sentences the first line's stay.\n",
         "    name: str  # Words below a field go beside it.\n",
@@ -147,7 +145,7 @@ def test_what_nobody_reaches_goes_with_its_comments(nasty_bundle: str) -> None:
     for gone in (
         *("UNREACHED", "comment above it", "words below it", "QUIET", "limit", "unreached", "comment belongs to"),
         *("def uncalled", "comment of the method", "uncalled_too", "def only(self)", "by_nobody", "not_asked"),
-        *("of_our_own", "another_that_nobody", "TYPE_CHECKING", "antigravity", "Attributes:", "And no more"),
+        *("of_our_own", "another_that_nobody", "antigravity", "Attributes:", "And no more"),
     ):
         assert gone not in nasty_bundle.split(FUTURE)[1], gone
 
@@ -232,11 +230,6 @@ REACHED: dict[str, tuple[str, str, str]] = {
         "@register\ndef hidden():\n    return 1\n",
         "sorted(FOUND)",
         "def hidden",
-    ),
-    "by a global statement": (
-        "_x = 0\n\n\ndef f():\n    global _x\n    _x = 1\n    return 1\n",
-        "f()",
-        "_x = 0",
     ),
     "by every binding of the name": (
         "import sys\n\nif sys.version_info < (3, 11):\n    A = 1\nelse:\n    A = 2\nA = A * 2\n",
@@ -463,11 +456,6 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
         "bad/entry.py:3",
         "SCALE",
     ),
-    "same through global": (
-        {"entry.py": "from bad.a import area\ndef f():\n    global SCALE\n    SCALE = 3\n"},
-        "bad/entry.py:3",
-        "SCALE",
-    ),
     "outside import hides a name": (
         {"entry.py": "from bad.a import SCALE\nfrom numpy import area\n"},
         "bad/entry.py:2",
@@ -568,7 +556,7 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
     "__name__": ({"entry.py": "NAME = __name__\n"}, "bad/entry.py:1", "`__name__` differs"),
     "__file__ in a function": ({"entry.py": "def f():\n    return __file__\n"}, "bad/entry.py:2", "`__file__` differs"),
     "__doc__": ({"entry.py": '"""Doc."""\nprint(__doc__)\n'}, "bad/entry.py:2", "`__doc__` differs"),
-    "__all__ used": ({"entry.py": "__all__ = []\n__all__.append('x')\n"}, "bad/entry.py:2", "only assign it"),
+    "__all__": ({"entry.py": "__all__ = []\n"}, "bad/entry.py:1", "`__all__` differs"),
     "globals": ({"entry.py": "globals()['x'] = 1\n"}, "bad/entry.py:1", "globals()"),
     "module __getattr__": ({"entry.py": "def __getattr__(name): ...\n"}, "bad/entry.py:1", "__getattr__"),
     "main guard elsewhere": (
@@ -603,11 +591,11 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
         "bad/entry.py:2",
         "write its options out",
     ),
-    "unknown cache": ({"entry.py": "from numba import njit\nf = njit(cache=C)\n"}, "bad/entry.py:2", "at the end"),
+    "unknown cache": ({"entry.py": "from numba import njit\nf = njit(cache=C)\n"}, "bad/entry.py:2", "as the last"),
     "cache before others": (
         {"entry.py": "from numba import njit\nf = njit(None, cache=True, nogil=True)\n"},
         "bad/entry.py:2",
-        "`, cache=True)` at the end",
+        "`cache=True` as the last",
     ),
     "cache on another line": (
         {"entry.py": "from numba import njit\nf = njit(\n    nogil=True,\n    cache=True,\n)\n"},
@@ -619,11 +607,6 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
         {"entry.py": "def f():\n    if A: return 1\n"},
         "bad/entry.py:2",
         "run `ruff format`",
-    ),
-    "an else for the type checker": (
-        {"entry.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    A = 1\nelse:\n    A = 2\n"},
-        "bad/entry.py:2",
-        "with an else",
     ),
     "a docstring used": ({"entry.py": "def f():\n    return f.__doc__\n"}, "bad/entry.py:2", "keeps the first line"),
     "a name made at run time": (
@@ -639,12 +622,9 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
         "list them in one place",
     ),
     "rebound by a function": (
-        {
-            "b.py": "count = 0\ndef up():\n    global count\n    count += 1\n",
-            "entry.py": "from bad.b import count\n",
-        },
-        "bad/entry.py:1",
-        "rebound by a function of bad.b",
+        {"entry.py": "count = 0\ndef up():\n    global count\n    count += 1\n"},
+        "bad/entry.py:3",
+        "hold it in an object",
     ),
     "banner": ({"entry.py": "A = 1\n# === bad.fake ===\n"}, "bad/entry.py:2", "banner"),
     "syntax": ({"entry.py": "def f(:\n"}, "bad/entry.py:1", "not Python"),

@@ -15,12 +15,10 @@ from histofold.kaggle.bundle.syntax import (
     ImportSite,
     OutsideName,
     Place,
-    ScopeBindings,
+    bindings,
     import_sites,
     is_future,
-    is_type_checking,
     outside_names,
-    sets_all,
     within,
 )
 
@@ -78,11 +76,9 @@ class Module:
 
     @cached_property
     def dropped(self) -> frozenset[ast.stmt]:
-        """What the joined file never repeats: imports that move or are internal, docstring, `__all__`, type checks."""
+        """What the joined file never repeats: imports that move or are internal, and the docstring."""
         gone: set[ast.AST] = {node for node, place in self.sites if self.is_internal(node) or self._moves(node, place)}
         gone.update(node for node, _ in self.sites if is_future(node))
-        gone.update(node for node in ast.walk(self.tree) if is_type_checking(node))
-        gone.update(statement for statement in self.tree.body if sets_all(statement))
         if ast.get_docstring(self.tree, clean=False) is not None:
             gone.add(self.tree.body[0])
         return frozenset(node for node in gone if isinstance(node, ast.stmt))
@@ -90,13 +86,8 @@ class Module:
     @cached_property
     def bound(self) -> list[tuple[str, ast.AST, Identity | None]]:
         """Every binding of a top-level name: name, node, and for an outside import what it stands for."""
-        names = ScopeBindings(self.tree.body)
-        found: list[tuple[str, ast.AST, Identity | None]] = [(name, node, None) for name, node in names.defined]
-        found += [(name, node, None) for name, node in self.rebound.items()]
-        for node in names.imports:
-            if not self.is_internal(node) and not is_future(node):
-                found += [(binding.bound, node, binding.identity) for binding in outside_names(node)]
-        return found
+        found = [binding for statement in self.tree.body for binding in bindings(statement)]
+        return [(name, node, what) for name, node, what in found if not self.is_internal(node) and not is_future(node)]
 
     @cached_property
     def definitions(self) -> frozenset[str]:
@@ -108,12 +99,6 @@ class Module:
         """The names of the closure that code of this module can mean: its own, and those that it imports somewhere."""
         imports = [node for node, _ in self.sites if self.is_internal(node)]
         return self.definitions.union(alias.name for node in imports for alias in node.names)
-
-    @cached_property
-    def rebound(self) -> dict[str, ast.AST]:
-        """Top-level names that some function binds anew through `global`."""
-        nodes = (node for node in ast.walk(self.tree) if isinstance(node, ast.Global))
-        return {name: node for node in nodes for name in node.names}
 
     def _moves(self, node: ImportNode, place: Place) -> bool:
         return place.depth == 0 and not self.is_internal(node) and not is_future(node)

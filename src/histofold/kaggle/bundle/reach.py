@@ -19,12 +19,10 @@ from histofold.kaggle.bundle.modules import Module
 from histofold.kaggle.bundle.syntax import (
     FunctionNode,
     OutsideName,
-    ScopeBindings,
+    bindings,
     does_work,
     is_text,
-    is_type_checking,
     last_name,
-    outside_names,
 )
 
 _SILENT_BASES = frozenset({"Protocol", "Generic", "NamedTuple", "TypedDict", "ABC"})
@@ -120,9 +118,7 @@ def _pieces(module: Module) -> Iterator[_Piece]:
         parts: list[ast.AST] = (
             [part for part in ast.iter_child_nodes(node) if part not in methods] if methods else [node]
         )
-        scope = ScopeBindings([node])
-        imported = {name.bound for site in scope.imports for name in outside_names(site)}
-        names = imported | {name for name, _ in scope.defined}
+        names = {name for name, _, _ in bindings(node)}
         yield _Piece(module, node, parts, names, does_work(node), None)
         for method in methods:
             assert isinstance(node, ast.ClassDef)
@@ -135,12 +131,10 @@ def _mentioned(node: ast.AST) -> tuple[set[str], set[str]]:
     pending = [node]
     while pending:
         part = pending.pop()
-        if is_text(part) or is_type_checking(part):
+        if is_text(part):
             continue
         if isinstance(part, ast.Name):
             names.add(part.id)
-        elif isinstance(part, ast.Global):
-            names.update(part.names)
         elif isinstance(part, ast.Constant) and isinstance(part.value, str):
             names.update(_words_in(part.value))
         others.update(_attributes(part))

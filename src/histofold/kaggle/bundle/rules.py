@@ -14,23 +14,20 @@ from histofold.kaggle.bundle.syntax import (
     Identity,
     ImportNode,
     ImportSite,
-    ScopeBindings,
+    bindings,
     does_work,
     is_future,
-    is_jit,
     is_main_guard,
-    is_type_checking,
     last_name,
     outside_names,
-    sets_all,
     within,
 )
-from histofold.kaggle.bundle.text import CACHE_OPTION, banner_lines
+from histofold.kaggle.bundle.text import CACHED, banner_lines
 
 _PROCESS_MODULES = frozenset({"multiprocessing", "torch.multiprocessing", "concurrent.futures.process", "joblib"})
 _PROCESS_NAMES = frozenset({"ProcessPoolExecutor", "multiprocessing"})
 # What these names hold differs between a module of the package and the one file of a kernel.
-_MODULE_NAMES = frozenset({"__name__", "__file__", "__doc__", "__spec__", "__package__", "__loader__", "__path__"})
+_MODULE_NAMES = frozenset({"__name__", "__file__", "__doc__", "__spec__", "__package__", "__path__", "__all__"})
 _BUILTINS = frozenset(name for name in dir(builtins) if not name.startswith("_"))
 
 
@@ -93,9 +90,6 @@ def _target_faults(module: Module, site: ImportSite, library: Library) -> Iterat
         if alias.name != "*" and alias.name not in source.definitions:
             rule = f"{target} defines no top-level name `{alias.name}`"
             yield module.fault(node, rule, "import it from the module that defines it")
-        elif alias.name in source.rebound:
-            rule = f"`{alias.name}` is rebound by a function of {target} through `global`"
-            yield module.fault(node, rule, "import a function that returns it, or hold it in an object")
 
 
 def _local_faults(module: Module, site: ImportSite) -> Iterator[Fault]:
@@ -112,12 +106,9 @@ def _local_names(module: Module, function: FunctionNode) -> set[str]:
     """Parameters and local names of a function, without its internal imports."""
     arguments = function.args
     parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
-    scope = ScopeBindings(function.body)
-    names = {parameter.arg for parameter in parameters if parameter is not None}
-    names |= {name for name, _ in scope.defined}
-    names |= {getattr(parameter, "name", "") for parameter in getattr(function, "type_params", ())}
-    imports = (node for node in scope.imports if not module.is_internal(node))
-    return names | {binding.bound for node in imports for binding in outside_names(node)}
+    found = [binding for statement in function.body for binding in bindings(statement)]
+    names = {name for name, node, _ in found if not module.is_internal(node)}
+    return names | {parameter.arg for parameter in parameters if parameter is not None}
 
 
 def _outside_faults(module: Module, site: ImportSite, forbidden: frozenset[str]) -> Iterator[Fault]:
@@ -155,11 +146,11 @@ def code_faults(module: Module, *, is_entry: bool) -> Iterator[Fault]:
     for statement in module.tree.body:
         if isinstance(statement, FunctionNode) and statement.name in ("__getattr__", "__dir__"):
             yield module.fault(statement, f"module-level {statement.name}()", "define the names themselves")
-    settings = {part for statement in module.tree.body if sets_all(statement) for part in ast.walk(statement)}
     for node in ast.walk(module.tree):
         yield from _format_faults(module, node)
-        if isinstance(node, ast.Name) and node not in exempt:
-            yield from _dunder_faults(module, node, settings)
+        if isinstance(node, ast.Name) and node.id in _MODULE_NAMES and node not in exempt:
+            rule = f"`{node.id}` differs between package and kernel"
+            yield module.fault(node, rule, "write the value out, or pass it as an argument")
         if last_name(node) in _PROCESS_NAMES:
             yield module.fault(node, f"{last_name(node)} starts processes", "use threads (ThreadPoolExecutor)")
         if isinstance(node, ast.Call):
@@ -177,14 +168,6 @@ def _format_faults(module: Module, node: ast.AST) -> Iterator[Fault]:
             yield module.fault(node, "a statement that does not begin its line", "run `ruff format` on it")
 
 
-def _dunder_faults(module: Module, node: ast.Name, settings: set[ast.AST]) -> Iterator[Fault]:
-    if node.id in _MODULE_NAMES:
-        rule = f"`{node.id}` differs between package and kernel"
-        yield module.fault(node, rule, "write the value out, or pass it as an argument")
-    elif node.id == "__all__" and node not in settings:
-        yield module.fault(node, "`__all__` is used, but the kernel has none", "only assign it")
-
-
 def _call_faults(module: Module, node: ast.Call) -> Iterator[Fault]:
     name = last_name(node.func)
     if isinstance(node.func, ast.Name) and name in ("globals", "eval", "exec"):
@@ -194,17 +177,10 @@ def _call_faults(module: Module, node: ast.Call) -> Iterator[Fault]:
         target = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
         if not isinstance(target, str) or within(target, module.package):
             yield module.fault(node, "an import by a string that the bundler cannot follow", "use an import statement")
-    if is_jit(node):
-        last = node.keywords[-1] if node.keywords else None
-        last_line = module.lines[(node.end_lineno or 1) - 1]
-        plain = last is None or last.arg != "cache" or f"{CACHE_OPTION})" in last_line
-        if (
-            not plain
-            or any(keyword.arg in (None, "cache") for keyword in node.keywords[:-1])
-            or (last and not last.arg)
-        ):
-            rule = "the bundler cannot take `cache=True` out of this call of njit"
-            yield module.fault(node, rule, f"write its options out on one line, and `{CACHE_OPTION})` at the end")
+    options = {keyword.arg for keyword in node.keywords} if name in ("jit", "njit") else set()
+    if options & {None, "cache"} and not CACHED.search(module.lines[node.lineno - 1]):
+        rule = "the bundler cannot take `cache=True` out of this call of njit"
+        yield module.fault(node, rule, "write its options out on one line, and `cache=True` as the last")
 
 
 def _reach_faults(module: Module, node: ast.AST) -> Iterator[Fault]:
@@ -217,8 +193,8 @@ def _reach_faults(module: Module, node: ast.AST) -> Iterator[Fault]:
     is_metaclass = isinstance(node, ast.keyword) and node.arg == "metaclass"
     if is_metaclass or (isinstance(node, FunctionNode) and node.name in ("__init_subclass__", "__set_name__")):
         yield module.fault(node, "classes that register themselves hide what is reached", "list them in one place")
-    if is_type_checking(node) and node.orelse:  # type: ignore[attr-defined]
-        yield module.fault(node, "`if TYPE_CHECKING:` with an else", "import in the else's place alone")
+    if isinstance(node, ast.Global):
+        yield module.fault(node, "a top-level name that a function binds anew", "hold it in an object")
 
 
 def name_faults(modules: Iterable[Module]) -> Iterator[Fault]:

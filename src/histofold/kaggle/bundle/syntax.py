@@ -11,7 +11,6 @@ FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 ImportNode = ast.Import | ast.ImportFrom
 Identity = tuple[str, str]  # what an outside import stands for: module and name in it
 
-_JIT_NAMES = frozenset({"njit", "jit"})
 _QUIET_CALLS = frozenset(
     {
         *("dataclass", "field", "property", "setter", "staticmethod", "classmethod", "abstractmethod", "overload"),
@@ -94,29 +93,9 @@ def is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def is_type_checking(node: ast.AST) -> bool:
-    """Whether a statement is `if TYPE_CHECKING:`."""
-    return isinstance(node, ast.If) and last_name(node.test) == "TYPE_CHECKING"
-
-
 def is_main_guard(node: ast.AST) -> bool:
     """Whether a statement is `if __name__ == "__main__":`."""
     return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
-
-
-def is_jit(node: ast.AST) -> bool:
-    """Whether a call is `njit(...)`, `numba.njit(...)`, `jit(...)` or a functools.partial of one."""
-    names = {last_name(node)} if isinstance(node, ast.Call) else set()
-    if isinstance(node, ast.Call) and names == {"partial"}:
-        names = set(map(last_name, node.args))
-    return not names.isdisjoint(_JIT_NAMES)
-
-
-def sets_all(node: ast.AST) -> bool:
-    """Whether a statement does nothing but assign or extend `__all__`."""
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    is_assignment = isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign)
-    return is_assignment and [last_name(target) for target in targets if target is not None] == ["__all__"]
 
 
 def blocks(node: ast.AST) -> Iterator[tuple[str, list[ast.stmt]]]:
@@ -128,11 +107,9 @@ def blocks(node: ast.AST) -> Iterator[tuple[str, list[ast.stmt]]]:
 
 
 def import_sites(node: ast.AST, place: Place) -> Iterator[ImportSite]:
-    """All import statements in a statement, with their places; none of those for the type checker alone."""
+    """All import statements in a statement, with their places."""
     if isinstance(node, ImportNode):
         yield ImportSite(node, place)
-        return
-    if is_type_checking(node):
         return
     inner = replace(place, depth=place.depth + 1)
     if isinstance(node, FunctionNode):
@@ -159,7 +136,7 @@ def does_work(node: ast.AST) -> bool:
     if isinstance(node, ast.ClassDef):
         parts = (*node.bases, *node.keywords, *node.body)
         return any(map(_decorates, node.decorator_list)) or any(map(does_work, parts))
-    if isinstance(node, ast.Lambda) or is_type_checking(node):
+    if isinstance(node, ast.Lambda):
         return False
     changes = isinstance(node, ast.Subscript | ast.Attribute) and not isinstance(node.ctx, ast.Load)
     calls = isinstance(node, ast.Call) and last_name(node) not in _QUIET_CALLS
@@ -173,47 +150,29 @@ def _decorates(decorator: ast.expr) -> bool:
     return last_name(decorator) not in _QUIET_CALLS or does_work(decorator)
 
 
-class ScopeBindings:
-    """The names that one scope binds, without those of the scopes inside it."""
-
-    def __init__(self, body: Iterable[ast.AST]) -> None:
-        self.defined: list[tuple[str, ast.AST]] = []  # bound by anything but an import
-        self.imports: list[ImportNode] = []
-        for statement in body:
-            self._add(statement)
-
-    def _add(self, node: ast.AST) -> None:
-        if isinstance(node, ImportNode):
-            self.imports.append(node)
-            return
-        name = _own_name(node)
-        if name:
-            self.defined.append((name, node))
-        for part in self._parts(node):
-            self._add(part)
-
-    def _parts(self, node: ast.AST) -> Iterable[ast.AST]:
-        """The children that belong to the same scope as the node."""
-        if is_type_checking(node):
-            return ()
-        if isinstance(node, FunctionNode):
-            return (*node.decorator_list, node.args)
-        if isinstance(node, ast.ClassDef):
-            return (*node.decorator_list, *node.bases, *node.keywords)
-        if isinstance(node, ast.Lambda):
-            return (node.args,)
-        if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
-            # A comprehension keeps its own variables; only a walrus in it reaches out.
-            return [part.target for part in ast.walk(node) if isinstance(part, ast.NamedExpr)]
-        return ast.iter_child_nodes(node)
+def bindings(node: ast.AST) -> Iterator[tuple[str, ast.AST, Identity | None]]:
+    """The names that a statement binds in its own scope: name, node, and for an import what it stands for."""
+    if isinstance(node, ImportNode):
+        yield from ((name.bound, node, name.identity) for name in outside_names(node))
+        return
+    if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+        yield node.id, node, None
+    name = getattr(node, "rest" if isinstance(node, ast.MatchMapping) else "name", None)
+    if name and not isinstance(node, ast.alias):
+        yield name, node, None
+    for part in _own_parts(node):
+        yield from bindings(part)
 
 
-def _own_name(node: ast.AST) -> str | None:
-    """The name that a node binds (or deletes) by itself."""
-    if isinstance(node, ast.Name):
-        return None if isinstance(node.ctx, ast.Load) or node.id == "__all__" else node.id
-    if isinstance(node, ast.MatchMapping):
-        return node.rest
-    if isinstance(node, FunctionNode | ast.ClassDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
-        return node.name
-    return None
+def _own_parts(node: ast.AST) -> Iterable[ast.AST]:
+    """The children that belong to the same scope as the node."""
+    if isinstance(node, FunctionNode):
+        return (*node.decorator_list, node.args)
+    if isinstance(node, ast.ClassDef):
+        return (*node.decorator_list, *node.bases, *node.keywords)
+    if isinstance(node, ast.Lambda):
+        return (node.args,)
+    if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+        # A comprehension keeps its own variables; only a walrus in it reaches out.
+        return [part.target for part in ast.walk(node) if isinstance(part, ast.NamedExpr)]
+    return ast.iter_child_nodes(node)

@@ -13,9 +13,10 @@ import tokenize
 from collections.abc import Collection, Iterable
 
 from histofold.kaggle.bundle.modules import Module
-from histofold.kaggle.bundle.syntax import blocks, is_jit, is_text
+from histofold.kaggle.bundle.syntax import blocks, is_text
 
-CACHE_OPTION = ", cache=True"
+CACHED = re.compile(r"(\bn?jit\(.*), cache=True\)")
+"""A call of numba's compiler on one line, whose last option is to cache: numba cannot cache what has no file."""
 _WIDTH = 120
 _DEFINITION = re.compile(r"(#.*\n)*(@|class |def |async def )")
 _SENTENCES = re.compile(r".*[.](?= |$)")
@@ -67,9 +68,7 @@ class _Editor:
         self.lines: list[str | None] = ["", *module.lines]  # numbered from 1, as ast does
         self._gone = gone
         self._edit(module.tree)
-        for call in filter(is_jit, ast.walk(module.tree)):  # numba cannot cache what has no file of its own
-            line = self.lines[call.end_lineno]  # type: ignore[attr-defined]
-            self.lines[call.end_lineno] = line and line.replace(CACHE_OPTION, "")  # type: ignore[attr-defined]
+        self.lines = [line and CACHED.sub(r"\1)", line) for line in self.lines]
 
     def _edit(self, node: ast.AST) -> None:
         for _, block in blocks(node):

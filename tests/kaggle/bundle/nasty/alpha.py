@@ -15,9 +15,6 @@ from collections import (  # a parenthesised import
 )
 from fractions import Fraction
 
-__all__ = ["FIRST", "area"]
-__all__ += ["scale"]
-
 FIRST, (SECOND, *REST) = 1, (2, 3, 4)  # a comment that stays
 scale: float = 2.5
 """Words below a constant go beside it. Of more sentences the first line's stay.

@@ -31,10 +31,9 @@ while not collected:
     pass
 else:
     CLOSED = stream.closed
-_counter = 0
+_counter = [0]
 
 
 def count():
-    global _counter
-    _counter += 1
-    return [_counter, toml_reader.loads("a = 1"), TOTAL, collected, CLOSED, REST]
+    _counter[0] += 1
+    return [*_counter, toml_reader.loads("a = 1"), TOTAL, collected, CLOSED, REST]

@@ -31,8 +31,8 @@ def compiled(*x):
 
 def wrapped(function):
     größe = "ß"
-    return njit((function), nogil=größe, cache=True) if größe else functools.partial(njit, 1, cache=True)(function)
+    return njit((function), nogil=größe, cache=True) if größe else function
 
 
 def ordinary(cache=True):
-    return dict(text="njit(1, cache=True)", cache=True)
+    return dict(text="cache=True", cache=True)
