@@ -129,7 +129,7 @@ def test_the_legal_file_stands_before_tables_and_weights_and_bad_tables_cost_no_
         assert rows_of(kaggle) == FALLBACK
         raise ValueError("a table that nobody has seen")
 
-    monkeypatch.setattr(Hubmap2022, "samples", broken)
+    monkeypatch.setattr(Hubmap2022, "test_samples", broken)
     monkeypatch.setattr(entry, "run_submission", summary_stub(seen))
     assert start().done == 3
     ((samples, packages, limit_s),) = seen

@@ -74,6 +74,14 @@ class Competition(Truth, Protocol):
         ...
 
 
+class KernelCompetition(Competition, Protocol):
+    """A competition whose hidden test set a kernel predicts."""
+
+    def test_samples(self, root: Path) -> list[Sample]:
+        """What sample_submission.csv asks for; raises InputError where that file cannot be used."""
+        ...
+
+
 def faultless(found: tuple[list[Sample], list[Fault]]) -> list[Sample]:
     """The samples of an inspection that found no faults.
 

@@ -61,7 +61,7 @@ class Hubmap2022:
         if not root.is_dir():
             return [], [Fault(root.name, str(root), "no such folder", "give the competition's folder")]
         try:
-            return self._train_samples(root) if split == "train" else (self._test_samples(root), [])
+            return self._train_samples(root) if split == "train" else (self.test_samples(root), [])
         except InputError as error:
             return [], error.faults
 
@@ -125,7 +125,12 @@ class Hubmap2022:
         clusters = {key: f"near-{cluster[0]}" for cluster in HUBMAP_2022_NEAR_DUPLICATES for key in cluster}
         return [row.get("patient", "").strip() or clusters.get(row["id"], row["id"]) for row in rows]
 
-    def _test_samples(self, root: Path) -> list[Sample]:
+    def test_samples(self, root: Path) -> list[Sample]:
+        """What sample_submission.csv asks for, with what test.csv says of it.
+
+        Raises:
+            InputError: If sample_submission.csv is missing or cannot be used.
+        """
         ids = submission_ids(root / "sample_submission.csv", self.columns)
         rows, faults = rows_by_id(root / "test.csv", HUBMAP_2022_COLUMNS[:-1])
         log_faults(faults)

@@ -88,10 +88,9 @@ class Kidney2020:
         if not root.is_dir():
             return [], [Fault(root.name, str(root), "no such folder", "give the competition's folder")]
         try:
-            samples, faults = self._train_samples(root) if split == "train" else self._test_samples(root)
+            return self._train_samples(root) if split == "train" else (self.test_samples(root), [])
         except InputError as error:
             return [], error.faults
-        return samples, faults
 
     def samples(self, root: Path, split: Split) -> list[Sample]:
         """As `inspect`.
@@ -123,7 +122,12 @@ class Kidney2020:
             samples.append(sample)
         return self._with_assumed_scale(samples), faults
 
-    def _test_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
+    def test_samples(self, root: Path) -> list[Sample]:
+        """What sample_submission.csv asks for, with what the dataset information and the files say of it.
+
+        Raises:
+            InputError: If sample_submission.csv is missing or cannot be used.
+        """
         facts_path = root / KIDNEY_2020_INFORMATION
         ids = submission_ids(root / "sample_submission.csv", self.columns)
         information, faults = _read_information(facts_path)
@@ -131,7 +135,7 @@ class Kidney2020:
         samples = [
             self._sample(key, root / "test", _kidney_information(key, information, facts_path)[0]) for key in ids
         ]
-        return self._with_assumed_scale(samples), []
+        return self._with_assumed_scale(samples)
 
     def _sample(self, key: str, folder: Path, facts: KidneyInformation) -> Sample:
         """A slide with what is known of it, its pixel size None where neither table nor file states one."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from histofold.competitions.base import Competition, find_image
+from histofold.competitions.base import Competition, KernelCompetition, find_image
 from histofold.competitions.tables import submission_ids
 from histofold.core.faults import InputError
 from histofold.core.log import logger
@@ -22,7 +22,9 @@ from histofold.schema.atomic import write_atomically
 from histofold.schema.sample import Sample
 
 
-def run_kernel(competition: Competition, image_folder: str, inputs: Path, working: Path, limit_s: float) -> RunSummary:
+def run_kernel(
+    competition: KernelCompetition, image_folder: str, inputs: Path, working: Path, limit_s: float
+) -> RunSummary:
     """Write WORKING/submission.csv for the hidden test set found below INPUTS.
 
     Args:
@@ -51,13 +53,13 @@ def run_kernel(competition: Competition, image_folder: str, inputs: Path, workin
     return run_submission(competition, samples, packages, out, left_s, hang_status=0)
 
 
-def _test_samples(competition: Competition, root: Path, image_folder: str, ids: list[str]) -> list[Sample]:
+def _test_samples(competition: KernelCompetition, root: Path, image_folder: str, ids: list[str]) -> list[Sample]:
     """The samples of the test split; of tables that break the adapter, the ids and images alone.
 
     The hidden tables are seen by nobody: one of them at fault may cost organs and pixel sizes, never the submission.
     """
     try:
-        samples = competition.samples(root, "test")
+        samples = competition.test_samples(root)
     except Exception:
         logger.exception("the tables beside sample_submission.csv cannot be used: predicted without them")
         samples = []

@@ -478,7 +478,7 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
     ),
     "an import rebound in its module": (
         {"entry.py": "import json\njson = None\n"},
-        "bad/entry.py:2",
+        "bad/entry.py:1",
         "put both into one `try:`",
     ),
     "two tries of one package": (

@@ -104,7 +104,7 @@ def _packed_segment(data: bytes, number: int, layout: SegmentLayout) -> np.ndarr
         data = _libtiff_bytes(data, layout.compression, layout.row_bytes, rows)
     if len(data) < size:
         raise ValueError(f"its data end after {len(data)} of {size} bytes")
-    shape_HWS = (rows, layout.size_hw[1], layout.samples)
+    shape_HWS = (rows, layout.size_hw[1], layout.samples_per_pixel)
     if layout.predictor == 3:
         return _undo_float_differences(np.frombuffer(data, np.uint8, size), shape_HWS, layout.dtype.itemsize)
     stored = np.frombuffer(data, layout.dtype, size // layout.dtype.itemsize)
@@ -155,8 +155,8 @@ def _libtiff_bytes(data: bytes, compression: int, row_bytes: int, rows: int) -> 
 def _check_jpeg_segment(data: bytes, layout: SegmentLayout) -> None:
     """Refuse what libjpeg would fill with grey (no end) or would allocate for (a frame larger than the segment)."""
     height, width, components = jpeg_frame(data)
-    if height > layout.size_hw[0] or width > layout.size_hw[1] or components != layout.samples:
-        stored = (*layout.size_hw, layout.samples)
+    if height > layout.size_hw[0] or width > layout.size_hw[1] or components != layout.samples_per_pixel:
+        stored = (*layout.size_hw, layout.samples_per_pixel)
         raise ValueError(f"its JPEG frame is {(height, width, components)} where the TIFF header says {stored}")
     if data.rfind(b"\xff\xd9") < data.find(b"\xff\xda"):
         raise ValueError("its JPEG data are cut short")
@@ -186,7 +186,7 @@ def _pillow_jpeg_segment(data: bytes, tables: bytes | None, layout: SegmentLayou
     """A JPEG segment decoded by Pillow, its shared tables and its colour space spliced in front."""
     adobe = struct.pack(">2sH5sHHHB", b"\xff\xee", 14, b"Adobe", 100, 0, 0, int(layout.is_ycbcr))
     shared = tables[2:-2] if tables else b""
-    stream = data[:2] + (adobe if layout.samples == 3 else b"") + shared + data[2:]
+    stream = data[:2] + (adobe if layout.samples_per_pixel == 3 else b"") + shared + data[2:]
     with JpegImageFile(io.BytesIO(stream)) as image:
         samples = np.asarray(image)
     return samples[:, :, np.newaxis] if samples.ndim == 2 else samples
@@ -202,7 +202,7 @@ def _jpeg2000_segment(data: bytes, layout: SegmentLayout, by_imagecodecs: bool) 
         raise ValueError("its JPEG 2000 data have no header")
     codestream = data[start:]
     has_halved_colours = _check_jpeg2000_frame(codestream, layout)
-    is_ycbcr = layout.compression == TIFF_APERIO_YCBCR and layout.samples == 3
+    is_ycbcr = layout.compression == TIFF_APERIO_YCBCR and layout.samples_per_pixel == 3
     if has_halved_colours and not is_ycbcr:
         raise ValueError("its JPEG 2000 colours are stored at different sizes")
     if by_imagecodecs and not has_halved_colours:
@@ -236,8 +236,10 @@ def _check_jpeg2000_frame(codestream: bytes, layout: SegmentLayout) -> bool:
         raise ValueError("its JPEG 2000 header is cut short") from None
     frame = (bottom - top, right - left, components)
     height, width = layout.size_hw
-    if not (0 < frame[0] <= height and 0 < frame[1] <= width and components == layout.samples):
-        raise ValueError(f"its JPEG 2000 frame is {frame} where the TIFF header says {(height, width, layout.samples)}")
+    if not (0 < frame[0] <= height and 0 < frame[1] <= width and components == layout.samples_per_pixel):
+        raise ValueError(
+            f"its JPEG 2000 frame is {frame} where the TIFF header says {(height, width, layout.samples_per_pixel)}"
+        )
     depths = {depth for depth, _, _ in parts}
     if depths != {8 * layout.dtype.itemsize - 1}:
         raise ValueError(f"its JPEG 2000 samples are not of {8 * layout.dtype.itemsize} bits, unsigned")

@@ -168,7 +168,7 @@ def _opencv_obstacle(image: TiffImage, max_bytes: int) -> str:
     layout = image.layout
     if layout.compression not in _OPENCV_COMPRESSIONS:
         return "a codec that it may lack"
-    is_plain_rgb = layout.dtype == np.uint8 and image.photometric == TIFF_RGB and layout.samples == 3
+    is_plain_rgb = layout.dtype == np.uint8 and image.photometric == TIFF_RGB and layout.samples_per_pixel == 3
     if not is_plain_rgb or image.page_numbers != (0,):
         return "anything but plain 8-bit RGB in the first page"
     if image.is_turned:

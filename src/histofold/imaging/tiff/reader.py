@@ -133,7 +133,7 @@ class TiffReader:
         """Copy a part of an uncompressed segment, reading only the rows (and, where narrow, the columns) needed."""
         layout = self._image.layout
         rows, columns = inside
-        pixel_bytes = layout.samples * layout.dtype.itemsize
+        pixel_bytes = layout.samples_per_pixel * layout.dtype.itemsize
         width = columns.stop - columns.start
         if width * 2 >= layout.size_hw[1]:  # reading full rows at once is cheaper than reading each row's part
             width, left = layout.size_hw[1], 0
@@ -143,7 +143,7 @@ class TiffReader:
         step = max(1, _TIFF_BLOCK_BYTES // (width * pixel_bytes))
         for top in range(rows.start, rows.stop, step):
             bottom = min(top + step, rows.stop)
-            block = np.empty((bottom - top, width, layout.samples), layout.dtype)
+            block = np.empty((bottom - top, width, layout.samples_per_pixel), layout.dtype)
             offset = int(plane.offsets[number]) + top * layout.row_bytes + left * pixel_bytes
             self._fill_rows(block, offset)
             self._paste(target_HWC[top - rows.start : bottom - rows.start], block[:, kept])

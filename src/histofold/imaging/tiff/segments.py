@@ -42,7 +42,7 @@ class SegmentLayout:
     """Height and width of a segment; a strip is as wide as the page."""
     is_tiled: bool
     """Whether segments at the border are stored in full size (tiles) or cut (strips)."""
-    samples: int
+    samples_per_pixel: int
     """Interleaved samples of a pixel within a segment."""
     dtype: np.dtype[Any]
     """Stored samples, in the file's byte order."""
@@ -66,7 +66,7 @@ class SegmentLayout:
     @property
     def row_bytes(self) -> int:
         """Bytes of one decoded row of a segment."""
-        return self.size_hw[1] * self.samples * self.dtype.itemsize
+        return self.size_hw[1] * self.samples_per_pixel * self.dtype.itemsize
 
     def rows_of(self, number: int) -> int:
         """Rows of a segment: the last strip of a page is cut, a tile never is."""

@@ -54,7 +54,7 @@ class Reach:
         """Top-level statements and methods."""
         self._used: dict[str, set[str]] = defaultdict(set)  # by module: names and words of strings
         self._names: set[str] = set()  # top-level names of the closure that kept code mentions
-        self._words: set[str] = set()  # the same with attributes and keywords: what a method may be called
+        self._words: set[str] = set()  # attributes, keywords, words of strings: what a method may be called
         pending = [piece for module in modules for piece in _pieces(module)]
         self._classes = {piece.node.name: piece.node for piece in pending if isinstance(piece.node, ast.ClassDef)}
         while reached := [piece for piece in pending if self._is_reached(piece)]:
@@ -102,10 +102,11 @@ class Reach:
     def _keep(self, piece: _Piece) -> None:
         self.kept.add(piece.node)
         for part in piece.parts:
-            names, others = _mentioned(part)
+            names, words = _mentioned(part)
             self._used[piece.module.name] |= names
-            self._words |= names | others
             self._names |= names & piece.module.scope
+            # In a class body a method may get another name: `also_called = method`.
+            self._words |= words | names if isinstance(piece.node, ast.ClassDef) else words
 
 
 def _pieces(module: Module) -> Iterator[_Piece]:
@@ -126,8 +127,8 @@ def _pieces(module: Module) -> Iterator[_Piece]:
 
 
 def _mentioned(node: ast.AST) -> tuple[set[str], set[str]]:
-    """The names in a node, also those in strings such as "Shape | None", and its attributes and keywords."""
-    names, others = set[str](), set[str]()
+    """The names in a node, and its attributes and keywords; both with the words of strings such as "Shape | None"."""
+    names, words = set[str](), set[str]()
     pending = [node]
     while pending:
         part = pending.pop()
@@ -137,9 +138,10 @@ def _mentioned(node: ast.AST) -> tuple[set[str], set[str]]:
             names.add(part.id)
         elif isinstance(part, ast.Constant) and isinstance(part.value, str):
             names.update(_words_in(part.value))
-        others.update(_attributes(part))
+            words.update(_words_in(part.value))
+        words.update(_attributes(part))
         pending += ast.iter_child_nodes(part)
-    return names, others
+    return names, words
 
 
 def _words_in(text: str) -> list[str]:

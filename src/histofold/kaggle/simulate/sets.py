@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histofold.competitions.base import Competition
+from histofold.competitions.base import Competition, KernelCompetition
 from histofold.core.faults import Fault
 from histofold.kaggle.simulate.files import FakeKaggle, image_folder, write_hidden
 from histofold.kaggle.simulate.plan import HiddenOptions, HiddenSet, Look, plan_hidden
@@ -103,7 +103,7 @@ def run_fake_set(
     )
 
 
-def kernel_in_process(competition: Competition, limit_s: float = SET_LIMIT_S) -> RunOnce:
+def kernel_in_process(competition: KernelCompetition, limit_s: float = SET_LIMIT_S) -> RunOnce:
     """The kernel's own code, called in this process."""
     from histofold.kernels.entry import run_kernel
 
