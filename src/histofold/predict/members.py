@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
 
 import torch
 from safetensors.torch import load_file
@@ -16,7 +15,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.models.build import build_model
 from histofold.predict.devices import all_devices, best_precision, free_bytes, is_out_of_memory
-from histofold.predict.stages import Networks, Stage, build_stages
+from histofold.predict.stages import Models, Networks, Stage, build_stages
 from histofold.schema.manifest import Manifest, Member
 
 MEMORY_SHARE = 0.5  # of a device's free memory that weights may fill; the forward passes need the rest
@@ -72,7 +71,7 @@ class MemberFile:
         return model.eval().to(device).to(memory_format=torch.channels_last)
 
 
-class LoadedInTurn(Sequence[torch.nn.Module]):
+class LoadedInTurn:
     """Members that are loaded when they are asked for, where memory does not hold all of them.
 
     A device holds one network at a time. The one before is let go first, or takes the new weights where it is of one
@@ -93,16 +92,8 @@ class LoadedInTurn(Sequence[torch.nn.Module]):
         """Number of members."""
         return len(self._files)
 
-    @overload
-    def __getitem__(self, place: int) -> torch.nn.Module: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[torch.nn.Module]: ...
-
-    def __getitem__(self, place: int | slice) -> torch.nn.Module | Sequence[torch.nn.Module]:
-        """A member's network, or some of the members."""
-        if isinstance(place, slice):
-            return LoadedInTurn(self._files[place], self._device)
+    def __getitem__(self, place: int) -> torch.nn.Module:
+        """A member's network."""
         file = self._files[place]
         if self._model is None or file != self._held:
             if self._held is not None and file.network != self._held.network:
@@ -177,9 +168,7 @@ def _memory_is_short(files: Sequence[MemberFile], devices: Sequence[torch.device
     return True
 
 
-def _load_models(
-    files: Sequence[MemberFile], devices: Sequence[torch.device], in_turn: bool
-) -> list[Sequence[torch.nn.Module]]:
+def _load_models(files: Sequence[MemberFile], devices: Sequence[torch.device], in_turn: bool) -> list[Models]:
     """The members' networks on each device."""
     if in_turn:
         return [LoadedInTurn(files, device) for device in devices]
@@ -206,7 +195,7 @@ def refuse_same_bytes(files: Sequence[MemberFile]) -> None:
         raise InputError(faults)
 
 
-def refuse_equal_members(models: Sequence[torch.nn.Module], names: Sequence[str], device: torch.device) -> None:
+def refuse_equal_members(models: Models, names: Sequence[str], device: torch.device) -> None:
     """Members must differ in what they say, not only in their bytes.
 
     Raises:
@@ -217,9 +206,9 @@ def refuse_equal_members(models: Sequence[torch.nn.Module], names: Sequence[str]
     generator = torch.Generator().manual_seed(0)
     probe_NCHW = torch.rand(1, 3, PROBE_SIDE, PROBE_SIDE, generator=generator).to(device)
     outputs: list[torch.Tensor] = []
-    for name, model in zip(names, models, strict=True):
+    for place, name in enumerate(names):
         with torch.inference_mode():
-            output = model(probe_NCHW).float().cpu()
+            output = models[place](probe_NCHW).float().cpu()
         for early, other in enumerate(outputs):
             largest = max(float(other.abs().max()), 1e-30)
             if output.shape == other.shape and float((output - other).abs().max()) <= SAME_OUTPUT * largest:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -51,11 +52,19 @@ class Level:
         return one.member < self.members and one.view_place < self.views
 
 
+class Models(Protocol):
+    """A module for each member: a list, or what loads a member when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int, /) -> torch.nn.Module: ...
+
+
 @dataclass(frozen=True)
 class Networks:
     """All members of an ensemble on one device. Calling it maps uint8 tiles to float32 values, averaged over passes."""
 
-    models: Sequence[torch.nn.Module]
+    models: Models
     """A module for each member, in evaluation mode, on `device`, channels last."""
     device: torch.device
     """Where the forward passes run."""
@@ -169,7 +178,7 @@ def build_stages(networks: Sequence[Networks], members: Sequence[tuple[Manifest,
     for each in networks:
         if len(each.models) != len(members) or not members:
             raise ValueError(f"{len(each.models)} models and {len(members)} members: as many models as members")
-        if not each.in_turn and len(set(map(id, each.models))) < len(members):
+        if not each.in_turn and len({id(each.models[place]) for place in range(len(members))}) < len(members):
             raise ValueError("one module stands twice in the ensemble: every member needs a module of its own")
     stages: list[Stage] = []
     for manifest, group in groupby(enumerate(members), key=lambda numbered: numbered[1][0]):
