@@ -26,13 +26,16 @@ from histofold.competitions.registry import get_competition
 from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.simulate.plan import IMAGE_FAULTS, SET_FAULTS, plan_hidden
 from histofold.kaggle.simulate.run import HostLimits, watch_kernel
-from histofold.kaggle.simulate.sets import SET_LIMIT_S, SetOutcome, draw_options, kernel_in_process, run_fake_set
 from histofold.kaggle.simulate.verdict import fallback_rows
 from histofold.kaggle.wheel import build_wheel
 from histofold.models.build import build_model
 from histofold.schema.manifest import Manifest, Member, file_sha256, manifest_json
 from histofold.schema.preprocessing import Preprocessing
 from histofold.synth.hidden import hidden_looks
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from fake_sets import SET_LIMIT_S, SetOutcome, draw_options, kernel_in_process, run_fake_set
+from slow_network import run_slowly
 
 COMPETITIONS = ("hubmap_2022", "kidney_2020")
 ARGUMENTS = {"encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8], "classes": 1}
@@ -108,9 +111,6 @@ def tell(outcomes: list[SetOutcome], alone: int, seconds: float) -> None:
 
 def tell_clock(clock_s: float, work_s: float) -> int:
     """Run work that the clock does not allow and tell what came of it."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-    from slow_network import run_slowly
-
     with tempfile.TemporaryDirectory() as folder:
         slow = run_slowly(Path(folder), clock_s, work_s)
     print(

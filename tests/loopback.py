@@ -291,12 +291,13 @@ def _run_client(module, arguments):
     return (main() or 0) if module == "kaggle" else probe(list(arguments))
 
 
-def submit_in_child(environment, folder, arguments):
-    """The body of a process that is killed: the command with the client in it."""
+def submit_in_child(environment, folder, arguments, own_process):
+    """The body of a process that is killed: the command, with the client in it or in a process of its own."""
     from histofold.commands.main import main
     from histofold.kaggle.submit import client
 
     os.environ.update(environment)
     os.chdir(folder)
-    client.run_process = client_in_process
+    if not own_process:
+        client.run_process = client_in_process
     sys.exit(main(arguments))

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fake_sets import draw_cheaply
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.competitions.kidney_2020 import Kidney2020
 from histofold.core.faults import ImageError, InputError
@@ -22,7 +23,6 @@ from histofold.kaggle.simulate.plan import (
     Look,
     plan_hidden,
 )
-from histofold.kaggle.simulate.sets import draw_cheaply
 
 LOOKS = (
     Look(organ="lung", source="HPA", stain="dab", pixel_size_um=0.4),

@@ -5,8 +5,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -62,15 +60,21 @@ def contents(place):
     return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
-def test_from_weights_to_a_score(place, own_process_site, capsys):
+def test_from_weights_to_a_score_without_a_word_of_the_credentials(place, own_process_site, capfd, caplog, monkeypatch):
+    """Every request, what is kept of the answers, and no secret in it, although client and kernel print some."""
     site = own_process_site
-    assert main(COMMAND) == 0
+    old_key = "0123456789abcdef-the-old-kind"
+    monkeypatch.setenv("VERBOSE", "true")  # the client would print its requests, headers and all
+    monkeypatch.setenv("KAGGLE_KEY", old_key)
+    site.log = f"the environment: KAGGLE_API_TOKEN={TOKEN}\n"
+    with caplog.at_level(logging.DEBUG, logger="histofold"):
+        assert main(COMMAND) == 0
     folder = the_state(place).folder
     (version,) = site.datasets[DATASET]["versions"]
     assert set(version) == UPLOADED, "neither the metadata nor the README"
     assert version["a_fold0.safetensors"] == b"weights"
     assert (folder / "output" / "submission.csv").read_bytes() == site.output["submission.csv"]
-    assert (folder / "output" / "histofold-hubmap-2022.log").read_text() == site.log
+    assert "the environment: KAGGLE_API_TOKEN=***" in (folder / "output" / "histofold-hubmap-2022.log").read_text()
 
     (created,) = site.bodies("CreateDataset")
     assert (created["ownerSlug"], created["slug"], created["isPrivate"]) == (OWNER, "histofold-weights", True)
@@ -80,21 +84,27 @@ def test_from_weights_to_a_score(place, own_process_site, capsys):
     assert (pushed["machineShape"], pushed["sessionTimeoutSeconds"]) == ("NvidiaTeslaT4", 9 * 3600)
     assert (pushed["datasetDataSources"], pushed["competitionDataSources"]) == ([DATASET], [SLUG])
     (submitted,) = site.bodies("CreateCodeSubmission")
-    assert (submitted["competitionName"], submitted["kernelVersion"], submitted["fileName"]) == (
-        SLUG,
-        1,
-        "submission.csv",
-    )
+    asked = (submitted["competitionName"], submitted["kernelVersion"], submitted["fileName"])
+    assert asked == (SLUG, 1, "submission.csv")
     assert submitted["submissionDescription"] == f"first [{folder.name}]"
 
     (line,) = ledger(place)
     assert (line["public_score"], line["private_score"], line["status"]) == ("0.71", "0.69", "COMPLETE")
     assert (line["dataset"], line["kernel"], line["ref"]) == (f"{DATASET}/1", f"{KERNEL}/1", "9001")
-    assert "public 0.71, private 0.69" in capsys.readouterr().out
     committed = (place / "weights" / "dataset-metadata.json").read_text()
     assert "your-kaggle-name" in committed, "what the user keeps is left as it is"
 
+    printed = capfd.readouterr()
+    assert "public 0.71, private 0.69" in printed.out
+    written = [text.decode(errors="replace") for text in contents(place / "runs").values()]
+    assert any("$ kaggle kernels push" in text for text in written), "the client's log is among them"
+    texts = [printed.out, printed.err, caplog.text, *written]
+    assert not [text[:200] for text in texts for secret in (TOKEN, old_key) if secret in text]
+
     asked = len(site.calls)
+    monkeypatch.delenv("VERBOSE")  # it would stay with a client inside of this process
+    monkeypatch.delenv("KAGGLE_KEY")
+    monkeypatch.setattr(client, "run_process", client_in_process)
     assert main(COMMAND) == 0
     assert not {name for name, _ in site.calls[asked:]} - {"IntrospectToken"}, "all is done: nothing more is asked"
 
@@ -374,23 +384,6 @@ def test_a_dry_run_tells_the_commands_and_changes_nothing(place, site, capsys):
     assert "kaggle config view" in capsys.readouterr().out
 
 
-def test_credentials_are_nowhere(place, own_process_site, capfd, caplog, monkeypatch):
-    site = own_process_site
-    monkeypatch.setenv("VERBOSE", "true")  # the client would print its requests, headers and all
-    monkeypatch.setenv("KAGGLE_KEY", "0123456789abcdef-the-old-kind")
-    site.runs, site.processing = [["ERROR"]], 0
-    site.log = f"the environment: KAGGLE_API_TOKEN={TOKEN}\n"
-    with caplog.at_level(logging.DEBUG, logger="histofold"):
-        assert main(COMMAND) == 2
-    captured = capfd.readouterr()
-    written = [text.decode(errors="replace") for text in contents(place / "runs").values()]
-    texts = [captured.out, captured.err, caplog.text, *written]
-    assert any("$ kaggle kernels push" in text for text in written), "the client's log is among them"
-    assert any("the environment:" in text for text in written), "and the kernel's"
-    for secret in (TOKEN, "0123456789abcdef-the-old-kind"):
-        assert not [text[:200] for text in texts if secret in text]
-
-
 # --- killed and started again -----------------------------------------------------------------------------------------
 
 ACTIONS = ("CreateDataset", "SaveKernel", "CreateCodeSubmission")
@@ -400,12 +393,12 @@ KILLED_AT = (
 )
 
 
-def killed(place, site, method):
+def killed(place, site, method, own_process=False):
     """Start the command in a process of its own, and kill it while the site answers a request."""
     context = multiprocessing.get_context("forkserver")
-    names = ("LOOPBACK_URL", "KAGGLE_API_TOKEN", "KAGGLE_API_ENVIRONMENT", "HOME", "TMPDIR", "NO_PROXY")
+    names = ("LOOPBACK_URL", "KAGGLE_API_TOKEN", "KAGGLE_API_ENVIRONMENT", "PYTHONPATH", "HOME", "TMPDIR", "NO_PROXY")
     environment = {name: os.environ[name] for name in names}
-    process = context.Process(target=submit_in_child, args=(environment, place, COMMAND))
+    process = context.Process(target=submit_in_child, args=(environment, place, COMMAND, own_process))
     site.after[method] = lambda: os.kill(process.pid, signal.SIGKILL)
     process.start()
     process.join(120)
@@ -416,7 +409,7 @@ def killed(place, site, method):
 @pytest.fixture(scope="module", autouse=True)
 def preloaded():
     """Children are forked from a process that has loaded what they need."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["histofold.commands.submit", "torch"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["loopback", "histofold.kaggle.submit.run"])
 
 
 @pytest.mark.slow
@@ -439,12 +432,7 @@ def test_a_client_that_outlives_us_is_waited_for(method, place, own_process_site
         quick.setattr(client, "run_process", client_in_process)
         if method == "CreateCodeSubmission":
             assert main([*COMMAND, "--no-submit"]) == 0
-    command = [sys.executable, "-m", "histofold.commands.main", *COMMAND]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    site.after[method] = lambda: os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL
-    del site.after[method]
+    assert killed(place, site, method, own_process=True) == -signal.SIGKILL
     monkeypatch.setattr(client, "run_process", client_in_process)
     assert main(COMMAND) == 0
     assert {name: site.count(name) for name in ACTIONS} == dict.fromkeys(ACTIONS, 1)

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
+from fake_sets import draw_options, kernel_in_process, run_fake_set
 from histofold.competitions.registry import get_competition
 from histofold.kaggle.simulate.plan import HiddenOptions
-from histofold.kaggle.simulate.sets import draw_options, kernel_in_process, run_fake_set
 from histofold.schema.manifest import load_manifest, manifest_json
 from histofold.synth.hidden import hidden_looks
 
