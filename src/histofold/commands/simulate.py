@@ -21,10 +21,9 @@ class SimulateOptions(SimulateRequest):
 def run(arguments: list[str]) -> int:
     """The verb."""
     options = parse_options(SimulateOptions, "simulate", arguments)
-    from histofold.kaggle.bundle.kernels import write_kernel
     from histofold.kaggle.simulate.simulate import simulate
     from histofold.synth.hidden import HiddenSlides, hidden_looks
 
-    verdict = simulate(options, hidden_looks, HiddenSlides, write_kernel)
+    verdict = simulate(options, hidden_looks, HiddenSlides)
     print(verdict)
     return 2 if verdict.bad else 0

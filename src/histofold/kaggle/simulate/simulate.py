@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
+from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.simulate.files import Draw, FakeKaggle, image_folder, write_hidden
 from histofold.kaggle.simulate.plan import SimulateRequest, plan_hidden
 from histofold.kaggle.simulate.run import HostLimits, watch_kernel
@@ -24,7 +25,6 @@ def simulate(
     request: SimulateRequest,
     looks_of: Callable[[str, tuple[str, ...]], list[tuple[str, str, str, float]]],
     slides: Callable[[int, int], Draw],
-    write_kernel: Callable[[str, Path, bool, str], Path],
 ) -> Verdict:
     """Write the set, run the kernel on it, judge it; the log goes to OUT/kernel.log.
 
@@ -32,7 +32,6 @@ def simulate(
         request: What the user asks for.
         looks_of: Where the images of a competition and of some organs come from.
         slides: What draws the images, for the seed of the set and its longest side.
-        write_kernel: Bundles a competition's kernel where none is given.
 
     Raises:
         InputError: If an option or the kernel is at fault, or OUT holds something else.
@@ -41,8 +40,7 @@ def simulate(
     competition = get_competition(request.competition or manifest.competition)
     image_folder(competition.name)  # refuses one without a hidden set, before anything is done
     hidden = plan_hidden(request.hidden, looks_of(competition.name, request.organs))
-    kernel = _given_kernel(request.kernel) if request.kernel else None
-    kernel = kernel or write_kernel(competition.name, request.out / "kernel", False, "owner/weights")
+    kernel = _kernel_script(request, competition.name)
     _begin(request.out)
     tree = FakeKaggle.create(request.out / "kaggle", competition.slug, request.weights)
     images = write_hidden(tree, competition, hidden, slides(request.hidden.seed, request.hidden.largest))
@@ -56,13 +54,11 @@ def simulate(
     return judge(watched, limits, competition, hidden, tree.working, submission_faults(tree, competition))
 
 
-def _given_kernel(kernel: Path) -> Path:
-    """The script of a kernel that is asked for.
-
-    Raises:
-        InputError: There is none.
-    """
-    path = kernel / "kernel.py" if kernel.is_dir() else kernel
+def _kernel_script(request: SimulateRequest, competition: str) -> Path:
+    """The kernel that is asked for, else one that is bundled now."""
+    if request.kernel is None:
+        return write_kernel(competition, request.out / "kernel", False, "owner/weights")
+    path = request.kernel / "kernel.py" if request.kernel.is_dir() else request.kernel
     if not path.is_file() or path.suffix != ".py":
         rule = "no such script"
         raise InputError([Fault(path.name, str(path), rule, "write it: `histofold kernel C` (no --notebook)")])

@@ -53,7 +53,7 @@ SUBMISSION_WORDS = (
         "Timeout",
         r"\btime(d|s)?[ -]?out\b",
         "the kernel ran longer than the competition allows",
-        "take fewer members or views; `histofold simulate` tells the time beforehand",
+        "take fewer members or views; `histofold simulate` shows the time beforehand",
     ),
 )
 """What the page of submissions says where a kernel was not scored."""
