@@ -15,6 +15,7 @@ MODULES = (
     "imaging.slide",
     "models.build",
     "synth.hubmap_2022.folder",
+    "trust.intervals",
 )
 
 

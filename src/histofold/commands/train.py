@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from histofold.commands.options import parse_options
 from histofold.core.faults import Fault, InputError
-from histofold.data.store import known_folds
-from histofold.report.graphs.run import draw_fold_curves
-from histofold.report.graphs.schedule import plot_schedule
-from histofold.report.pictures.overlays import save_png
-from histofold.report.pictures.views import draw_view_sheet, spread_tiles
 from histofold.schema.experiment import Experiment
 from histofold.schema.parse import load_toml
-from histofold.train.fold import FoldSetup, prepare_fold, training_tiles
-from histofold.train.schedule import schedule_table
+
+if TYPE_CHECKING:
+    from histofold.train.fold import FoldSetup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +60,7 @@ def run(arguments: list[str]) -> int:
     if options.show_views is not None:
         show_views(options, options.show_views)
         return 0
+    from histofold.report.graphs.run import draw_fold_curves
     from histofold.train.experiment import train_experiment
 
     trained = train_experiment(
@@ -82,6 +79,9 @@ def show_schedule(options: TrainOptions, path: Path) -> None:
         InputError: If the file is no PNG, or the schedule counts epochs and there is no dataset.
     """
     _refuse_no_png("--show-schedule", path)
+    from histofold.report.graphs.schedule import plot_schedule
+    from histofold.train.schedule import schedule_table
+
     experiment = options.settings
     optim, train, dataset = experiment.optim, experiment.train, Path(experiment.data.dataset)
     steps_per_epoch = None
@@ -102,6 +102,10 @@ def show_views(options: TrainOptions, path: Path) -> None:
         InputError: If the file is no PNG, or the fold cannot be trained.
     """
     _refuse_no_png("--show-views", path)
+    from histofold.report.pictures.overlays import save_png
+    from histofold.report.pictures.views import draw_view_sheet, spread_tiles
+    from histofold.train.fold import training_tiles
+
     setup = _shown_fold(options)
     tiles = training_tiles(setup, keep=False)
     save_png(path, draw_view_sheet(tiles, spread_tiles(setup.index), setup.manifest.preprocessing, setup.organs))
@@ -116,5 +120,8 @@ def _refuse_no_png(option: str, path: Path) -> None:
 
 def _shown_fold(options: TrainOptions) -> FoldSetup:
     """The fold that is asked for, else the first one."""
+    from histofold.data.store import known_folds
+    from histofold.train.fold import prepare_fold
+
     fold = known_folds(options.settings)[0] if options.fold is None else options.fold
     return prepare_fold(options.settings, options.path.stem, options.runs, fold, options.limit)

@@ -31,6 +31,8 @@ def grouped_interval(scores: Sequence[float] | np.ndarray, groups: Sequence[str]
 
     Example:
         >>> low, high = grouped_interval([0.8, 0.9, 0.7], ["patient 1", "patient 1", "patient 2"])
+        >>> f"{low:.2f} to {high:.2f}"
+        '0.70 to 0.85'
     """
     codes = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)[1]
     sums = np.bincount(codes, scores)
