@@ -8,12 +8,13 @@ import pytest
 
 from histofold.commands.main import main
 from histofold.commands.options import parse_options
-from histofold.commands.sweep import forecast, overrides
 from histofold.commands.train import TrainOptions
 from histofold.schema.dataset import DataConfig
 from histofold.schema.experiment import Experiment, TrainConfig
 from histofold.schema.parse import load_toml, to_toml
 from histofold.schema.sweep import SettingSpace, SweepConfig, with_settings
+from histofold.train.sweep.results import overrides
+from histofold.train.sweep.search import forecast
 from small_datasets import BASE, build, draw, make_folder
 
 
@@ -95,9 +96,9 @@ def test_a_small_sweep_from_start_to_end(workplace, tmp_path, capsys):
     assert "optimistic" in (tmp_path / "s" / "best.toml").read_text()
     assert cv2.imread(str(tmp_path / "s" / "figure.png")) is not None
     assert (tmp_path / "s" / "report.html").stat().st_size > 10_000
-    before = (tmp_path / "s" / "study.log").read_bytes()
+    before = (tmp_path / "s" / "study.db").read_bytes()
     assert main(arguments) == 0, "run again, it has nothing to do"
-    assert (tmp_path / "s" / "study.log").read_bytes() == before
+    assert (tmp_path / "s" / "study.db").read_bytes() == before
     (workplace / "s.toml").write_text(text.replace("1e30", "1e-4"))
     assert main(arguments) == 2
     assert "optim.lr" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from histofold.report.sweep import _edges, _is_grid, _levels, plot_sweep, write_sweep_page
+from histofold.report.sweep import _edges, _is_grid, _levels, plot_sweep, write_sweep_report
 
 
 def trials(settings, states=None):
@@ -79,11 +79,9 @@ def test_cells_meet_halfway_on_a_logarithmic_axis():
 
 def test_the_page_says_that_the_best_score_is_optimistic(tmp_path):
     table = trials(GRID, ["complete"] * 5 + ["failed"])
-    write_sweep_page(
-        tmp_path / "r.html", "s", table, "val_dice", plot_sweep(table, list(GRID), "val_dice"), "optimistic!"
-    )
-    text = (tmp_path / "r.html").read_text()
+    write_sweep_report(tmp_path, table, list(GRID), "val_dice", "optimistic!")
+    text = (tmp_path / "report.html").read_text()
     assert all(words in text for words in ("optimistic!", "0.9000", "optim.lr", "Failed trials", "data:image/png"))
     none = trials(GRID, ["failed"] * 6)
-    write_sweep_page(tmp_path / "n.html", "s", none, "loss", plot_sweep(none, list(GRID), "loss"), "note")
-    assert "Best loss" not in (tmp_path / "n.html").read_text()
+    write_sweep_report(tmp_path, none, list(GRID), "loss", "note")
+    assert "Best loss" not in (tmp_path / "report.html").read_text()

@@ -42,14 +42,11 @@ class TrainOptions:
 def run(arguments: list[str]) -> int:
     """The verb."""
     path = next((Path(argument) for argument in arguments if argument.endswith(".toml")), None)
-    loaded = load_toml(Experiment, path) if path is not None and not {"-h", "--help"} & set(arguments) else Experiment()
-    options = (
-        parse_options(
-            TrainOptions, "train", arguments, TrainOptions(path=path or Path("experiments/E.toml"), settings=loaded)
-        )
-        if path is not None
-        else parse_options(TrainOptions, "train", arguments)
-    )
+    default = None
+    if path is not None:  # what the command line leaves out has the file's values
+        wants_help = {"-h", "--help"} & set(arguments)
+        default = TrainOptions(path=path, settings=Experiment() if wants_help else load_toml(Experiment, path))
+    options = parse_options(TrainOptions, "train", arguments, default)
     if options.path.suffix != ".toml":
         raise InputError(f"{options.path}: an experiment is a TOML file: give its whole name, as experiments/E.toml")
     if options.limit is not None and options.limit < 1:

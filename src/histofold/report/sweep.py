@@ -1,4 +1,4 @@
-"""The figure of a sweep: loss and Dice against its settings, and the score as the trials went on."""
+"""The figure and the page of a sweep: loss and Dice against its settings, and the score as the trials went on."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def plot_sweep(table: pd.DataFrame, settings: Sequence[str], metric: str, path: 
     return finish_figure(figure, path)
 
 
-def write_sweep_page(path: Path, name: str, table: pd.DataFrame, metric: str, figure: bytes, note: str) -> None:
-    """Write the report of a sweep.
+def write_sweep_report(folder: Path, table: pd.DataFrame, settings: Sequence[str], metric: str, note: str) -> None:
+    """Write figure.png and report.html of a sweep.
 
     Args:
-        path: Where to, usually runs/S/report.html.
-        name: The sweep's name.
+        folder: runs/S, whose name is the sweep's.
         table: One row a trial, the best on top; with the columns trial, state and the metric.
+        settings: The settings that were searched.
         metric: What decided, val_dice or loss.
-        figure: The PNG of `plot_sweep`.
         note: What a reader must know to trust the best score.
     """
+    figure = plot_sweep(table, settings, metric, folder / "figure.png")
     counts = {f"{state} trials": int(count) for state, count in table["state"].value_counts().items()}
     first = table.iloc[0] if len(table) and table["state"].iloc[0] == "complete" else None
     best = {} if first is None else {f"best {metric}": float(first[metric]), "of trial": int(first["trial"])}
@@ -80,7 +80,12 @@ def write_sweep_page(path: Path, name: str, table: pd.DataFrame, metric: str, fi
         ),
         Section("Every trial, best first", [Table(list(shown.columns), rows)]),
     ]
-    write_page(path, f"Sweep {name}", "Each trial trains one choice of settings from the same start.", sections)
+    write_page(
+        folder / "report.html",
+        f"Sweep {folder.name}",
+        "Each trial trains one choice of settings from the same start.",
+        sections,
+    )
 
 
 def _best(frame: pd.DataFrame, metric: str) -> int | None:

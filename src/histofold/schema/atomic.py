@@ -7,9 +7,12 @@ from pathlib import Path
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary file beside it, synced, then renamed over it."""
+    """Write a file whole or not at all: a temporary file beside it, synced, then renamed over it.
+
+    Of several processes that write it at once the last one wins: each has a temporary file of its own.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as stream:
             stream.write(content)

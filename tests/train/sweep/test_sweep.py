@@ -7,15 +7,16 @@ import os
 import random
 import time
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 
 from histofold.core.faults import InputError
 from histofold.schema.experiment import Experiment
 from histofold.schema.sweep import SettingSpace, SweepConfig
-from histofold.train import sweep as sweep_module
 from histofold.train.state import Stopped
-from histofold.train.sweep.study import Sweep, changed_keys
-from histofold.train.sweep.table import OPTIMISTIC, trial_costs, trial_table
+from histofold.train.sweep.results import OPTIMISTIC, trial_costs, trial_table
+from histofold.train.sweep.study import NUMBER, Sweep, changed_keys, number_of
 from histofold.train.sweep.workers import Outcome, quiet_optuna, run_worker, run_workers
 
 RATES, DECAYS = (1e-4, 1e-3, 1e-2), (0.01, 0.1)
@@ -35,7 +36,7 @@ SPACE = {
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(sweep_module, "POLL_S", 0.02)
+    monkeypatch.setattr("histofold.train.sweep.workers.POLL_S", 0.02)
     quiet_optuna()
 
 
@@ -95,19 +96,20 @@ def test_random_draws_hang_on_seed_and_number_alone(tmp_path):
     """Whoever draws them, in whichever order, and though a trial was cut short between two draws."""
     whole = run_workers(tmp_path / "a", random_search(), "", formula)
     other = Sweep(tmp_path / "b", random_search())
-    held = [other.claim() for _ in range(3)]
-    for claim in reversed(held):
-        claim.lease.release()
-    half = other.trials()[4]
-    other.storage.set_trial_state_values(half._trial_id, sweep_state("RUNNING"))
+    # Optuna hands trials out by number; here all but the last two have begun, and die before or between their draws.
+    waiting = other.trials()
+    for trial in waiting[:4]:
+        other.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+    narrow = SweepConfig(space={"optim.lr": SPACE["optim.lr"]}, sampler="random", trials=6)
+    other.config, config = narrow, other.config
+    other.draw_settings(optuna.Trial(other.study, waiting[2]._trial_id))
+    other.config = config
+    for trial in waiting[:4]:
+        other.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
     run_worker(other, formula)
     assert settings_by_number(whole) == settings_by_number(other)
     different = run_workers(tmp_path / "c", random_search(seed=1), "", formula)
     assert settings_by_number(whole) != settings_by_number(different)
-
-
-def sweep_state(name):
-    return next(state for state in sweep_module.TrialState if state.name == name)
 
 
 def test_more_trials_go_on_and_any_other_change_is_refused_by_name(tmp_path):
@@ -162,9 +164,9 @@ def test_interruptions_and_disk_faults_leave_the_trial_to_be_taken_up(tmp_path, 
     with pytest.raises(error):
         run_workers(tmp_path / "s", GRID, "", objective)
     states = trial_table(Sweep(tmp_path / "s", GRID))["state"].value_counts().to_dict()
-    assert states == {"complete": 2, "running": 1, "waiting": 3}
+    assert states == {"complete": 2, "waiting": 4}
     sweep = run_workers(tmp_path / "s", GRID, "", objective)
-    assert runs == ["0000", "0001", "0002", "0002", "0003", "0004", "0005"]
+    assert runs == ["0000", "0001", "0002", "0003", "0004", "0005", "0002"]
     assert not sweep.unfinished()
 
 
@@ -217,19 +219,52 @@ def test_a_trial_that_went_back_to_its_last_state_reports_the_same_steps_again(t
         run_workers(tmp_path / "s", config, "", objective)
     sweep = run_workers(tmp_path / "s", config, "", objective)
     assert sweep.trials()[0].intermediate_values == {1: 0.5, 2: 0.5}
-    assert sweep.best().number == 0
+    assert number_of(sweep.best()) == 0
 
 
-def test_a_trial_that_was_taken_over_is_left_to_its_new_holder(tmp_path, caplog):
+@pytest.mark.parametrize("reports", [True, False])
+def test_a_trial_that_was_taken_over_is_left_to_its_new_holder(tmp_path, caplog, reports):
+    runs = []
+
     def objective(experiment, folder, report):
-        if folder.name == "0001" and not (folder / "lease.000009").exists():
-            (folder / "lease.000009").write_text('{"released": true}')
-            report(1, 0.5)
+        runs.append(folder.name)
+        if runs == ["0000", "0001"]:  # as if this process had slept for long, and another had seen no heartbeat
+            other = Sweep(tmp_path / "s", GRID)
+            held = next(trial for trial in other.trials() if trial.state == TrialState.RUNNING)
+            other.storage.set_trial_state_values(held._trial_id, TrialState.FAIL)
+            other.take_up_lost()
+            if reports:
+                report(1, 0.5)
         return formula(experiment, folder, report)
 
     sweep = run_workers(tmp_path / "s", GRID, "", objective)
     assert "trial 1 was taken over" in caplog.text
-    assert not sweep.unfinished()
+    assert runs == [*(f"{number:04d}" for number in range(6)), "0001"]
+    assert trial_table(sweep)["state"].eq("complete").all()
+
+
+def test_a_trial_that_was_entered_twice_runs_once(tmp_path):
+    """As when two processes find the same dead one, or begin a sweep at the same moment."""
+    sweep = Sweep(tmp_path / "s", GRID)
+    for number in (0, 3):
+        sweep.study.enqueue_trial(sweep.trials()[number].system_attrs["fixed_params"], user_attrs={NUMBER: number})
+    sweep.study.add_trial(optuna.create_trial(state=TrialState.WAITING))  # as Optuna makes one where none waits
+    runs = []
+
+    def objective(experiment, folder, report):
+        runs.append(folder.name)
+        return formula(experiment, folder, report)
+
+    run_worker(sweep, objective)
+    assert runs == [f"{number:04d}" for number in range(6)]
+    assert len(trial_table(sweep)) == 6
+
+
+def test_a_database_that_cannot_be_opened_is_refused_without_its_password(tmp_path):
+    for address in ("postgresql://me:secret@nowhere/x", "mysql+nodriver://me:secret@nowhere/x", "nonsense secret"):
+        with pytest.raises(InputError, match="the database cannot be opened") as caught:
+            Sweep(tmp_path / "s", GRID, "", address)
+        assert "secret" not in str(caught.value).replace("nonsense secret", "")
 
 
 def test_the_least_loss_is_best_where_loss_decides(tmp_path):
@@ -240,17 +275,8 @@ def test_the_least_loss_is_best_where_loss_decides(tmp_path):
         return Outcome(loss, {"val_dice": 0.5, "loss": loss, "steps": 1, "seconds": 0.1})
 
     sweep = run_workers(tmp_path / "s", config, "", objective)
-    assert sweep.best().number == 0, "of equals the first"
+    assert number_of(sweep.best()) == 0, "of equals the first"
     assert trial_table(sweep)["loss"].is_monotonic_increasing
-
-
-def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path):
-    run_workers(tmp_path / "s", GRID, "", formula)
-    path = tmp_path / "s" / "study.log"
-    whole = path.read_bytes()
-    path.write_bytes(whole + b'{"op_code": 5, "trial')
-    assert not Sweep(tmp_path / "s", GRID).unfinished()
-    assert path.read_bytes() == whole
 
 
 def slow_formula(experiment, folder, report):
@@ -258,10 +284,11 @@ def slow_formula(experiment, folder, report):
     mark = folder / f"alive.{os.getpid()}"
     mark.touch()
     others = [int(file.suffix[1:]) for file in folder.glob("alive.*") if file != mark]
-    alive = [pid for pid in others if sweep_module.os.path.exists(f"/proc/{pid}") and is_running(pid)]
+    again = bool(others)
+    alive = [pid for pid in others if os.path.exists(f"/proc/{pid}") and is_running(pid)]
     with (folder.parent / "log.jsonl").open("a") as stream:
-        stream.write(json.dumps({"trial": folder.name, "beside": alive}) + "\n")
-    time.sleep(0.08)
+        stream.write(json.dumps({"trial": folder.name, "beside": alive, "again": again}) + "\n")
+    time.sleep(0.1)
     outcome = formula(experiment, folder, report)
     mark.unlink()
     return outcome
@@ -272,43 +299,53 @@ def is_running(pid):
         return stream.read().rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
-def forked_worker(folder, config):
+def killable_worker(folder, config):
     run_worker(Sweep(folder, config), slow_formula)
 
 
-def test_killed_workers_lose_no_trial_and_none_runs_twice_at_a_time(tmp_path, monkeypatch):
-    """Workers are killed at random moments and replaced; then one brings the grid to its end."""
-    config = SweepConfig(space={**GRID.space, "train.seed": SettingSpace(values=(0, 1, 2))})
-    context, chance = multiprocessing.get_context("fork"), random.Random(0)
-    folder, kills = tmp_path / "s", 0
-    monkeypatch.setattr("histofold.train.sweep.study.LOCK_GRACE_S", 3)
-    workers = []
-    while kills < 8:
-        while len(workers) < 3:
-            worker = context.Process(target=forked_worker, args=(folder, config), daemon=True)
-            worker.start()
-            workers.append(worker)
-        time.sleep(chance.uniform(0.02, 0.2))
-        victim = workers.pop(chance.randrange(len(workers)))
+def test_killed_workers_lose_no_trial_and_none_runs_twice(tmp_path, monkeypatch):
+    """Workers are killed at random moments and replaced; the last ones bring the grid to its end."""
+    monkeypatch.setattr("histofold.train.sweep.study.HEARTBEAT_S", 1)
+    monkeypatch.setattr("histofold.train.sweep.study.GRACE_S", 6)
+    config = SweepConfig(space={**GRID.space, "train.seed": SettingSpace(values=(0, 1))})
+    context, chance, folder = multiprocessing.get_context("fork"), random.Random(0), tmp_path / "s"
+    Sweep(folder, config).storage.engine.dispose()  # children must not inherit its connection
+
+    def start():
+        worker = context.Process(target=killable_worker, args=(folder, config), daemon=True)
+        worker.start()
+        return worker
+
+    def log():
+        path = folder / "trials" / "log.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+    running = [start(), start()]
+    for kill in range(4):
+        while len(log()) <= 2 * kill:  # each one begins something before the next is killed
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0.0, 0.1))
+        victim = running.pop(chance.randrange(2))
         victim.kill()
         victim.join()
-        kills += 1
-    sweep = run_workers(folder, config, "", slow_formula)
-    for worker in workers:
-        worker.join(timeout=60)
+        running.append(start())
+    for worker in running:
+        worker.join(timeout=120)
         assert worker.exitcode == 0
-    table = trial_table(sweep)
+    table = trial_table(Sweep(folder, config))
     assert table["state"].eq("complete").all()
     points = table[list(config.space)].itertuples(index=False, name=None)
-    assert sorted(points) == sorted((a, b, c) for a in RATES for b in DECAYS for c in (0, 1, 2))
-    log = [json.loads(line) for line in (folder / "trials" / "log.jsonl").read_text().splitlines()]
-    assert {entry["trial"] for entry in log} == {f"{number:04d}" for number in range(18)}
-    assert all(entry["beside"] == [] for entry in log)
+    assert sorted(points) == sorted((a, b, c) for a in RATES for b in DECAYS for c in (0, 1))
+    assert {entry["trial"] for entry in log()} == {f"{number:04d}" for number in range(12)}
+    assert all(entry["beside"] == [] for entry in log()), "no trial ran twice at a time"
+    attempts = Sweep(folder, config).study.get_trials(states=(TrialState.COMPLETE,))
+    assert sorted(map(number_of, attempts)) == list(range(12)), "no trial ran twice to its end"
+    assert len({entry["trial"] for entry in log() if entry["again"]}) >= 1, "a killed one was taken up in its folder"
 
 
 @pytest.mark.slow
 def test_several_processes_share_a_grid(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep_module, "POLL_S", 0.2)
+    monkeypatch.setattr("histofold.train.sweep.workers.POLL_S", 0.2)
     before = dict(os.environ)
     sweep = run_workers(tmp_path / "s", GRID, "", formula, workers=2)
     assert trial_table(sweep)["state"].eq("complete").all()

@@ -1,4 +1,4 @@
-"""Running the trials of a sweep: in this process, or in several that share the study on disk."""
+"""Running the trials of a sweep: in this process, or in several that share its study."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
 
 import optuna
 import torch
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 from tqdm import tqdm
 
@@ -27,34 +27,31 @@ from histofold.core.log import logger
 from histofold.schema.experiment import Experiment
 from histofold.schema.sweep import SweepConfig, with_settings
 from histofold.train.state import Stopped
-from histofold.train.sweep.study import Claim, Sweep
+from histofold.train.sweep.study import NUMBER, WORDS, Sweep, number_of
 
 POLL_S = 1.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial reached.
-
-    Attributes:
-        score: What decides, in the study's direction.
-        values: All that the table tells of it: val_dice, loss, steps, seconds.
-    """
+    """What a trial reached."""
 
     score: float
+    """What decides, in the study's direction."""
     values: dict[str, float]
+    """All that the table says of it: val_dice, loss, steps, seconds."""
 
 
 Report = Callable[[int, float], bool]
 Objective = Callable[[Experiment, Path, Report], Outcome]
 
 
-class LeaseLostError(Exception):
-    """Another process has taken the trial over: this one slept for minutes, and must not write any more."""
+class TrialEndedError(Exception):
+    """A trial has ended by itself and its words stand in the study, or another process has it."""
 
 
 def run_worker(sweep: Sweep, objective: Objective, on_change: Callable[[], None] = lambda: None) -> None:
-    """Run trials until none is left, taking over those whose process has ended.
+    """Run trials until none is left, taking over those whose process is dead.
 
     While others run the last trials it waits, so that whatever befalls them no trial is lost.
 
@@ -65,75 +62,87 @@ def run_worker(sweep: Sweep, objective: Objective, on_change: Callable[[], None]
         on_change: Called after each trial.
 
     Raises:
-        OSError: If the disk fails: the trial stays as it is, to be taken up again.
+        OSError: If the disk fails: the trial is left to be taken up again.
         ImageError: If an image of the data cannot be read; the same.
         KeyboardInterrupt: The same.
     """
-    while True:
-        claim = sweep.claim()
-        if claim is not None:
-            try:
-                run_trial(sweep, claim, objective)
-            finally:
-                claim.lease.release()
-        elif sweep.unfinished():
-            time.sleep(POLL_S)
+    while sweep.unfinished():
+        sweep.take_up_lost()
+        if any(trial.state == TrialState.WAITING for trial in sweep.trials()):
+            _run_one(sweep, objective)
         else:
-            return
+            time.sleep(POLL_S)
         on_change()
 
 
-def run_trial(sweep: Sweep, claim: Claim, objective: Objective) -> None:
-    """Run one trial and tell the study how it ended; a trial that fails is recorded with its words."""
-    number = claim.trial.number
-    reported = set(sweep.trials()[number].intermediate_values)
+def _run_one(sweep: Sweep, objective: Objective) -> None:
+    """Have Optuna run the next trial that waits."""
+    taken_over = False
 
-    def report(step: int, score: float) -> bool:
-        if not claim.lease.held():
-            raise LeaseLostError
-        if step not in reported:  # a trial that went back to its last state sees the same scores again
-            reported.add(step)
-            claim.trial.report(score, step)
-        return claim.trial.should_prune()
+    def run(attempt: optuna.Trial) -> float:
+        nonlocal taken_over
+        try:
+            return run_trial(sweep, attempt, objective)
+        except UpdateFinishedTrialError:
+            taken_over = True
+            logger.warning("trial %d was taken over by another process", number_of(attempt))
+            raise TrialEndedError from None
 
     try:
-        experiment = with_settings(sweep.config.experiment, claim.settings, str(sweep.folder))
-        outcome = objective(experiment, claim.folder, report)
+        sweep.study.optimize(run, n_trials=1, catch=TrialEndedError)
+    except ValueError:  # Optuna would have us end the trial, which another process has done
+        if not taken_over:
+            raise
+
+
+def run_trial(sweep: Sweep, attempt: optuna.Trial, objective: Objective) -> float:
+    """Run one trial and give its score; one that fails leaves its words in the study.
+
+    Raises:
+        TrialPruned: If the pruner has stopped it.
+        TrialEndedError: If it has failed, or another attempt stands for it.
+        UpdateFinishedTrialError: If another process has taken it over, since this one slept for long.
+    """
+    if NUMBER not in attempt.user_attrs or not sweep.stands(attempt):
+        raise TrialEndedError
+    number = number_of(attempt)
+    folder = sweep.trial_folder(number)
+    reported = set(sweep.storage.get_trial(attempt._trial_id).intermediate_values)
+
+    def report(step: int, score: float) -> bool:
+        if step not in reported:  # a trial that went back to its last state sees the same scores again
+            reported.add(step)
+            attempt.report(score, step)
+        return attempt.should_prune()
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        experiment = with_settings(sweep.config.experiment, sweep.draw_settings(attempt), str(sweep.folder))
+        outcome = objective(experiment, folder, report)
         if not math.isfinite(outcome.score):
-            raise InputError(f"{claim.folder}: the score is {outcome.score}; lower optim.lr, or train in fp32")
+            raise InputError(f"{folder}: the score is {outcome.score}; lower optim.lr, or train in fp32")
+        for name, value in outcome.values.items():
+            attempt.set_user_attr(name, value)
+        return outcome.score
     except Stopped:
-        _tell(sweep, claim, TrialState.PRUNED)
-    except LeaseLostError:
-        logger.warning("trial %d was taken over by another process", number)
-    except (OSError, ImageError):
+        raise optuna.TrialPruned from None
+    except (OSError, ImageError, UpdateFinishedTrialError):
         raise
     except Exception as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # as torch.save makes of it
             raise KeyboardInterrupt from error
-        known = isinstance(error, InputError)
-        words = str(error) if known else f"{type(error).__name__}: {error}"
-        logger.warning("trial %d failed: %s", number, words, exc_info=not known)
-        _tell(sweep, claim, TrialState.FAIL, {"words": words})
-    else:
-        _tell(sweep, claim, TrialState.COMPLETE, outcome.values, outcome.score)
-
-
-def _tell(
-    sweep: Sweep, claim: Claim, state: TrialState, values: dict[str, Any] | None = None, score: float | None = None
-) -> None:
-    if not claim.lease.held():
-        logger.warning("trial %d was taken over by another process", claim.trial.number)
-        return
-    for name, value in (values or {}).items():
-        claim.trial.set_user_attr(name, value)
-    sweep.study.tell(claim.trial, score, state)
+        is_known = isinstance(error, InputError)
+        words = str(error) if is_known else f"{type(error).__name__}: {error}"
+        logger.warning("trial %d failed: %s", number, words, exc_info=not is_known)
+        attempt.set_user_attr(WORDS, words)
+        raise TrialEndedError from error
 
 
 def quiet_optuna() -> None:
-    """Pass Optuna's warnings on to our log, and none of its chatter."""
+    """Pass Optuna's errors on to our log; that trials end, and how, is our own to say."""
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def run_workers(
@@ -142,6 +151,7 @@ def run_workers(
     digest: str,
     objective: Objective,
     workers: int = 1,
+    address: str = "",
     on_change: Callable[[Sweep], None] = lambda sweep: None,
 ) -> Sweep:
     """Run a whole sweep, or what is left of it, with a bar over its trials.
@@ -152,13 +162,14 @@ def run_workers(
         digest: As `Sweep` takes it.
         objective: As `run_worker` takes it; with several workers it must be picklable.
         workers: Number of processes on this machine; they share its threads, and its GPUs in turn.
+        address: As `Sweep` takes it.
         on_change: Called when trials have ended.
 
     Returns:
         The sweep, finished; unless every worker has ended before.
     """
     quiet_optuna()
-    sweep = Sweep(folder, config, digest)
+    sweep = Sweep(folder, config, digest, address)
     with tqdm(total=config.size(), desc=folder.name, unit="trial", dynamic_ncols=True) as bar:
 
         def changed() -> None:
@@ -172,27 +183,23 @@ def run_workers(
         if workers == 1:
             run_worker(sweep, objective, changed)
         elif sweep.unfinished():
-            _run_processes(folder, config, digest, objective, workers, changed)
+            _run_processes((folder, config, digest, address), objective, workers, changed)
             changed()
     return sweep
 
 
-def _run_processes(
-    folder: Path,
-    config: SweepConfig,
-    digest: str,
-    objective: Objective,
-    workers: int,
-    on_change: Callable[[], None],
-) -> None:
+SweepArguments = tuple[Path, SweepConfig, str, str]
+
+
+def _run_processes(sweep: SweepArguments, objective: Objective, workers: int, on_change: Callable[[], None]) -> None:
     """Start workers, watch them, and pass an interruption on to them."""
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // workers)
-    arguments = (folder, config, digest, objective, threads)
+    arguments = (sweep, objective, threads)
     processes = []
     for number in range(workers):
         with _environment(OMP_NUM_THREADS=str(threads), **_gpu(number)):
-            process = context.Process(target=_work, args=arguments, name=f"{folder.name}-{number}")
+            process = context.Process(target=_work, args=arguments, name=f"{sweep[0].name}-{number}")
             process.start()
         processes.append(process)
     try:
@@ -210,7 +217,7 @@ def _run_processes(
             logger.warning("worker %s ended with code %s", process.name, process.exitcode)
 
 
-def _work(folder: Path, config: SweepConfig, digest: str, objective: Objective, threads: int) -> None:
+def _work(sweep: SweepArguments, objective: Objective, threads: int) -> None:
     """One worker's process."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     logger.setLevel(logging.INFO)
@@ -221,7 +228,7 @@ def _work(folder: Path, config: SweepConfig, digest: str, objective: Objective, 
     try:
         # The bars of several folds at once would write over each other; the log has kept the real stream.
         with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
-            run_worker(Sweep(folder, config, digest), objective)
+            run_worker(Sweep(*sweep), objective)
     except (OSError, InputError, ImageError) as error:
         logger.error("%s", error)
         sys.exit(2)

@@ -1,8 +1,7 @@
-"""What a trial of a sweep does: it trains the folds of one experiment, and tells what they reached."""
+"""The search over an experiment's settings: what a trial trains, what it costs, and the search as a whole."""
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,30 +9,51 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from histofold.predict.devices import release_memory
 from histofold.schema.experiment import Experiment
 from histofold.schema.sweep import SweepConfig, with_settings
 from histofold.train.checkpoint import state_paths
 from histofold.train.fold import prepare_fold
 from histofold.train.loop import train_fold
-from histofold.train.sweep.table import trial_costs
-from histofold.train.sweep.workers import Outcome, Report
+from histofold.train.sweep.results import trial_costs, write_best, write_table
+from histofold.train.sweep.study import Sweep
+from histofold.train.sweep.workers import Outcome, Report, run_workers
+
+
+def search(config: SweepConfig, folder: Path, digest: str, workers: int = 1, address: str = "") -> Sweep:
+    """Run a search, or what is left of it; table.csv is written as trials end, best.toml at the end.
+
+    Args:
+        config: The search.
+        folder: runs/S.
+        digest: Of `check_folds`.
+        workers: Processes on this machine, each with a trial of its own.
+        address: The database of the study, as `Sweep` takes it.
+
+    Returns:
+        The sweep; trials are left where every worker has ended before.
+
+    Raises:
+        InputError: If the study is one of another search, or its database cannot be opened.
+    """
+    objective = TrainingObjective(config.folds, config.metric, config.pruner != "none")
+    sweep = run_workers(folder, config, digest, objective, workers, address, write_table)
+    write_table(sweep)
+    write_best(sweep)
+    return sweep
 
 
 @dataclass(frozen=True)
 class TrainingObjective:
-    """Trains an experiment on the folds of a sweep; picklable, for workers in processes of their own.
-
-    Attributes:
-        folds: Folds to hold out, one after the other.
-        metric: What decides, `val_dice` or `loss`.
-        prunes: Whether the validations of the first fold are reported; a trial that survives them trains all folds.
-    """
+    """Trains an experiment on the folds of a sweep; picklable, for workers in processes of their own."""
 
     folds: tuple[int, ...]
+    """Folds to hold out, one after the other."""
     metric: str
+    """What decides, `val_dice` or `loss`."""
     prunes: bool
+    """Whether the validations of the first fold are reported; a trial that survives them trains all folds."""
 
     def __call__(self, experiment: Experiment, folder: Path, report: Report) -> Outcome:
         """Train, or go on with what is there, and give the mean over the folds; states are dropped at the end.
@@ -49,7 +69,7 @@ class TrainingObjective:
             interrupted = True
             raise
         finally:
-            free_memory()
+            release_memory()
             if not interrupted:
                 drop_states(folder)
         values = {"val_dice": float(np.mean(dices)), **trial_costs(folder)}
@@ -75,15 +95,8 @@ def drop_states(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def free_memory() -> None:
-    """Give back what a trial leaves behind, above all one that ran out of memory."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def check_folds(config: SweepConfig, folder: Path) -> str:
-    """Gather the input of every fold once, so that a fault is told before anything is trained.
+    """Gather the input of every fold once, so that a fault is seen before anything is trained.
 
     Args:
         config: The search.
@@ -109,3 +122,14 @@ def planned_steps(config: SweepConfig) -> int:
         points = [{"train.steps": longest}] * config.trials
     steps = [int(point.get("train.steps", config.experiment.train.steps)) for point in points]
     return sum(steps) * len(config.folds)
+
+
+def forecast(config: SweepConfig) -> str:
+    """What the search costs at most, in words."""
+    count, folds, steps = config.size(), len(config.folds), planned_steps(config)
+    sizes = config.space.get("train.batch")
+    largest = max(sizes.ends()) if sizes else config.experiment.train.batch
+    bound = "at most " if config.pruner != "none" or sizes or "train.steps" in config.space else ""
+    tiles = steps * int(largest) * config.experiment.train.accumulate
+    trials = f"{count} trial{'s' * (count > 1)} x {folds} fold{'s' * (folds > 1)}"
+    return f"{trials}: {bound}{steps} steps, {tiles} tiles"
