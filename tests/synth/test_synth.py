@@ -12,7 +12,6 @@ import pytest
 import tifffile
 
 from histofold.core.rle.runs import decode_rle
-from histofold.synth.drawing.tissue import draw_stain
 from histofold.synth.files import TIFF_LAYOUTS, tiff_bytes
 from histofold.synth.hubmap_2022.folder import TEST_COLUMNS, TRAIN_COLUMNS, TRUTH_COLUMNS, make_hubmap_2022
 from histofold.synth.hubmap_2022.image import mask_polygons
@@ -181,9 +180,3 @@ def test_layouts_decode_to_what_was_encoded(layout: str, tmp_path: Path) -> None
         assert error.mean() < 2
     else:
         assert error.max() == 0
-
-
-def test_unknown_names_are_refused() -> None:
-    rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="dab, eosin, pas"):
-        draw_stain(rng, "silver")

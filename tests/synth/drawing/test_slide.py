@@ -102,12 +102,12 @@ def test_same_key_same_bytes_and_another_key_another_slide(organ: str) -> None:
 
 
 @pytest.mark.parametrize("organ", ORGANS)
-@pytest.mark.parametrize("shape_hw", [(1, 1), (48, 64), (64, 48), (160, 170)])
+@pytest.mark.parametrize("shape_hw", [(1, 1), (48, 64), (160, 170)])
 @pytest.mark.parametrize(("pixel_size_um", "shrink"), [(0.229, 0.2), (0.4, 1.0), (0.4, 1 / 3), (6.263, 0.2)])
 def test_there_is_a_unit_however_small_the_slide(
     organ: str, shape_hw: tuple[int, int], pixel_size_um: float, shrink: float
 ) -> None:
-    for seed in range(1 if pixel_size_um > 1 else 3):
+    for seed in range(1 if pixel_size_um > 1 else 2):
         spec = spec_of(organ, "dab", key=(seed,), shape_hw=shape_hw, pixel_size_um=pixel_size_um, shrink=shrink)
         slide = SyntheticSlide(spec)
         picture = slide.whole()

@@ -7,35 +7,19 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from histofold.synth.drawing.slide import ARTEFACTS
+from histofold.synth.hubmap_2022.faults import ROW_CHANGES
+from histofold.synth.hubmap_2022.habits import MASK_CHANGES
 
 Value = TypeVar("Value", str, float)
 
 SYNTH_ORGANS = ("kidney", "largeintestine", "lung", "spleen", "prostate")
 COPY_FAULTS = ("near_duplicate", "near_duplicate_other_patient")
-DRAWING_FAULTS = (
-    "missing_objects",
-    "extra_object",
-    "shifted",
-    "coarse_polygon",
-    "eroded",
-    "dilated",
-    "blank_labelled",
-    "wrong_image",
-)
+HABITS = ("lumen_excluded", "thin_labels")
+DRAWING_FAULTS = tuple(kind for kind in MASK_CHANGES if kind not in HABITS)
 ENCODING_FAULTS = ("transposed", "row_major")
-TABLE_FAULTS = (
-    "odd_rle",
-    "unsorted_rle",
-    "rle_out_of_range",
-    "no_rle",
-    "wrong_size",
-    "bad_pixel_size",
-    "unknown_organ",
-    "duplicate_id",
-)
+TABLE_FAULTS = tuple(ROW_CHANGES)
 FILE_FAULTS = ("truncated_image", "header_only_image", "missing_image")
 TRAIN_FAULTS = COPY_FAULTS + DRAWING_FAULTS + ENCODING_FAULTS + TABLE_FAULTS + FILE_FAULTS
-HABITS = ("lumen_excluded", "thin_labels")
 
 FIELD_PIXEL_UM = 0.4
 """Pixel size of HPA; images of other pixel sizes are as much smaller or larger as keeps the field."""
