@@ -1,6 +1,6 @@
 """Cleaning of masks as runs against scipy and OpenCV on pixels, in turns in one process: prints ratios, no bare times.
 
-    python benchmarks/bench_cleaning.py [--sizes 3000 10000] [--radius 8] [--repeats 3]
+    python benchmarks/bench_cleaning.py [--sizes 3000 10000] [--repeats 3]
 
 Both sides begin with runs and end with runs, as between a prediction and its row: the peers build the mask, work on its
 pixels and encode it. Each result is compared with the peer's. Peak memory is that of a process of its own, as Linux
@@ -23,9 +23,8 @@ from scipy import ndimage
 
 from histofold.core.regions import fill_holes, keep_seeded, remove_small
 from histofold.core.rle.runs import RunEncoder, Runs, runs_from_mask
-from histofold.core.smoothing import smooth_runs
 
-STEPS = ("components", "hysteresis", "holes", "smoothing")
+STEPS = ("components", "hysteresis", "holes")
 MIN_AREA_PX = 4000.0
 MAX_HOLE_PX = 500.0
 PX_A_BLOB = 25_000  # a 10000 x 10000 mask holds 4000 blobs
@@ -62,26 +61,17 @@ def sure_part(runs: Runs) -> Runs:
     )
 
 
-def clean_as_runs(step: str, runs: Runs, seeds: Runs, radius: int) -> Runs:
+def clean_as_runs(step: str, runs: Runs, seeds: Runs) -> Runs:
     return {
         "components": lambda: remove_small(runs, MIN_AREA_PX),
         "hysteresis": lambda: keep_seeded(runs, seeds),
         "holes": lambda: fill_holes(runs, MAX_HOLE_PX),
-        "smoothing": lambda: smooth_runs(runs, radius),
     }[step]()
 
 
-def clean_as_pixels(step: str, runs: Runs, seeds: Runs, radius: int) -> Runs:
-    """The usual way: labels by OpenCV, holes by scipy, the disc by OpenCV; every step decodes and encodes."""
+def clean_as_pixels(step: str, runs: Runs, seeds: Runs) -> Runs:
+    """The usual way: labels by OpenCV, holes by scipy; every step decodes and encodes."""
     mask_HW = runs.to_mask()
-    if step == "smoothing":
-        reach = np.arange(-radius, radius + 1)
-        disc = (reach[:, None] ** 2 + reach**2 <= radius**2).astype(np.float32)
-        counts_HW = cv2.filter2D(mask_HW.view(np.uint8), cv2.CV_32F, disc, borderType=cv2.BORDER_CONSTANT)
-        inside_HW = cv2.filter2D(np.ones(mask_HW.shape, np.uint8), cv2.CV_32F, disc, borderType=cv2.BORDER_CONSTANT)
-        # OpenCV multiplies spectra for large discs: counts come out near whole numbers.
-        excess_HW = np.rint(2 * np.rint(counts_HW) - np.rint(inside_HW))
-        return runs_from_mask((excess_HW > 0) | ((excess_HW == 0) & mask_HW))
     if step == "holes":
         holes_HW = ndimage.binary_fill_holes(mask_HW) & ~mask_HW
         labels_HW, _ = ndimage.label(holes_HW)
@@ -113,16 +103,16 @@ def medians(contenders: dict[str, Callable[[], Runs]], repeats: int) -> dict[str
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
-def extra_megabytes(cleaner: str, step: str, shape_hw: tuple[int, int], radius: int) -> float:
+def extra_megabytes(cleaner: str, step: str, shape_hw: tuple[int, int]) -> float:
     """Peak memory of a step beyond what was in use before, in MB; measured in a process of its own."""
-    command = [sys.executable, __file__, "--memory-of", cleaner, step, *map(str, shape_hw), "--radius", str(radius)]
+    command = [sys.executable, __file__, "--memory-of", cleaner, step, *map(str, shape_hw)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def report_memory(cleaner: str, step: str, height: str, width: str, radius: int) -> None:
+def report_memory(cleaner: str, step: str, height: str, width: str) -> None:
     """The child process of `extra_megabytes`: prints one number."""
     small = blob_runs((600, 700))
-    CLEANERS[cleaner](step, small, sure_part(small), radius)
+    CLEANERS[cleaner](step, small, sure_part(small))
     runs = blob_runs((int(height), int(width)))
     seeds = sure_part(runs)
     gc.collect()
@@ -131,7 +121,7 @@ def report_memory(cleaner: str, step: str, height: str, width: str, radius: int)
     with open("/proc/self/clear_refs", "w", encoding="ascii") as control:
         control.write("5")
     before = peak_bytes()
-    CLEANERS[cleaner](step, runs, seeds, radius)
+    CLEANERS[cleaner](step, runs, seeds)
     print((peak_bytes() - before) / 1e6)
 
 
@@ -141,17 +131,17 @@ def peak_bytes() -> int:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
-def bench(shape_hw: tuple[int, int], step: str, radius: int, repeats: int) -> None:
+def bench(shape_hw: tuple[int, int], step: str, repeats: int) -> None:
     """Print a row."""
     runs = blob_runs(shape_hw)
     seeds, pixels = sure_part(runs), shape_hw[0] * shape_hw[1]
-    megabytes = extra_megabytes("runs", step, shape_hw, radius)
+    megabytes = extra_megabytes("runs", step, shape_hw)
     cells = f"{shape_hw[0]}x{shape_hw[1]} | {len(runs)} | {step} | "
     if pixels > PEER_MAX_PX:
         print(f"| {cells}no peer: too large | {megabytes:.0f} MB | - | {megabytes * 1e6 / pixels:.2f} |", flush=True)
         return
-    times = medians({name: lambda c=clean: c(step, runs, seeds, radius) for name, clean in CLEANERS.items()}, repeats)
-    of_peer = extra_megabytes("pixels", step, shape_hw, radius)
+    times = medians({name: lambda c=clean: c(step, runs, seeds) for name, clean in CLEANERS.items()}, repeats)
+    of_peer = extra_megabytes("pixels", step, shape_hw)
     ratio = times["runs"] / times["pixels"]
     print(
         f"| {cells}{ratio:.3f} | {megabytes:.0f} MB | {of_peer:.0f} MB | {megabytes * 1e6 / pixels:.2f} |", flush=True
@@ -169,18 +159,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=parse_size, nargs="+", default=[(3000, 3000), (10000, 10000)])
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
-    parser.add_argument("--radius", type=int, default=8, help="of the smoothing disc, pixels")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        report_memory(*arguments.memory_of, arguments.radius)
+        report_memory(*arguments.memory_of)
         return
     cv2.setNumThreads(1)
     print("| size | runs | step | time over pixels | extra memory | pixels' | masks |\n" + "|---" * 7 + "|")
     for shape_hw in arguments.sizes:
         for step in arguments.steps:
-            bench(shape_hw, step, arguments.radius, arguments.repeats)
+            bench(shape_hw, step, arguments.repeats)
 
 
 if __name__ == "__main__":

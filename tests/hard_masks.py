@@ -36,7 +36,7 @@ def hard_mask(kind: int, rng: np.random.Generator) -> np.ndarray:
     return mask_HW
 
 
-COMPILED = ("rle.changes", "rle.scan", "rle.text", "rle.paint", "regions", "smoothing")
+COMPILED = ("rle.changes", "rle.scan", "rle.text", "rle.paint", "regions")
 
 
 def use_implementation(name: str, monkeypatch: pytest.MonkeyPatch) -> str:

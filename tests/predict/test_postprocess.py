@@ -11,12 +11,11 @@ from scipy import ndimage
 from hard_masks import STRUCTURE, hard_masks
 from histofold.core.regions import fill_holes, keep_largest, keep_seeded, remove_small
 from histofold.core.rle.runs import Runs, class_runs, runs_from_mask
-from histofold.core.smoothing import smooth_runs
 from histofold.predict.postprocess import clean_masks
 from histofold.schema.prediction import PredictConfig
 
 OFF = PredictConfig()
-ALL = PredictConfig(min_area_um2=50.0, max_hole_um2=30.0, smooth_um=4.0, seed_threshold=0.8)
+ALL = PredictConfig(min_area_um2=50.0, max_hole_um2=30.0, seed_threshold=0.8)
 SIDE_UM = 2.0
 
 
@@ -43,7 +42,7 @@ def test_steps_come_in_their_order() -> None:
     for mask_HW in hard_masks(200, seed=1):
         found, seeds = runs_from_mask(mask_HW), runs_from_mask(mask_HW & (rng.random(mask_HW.shape) < 0.05))
         expected = fill_holes(keep_seeded(found, seeds), 30 / 4)
-        expected = remove_small(smooth_runs(expected, 2), 50 / 4)
+        expected = remove_small(expected, 50 / 4)
         cleaned = clean_masks(found, seeds, peak_of(found), ALL, SIDE_UM, False)
         assert cleaned == expected
         changed += 0 < cleaned.area != found.area
@@ -76,13 +75,12 @@ def test_kept_components_have_a_seed_and_the_area() -> None:
         assert not (kept_HW & ~mask_HW).any()
 
 
-def test_cleaning_twice_is_cleaning_once_without_smoothing() -> None:
-    settings = PredictConfig(min_area_um2=50.0, max_hole_um2=30.0, seed_threshold=0.8)
+def test_cleaning_twice_is_cleaning_once() -> None:
     rng = np.random.default_rng(3)
     for mask_HW in hard_masks(120, seed=3):
         found, seeds = runs_from_mask(mask_HW), runs_from_mask(mask_HW & (rng.random(mask_HW.shape) < 0.1))
-        once = clean_masks(found, seeds, peak_of(found), settings, SIDE_UM, False)
-        assert clean_masks(once, seeds, peak_of(found), settings, SIDE_UM, False) == once
+        once = clean_masks(found, seeds, peak_of(found), ALL, SIDE_UM, False)
+        assert clean_masks(once, seeds, peak_of(found), ALL, SIDE_UM, False) == once
 
 
 @pytest.mark.parametrize("pixel_size_um", [None, 0.0, -1.0, math.nan, math.inf])
@@ -103,10 +101,6 @@ def test_sizes_are_in_micrometres() -> None:
             settings = PredictConfig(min_area_um2=limit_um2)
             cleaned = clean_masks(found, None, found, settings, pixel_size_um, False)
             assert class_runs(cleaned)[0].area == area
-    line = spot((30, 40), (slice(2, 3), slice(3, 13)))
-    thin = PredictConfig(smooth_um=1.0)
-    assert clean_masks(line, None, line, thin, 1.0, False) != line
-    assert clean_masks(line, None, line, thin, 1.1, False) == line, "a disc below one pixel does nothing"
 
 
 def test_a_single_class_is_never_empty_where_that_is_asked() -> None:

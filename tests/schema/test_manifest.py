@@ -75,6 +75,7 @@ def test_thresholds_fall_back_from_source_to_organ_to_default():
         ({"views": ["flip"]}, "known are identity"),
         ({"stride": 999}, "stride=999"),
         ({"surprise": 1}, "unknown key"),
+        ({"smooth_um": 4.0}, "smoothing by discs gained nothing"),
         ({"members": []}, "no members"),
         ({"members": [{"file": "../up", "sha256": "", "architecture": "unet"}]}, "plain name"),
     ],

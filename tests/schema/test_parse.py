@@ -10,6 +10,7 @@ from histofold.schema.ensemble import JointRuns
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Manifest, Member
 from histofold.schema.parse import load_toml, parse_dataclass, plain, read_toml, to_toml
+from histofold.schema.prediction import PredictConfig
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sweep import load_sweep
 
@@ -132,3 +133,9 @@ def test_shares_of_runs_are_one_for_each():
         JointRuns(runs=("runs/A", "runs/B"), shares=(2.0,))
     with pytest.raises(ValueError, match="a positive number"):
         JointRuns(runs=("runs/A",), shares=(0.0,))
+
+
+def test_a_retired_setting_is_read_over_where_it_was_off_and_refused_where_it_did_something():
+    assert parse_dataclass(PredictConfig, {"smooth_um": 0.0}, "old.toml") == PredictConfig()
+    with pytest.raises(InputError, match="gained nothing"):
+        parse_dataclass(PredictConfig, {"smooth_um": 2.0}, "old.toml")

@@ -9,8 +9,8 @@ from histofold.schema.preprocessing import Preprocessing
 
 
 def test_cleaning_is_off_at_first():
-    names = ("seed_threshold", "max_hole_um2", "smooth_um", "min_area_um2")
-    assert [getattr(PredictConfig(), name) for name in names] == [0.0] * 4
+    names = ("seed_threshold", "max_hole_um2", "min_area_um2")
+    assert [getattr(PredictConfig(), name) for name in names] == [0.0] * 3
 
 
 def test_the_manifest_inherits_every_setting_of_prediction():
@@ -21,7 +21,7 @@ def test_the_manifest_inherits_every_setting_of_prediction():
     assert manifest.views == ("identity",), "what a manifest does not name costs nothing"
 
 
-@pytest.mark.parametrize("name", ["max_hole_um2", "smooth_um", "min_area_um2", "seed_threshold"])
+@pytest.mark.parametrize("name", ["max_hole_um2", "min_area_um2", "seed_threshold"])
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
 def test_what_is_no_size_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"{name}={value}"):

@@ -29,7 +29,7 @@ from histofold.schema.run_record import RunRecord, finished_records, read_record
 
 AGREED_SETTINGS = (
     *("competition", "classes", "views", "average", "skip_blank"),
-    *("min_area_um2", "max_hole_um2", "smooth_um", "seed_threshold"),
+    *("min_area_um2", "max_hole_um2", "seed_threshold"),
 )
 TILE_SETTINGS = ("tile", "halo", "blend", "stride")
 

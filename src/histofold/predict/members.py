@@ -21,7 +21,7 @@ from histofold.schema.manifest import Manifest, Member
 MEMORY_SHARE = 0.5  # of a device's free memory that weights may fill; the forward passes need the rest
 SAME_OUTPUT = 1e-6  # members whose outputs differ by less, relative to the largest, are one checkpoint twice
 PROBE_SIDE = 64
-ONE_FOR_ALL = ("average", "min_area_um2", "max_hole_um2", "smooth_um", "seed_threshold")  # settings of all members
+ONE_FOR_ALL = ("average", "min_area_um2", "max_hole_um2", "seed_threshold")  # settings of all members
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import numpy as np
 
 from histofold.core.regions import fill_holes, keep_largest, keep_seeded, remove_small
 from histofold.core.rle.runs import Masks, RunEncoder, Runs, class_runs, join_classes, runs_from_mask
-from histofold.core.smoothing import smooth_runs
 from histofold.schema.prediction import PredictConfig
 from histofold.schema.preprocessing import has_pixel_size
 
@@ -21,7 +20,7 @@ def clean_masks(
     pixel_size_um: float | None,
     never_empty: bool,
 ) -> Masks:
-    """The masks of an image after hysteresis, filling of holes, smoothing and dropping of small components.
+    """The masks of an image after hysteresis, filling of holes and dropping of small components.
 
     Args:
         found: What passes the threshold, at the original size; of each class where there are several.
@@ -53,8 +52,6 @@ def _clean_class(runs: Runs, settings: PredictConfig, pixel_size_um: float | Non
     side_um = float(pixel_size_um or 1)
     if settings.max_hole_um2 > 0:
         runs = fill_holes(runs, settings.max_hole_um2 / side_um**2)
-    if settings.smooth_um > 0:
-        runs = smooth_runs(runs, settings.smooth_um / side_um)
     if settings.min_area_um2 > 0:
         runs = remove_small(runs, settings.min_area_um2 / side_um**2)
     return runs

@@ -57,6 +57,10 @@ def load_json(cls: type[Parsed], path: Path) -> Parsed:
     return parse_dataclass(cls, data, str(path))
 
 
+RETIRED_SETTINGS = {"smooth_um": "smoothing by discs gained nothing out-of-fold and is gone: leave it out"}
+"""Settings that are no more, and why; a value that switches one off is read over."""
+
+
 def parse_dataclass(cls: type[Parsed], data: Any, source: str) -> Parsed:
     """Build a dataclass from plain data, strictly.
 
@@ -83,8 +87,10 @@ def _parse_fields(cls: Any, data: Any, prefix: str, source: str, faults: list[Fa
     known = {field.name: field for field in dataclasses.fields(cls) if field.init}
     before = len(faults)
     for key in data.keys() - known.keys():
+        if key in RETIRED_SETTINGS and not data[key]:  # files of earlier versions name it, switched off
+            continue
         remedy = f"known keys here: {', '.join(sorted(known))}"
-        faults.append(Fault(f"{prefix}{key}", source, "unknown key", remedy))
+        faults.append(Fault(f"{prefix}{key}", source, RETIRED_SETTINGS.get(key, "unknown key"), remedy))
     values = {}
     for name, field in known.items():
         if name in data:

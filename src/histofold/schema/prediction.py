@@ -13,7 +13,7 @@ from histofold.schema.views import check_views
 class PredictConfig:
     """How slides are predicted: in validation, out-of-fold and, through the manifest, in the kernel.
 
-    A mask is cleaned after the threshold in the order hysteresis, holes, smoothing, small components.
+    A mask is cleaned after the threshold in the order hysteresis, holes, small components.
     """
 
     tile: int = 512
@@ -37,8 +37,6 @@ class PredictConfig:
     """Components below so many square micrometres are dropped; without a pixel size nothing is dropped."""
     max_hole_um2: float = 0.0
     """Holes of at most so many square micrometres are filled."""
-    smooth_um: float = 0.0
-    """Radius in um of the disc whose majority decides each pixel, at the size of the file."""
     seed_threshold: float = 0.0
     """Hysteresis: a component is kept only where a pixel of it reaches this probability; 0 switches it off."""
 
@@ -52,7 +50,7 @@ class PredictConfig:
             raise ValueError(f"stride={self.stride} must lie in [1, {largest}], or be 0 for the default")
         if self.batch < 1:
             raise ValueError(f"batch={self.batch} must be at least 1")
-        for name in ("max_hole_um2", "smooth_um", "min_area_um2"):
+        for name in ("max_hole_um2", "min_area_um2"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be a finite number, 0 (off) or more")
         if not 0 <= self.seed_threshold < 1:
