@@ -56,10 +56,7 @@ def build_wheel(distribution: str, folder: Path) -> Path:
     if faults:
         raise InputError(faults)
     info = next(name for name in contents if name.endswith(".dist-info/METADATA")).removesuffix("/METADATA")
-    contents[f"{info}/RECORD"] = _record(contents, f"{info}/RECORD")
-    path = Path(folder) / f"{_escaped(found.metadata['Name'])}-{found.version}-{tags}.whl"
-    write_bytes_atomically(path, _zipped(contents, info))
-    return path
+    return _write_wheel(folder / f"{_escaped(found.metadata['Name'])}-{found.version}-{tags}.whl", contents, info)
 
 
 def build_own_wheel(folder: Path) -> Path:
@@ -81,10 +78,7 @@ def build_own_wheel(folder: Path) -> Path:
     contents[f"{info}/METADATA"] = head.encode()
     contents[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: histofold\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     contents[f"{info}/entry_points.txt"] = b"[console_scripts]\nhistofold = histofold.commands.main:main\n"
-    contents[f"{info}/RECORD"] = _record(contents, f"{info}/RECORD")
-    path = Path(folder) / f"histofold-{histofold.__version__}-py3-none-any.whl"
-    write_bytes_atomically(path, _zipped(contents, info))
-    return path
+    return _write_wheel(folder / f"histofold-{histofold.__version__}-py3-none-any.whl", contents, info)
 
 
 def _installed(name: str) -> Distribution:
@@ -173,16 +167,19 @@ def _record(contents: Mapping[str, bytes], own_name: str) -> bytes:
     return stream.getvalue().encode()
 
 
-def _zipped(contents: Mapping[str, bytes], info: str) -> bytes:
-    """The wheel's bytes; the metadata come last, as the format recommends, and RECORD after them."""
+def _write_wheel(path: Path, contents: Mapping[str, bytes], info: str) -> Path:
+    """Write the file; the metadata come last, as the format recommends, and RECORD after them."""
+    record = f"{info}/RECORD"
+    contents = {**contents, record: _record(contents, record)}
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        for name in sorted(contents, key=lambda name: (name.startswith(info), name == f"{info}/RECORD", name)):
+        for name in sorted(contents, key=lambda name: (name.startswith(info), name == record, name)):
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.create_system = 3  # Unix, also where the wheel is built on Windows
             entry.external_attr = _FILE_MODE
             archive.writestr(entry, contents[name])
-    return stream.getvalue()
+    write_bytes_atomically(path, stream.getvalue())
+    return path
 
 
 def _digest(content: bytes, algorithm: str = "sha256") -> str:
