@@ -145,7 +145,8 @@ def _mentioned(node: ast.AST) -> tuple[set[str], set[str]]:
 
 
 def _words_in(text: str) -> list[str]:
-    return _WORD.findall(text) if _WORDS.fullmatch(text) else []
+    """The names in a string that may be a name, a type, or a pattern of `format`."""
+    return _WORD.findall(text) if _WORDS.fullmatch(text) or "{" in text else []
 
 
 def _attributes(part: ast.AST) -> Iterator[str]:
