@@ -121,7 +121,7 @@ def test_one_at_a_time_means_one_at_a_time(small_package, monkeypatch):
     averaged(net, TILES_NHWC, Level(1, 2))
     averaged(net, TILES_NHWC, Level(1, 1))
     assert len(loaded) == 3, "the one that is there is not loaded again"
-    models = net[0].networks[0].models
+    models = ensemble_at(small_package, in_turn=True)[0].networks[0].models
     assert models[0] is models[1], "of one kind, the second takes the module of the first"
 
 

@@ -207,8 +207,9 @@ def refuse_equal_members(models: Models, names: Sequence[str], device: torch.dev
     probe_NCHW = torch.rand(1, 3, PROBE_SIDE, PROBE_SIDE, generator=generator).to(device)
     outputs: list[torch.Tensor] = []
     for place, name in enumerate(names):
+        model = models[place]
         with torch.inference_mode():
-            output = models[place](probe_NCHW).float().cpu()
+            output = model(probe_NCHW).float().cpu()
         for early, other in enumerate(outputs):
             largest = max(float(other.abs().max()), 1e-30)
             if output.shape == other.shape and float((output - other).abs().max()) <= SAME_OUTPUT * largest:

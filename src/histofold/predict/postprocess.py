@@ -78,10 +78,10 @@ class PeakMap:
         """
         top = float(self._cells_HW.max())
         largest = keep_largest(runs_from_mask(self._cells_HW >= (0.9 * top if top > 0 else top)))
-        chosen = np.zeros(self._cells_HW.size, bool)
+        flat = np.zeros(self._cells_HW.size, bool)
         for start, length in zip(largest.starts, largest.lengths, strict=True):
-            chosen[start : start + length] = True
-        largest_HW = chosen.reshape(self._cells_HW.shape, order="F")
+            flat[start : start + length] = True
+        largest_HW = flat.reshape(self._cells_HW.shape, order="F")
         rows, columns = (
             np.minimum((np.arange(original) * scaled // original) // self._cell, count - 1)
             for original, scaled, count in zip(original_hw, self._shape_hw, largest_HW.shape, strict=True)
