@@ -81,7 +81,7 @@ class PeakMap:
         flat = np.zeros(self._cells_HW.size, bool)
         for start, length in zip(largest.starts, largest.lengths, strict=True):
             flat[start : start + length] = True
-        largest_HW = flat.reshape(self._cells_HW.shape, order="F")
+        largest_HW: np.ndarray = flat.reshape(self._cells_HW.shape, order="F")
         rows, columns = (
             np.minimum((np.arange(original) * scaled // original) // self._cell, count - 1)
             for original, scaled, count in zip(original_hw, self._shape_hw, largest_HW.shape, strict=True)

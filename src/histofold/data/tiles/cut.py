@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.rle.runs import Masks, class_runs, runs_to_text
+from histofold.core.threads import map_here, map_in_order
 from histofold.data.tiles.bands import stream_tiles
 from histofold.data.tiles.files import TILE_FOLDERS, has_tile, remove_tile, write_tile
 from histofold.data.tiles.masks import check_class_count, class_fractions, target_bits
@@ -43,8 +43,6 @@ COLOUR_FIELDS = ("normalise", "mean", "std", "stain", "stain_reference")
 TRUE_LABELS = ("truth", -1)
 """label_origin and label_fold of tiles whose mask is the host's truth, which every fold may train on."""
 Row = dict[str, str | int | float]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 Moments = tuple[float, float, float]
 
 
@@ -167,7 +165,6 @@ def _cut_tiles(job: TileJob) -> CutSlide:
     with ExitStack() as stack:
         slide = stack.enter_context(open_slide(job.sample.image_path))
         ahead = stack.enter_context(ThreadPoolExecutor(1)) if job.threads > 1 else None
-        pool = stack.enter_context(ThreadPoolExecutor(job.threads)) if job.threads > 1 else None
         plan = SlidePlan(
             sample_id=job.sample.id,
             shape_hw=slide.shape_hw,
@@ -179,29 +176,16 @@ def _cut_tiles(job: TileJob) -> CutSlide:
         )
         planned, views = plan.planned(), plan.views()
         finish = partial(_finish_tile, job, plan, views)
-        finished = list(_map_in_order(finish, stream_tiles(slide, views, planned, ahead), pool, 2 * job.threads + 2))
+        cut = stream_tiles(slide, views, planned, ahead)
+        threaded = job.threads > 1
+        done = map_in_order([finish] * job.threads, cut, job.threads + 2) if threaded else map_here(finish, cut)
+        finished = [tile for _, tile in done]
     place = {tile.tile_id: number for number, tile in enumerate(planned)}
     kept = sorted((tile for tile in finished if tile is not None), key=lambda tile: place[str(tile[0]["tile_id"])])
     counts_3V = np.sum([counts for _, counts in kept], axis=0) if kept else np.zeros((3, 256), np.int64)
     values = np.arange(256)
     sums, squares = (counts_3V @ values).tolist(), (counts_3V @ values**2).tolist()
     return CutSlide([row for row, _ in kept], int(counts_3V[0].sum()), sums, squares)
-
-
-def _map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], pool: ThreadPoolExecutor | None, most: int
-) -> Iterator[Result]:
-    """Results in the order of the items, of which at most so many wait in memory."""
-    if pool is None:
-        yield from map(function, items)
-        return
-    waiting: deque[Future[Result]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= most:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _finish_tile(
