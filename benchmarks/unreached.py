@@ -19,7 +19,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 PUBLIC = {
     "openimages_ap", "surface_dice", "SurfaceDice", "decode_rle_window", "grouped_interval", "load", "predict",
     "probabilities", "polygons", "aji", "panoptic_quality", "glas_object_scores", "encode_rle", "decode_rle", "dice",
-    "read_all",
+    "read_all", "to_mask",
 }  # fmt: skip
 """What people call themselves: promised in words, whoever uses it here."""
 FOREIGN_BASES = {"ModelEmaV3", "Module", "Dataset", "Sampler", "HTMLParser", "Thread", "NodeVisitor", "NodeTransformer"}
