@@ -34,7 +34,7 @@ from histofold.schema.preprocessing import Preprocessing
 from histofold.synth.drawing.slide import SlideSpec, SyntheticSlide
 from histofold.synth.drawing.tissue import draw_stain
 from histofold.synth.files import csv_bytes
-from histofold.train.experiment import train_experiment
+from histofold.train.loop import train_experiment
 from histofold.trust.runs import finished_folds
 
 ORGANS = ("kidney", "largeintestine", "lung", "spleen", "prostate")

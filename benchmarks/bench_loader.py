@@ -27,7 +27,8 @@ from histofold.schema.augment import AugmentConfig
 from histofold.train.augment.cutmix import CutMix
 from histofold.train.augment.pipeline import Augmenter
 from histofold.train.augment.stain import HAEMATOXYLIN, SECOND_STAINS
-from histofold.train.dataset import BalancedSampler, TileDataset, make_loader
+from histofold.train.dataset import TileDataset, make_loader
+from histofold.train.sampler import BalancedSampler
 
 TILES, SIDE, BATCH = 64, 512, 8
 GPU_IMAGES_PER_S, GPU_WORKERS = 1500, 16

@@ -33,7 +33,7 @@ from histofold.schema.optim import OptimConfig
 from histofold.schema.parse import load_toml
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.run_record import read_records
-from histofold.train.experiment import train_experiment
+from histofold.train.loop import train_experiment
 from histofold.trust.evaluate import evaluate_run
 from histofold.trust.intervals import paired_difference
 

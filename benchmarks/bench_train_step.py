@@ -30,9 +30,9 @@ from histofold.predict.devices import best_device, best_precision
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import Experiment, ModelConfig, TrainConfig
 from histofold.schema.preprocessing import Preprocessing
-from histofold.train.begin import start_run
 from histofold.train.fold import FoldSetup, prepare_fold
 from histofold.train.loop import training_batches
+from histofold.train.run import start_run
 from histofold.train.step import training_step
 
 PICTURES = 12

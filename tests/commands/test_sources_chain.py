@@ -102,7 +102,7 @@ def test_resuming_with_sources_is_bit_identical(made, monkeypatch):
 
 
 def test_each_fold_starts_from_its_own_fold_of_the_earlier_run(made, monkeypatch):
-    import histofold.train.begin as start
+    import histofold.train.run as start
 
     begun = []
     load = start.load_initial_weights

@@ -64,7 +64,8 @@ def test_an_extra_source_is_in_every_training_and_in_no_validation(made):
 
 
 def test_tiles_are_read_from_the_folder_of_their_source(made):
-    from histofold.train.fold import training_order, training_tiles
+    from histofold.train.dataset import training_tiles
+    from histofold.train.sampler import training_order
 
     experiment = experiment_of(made, source(made, "extra"))
     off = replace(experiment.augment, flip=0, rotate90=0, affine=0, sharpness=0, colour=0, hed=0)

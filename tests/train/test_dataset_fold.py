@@ -13,7 +13,9 @@ from histofold.data.build import build_dataset
 from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.schema.dataset import DataConfig
 from histofold.schema.experiment import AugmentConfig, LossConfig, TrainConfig
-from histofold.train.fold import prepare_fold, training_order, training_tiles
+from histofold.train.dataset import training_tiles
+from histofold.train.fold import prepare_fold
+from histofold.train.sampler import training_order
 from small_datasets import BASE, draw, make_folder
 
 OFF = AugmentConfig(flip=0, rotate90=0, affine=0, sharpness=0, colour=0, hed=0)

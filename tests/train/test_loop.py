@@ -13,9 +13,8 @@ from torch import nn
 from histofold.core.faults import InputError
 from histofold.report.graphs.run import draw_fold_curves
 from histofold.train import loop, step
-from histofold.train.begin import make_room
 from histofold.train.loop import train_fold
-from histofold.train.state import Stopped
+from histofold.train.run import Stopped, make_room
 from small_runs import TinyNet, same_tensors, small_dataset, small_setup, use_tiny_nets
 
 pytestmark = pytest.mark.either_precision
@@ -94,7 +93,7 @@ def test_heads_are_in_the_state_and_not_in_the_weights(dataset, tmp_path, monkey
 def test_each_group_has_its_own_rate(dataset, tmp_path, monkeypatch):
     use_tiny_nets(monkeypatch)
     start = TinyNet()
-    monkeypatch.setattr("histofold.train.begin.build_model", lambda *_: start)
+    monkeypatch.setattr("histofold.train.run.build_model", lambda *_: start)
     begun = {name: value.clone() for name, value in start.state_dict().items()}
     optim = {"encoder_lr_factor": 0.0, "weight_decay": 0.0, "ema": 0.0}
     setup = trained(dataset, tmp_path, optim=optim)
@@ -122,7 +121,7 @@ def test_what_is_saved_is_the_average(dataset, tmp_path, monkeypatch, average):
 
 
 def test_a_moving_average_equals_the_formula(monkeypatch):
-    from histofold.train.state import MovingAverage
+    from histofold.train.averaging import MovingAverage
 
     torch.manual_seed(0)
     net = TinyNet()
@@ -173,7 +172,7 @@ def test_several_classes_are_refused_before_a_step(dataset, tmp_path):
 
 def test_half_floats_without_a_gpu_are_refused(dataset, tmp_path, monkeypatch):
     use_tiny_nets(monkeypatch)
-    monkeypatch.setattr("histofold.train.begin.best_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("histofold.train.run.best_device", lambda: torch.device("cpu"))
     with pytest.raises(InputError, match="fp16 needs a GPU"):
         train_fold(small_setup(dataset, tmp_path, train={"precision": "fp16"}), False)
 

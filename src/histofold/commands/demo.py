@@ -110,7 +110,7 @@ def _print_forecast(experiment: Experiment) -> None:
 def _train(experiment: Experiment, runs: Path) -> Path:
     """Train every fold, or go on with them; gives the run."""
     from histofold.report.graphs.run import draw_fold_curves
-    from histofold.train.experiment import train_experiment
+    from histofold.train.loop import train_experiment
 
     for setup, dice in train_experiment(experiment, "demo", runs, fold=None, resume=True, limit=None):
         draw_fold_curves(setup.folder)

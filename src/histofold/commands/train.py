@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> int:
         show_views(options, options.show_views)
         return 0
     from histofold.report.graphs.run import draw_fold_curves
-    from histofold.train.experiment import train_experiment
+    from histofold.train.loop import train_experiment
 
     trained = train_experiment(
         options.settings, options.path.stem, options.runs, options.fold, options.resume, options.limit
@@ -101,7 +101,7 @@ def show_views(options: TrainOptions, path: Path) -> None:
     _refuse_no_png("--show-views", path)
     from histofold.report.pictures.overlays import save_png
     from histofold.report.pictures.views import draw_view_sheet, spread_tiles
-    from histofold.train.fold import training_tiles
+    from histofold.train.dataset import training_tiles
 
     setup = _shown_fold(options)
     tiles = training_tiles(setup, keep=False)

@@ -72,7 +72,7 @@ class TilesConfig:
     min_saturation: float = 0.0
     """Tiles with a smaller mean saturation (that of HSV) and no mask are dropped."""
     keep_background: float = 1.0
-    """Share of the tiles without mask that is kept; which ones hangs on their place and the seed alone."""
+    """Share of the tiles without mask that is kept; which ones depends on their place and the seed alone."""
     object_jitter: float = 0.125
     """Largest displacement of a tile from the middle of its object, as a share of the tile's side."""
     max_objects: int = 1000

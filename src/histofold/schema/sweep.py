@@ -78,7 +78,7 @@ class SweepConfig:
     trials: int = 0
     """Number of trials; a grid has as many as it has points, and takes none."""
     seed: int = 0
-    """Seed of what is drawn; trial n of a random search hangs on the seed and n alone."""
+    """Seed of what is drawn; trial n of a random search depends on the seed and n alone."""
     pruner: Literal["none", "median", "halving"] = "none"
     """Stop a trial whose Dice in the first fold's validations is behind: below the median of the others, or by
     successive halving."""

@@ -1,4 +1,4 @@
-"""Equal averages of weights: along a run (SWA), and of the files of several runs."""
+"""Averages of weights: moving (EMA) or equal (SWA) along a run, and of the files of several runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from timm.utils import ModelEmaV3
 
 from histofold.core.faults import Fault, InputError
 from histofold.schema.optim import OptimConfig
@@ -16,11 +17,37 @@ from histofold.schema.optim import OptimConfig
 _MOST_FAULTS = 20
 
 
+class MovingAverage(ModelEmaV3):
+    """timm's exponential moving average of the weights, which keeps the lists of tensors instead of asking each step.
+
+    With the methods of `WeightAverage`.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float) -> None:
+        super().__init__(model, decay=decay, use_warmup=True)
+        # Tensors are changed in place by whoever changes them, so the lists stay good.
+        pairs = list(zip(self.module.state_dict().values(), model.state_dict().values(), strict=True))
+        self._floating = tuple(zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True))
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    def apply_update_(self, model: torch.nn.Module, decay: float) -> None:
+        """One step of the average towards the weights."""
+        averaged, new = self._floating
+        torch._foreach_lerp_(averaged, new, weight=1.0 - decay)
+        for averaged_count, count in self._counters:
+            averaged_count.copy_(count)
+
+    def averaged(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The averaged network."""
+        module: torch.nn.Module = self.module
+        return module
+
+
 class WeightAverage:
     """The mean of the weights that a run had at its later steps (Izmailov 2018, arXiv:1803.05407).
 
     Every floating tensor is averaged, also the running statistics of batch normalisation: the paper estimates these
-    anew on training data afterwards, which costs a pass and would hang on which tiles it draws. Counters are copied.
+    anew on training data afterwards, which costs a pass and would depend on which tiles it draws. Counters are copied.
     """
 
     def __init__(self, model: torch.nn.Module, steps: int, config: OptimConfig) -> None:

@@ -1,10 +1,12 @@
-"""Tiles as a map-style dataset, and the order in which they are drawn."""
+"""Tiles as a map-style dataset: read, augmented, with what the losses ask of each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,15 +15,75 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from histofold.core.faults import Fault, InputError
-from histofold.data.tiles.cut import TILE_BINS
+from histofold.core.log import logger
 from histofold.data.tiles.files import read_tile
 from histofold.data.tiles.masks import IGNORED_BIT
-from histofold.imaging.stain import StainMap
+from histofold.imaging.stain import StainMap, slide_stain_maps
 from histofold.imaging.tissue import tissue_mask
 from histofold.train.augment.cutmix import CutMix
 from histofold.train.augment.pipeline import Augmenter
+from histofold.train.augment.stain import kept_templates
+from histofold.train.fold import FoldSetup
 
-GOLDEN_RATIO = (1 + 5**0.5) / 2
+
+def training_tiles(setup: FoldSetup, keep: bool = True) -> TileDataset:
+    """The tiles of a fold, normalised as its slides are in prediction, and augmented.
+
+    Colour templates, where the augmentation wants them, are fitted on these tiles alone.
+
+    Args:
+        setup: The fold.
+        keep: Whether to keep the templates as runs/E/fold{k}/colours.json; of several processes only one should.
+
+    Raises:
+        InputError: If colour templates are wanted and every tile is blank, or slides are to be normalised and one is
+            no longer in its folder.
+        ImageError: If slides are to be normalised and one cannot be read.
+    """
+    config, seed = setup.experiment.augment.resolved(), setup.experiment.train.seed
+    size = int(setup.index["size"].iloc[0])
+    tiles = partial(
+        TileDataset,
+        setup.dataset,
+        setup.index,
+        seed=seed,
+        stain_maps=_stain_maps(setup),
+        classes=setup.experiment.model.classes,
+        organs=setup.organs,
+        ignore_blank=setup.experiment.loss.ignore == "blank",
+        cutmix=_cutmix(setup),
+    )
+    bare = tiles(augmenter=Augmenter(replace(config, stain_template=0.0), size))
+    if not config.stain_template:
+        return bare
+    templates = kept_templates(
+        setup.folder / "colours.json", setup.digest, setup.index["source"], lambda tile: bare.read(tile)[0], keep
+    )
+    if not templates:
+        rule = "every training tile is blank: there are no colours to fit"
+        raise InputError([Fault("augment.stain_template", str(setup.dataset), rule, "set it to 0")])
+    return tiles(augmenter=Augmenter(config, size, templates))
+
+
+def _stain_maps(setup: FoldSetup) -> dict[str, StainMap]:
+    """The stain normalisation of each training slide; empty where there is none."""
+    gone = sorted(set(setup.index["id"]) - {sample.id for sample in setup.training})
+    if gone and setup.manifest.preprocessing.stain != "none":
+        rule, remedy = "its tiles cannot be normalised: it is not in the competition", "put it back, or build anew"
+        raise InputError([Fault(key, str(setup.dataset / "folds.csv"), rule, remedy) for key in gone])
+    return slide_stain_maps(setup.training, setup.manifest.preprocessing)
+
+
+def _cutmix(setup: FoldSetup) -> CutMix | None:
+    """What the augmentation cuts and mixes among a fold's training tiles; None where it does not."""
+    config, index = setup.experiment.augment.resolved(), setup.index
+    if not config.cutmix:
+        return None
+    cutmix = CutMix(index["organ"], index["id"], probability=config.cutmix, area=config.cutmix_area)
+    if cutmix.tiles_with_partner < len(index):
+        alone = len(index) - cutmix.tiles_with_partner
+        logger.warning("fold %d: no CutMix for %d tiles, whose organ has no other slide", setup.fold, alone)
+    return cutmix
 
 
 class TileDataset(Dataset[dict[str, torch.Tensor]]):
@@ -107,145 +169,9 @@ class TileDataset(Dataset[dict[str, torch.Tensor]]):
         return (image_HWC if stain_map is None else stain_map(image_HWC)), bits_HW
 
 
-class BalancedSampler(Sampler[tuple[int, int, int]]):
-    """An endless, seeded order of draws, from any step on.
-
-    Draws come in epochs as long as the index. Balanced: half of an epoch's draws are unmasked tiles and half masked
-    ones, the latter shared equally by the bins very_small, small, some and large (bins without tiles are left out);
-    within a bin every tile comes once before any comes twice. Else every tile comes once an epoch. Where regions have
-    shares, each gets its share of an epoch's draws and the tiles of all others what is left; within a region all is as
-    above. All shares are met within one draw in every epoch, and exactly in the long run.
-    """
-
-    def __init__(
-        self,
-        bins: pd.Series,
-        seed: int,
-        balanced: bool,
-        batch: int,
-        start_step: int,
-        rank: int = 0,
-        ranks: int = 1,
-        *,
-        regions: Sequence[str] = (),
-        shares: Mapping[str, float] | None = None,
-    ) -> None:
-        """Prepare the order.
-
-        Args:
-            bins: Bin of each tile, of `TILE_BINS`.
-            seed: Seed of the order.
-            balanced: Whether bins are balanced.
-            batch: Draws of a step on each process.
-            start_step: The first step that is wanted: resuming is starting later in the same order.
-            rank: This process.
-            ranks: Number of processes; each step's draws are dealt out to them in blocks.
-            regions: Region of each tile; needed where `shares` is given.
-            shares: Share of the draws of each region, adding up to 1 at most.
-
-        Raises:
-            InputError: If a region with a share has no tile.
-        """
-        names = bins.to_numpy()
-        self._pools: list[tuple[np.ndarray, float]] = []
-        everything = [(np.arange(len(bins)), 1.0)]
-        for members, share in share_pools(regions, shares, "regions") if shares else everything:
-            self._pools += _bin_pools(members, names, share) if balanced else [(members, share)]
-        self._count = len(bins)
-        self._seed, self._permutes = seed, not balanced and not shares
-        self._batch, self._start_step, self._rank, self._ranks = batch, start_step, rank, ranks
-
-    def epoch_order(self, epoch: int) -> np.ndarray:
-        """The tiles of an epoch, int64 (number of tiles,)."""
-        generator = np.random.default_rng((self._seed, epoch))
-        if self._permutes:
-            return generator.permutation(self._count)
-        quotas = _epoch_quotas([weight for _, weight in self._pools], self._count, epoch)
-        drawn = [_draw_evenly(pool[0], quota, generator) for pool, quota in zip(self._pools, quotas, strict=True)]
-        return generator.permutation(np.concatenate(drawn))
-
-    def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        """Draws (tile, epoch, position) of this process, endlessly."""
-        place = (self._start_step * self._ranks + self._rank) * self._batch
-        epoch, order = -1, np.empty(0, np.int64)
-        while True:
-            for draw in range(place, place + self._batch):
-                if draw // self._count != epoch:
-                    epoch = draw // self._count
-                    order = self.epoch_order(epoch)
-                position = draw % self._count
-                yield int(order[position]), epoch, position
-            place += self._batch * self._ranks
-
-
-def share_pools(
-    names: Sequence[str], shares: Mapping[str, float], setting: Literal["regions", "organs"]
-) -> list[tuple[np.ndarray, float]]:
-    """The tiles of each name that has a share, and those of all others with what is left, each with its share.
-
-    Args:
-        names: Region or organ of each tile, empty where it is unknown.
-        shares: Share of the draws by name, adding up to 1 at most.
-        setting: The setting that the shares come from, for the message.
-
-    Raises:
-        InputError: With each name that has a share and no tile.
-    """
-    names_N = np.asarray(names, dtype=str)
-    refuse_unknown(f"train.{setting}", shares, names_N)
-    pools = [(np.flatnonzero(names_N == name), share) for name, share in shares.items()]
-    rest, left = np.flatnonzero(~np.isin(names_N, list(shares))), 1 - sum(shares.values())
-    return pools + [(rest, left)] * (len(rest) > 0 and left > 1e-9)
-
-
-def refuse_unknown(setting: str, wanted: Iterable[str], names: Iterable[str]) -> None:
-    """Refuse names of regions or organs that no tile has.
-
-    Args:
-        setting: Dotted name of the setting that holds them, whose last part is `regions`, `organs` or `organ_weights`.
-        wanted: Its names.
-        names: Region or organ of each tile, empty where it is unknown.
-
-    Raises:
-        InputError: With each of them, and those that tiles have.
-    """
-    what = "region" if setting.endswith("regions") else "organ"
-    found = sorted(set(names) - {""})
-    remedy = f"{what}s of the tiles: {', '.join(found) or 'none, the competition tells no ' + what}"
-    rule = f"no tile to train on is of this {what}"
-    faults = [Fault(f"{setting}.{name}", "index.csv", rule, remedy) for name in wanted if name not in found]
-    if faults:
-        raise InputError(faults)
-
-
-def _epoch_quotas(weights: Sequence[float], count: int, epoch: int) -> np.ndarray:
-    """Draws of each pool in an epoch of `count`, int64: systematic sampling along the pools' shares laid end to end.
-
-    Each quota is its share rounded up or down, and so is that of neighbouring pools together: those of one region. The
-    offset moves by the golden ratio, whose multiples fill [0, 1) evenly, so that no pool is left out for good.
-    """
-    bounds = np.round(np.cumsum(weights) / np.sum(weights) * count, 9)
-    places = np.arange(count) + epoch * GOLDEN_RATIO % 1
-    return np.bincount(np.searchsorted(bounds[:-1], places, side="right"), minlength=len(weights))
-
-
-def _bin_pools(members: np.ndarray, names: np.ndarray, share: float) -> list[tuple[np.ndarray, float]]:
-    """The tiles of each bin among some, with their shares: half for unmasked tiles, half for the masked bins."""
-    each = [members[names[members] == name] for name in TILE_BINS]
-    masked = [pool for pool in each[1:] if len(pool)]
-    if not masked or not len(each[0]):
-        pools = masked or each[:1]
-        return [(pool, share / len(pools)) for pool in pools]
-    return [(each[0], share / 2), *((pool, share / 2 / len(masked)) for pool in masked)]
-
-
-def _draw_evenly(members: np.ndarray, quota: int, generator: np.random.Generator) -> np.ndarray:
-    """Draw `quota` members so that none comes more than once more often than another."""
-    rounds = [generator.permutation(members) for _ in range(-(-quota // len(members)))]
-    return np.concatenate([*rounds, members[:0]])[:quota]
-
-
-def make_loader(dataset: TileDataset, sampler: BalancedSampler, batch: int, workers: int) -> DataLoader[Any]:
+def make_loader(
+    dataset: TileDataset, sampler: Sampler[tuple[int, int, int]], batch: int, workers: int
+) -> DataLoader[Any]:
     """An endless loader of full batches: of each entry of an example a tensor with a first axis of `batch`."""
     return DataLoader(
         dataset,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -14,21 +13,14 @@ import torch
 
 from histofold.competitions.base import Truth
 from histofold.core.faults import Fault, InputError
-from histofold.core.log import logger
 from histofold.data.leaks import forbidden_samples, image_stamp
 from histofold.data.pseudo import label_faults
 from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_samples, load_sources
 from histofold.data.store import complete_preprocessing, known_folds
-from histofold.imaging.stain import StainMap, slide_stain_maps
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Manifest, file_sha256
 from histofold.schema.sample import Sample
-from histofold.train.augment.cutmix import CutMix
-from histofold.train.augment.pipeline import Augmenter
-from histofold.train.augment.stain import kept_templates
-from histofold.train.dataset import BalancedSampler, TileDataset, refuse_unknown
-from histofold.train.fingerprint import training_settings
-from histofold.train.source_sampler import make_sampler
+from histofold.train.checkpoint import training_settings
 from histofold.train.warm_start import InitialWeights, find_initial_weights
 
 
@@ -144,6 +136,26 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
     )
 
 
+def refuse_unknown(setting: str, wanted: Iterable[str], names: Iterable[str]) -> None:
+    """Refuse names of regions or organs that no tile has.
+
+    Args:
+        setting: Dotted name of the setting that holds them, whose last part is `regions`, `organs` or `organ_weights`.
+        wanted: Its names.
+        names: Region or organ of each tile, empty where it is unknown.
+
+    Raises:
+        InputError: With each of them, and those that tiles have.
+    """
+    what = "region" if setting.endswith("regions") else "organ"
+    found = sorted(set(names) - {""})
+    remedy = f"{what}s of the tiles: {', '.join(found) or 'none, the competition tells no ' + what}"
+    rule = f"no tile to train on is of this {what}"
+    faults = [Fault(f"{setting}.{name}", "index.csv", rule, remedy) for name in wanted if name not in found]
+    if faults:
+        raise InputError(faults)
+
+
 def _refuse_wide_crop(experiment: Experiment, index: pd.DataFrame, folder: Path) -> None:
     """Refuse a crop that no tile holds, which would be the whole tile without a word."""
     crop, size = experiment.augment.crop, int(index["size"].iloc[0])
@@ -197,88 +209,3 @@ def _all_stamps(
             name = key if is_same else f"{owner}:{key}"
             stamps[name if stamps.get(name, stamp) == stamp else f"{name}:{stamp}"] = stamp
     return stamps
-
-
-def training_tiles(setup: FoldSetup, keep: bool = True) -> TileDataset:
-    """The tiles of a fold, normalised as its slides are in prediction, and augmented.
-
-    Colour templates, where the augmentation wants them, are fitted on these tiles alone.
-
-    Args:
-        setup: The fold.
-        keep: Whether to keep the templates as runs/E/fold{k}/colours.json; of several processes only one should.
-
-    Raises:
-        InputError: If colour templates are wanted and every tile is blank, or slides are to be normalised and one is
-            no longer in its folder.
-        ImageError: If slides are to be normalised and one cannot be read.
-    """
-    config, seed = setup.experiment.augment.resolved(), setup.experiment.train.seed
-    size = int(setup.index["size"].iloc[0])
-    tiles = partial(
-        TileDataset,
-        setup.dataset,
-        setup.index,
-        seed=seed,
-        stain_maps=_stain_maps(setup),
-        classes=setup.experiment.model.classes,
-        organs=setup.organs,
-        ignore_blank=setup.experiment.loss.ignore == "blank",
-        cutmix=_cutmix(setup),
-    )
-    bare = tiles(augmenter=Augmenter(replace(config, stain_template=0.0), size))
-    if not config.stain_template:
-        return bare
-    templates = kept_templates(
-        setup.folder / "colours.json", setup.digest, setup.index["source"], lambda tile: bare.read(tile)[0], keep
-    )
-    if not templates:
-        rule = "every training tile is blank: there are no colours to fit"
-        raise InputError([Fault("augment.stain_template", str(setup.dataset), rule, "set it to 0")])
-    return tiles(augmenter=Augmenter(config, size, templates))
-
-
-def _stain_maps(setup: FoldSetup) -> dict[str, StainMap]:
-    """The stain normalisation of each training slide; empty where there is none."""
-    gone = sorted(set(setup.index["id"]) - {sample.id for sample in setup.training})
-    if gone and setup.manifest.preprocessing.stain != "none":
-        rule, remedy = "its tiles cannot be normalised: it is not in the competition", "put it back, or build anew"
-        raise InputError([Fault(key, str(setup.dataset / "folds.csv"), rule, remedy) for key in gone])
-    return slide_stain_maps(setup.training, setup.manifest.preprocessing)
-
-
-def _cutmix(setup: FoldSetup) -> CutMix | None:
-    """What the augmentation cuts and mixes among a fold's training tiles; None where it does not."""
-    config, index = setup.experiment.augment.resolved(), setup.index
-    if not config.cutmix:
-        return None
-    cutmix = CutMix(index["organ"], index["id"], probability=config.cutmix, area=config.cutmix_area)
-    if cutmix.tiles_with_partner < len(index):
-        alone = len(index) - cutmix.tiles_with_partner
-        logger.warning("fold %d: no CutMix for %d tiles, whose organ has no other slide", setup.fold, alone)
-    return cutmix
-
-
-def training_order(setup: FoldSetup, start_step: int, rank: int = 0, ranks: int = 1) -> BalancedSampler:
-    """The order in which a fold's tiles are drawn, from a step on.
-
-    Args:
-        setup: The fold.
-        start_step: The first step that is wanted.
-        rank: This process.
-        ranks: Number of processes.
-    """
-    config = setup.experiment.train
-    organ_shares = {organ: share for organ, share in config.organs.items() if organ in setup.organs}
-    return make_sampler(
-        setup.index,
-        setup.weights,
-        seed=config.seed,
-        balanced=config.balanced,
-        batch=config.batch,
-        start_step=start_step,
-        rank=rank,
-        ranks=ranks,
-        region_shares=config.regions,
-        organ_shares=organ_shares,
-    )

@@ -1,4 +1,4 @@
-"""The training loop of one fold.
+"""Training: the folds of an experiment one after the other, the steps of a fold, and what follows some of them.
 
 It counts optimisation steps, not seconds, and every draw, augmentation and rate is a function of the step, so that the
 same seed gives the same weights, interrupted or not.
@@ -9,30 +9,64 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from histofold.core.log import logger
+from histofold.data.store import known_folds, tile_differences
 from histofold.schema.atomic import write_atomically
+from histofold.schema.experiment import Experiment
 from histofold.schema.parse import to_toml
 from histofold.schema.run_record import RECORD_NAME, RunRecord, read_record, write_record
-from histofold.train.begin import make_room, refuse_other_finished_run, start_run
 from histofold.train.checkpoint import save_state, save_weights
-from histofold.train.cross_rank import agreed
-from histofold.train.dataset import make_loader
-from histofold.train.fold import FoldSetup, training_order, training_tiles
-from histofold.train.state import Run, Stopped, write_log
+from histofold.train.dataset import make_loader, training_tiles
+from histofold.train.fold import FoldSetup, prepare_fold
+from histofold.train.log import check_tracker, log_to_tracker, stop_tracker, write_log
+from histofold.train.processes import broadcast
+from histofold.train.run import Run, Stopped, make_room, refuse_other_finished_run, start_run
+from histofold.train.sampler import training_order
 from histofold.train.step import Batch, refuse_non_finite, step_images, training_step
-from histofold.train.tracking import check_tracker, stop_tracker, tell_tracker
 from histofold.train.validation import check_classes, validate
 
 LOG_EVERY = 10
 
-
 OnValidation = Callable[[int, float], bool]
-"""Told step and Dice of each validation during training; True stops the run."""
+"""Gets step and Dice of each validation during training; True stops the run."""
+
+
+def train_experiment(
+    experiment: Experiment, name: str, runs: Path, fold: int | None, resume: bool, limit: int | None
+) -> Iterator[tuple[FoldSetup, float]]:
+    """Train one fold or all of them, every fold's input checked before the first one starts.
+
+    Args:
+        experiment: The experiment.
+        name: Its name, the folder below `runs`.
+        runs: Where runs are kept.
+        fold: The fold to hold out; None for all, one after the other.
+        resume: Whether to go on with a run that was interrupted.
+        limit: Train and validate on this many slides only.
+
+    Yields:
+        Each fold once it is trained, with its Dice; nothing in a helping process of torchrun.
+
+    Example:
+        >>> for setup, dice in train_experiment(experiment, "E", Path("runs"), None, resume=True, limit=None):
+        ...     print(setup.fold, dice)
+    """
+    folds = known_folds(experiment) if fold is None else [fold]
+    setups = [prepare_fold(experiment, name, runs, k, limit) for k in folds]
+    for difference in tile_differences(experiment, Path(experiment.data.dataset)):
+        logger.warning("%s", difference)
+    for setup in setups:
+        make_room(setup, resume)
+    for setup in setups:
+        dice = train_fold(setup, resume)
+        if dice is not None:
+            yield setup, dice
 
 
 def train_fold(setup: FoldSetup, resume: bool, on_validation: OnValidation | None = None) -> float | None:
@@ -43,7 +77,7 @@ def train_fold(setup: FoldSetup, resume: bool, on_validation: OnValidation | Non
     Args:
         setup: The fold.
         resume: Whether to go on with a run that was interrupted.
-        on_validation: Told how the run does, and may stop it.
+        on_validation: Gets how the run does, and may stop it.
 
     Raises:
         Stopped: If `on_validation` wants it so.
@@ -89,8 +123,10 @@ def _take_steps(run: Run, setup: FoldSetup, on_validation: OnValidation | None) 
             _validate(run, setup, config.validate_images)
         if saves:
             _save(run, setup)
-        if validates and on_validation is not None and agreed(on_validation(run.step, run.scores[-1]), run.accelerator):
-            raise Stopped(f"fold {setup.fold} was stopped at step {run.step}")
+        if validates and on_validation is not None:
+            stops = on_validation(run.step, run.scores[-1])
+            if broadcast(stops, run.accelerator):
+                raise Stopped(f"fold {setup.fold} was stopped at step {run.step}")
     bar.close()
 
 
@@ -127,7 +163,7 @@ def _log_step(run: Run, setup: FoldSetup, losses: Mapping[str, torch.Tensor]) ->
         "seconds": run.seconds,
     }
     run.rows.append(row)
-    tell_tracker(run.accelerator, row)
+    log_to_tracker(run.accelerator, row)
 
 
 def _validate(run: Run, setup: FoldSetup, most: int | None) -> dict[str, float]:
@@ -135,7 +171,7 @@ def _validate(run: Run, setup: FoldSetup, most: int | None) -> dict[str, float]:
     by_id = validate(run, setup, most)
     if run.accelerator.is_main_process:
         run.rows[-1]["val_dice"] = run.scores[-1]
-        tell_tracker(run.accelerator, {"step": run.step, "val_dice": run.scores[-1]})
+        log_to_tracker(run.accelerator, {"step": run.step, "val_dice": run.scores[-1]})
     return by_id
 
 

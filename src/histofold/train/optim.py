@@ -12,8 +12,6 @@ from histofold.core.faults import InputError
 from histofold.schema.optim import OptimConfig
 from histofold.train.schedule import learning_rate, momentum_of
 
-__all__ = ["learning_rate", "make_optimizer", "set_rates"]
-
 
 def make_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """The optimiser of a network, whose groups carry `lr_factor`, what the learning rate is multiplied by.

@@ -16,12 +16,11 @@ from histofold.models.build import build_model
 from histofold.predict.devices import best_device, best_precision
 from histofold.predict.views import normalise_tiles
 from histofold.schema.experiment import Experiment
-from histofold.train.cross_rank import sum_over_ranks
 from histofold.train.fold import FoldSetup
-from histofold.train.losses.auxiliary import auxiliary_losses
-from histofold.train.losses.total import segmentation_loss
+from histofold.train.losses.total import auxiliary_losses, segmentation_loss
 from histofold.train.optim import set_rates
-from histofold.train.state import Run
+from histofold.train.processes import sum_over_processes
+from histofold.train.run import Run
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -80,7 +79,7 @@ def batch_losses(run: Run, setup: FoldSetup, batch: Batch) -> dict[str, torch.Te
     with run.accelerator.autocast():
         outputs: dict[str, Any] = run.model(images_NCHW)
     weights_N = run.organ_weights[batch["organ"]] if config.organ_weights else None
-    masks_NHW, across = batch["mask"], sum_over_ranks(run.accelerator)
+    masks_NHW, across = batch["mask"], sum_over_processes(run.accelerator)
     losses = segmentation_loss(
         outputs["logits"], masks_NHW, config, activation=activation, weights_N=weights_N, across=across
     )

@@ -11,9 +11,9 @@ from histofold.core.faults import Fault, InputError
 from histofold.predict.image import predict_masks
 from histofold.predict.stages import stages_of
 from histofold.schema.sample import Sample
-from histofold.train.cross_rank import agreed
 from histofold.train.fold import FoldSetup
-from histofold.train.state import Run
+from histofold.train.processes import broadcast
+from histofold.train.run import Run
 
 
 def check_classes(setup: FoldSetup) -> None:
@@ -46,7 +46,7 @@ def validate(run: Run, setup: FoldSetup, most: int | None = None) -> dict[str, f
         if most is not None and len(samples) > most:
             samples = [samples[i] for i in np.linspace(0, len(samples) - 1, most).round().astype(int)]
         by_id = validate_slides(run.averaged(), setup, samples)
-    run.scores.append(agreed(float(np.mean(list(by_id.values()))) if by_id else 0.0, run.accelerator))
+    run.scores.append(broadcast(float(np.mean(list(by_id.values()))) if by_id else 0.0, run.accelerator))
     return by_id
 
 

@@ -11,7 +11,8 @@ from histofold.data.tiles.files import write_tile
 from histofold.schema.experiment import AugmentConfig
 from histofold.train.augment.cutmix import CutMix
 from histofold.train.augment.pipeline import Augmenter
-from histofold.train.dataset import BalancedSampler, TileDataset, make_loader
+from histofold.train.dataset import TileDataset, make_loader
+from histofold.train.sampler import BalancedSampler
 
 ORGANS = ["kidney", "lung", "kidney", "lung", "kidney", "spleen", "spleen", "prostate", ""]
 SLIDES = ["k1", "l1", "k2", "l1", "k1", "s1", "s2", "p1", "x1"]

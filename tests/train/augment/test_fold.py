@@ -18,7 +18,8 @@ from histofold.imaging.stain import mean_reference, network_view, tissue_pixels
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, TrainConfig
 from histofold.schema.preprocessing import Preprocessing
-from histofold.train.fold import prepare_fold, training_tiles
+from histofold.train.dataset import training_tiles
+from histofold.train.fold import prepare_fold
 
 SIDE = 96
 

@@ -6,8 +6,14 @@ import pytest
 import torch
 
 from histofold.schema.loss import LossConfig
-from histofold.train.losses.auxiliary import auxiliary_losses, coarse_bits, deep_loss, organ_loss, pixel_size_loss
-from histofold.train.losses.total import segmentation_loss
+from histofold.train.losses.total import (
+    auxiliary_losses,
+    coarse_bits,
+    deep_loss,
+    organ_loss,
+    pixel_size_loss,
+    segmentation_loss,
+)
 
 
 def random_bits(*shape: int, classes: int = 2, seed: int = 0) -> torch.Tensor:

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from histofold.schema.loss import LOSS_TERMS, LossConfig
-from histofold.train.losses.boundary import signed_distances
-from histofold.train.losses.regions import jaccard_steps
+from histofold.train.losses.terms import jaccard_steps, signed_distances
 from histofold.train.losses.total import segmentation_loss
 
 NOTHING = dict.fromkeys(LOSS_TERMS, 0.0)

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from histofold.core.faults import InputError
 from histofold.schema.experiment import Experiment
 from histofold.schema.sweep import SettingSpace, SweepConfig
-from histofold.train.state import Stopped
+from histofold.train.run import Stopped
 from histofold.train.sweep.results import OPTIMISTIC, trial_costs, trial_table
 from histofold.train.sweep.study import NUMBER, Sweep, changed_keys, number_of
 from histofold.train.sweep.workers import Outcome, quiet_optuna, run_worker, run_workers

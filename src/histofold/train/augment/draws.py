@@ -1,4 +1,4 @@
-"""Chances and numbers of one example that hang on its key alone."""
+"""Chances and numbers of one example that depend on its key alone."""
 
 from __future__ import annotations
 
@@ -41,13 +41,14 @@ class ExampleDraws:
         self._key = key
         self._chances = np.random.default_rng(key).random(len(AUGMENT_STEPS))
 
-    def of(self, step: str, probability: float) -> np.random.Generator | None:
+    def of(self, step: str, probability: float | None) -> np.random.Generator | None:
         """The stream of a step where it happens, else None.
 
         Args:
             step: Of `AUGMENT_STEPS`.
-            probability: Of its happening, 0 to 1.
+            probability: Of its happening, 0 to 1, of settings whose fields are all given.
         """
+        assert probability is not None, "the settings must be resolved"
         place = AUGMENT_STEPS.index(step)
         if self._chances[place] >= probability:
             return None

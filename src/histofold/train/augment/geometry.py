@@ -40,6 +40,7 @@ def move_tile(
     matrix_22 = _source_matrix(config, draws)
     shifts_HW2 = _shifts(size, config, draws)
     placing = draws.of("crop", 1.0)
+    assert placing is not None
     if matrix_22 is None and shifts_HW2 is None:
         y, x = (int(placing.integers(side - size + 1)) for side in image_HWC.shape[:2])
         image_HWC, bits_HW = (array[y : y + size, x : x + size] for array in (image_HWC, bits_HW))
@@ -60,6 +61,8 @@ def _source_matrix(config: AugmentConfig, draws: ExampleDraws) -> np.ndarray | N
     """The linear map from the result to the tile, (2, 2); None where both are one."""
     matrix_22 = None
     if (generator := draws.of("affine", config.affine)) is not None:
+        assert config.scale is not None
+        assert config.rotate is not None
         scale_x, scale_y = generator.uniform(1 - config.scale, 1 + config.scale, 2)
         angle = np.radians(generator.uniform(-config.rotate, config.rotate))
         shear_x, shear_y = np.tan(np.radians(generator.uniform(-LARGEST_SHEAR_DEG, LARGEST_SHEAR_DEG, 2)))

@@ -81,6 +81,8 @@ def _pixel_changes(
     config: AugmentConfig, templates: tuple[ColourTemplates, ...]
 ) -> tuple[tuple[str, Callable[..., np.ndarray]], ...]:
     """What changes grey levels, by the name of its probability, in the order of slide, stain, optics and camera."""
+    assert config.colour_strength is not None
+    assert config.hed_strength is not None
     return (
         ("sharpness", sharpen_or_blur),
         ("colour", partial(jitter_colours, strength=config.colour_strength)),

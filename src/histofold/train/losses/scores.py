@@ -17,7 +17,7 @@ CERTAIN = -1e4
 NO_LABEL = -100
 
 
-def same(values: torch.Tensor) -> torch.Tensor:
+def identity(values: torch.Tensor) -> torch.Tensor:
     """Sums that concern this process alone."""
     return values
 
@@ -36,8 +36,8 @@ class Truth:
     """int64: 0 = background, k + 1 = class k, `NO_LABEL` = ignored; for softmax only."""
     weights_N: torch.Tensor  # noqa: N815
     """Float: weight of each example."""
-    across: Callable[[torch.Tensor], torch.Tensor] = same
-    """Adds up sums over processes, differentiably; `same` for one process."""
+    across: Callable[[torch.Tensor], torch.Tensor] = identity
+    """Adds up sums over processes, differentiably; `identity` for one process."""
 
     @cached_property
     def pixels_N(self) -> torch.Tensor:
@@ -63,7 +63,7 @@ def make_truth(
     activation: str = "sigmoid",
     weights_N: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float32,
-    across: Callable[[torch.Tensor], torch.Tensor] = same,
+    across: Callable[[torch.Tensor], torch.Tensor] = identity,
 ) -> Truth:
     """Unpack the bits of a batch where they lie.
 
@@ -106,16 +106,24 @@ def make_truth(
 class Scores:
     """A batch of answers against its truth; each quantity is computed once, and only if a term asks for it."""
 
-    errors_NKHW: torch.Tensor  # noqa: N815
-    """Distance of each probability from its truth, in [0, 1]; 0 where ignored."""
-    entropy_NCHW: torch.Tensor  # noqa: N815
-    """Cross-entropy of each decision (C = K with sigmoid, 1 with softmax) in nats; 0 where ignored."""
-    surplus_NKHW: torch.Tensor  # noqa: N815
-    """What the Lovasz loss sorts: hinge errors with sigmoid, `errors_NKHW` with softmax; 0 where ignored."""
-
     def __init__(self, logits: torch.Tensor, truth: Truth) -> None:
         self.logits = logits
         self.truth = truth
+
+    @property
+    def errors_NKHW(self) -> torch.Tensor:
+        """Distance of each probability from its truth, in [0, 1]; 0 where ignored."""
+        raise NotImplementedError
+
+    @property
+    def entropy_NCHW(self) -> torch.Tensor:
+        """Cross-entropy of each decision (C = K with sigmoid, 1 with softmax) in nats; 0 where ignored."""
+        raise NotImplementedError
+
+    @property
+    def surplus_NKHW(self) -> torch.Tensor:
+        """What the Lovasz loss sorts: hinge errors with sigmoid, `errors_NKHW` with softmax; 0 where ignored."""
+        raise NotImplementedError
 
     @cached_property
     def regions_NK3(self) -> torch.Tensor:
@@ -165,6 +173,11 @@ class SigmoidScores(Scores):
 class SoftmaxScores(Scores):
     """Answers whose classes and background exclude each other; logits are (N, J = K + 1, H, W)."""
 
+    @property
+    def _labels_NHW(self) -> torch.Tensor:
+        assert self.truth.labels_NHW is not None, "the truth must be made for softmax"
+        return self.truth.labels_NHW
+
     @cached_property
     def log_probs_NJHW(self) -> torch.Tensor:
         """Logarithm of the probability of each class and the background."""
@@ -179,8 +192,7 @@ class SoftmaxScores(Scores):
     @cached_property
     def entropy_NCHW(self) -> torch.Tensor:
         """See `Scores`."""
-        labels_NHW = self.truth.labels_NHW
-        return nll_loss(self.log_probs_NJHW, labels_NHW, ignore_index=NO_LABEL, reduction="none")[:, None]
+        return nll_loss(self.log_probs_NJHW, self._labels_NHW, ignore_index=NO_LABEL, reduction="none")[:, None]
 
     @property
     def surplus_NKHW(self) -> torch.Tensor:
@@ -189,7 +201,6 @@ class SoftmaxScores(Scores):
 
     def smoothed_entropy(self, smoothing: float) -> torch.Tensor:
         """Cross-entropy against a truth of which a share is spread over all answers, (N, 1, H, W); 0 where ignored."""
-        labels_NHW = self.truth.labels_NHW
         return cross_entropy(
-            self.logits, labels_NHW, ignore_index=NO_LABEL, reduction="none", label_smoothing=smoothing
+            self.logits, self._labels_NHW, ignore_index=NO_LABEL, reduction="none", label_smoothing=smoothing
         )[:, None]

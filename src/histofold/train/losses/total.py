@@ -1,21 +1,23 @@
-"""Losses on logits: a weighted sum of terms, in float32 whatever the network's precision.
+"""The loss of a batch: the weighted terms of the segmentation and of the auxiliary heads, in float32.
 
-All terms but `boundary` are at least 0. A batch without any mask pixel teaches through every term (it pushes the logits
-of the classes down), but not through dice, jaccard and tversky without smoothing, nor through tversky with alpha = 0.
+Each function takes what a network gave and the truth beside it, and gives numbers with a graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
+from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, smooth_l1_loss
 
+from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.schema.loss import LossConfig
-from histofold.train.losses.boundary import boundary_loss
-from histofold.train.losses.regions import dice_loss, jaccard_loss, lovasz_loss, tversky_loss
-from histofold.train.losses.scores import SigmoidScores, SoftmaxScores, make_truth, same
+from histofold.train.losses.scores import SigmoidScores, SoftmaxScores, identity, make_truth
+from histofold.train.losses.terms import TERM_LOSSES
 
-SMALLEST_ERROR = 1e-12
+UNKNOWN_ORGAN = -1
+MAX_PLANES = 7
 
 
 def segmentation_loss(
@@ -25,7 +27,7 @@ def segmentation_loss(
     *,
     activation: str = "sigmoid",
     weights_N: torch.Tensor | None = None,
-    across: Callable[[torch.Tensor], torch.Tensor] = same,
+    across: Callable[[torch.Tensor], torch.Tensor] = identity,
 ) -> dict[str, torch.Tensor]:
     """The weighted sum of the configured terms under `loss`, and each term under `loss_` and its name.
 
@@ -62,39 +64,111 @@ def segmentation_loss(
     return {"loss": total, **{f"loss_{name}": term for name, term in terms.items()}}
 
 
-def bce_loss(scores: SigmoidScores, config: LossConfig) -> torch.Tensor:
-    """Mean binary cross-entropy of all pixels and classes, in nats."""
-    costs_NKHW = scores.smoothed_entropy(config.label_smoothing, config.bce_pos_weight)
-    return scores.truth.mean_cost(costs_NKHW)
+def auxiliary_losses(
+    outputs: Mapping[str, Any],
+    batch: Mapping[str, torch.Tensor],
+    config: LossConfig,
+    activation: str,
+    *,
+    weights_N: torch.Tensor | None = None,
+    across: Callable[[torch.Tensor], torch.Tensor] = identity,
+) -> dict[str, torch.Tensor]:
+    """The losses of the heads that a network in training has: `loss_organ`, `loss_pixel_size`, `loss_deep`.
+
+    Unweighted: their weights are `organ`, `pixel_size` and `deep_supervision` of the settings.
+
+    Args:
+        outputs: Of a network with heads: `organ` (N, organs), `log_zoom` (N,), `deep` list of (N, K', h, w), or fewer.
+        batch: `organ` int64 (N,), `log_zoom` float (N,), `mask` uint8 (N, H, W), on the device of the outputs.
+        config: Terms of the segmentation loss at each scale.
+        activation: `sigmoid` or `softmax`.
+        weights_N: Weight of each example's mask, for the coarser scales; organ and pixel size are known for certain.
+        across: As for `segmentation_loss`; processes have batches of one size, so that the pixel size needs none.
+    """
+    losses = {}
+    if "organ" in outputs:
+        losses["loss_organ"] = organ_loss(outputs["organ"], batch["organ"], across)
+    if "log_zoom" in outputs:
+        losses["loss_pixel_size"] = pixel_size_loss(outputs["log_zoom"], batch["log_zoom"])
+    if "deep" in outputs:
+        losses["loss_deep"] = deep_loss(
+            outputs["deep"], batch["mask"], config, activation, weights_N=weights_N, across=across
+        )
+    return losses
 
 
-def ce_loss(scores: SoftmaxScores, config: LossConfig) -> torch.Tensor:
-    """Mean cross-entropy of all pixels, in nats."""
-    smoothing = config.label_smoothing
-    return scores.truth.mean_cost(scores.smoothed_entropy(smoothing) if smoothing else scores.entropy_NCHW)
+def organ_loss(
+    logits_NO: torch.Tensor, organs_N: torch.Tensor, across: Callable[[torch.Tensor], torch.Tensor] = identity
+) -> torch.Tensor:
+    """Mean cross-entropy over the examples whose organ is known (not -1); 0, with a graph, if none is."""
+    costs_N = cross_entropy(logits_NO.float(), organs_N, ignore_index=UNKNOWN_ORGAN, reduction="none")
+    known_N = (organs_N != UNKNOWN_ORGAN).to(costs_N.dtype)
+    cost, count = across(torch.stack([costs_N.sum(), known_N.sum()])).unbind()
+    return cost / count.clamp_min(1)
 
 
-def focal_loss(scores: SigmoidScores | SoftmaxScores, config: LossConfig) -> torch.Tensor:
-    """Mean of (1 - p)^gamma times cross-entropy, p the probability of the truth; Lin et al., arXiv:1708.02002."""
-    entropy_NCHW = scores.entropy_NCHW
-    # Not 1 - exp(-entropy), which loses all digits of a small error. Small powers have no slope at 0.
-    errors_NCHW = (-torch.expm1(-entropy_NCHW)).clamp_min(SMALLEST_ERROR)
-    costs_NCHW = entropy_NCHW * errors_NCHW**config.focal_gamma
-    if config.focal_alpha != -1:
-        planes_NKHW = scores.truth.planes_NKHW
-        # With softmax there is one decision a pixel, which is of a mask or of the background.
-        found_NCHW = planes_NKHW if entropy_NCHW.shape == planes_NKHW.shape else planes_NKHW.sum(1, keepdim=True)
-        costs_NCHW = costs_NCHW * ((1 - config.focal_alpha) + (2 * config.focal_alpha - 1) * found_NCHW)
-    return scores.truth.mean_cost(costs_NCHW)
+def pixel_size_loss(zooms_N: torch.Tensor, log_zoom_N: torch.Tensor) -> torch.Tensor:
+    """Smooth L1 distance of the logarithm of the pixel size relative to the tile as it was cut."""
+    return smooth_l1_loss(zooms_N.float(), log_zoom_N.float())
 
 
-TERM_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
-    "bce": bce_loss,
-    "ce": ce_loss,
-    "dice": dice_loss,
-    "jaccard": jaccard_loss,
-    "tversky": tversky_loss,
-    "lovasz": lovasz_loss,
-    "focal": focal_loss,
-    "boundary": boundary_loss,
-}
+def deep_loss(
+    logits_levels: Sequence[torch.Tensor],
+    bits_NHW: torch.Tensor,
+    config: LossConfig,
+    activation: str,
+    *,
+    weights_N: torch.Tensor | None = None,
+    across: Callable[[torch.Tensor], torch.Tensor] = identity,
+) -> torch.Tensor:
+    """The segmentation loss at coarser scales, each level half the weight of the next finer one, together 1.
+
+    After Lee et al., arXiv:1409.5185, with the weights of nnU-Net (Isensee et al., arXiv:1809.10486).
+
+    Args:
+        logits_levels: At least one map (N, K', h, w) that spans the tile, in any order.
+        bits_NHW: uint8, as for `segmentation_loss`.
+        config: Terms of the loss.
+        activation: `sigmoid` or `softmax`.
+        weights_N: Weight of each example; 1 where left out.
+        across: As for `segmentation_loss`.
+
+    Raises:
+        ValueError: If there is no map.
+    """
+    if not logits_levels:
+        raise ValueError("deep supervision needs at least one coarser map: give its head one, or set its weight to 0")
+    levels = sorted(logits_levels, key=lambda logits: logits.shape[-2] * logits.shape[-1], reverse=True)
+    total = 2 - 0.5 ** (len(levels) - 1)
+    losses = []
+    for number, logits in enumerate(levels):
+        coarse_Nhw = coarse_bits(bits_NHW, (logits.shape[-2], logits.shape[-1]))
+        loss = segmentation_loss(logits, coarse_Nhw, config, activation=activation, weights_N=weights_N, across=across)[
+            "loss"
+        ]
+        losses.append(loss * (0.5**number / total))
+    return torch.stack(losses).sum()
+
+
+@torch.no_grad()
+def coarse_bits(bits_NHW: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
+    """Masks at a coarser size, by area as everywhere: a class where it covers half of what counts of a cell or more.
+
+    A cell is ignored where more than half of it is. Sides need no whole ratio.
+
+    Args:
+        bits_NHW: uint8, bit k = class k, bit 7 = ignored.
+        size_hw: Height and width wanted.
+
+    Returns:
+        uint8 (N, h, w) of bits.
+    """
+    if tuple(bits_NHW.shape[1:]) == tuple(size_hw):
+        return bits_NHW
+    truth = make_truth(bits_NHW, MAX_PLANES)
+    counted_N1hw = 1 - adaptive_avg_pool2d(truth.ignored_N1HW, size_hw)
+    covered_NKhw = adaptive_avg_pool2d(truth.planes_NKHW, size_hw)
+    masks_NKhw = ((2 * covered_NKhw >= counted_N1hw) & (counted_N1hw > 0)).to(torch.uint8)
+    numbers_K = torch.arange(MAX_PLANES, dtype=torch.uint8, device=bits_NHW.device)
+    bits_Nhw = (masks_NKhw << numbers_K[:, None, None]).sum(1, dtype=torch.uint8)
+    return bits_Nhw + IGNORED_BIT * (2 * counted_N1hw[:, 0] < 1).to(torch.uint8)

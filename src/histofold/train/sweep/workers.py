@@ -26,7 +26,7 @@ from histofold.core.faults import ImageError, InputError
 from histofold.core.log import logger
 from histofold.schema.experiment import Experiment
 from histofold.schema.sweep import SweepConfig, with_settings
-from histofold.train.state import Stopped
+from histofold.train.run import Stopped
 from histofold.train.sweep.study import NUMBER, WORDS, Sweep, number_of
 
 POLL_S = 1.0

@@ -5,8 +5,8 @@ import pytest
 
 from histofold.core.faults import InputError
 from histofold.train import loop
+from histofold.train.log import check_tracker, flat_settings
 from histofold.train.loop import train_fold
-from histofold.train.tracking import check_tracker, flat_settings
 from small_runs import small_dataset, small_setup, use_tiny_nets
 
 
@@ -50,9 +50,9 @@ def test_a_resumed_run_tells_no_step_twice(dataset, tmp_path, monkeypatch):
         train_fold(setup, False, die_at_six)
     assert set(told(setup.folder)["loss"]) == {2, 4, 6}, "told beyond the state of step 4"
     again = []
-    tell = loop.tell_tracker
+    tell = loop.log_to_tracker
     monkeypatch.setattr(
-        loop, "tell_tracker", lambda accelerator, row: (again.append(row["step"]), tell(accelerator, row))
+        loop, "log_to_tracker", lambda accelerator, row: (again.append(row["step"]), tell(accelerator, row))
     )
     train_fold(setup, True)
     assert min(again) == 6, "step 6 is told again"
@@ -67,7 +67,7 @@ def test_trackers_that_cannot_be_had_are_refused(dataset, tmp_path, monkeypatch)
     with pytest.raises(InputError, match=r"knows no tracker 'tensorbord'.*known: .*tensorboard"):
         train_fold(small_setup(dataset, tmp_path, train={"tracker": "tensorbord"}), False)
     assert not (tmp_path / "small").exists()
-    monkeypatch.setattr("histofold.train.tracking.get_available_trackers", lambda: ["tensorboard"])
+    monkeypatch.setattr("histofold.train.log.get_available_trackers", lambda: ["tensorboard"])
     with pytest.raises(InputError, match=r"wandb is not installed.*installed: tensorboard"):
         check_tracker("wandb")
     check_tracker("")

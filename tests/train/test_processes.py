@@ -14,11 +14,10 @@ from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from torch import distributed, multiprocessing, nn
 
-from histofold.models.build import build_model
 from histofold.schema.experiment import LossConfig
 from histofold.schema.parse import to_toml
-from histofold.train.cross_rank import CrossRankBatchNorm2d, join_group, share_batch_norm, sum_over_ranks
 from histofold.train.losses.total import segmentation_loss
+from histofold.train.processes import join_group, sum_over_processes
 from small_runs import TinyNet, same_tensors, small_dataset, small_experiment
 
 TESTS = Path(__file__).parents[1]
@@ -26,9 +25,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS}:{os
 TINY_PROGRAM = """
 import sys
 from histofold.commands.main import main
-from histofold.train import begin
+from histofold.train import run
 from small_runs import TinyNet
-begin.build_model = lambda *_: TinyNet()
+from torch import nn
+run.build_model = lambda *_: TinyNet(lambda channels: nn.GroupNorm(2, channels))
 sys.exit(main(sys.argv[1:]))
 """
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -37,21 +37,20 @@ ONE_STEP = {"optimizer": "sgd", "schedule": "constant", "lr": 1.0, "warmup": 0.0
 
 
 def half_of_a_step(rank, port_file, results):
-    """A batch in two halves through two processes; writes gradients and running statistics of the first."""
+    """A batch in two halves through two processes; writes the gradients of the first."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{port_file}", rank=rank, world_size=2)
     accelerator = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
-    net = double_unet()
-    share_batch_norm(net, accelerator)
+    net = double_net()
     images_NCHW, bits_NHW = examples()
     half = slice(2 * rank, 2 * rank + 2)
     parallel = nn.parallel.DistributedDataParallel(net)
     logits = parallel(images_NCHW[half])
-    across = sum_over_ranks(accelerator)
+    across = sum_over_processes(accelerator)
     segmentation_loss(logits, bits_NHW[half], EVERY_JOINT_TERM, across=across)["loss"].backward()
     if rank == 0:
         gradients = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
-        torch.save((gradients, net.state_dict()), results)
+        torch.save(gradients, results)
     distributed.destroy_process_group()
 
 
@@ -64,33 +63,25 @@ def examples():
     return images_NCHW, bits_NHW
 
 
-def double_unet():
+def grouped(channels):
+    """Normalisation that knows one image alone: batch normalisation joins no processes on a CPU."""
+    return nn.GroupNorm(2, channels)
+
+
+def double_net():
     """In float64, since in float32 the rounding that two orders of summing differ in turns ReLUs over."""
     torch.manual_seed(0)
-    return build_model("unet", {"encoder": "resnet18", "decoder_channels": (16, 16, 8, 8, 8)}).double()
+    return TinyNet(grouped).double()
 
 
 def test_two_processes_have_the_gradients_of_the_whole_batch(tmp_path):
     multiprocessing.spawn(half_of_a_step, (tmp_path / "meet", tmp_path / "results.pt"), 2)
-    gradients, state = torch.load(tmp_path / "results.pt", weights_only=True)
-    net = double_unet()
+    gradients = torch.load(tmp_path / "results.pt", weights_only=True)
+    net = double_net()
     images_NCHW, bits_NHW = examples()
     segmentation_loss(net(images_NCHW), bits_NHW, EVERY_JOINT_TERM)["loss"].backward()
     for name, parameter in net.named_parameters():
         assert torch.allclose(gradients[name], parameter.grad, rtol=1e-9, atol=1e-12), name
-    for name, value in net.state_dict().items():
-        assert torch.allclose(state[name], value, rtol=1e-9, atol=1e-12), name
-
-
-def test_timm_keeps_its_activation_and_names():
-    from timm.layers import BatchNormAct2d
-
-    plain = BatchNormAct2d(4, act_layer=nn.SiLU).eval()
-    shared = CrossRankBatchNorm2d.of(plain)
-    maps = torch.randn(2, 4, 5, 3)
-    assert torch.equal(shared(maps), plain(maps))
-    assert list(shared.state_dict()) == list(plain.state_dict())
-    assert shared.weight is plain.weight
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +114,7 @@ def test_a_step_of_two_processes_is_that_of_one(dataset, tmp_path):
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-5
     set_seed(0)
-    begun = TinyNet().state_dict()
+    begun = TinyNet(grouped).state_dict()
     assert max((first[name] - begun[name]).abs().max().item() for name in first) > 1e-3, "there were gradients"
 
 
@@ -156,7 +147,7 @@ def children(pid):
 
 JOIN_PROGRAM = """
 import os, signal, time, torch
-from histofold.train.cross_rank import join_group, restarts
+from histofold.train.processes import join_group, restarts
 rank = int(os.environ["RANK"])
 # Each time another one comes late, and could find the address that the other had before.
 time.sleep(1.5 * ((rank + restarts()) % 2))

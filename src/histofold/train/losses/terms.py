@@ -1,15 +1,48 @@
-"""Losses on regions: soft Dice, Jaccard and Tversky, and the Lovasz extension of Jaccard."""
+"""The terms of the segmentation loss: entropies of pixels, overlaps of regions, distances from a border.
+
+All but `boundary` are at least 0. A batch without any mask pixel teaches through every term (it pushes the logits of
+the classes down), but not through dice, jaccard and tversky without smoothing, nor through tversky with alpha = 0.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
+import numpy as np
 import torch
 
 from histofold.schema.loss import LossConfig
-from histofold.train.losses.scores import Scores
+from histofold.train.losses.scores import Scores, SigmoidScores, SoftmaxScores
 
 ROOT_FLOOR = 1e-7
+SMALLEST_ERROR = 1e-12
+
+
+def bce_loss(scores: SigmoidScores, config: LossConfig) -> torch.Tensor:
+    """Mean binary cross-entropy of all pixels and classes, in nats."""
+    costs_NKHW = scores.smoothed_entropy(config.label_smoothing, config.bce_pos_weight)
+    return scores.truth.mean_cost(costs_NKHW)
+
+
+def ce_loss(scores: SoftmaxScores, config: LossConfig) -> torch.Tensor:
+    """Mean cross-entropy of all pixels, in nats."""
+    smoothing = config.label_smoothing
+    return scores.truth.mean_cost(scores.smoothed_entropy(smoothing) if smoothing else scores.entropy_NCHW)
+
+
+def focal_loss(scores: SigmoidScores | SoftmaxScores, config: LossConfig) -> torch.Tensor:
+    """Mean of (1 - p)^gamma times cross-entropy, p the probability of the truth; Lin et al., arXiv:1708.02002."""
+    entropy_NCHW = scores.entropy_NCHW
+    # Not 1 - exp(-entropy), which loses all digits of a small error. Small powers have no slope at 0.
+    errors_NCHW = (-torch.expm1(-entropy_NCHW)).clamp_min(SMALLEST_ERROR)
+    costs_NCHW = entropy_NCHW * errors_NCHW**config.focal_gamma
+    if config.focal_alpha != -1:
+        planes_NKHW = scores.truth.planes_NKHW
+        # With softmax there is one decision a pixel, which is of a mask or of the background.
+        found_NCHW = planes_NKHW if entropy_NCHW.shape == planes_NKHW.shape else planes_NKHW.sum(1, keepdim=True)
+        costs_NCHW = costs_NCHW * ((1 - config.focal_alpha) + (2 * config.focal_alpha - 1) * found_NCHW)
+    return scores.truth.mean_cost(costs_NCHW)
 
 
 def dice_loss(scores: Scores, config: LossConfig) -> torch.Tensor:
@@ -118,3 +151,54 @@ def jaccard_steps(true_KP: torch.Tensor, other_KP: torch.Tensor) -> torch.Tensor
 
 def _rows(values_NKHW: torch.Tensor) -> torch.Tensor:
     return values_NKHW.transpose(0, 1).flatten(1)
+
+
+def boundary_loss(scores: Scores, config: LossConfig) -> torch.Tensor:
+    """Mean of probability times signed distance from the border, after Kervadec et al., arXiv:1812.07032.
+
+    It lies in [-1, 1] and is below 0 for a good answer, so it goes beside a term of overlap. Ignored pixels do not
+    count, and are background for the distances of others.
+    """
+    planes_NKHW = scores.truth.planes_NKHW
+    distances = signed_distances(planes_NKHW.to("cpu", torch.uint8).numpy())
+    distances_NKHW = torch.from_numpy(distances).to(planes_NKHW) * (1 - scores.truth.ignored_N1HW)
+    probs_NKHW = planes_NKHW + scores.truth.signs_NKHW * scores.errors_NKHW
+    return scores.truth.mean_cost(probs_NKHW * distances_NKHW)
+
+
+def signed_distances(masks_NKHW: np.ndarray) -> np.ndarray:
+    """Distance of each pixel's centre from the border, below 0 inside, as a share of the diagonal of the tile.
+
+    The exact Euclidean distance to the nearest pixel of the other kind, less half a pixel. The border of an empty
+    mask is as far as can be: 1 everywhere, so that it teaches; of a full one -1.
+
+    Args:
+        masks_NKHW: uint8, 0 or 1.
+
+    Returns:
+        float32 (N, K, H, W), in [-1, 1].
+    """
+    distances_NKHW = np.empty(masks_NKHW.shape, np.float32)
+    for place in np.ndindex(masks_NKHW.shape[:2]):
+        mask_HW = np.ascontiguousarray(masks_NKHW[place])
+        if mask_HW.min() == mask_HW.max():
+            distances_NKHW[place] = 1 - 2 * int(mask_HW.flat[0])
+            continue
+        outside_HW = cv2.distanceTransform(1 - mask_HW, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        inside_HW = cv2.distanceTransform(mask_HW, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        signs_HW = 1 - 2 * mask_HW.astype(np.float32)
+        distances_NKHW[place] = (outside_HW - inside_HW - 0.5 * signs_HW) / np.hypot(*mask_HW.shape)
+    return distances_NKHW
+
+
+TERM_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "bce": bce_loss,
+    "ce": ce_loss,
+    "dice": dice_loss,
+    "jaccard": jaccard_loss,
+    "tversky": tversky_loss,
+    "lovasz": lovasz_loss,
+    "focal": focal_loss,
+    "boundary": boundary_loss,
+}
+"""Each term by the name of its weight in the settings."""

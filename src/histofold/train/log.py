@@ -1,4 +1,4 @@
-"""What log.csv holds, told to a tracker that Accelerate knows."""
+"""What a run writes down as it goes: log.csv, and the same through a tracker that Accelerate knows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from histofold.core.faults import Fault, InputError
+from histofold.schema.atomic import write_atomically
 from histofold.schema.experiment import Experiment
 from histofold.schema.parse import plain
 
+FIRST_COLUMNS = ("step", "epoch", "lr", "loss")
+LAST_COLUMNS = ("val_dice", "images_per_s", "seconds")
 FOLDER = "tracker"
+
+
+def write_log(rows: list[dict[str, float]], path: Path) -> None:
+    """Write log.csv: fixed columns, among them each term of the loss that there is; what was not measured is blank."""
+    terms = dict.fromkeys(name for row in rows for name in row if name.startswith("loss_"))
+    table = pd.DataFrame(rows, columns=[*FIRST_COLUMNS, *terms, *LAST_COLUMNS])
+    table["step"] = table["step"].astype(int)
+    write_atomically(path, table.to_csv(index=False, float_format="%.6g"))
 
 
 def check_tracker(name: str) -> None:
@@ -37,12 +49,12 @@ def check_tracker(name: str) -> None:
 def start_tracker(accelerator: Accelerator, experiment: Experiment, folder: Path, step: int) -> None:
     """Start the experiment's tracker, if any.
 
-    A tracker of files writes into runs/E/fold{k}/tracker and goes on there when the run is resumed: what it was told
+    A tracker of files writes into runs/E/fold{k}/tracker and goes on there when the run is resumed: what it had
     after the state that training went back to, TensorBoard forgets. Others open a run of their own each time.
 
     Args:
         accelerator: Made with this tracker.
-        experiment: Its settings are told to the tracker.
+        experiment: Its settings go to the tracker.
         folder: runs/E/fold{k}.
         step: The step that training goes on from.
     """
@@ -53,8 +65,8 @@ def start_tracker(accelerator: Accelerator, experiment: Experiment, folder: Path
     project = FOLDER if has_folder else folder.parent.name
     settings = {"tensorboard": {"purge_step": step + 1}} if name == "tensorboard" else {}
     # TensorBoard would open a second folder for the settings of each start; they stand in experiment.toml.
-    told = None if name == "tensorboard" else flat_settings(plain(experiment))
-    accelerator.init_trackers(project, config=told, init_kwargs=settings)
+    flat = None if name == "tensorboard" else flat_settings(plain(experiment))
+    accelerator.init_trackers(project, config=flat, init_kwargs=settings)
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
@@ -68,8 +80,8 @@ def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, st
     return flat
 
 
-def tell_tracker(accelerator: Accelerator, row: Mapping[str, float]) -> None:
-    """Tell a row of the log, blanks left out."""
+def log_to_tracker(accelerator: Accelerator, row: Mapping[str, float]) -> None:
+    """Pass a row of the log on, blanks left out."""
     if accelerator.trackers:
         values = {key: value for key, value in row.items() if key != "step" and math.isfinite(value)}
         accelerator.log(values, step=int(row["step"]))

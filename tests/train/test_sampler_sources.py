@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from histofold.core.faults import InputError
-from histofold.train.dataset import BalancedSampler
-from histofold.train.source_sampler import SourceSampler, make_sampler, source_quotas
+from histofold.train.sampler import BalancedSampler, SourceSampler, make_sampler, source_quotas
 
 SIZES = {"main": 37, "b": 8, "c": 90}
 

@@ -1,7 +1,9 @@
-"""The beginning of a fold's training: room in its folder, and its run, new or gone on with."""
+"""A fold's run: all that changes while it trains, how it begins, and how it goes on from a state."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,18 +20,82 @@ from histofold.schema.atomic import write_atomically
 from histofold.schema.experiment import Experiment
 from histofold.schema.parse import load_toml, to_toml
 from histofold.schema.run_record import RECORD_NAME, read_record
-from histofold.train.averaging import WeightAverage
+from histofold.train.averaging import MovingAverage, WeightAverage
 from histofold.train.checkpoint import load_state, newest_state, refuse_other_run, state_paths
-from histofold.train.cross_rank import join_group, restarts, share_batch_norm
 from histofold.train.fold import FoldSetup
 from histofold.train.heads import TrainingNetwork
+from histofold.train.log import start_tracker
 from histofold.train.optim import make_optimizer
-from histofold.train.state import MovingAverage, Run
-from histofold.train.tracking import start_tracker
+from histofold.train.processes import join_group, restarts, sync_batch_norm
 from histofold.train.warm_start import load_initial_weights
 
 PRECISION_NAMES = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Stopped(Exception):  # noqa: N818 -- nothing is wrong: whoever watched the run wanted no more of it
+    """A run was stopped by `on_validation`; its states stay."""
+
+
+@dataclass
+class Run:
+    """Everything that changes while a fold trains, and so everything that a state holds."""
+
+    model: torch.nn.Module
+    """What is called: the training network, within whatever several processes need."""
+    network: TrainingNetwork
+    """The plain network with the heads of training."""
+    average: MovingAverage | WeightAverage | None
+    """Averaged weights of the plain network."""
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    organ_weights: torch.Tensor
+    """Weight of an example in the loss by the place of its organ, on the device; does not change."""
+    step: int = 0
+    """Steps done."""
+    seconds: float = 0.0
+    """Time that they took."""
+    rate: float = 0.0
+    """Learning rate of the last one, before the groups' factors."""
+    rows: list[dict[str, float]] = field(default_factory=list)
+    """The log, on the first process."""
+    scores: list[float] = field(default_factory=list)
+    """Dice of each validation so far, on every process."""
+
+    def averaged(self) -> torch.nn.Module:
+        """The weights that are reported and packaged: the averaged ones where there are any."""
+        plain = self.network.model
+        return plain if self.average is None else self.average.averaged(plain)
+
+    def state(self, digest: str, limit: int | None) -> dict[str, Any]:
+        """All of it as plain data and tensors; random numbers are none of it, since each step seeds its own."""
+        scaler = self.accelerator.scaler
+        return {
+            "digest": digest,
+            "limit": limit,
+            "processes": self.accelerator.num_processes,
+            "step": self.step,
+            "seconds": self.seconds,
+            "rows": self.rows,
+            "scores": self.scores,
+            "model": self.network.model.state_dict(),
+            "heads": self.network.heads.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else {},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state."""
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.rows, self.scores = state["rows"], state["scores"]
+        self.network.model.load_state_dict(state["model"])
+        self.network.heads.load_state_dict(state["heads"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
 
 
 def make_room(setup: FoldSetup, resume: bool) -> None:
@@ -73,7 +139,7 @@ def start_run(setup: FoldSetup, resume: bool) -> Run:
     network = _make_network(setup, fresh=state is None).to(accelerator.device)
     network = network.to(memory_format=torch.channels_last)
     average = _make_average(network.model, experiment)
-    share_batch_norm(network, accelerator)
+    sync_batch_norm(network, accelerator)
     # The loader is not prepared: the sampler deals the draws out to the processes itself, by global step.
     model, optimizer = accelerator.prepare(network, make_optimizer(network, experiment.optim))
     organ_weights = setup.example_weights().to(accelerator.device)
