@@ -59,7 +59,7 @@ def best_precision(device: torch.device) -> torch.dtype:
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that a device has left, in bytes; of the CPU what the system calls available, infinite if untold."""
+    """Memory that a device has left, in bytes; of the CPU what the system calls available, else infinite."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     meminfo = Path("/proc/meminfo")

@@ -34,7 +34,7 @@ def parse_view(name: str) -> View:
     """The view of a name.
 
     Raises:
-        ValueError: If it is none; the message tells the form.
+        ValueError: If it is none; the message gives the form.
     """
     found = VIEW_FORM.fullmatch(name)
     if found is None or not _is_view(name):

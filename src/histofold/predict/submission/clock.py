@@ -20,7 +20,7 @@ FEWEST_BATCHES = 2  # before as many are measured nothing is left out
 FORGETTING = 0.98  # what a batch leaves of the weight of those before it: one slow image is no rule
 FEW_IMAGES = 8
 RESERVE_S = 300.0  # before the limit: the last rows are written in it
-ALIKE = 1e-3  # images whose sizes vary less (variance over mean square) do not tell size from number
+ALIKE = 1e-3  # images whose sizes vary less (variance over mean square) cannot separate size from number
 
 
 @dataclass

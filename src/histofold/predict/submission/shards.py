@@ -63,7 +63,7 @@ def deal_places(works: Sequence[float | None], num_shards: int) -> list[list[int
 
 
 def network_pixels(sample: Sample, manifest: Manifest) -> float | None:
-    """Pixels of a sample at the network's scale as its tables tell its size, None where they do not.
+    """Pixels of a sample at the network's scale as its tables give its size, None where they do not.
 
     The file is not looked at: each machine must deal alike, and may hold its own images alone.
     """
@@ -77,7 +77,7 @@ def network_pixels(sample: Sample, manifest: Manifest) -> float | None:
 
 
 def planned_shard(whole: WholeRun, num_shards: int, shard_id: int) -> Shard:
-    """What the sidecar of a shard will say, without what only its prediction can tell.
+    """What the sidecar of a shard will say, without what only its prediction shows.
 
     Raises:
         ValueError: If the numbers name no shard.

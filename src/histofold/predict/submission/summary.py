@@ -10,7 +10,7 @@ from histofold.predict.submission.runner import ImageRecord, RunSummary
 
 SUMMARY_LINES = 60  # what the whole may take: people read the log in a browser
 _OUTCOMES = ("fallback", "degraded", "taken over", "predicted")  # from the worst
-_GROUPS = 8  # reasons, and steps, that are told one by one
+_GROUPS = 8  # reasons, and steps, that are listed one by one
 _REASON_WIDTH = 60
 _ID_WIDTH = 24
 _HEADER = ("id", "pixels", "seconds", "passes", "area %", "outcome", "reason")
@@ -42,9 +42,9 @@ def _badness(image: ImageRecord) -> tuple[int, float]:
 
 def _totals(summary: RunSummary) -> str:
     counts = Counter(image.outcome for image in summary.images)
-    told = ", ".join(f"{counts[name]} {name}" for name in reversed(_OUTCOMES))
+    listed = ", ".join(f"{counts[name]} {name}" for name in reversed(_OUTCOMES))
     place = f" on {summary.device}" * bool(summary.device)
-    return f"summary: {len(summary.images)} images in {summary.seconds:.0f} s{place}: {told}"
+    return f"summary: {len(summary.images)} images in {summary.seconds:.0f} s{place}: {listed}"
 
 
 def _cells(image: ImageRecord) -> tuple[str, ...]:
