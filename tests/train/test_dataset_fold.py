@@ -105,7 +105,7 @@ def test_glass_is_ignored_where_that_is_asked_for(made, tmp_path):
 
 def test_cutmix_takes_pieces_of_the_training_fold_alone(made, tmp_path, caplog):
     for fold in (0, 1):
-        setup = setup_of(made, tmp_path, fold, augment=replace(OFF, cutmix=1.0, cutmix_area=0.5))
+        setup = setup_of(made, tmp_path, fold, augment=replace(OFF, cutmix=1.0))
         tiles, bare = training_tiles(setup, keep=False), training_tiles(setup_of(made, tmp_path, fold), keep=False)
         pictures = [bare.read(place)[0] for place in range(len(bare))]
         held_out = {sample.id for sample in setup.validation}

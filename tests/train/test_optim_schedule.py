@@ -46,10 +46,9 @@ def test_cosine_equals_torch():
     np.testing.assert_allclose(rates_of(OptimConfig(**BARE, final_lr=0.02)), rates, rtol=1e-9)
 
 
-@pytest.mark.parametrize("power", [0.9, 1.0, 2.0])
-def test_poly_equals_torch(power):
-    rates, _ = peer(lambda optimizer: lr_scheduler.PolynomialLR(optimizer, STEPS, power))
-    config = OptimConfig(**BARE, schedule="poly", poly_power=power, final_lr=0.0)
+def test_poly_equals_torch():
+    rates, _ = peer(lambda optimizer: lr_scheduler.PolynomialLR(optimizer, STEPS, 0.9))
+    config = OptimConfig(**BARE, schedule="poly", final_lr=0.0)
     np.testing.assert_allclose(rates_of(config), rates, rtol=1e-9)
 
 
@@ -110,12 +109,10 @@ def test_plateau_equals_torch_fed_the_same_scores(seed, patience):
     generator = np.random.default_rng(seed)
     scores = np.round(np.minimum(0.1 * np.arange(40), 0.8) + generator.normal(0, 0.05, 40), 2).tolist()
     scores[17] = math.nan
-    config = OptimConfig(
-        **BARE, schedule="plateau", gamma=0.5, final_lr=0.02, plateau_patience=patience, plateau_gain=0.01
-    )
+    config = OptimConfig(**BARE, schedule="plateau", gamma=0.5, final_lr=0.02, plateau_patience=patience)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
     scheduler = lr_scheduler.ReduceLROnPlateau(
-        optimizer, "max", 0.5, patience, 0.01, threshold_mode="abs", min_lr=0.3 * 0.02
+        optimizer, "max", 0.5, patience, 1e-4, threshold_mode="abs", min_lr=0.3 * 0.02
     )
     seen = []
     for count, score in enumerate(scores):

@@ -29,8 +29,6 @@ class LossConfig:
     """Weight of the focal loss."""
     boundary: float = 0.0
     """Weight of the boundary loss, which may fall below 0, goes beside another term, and copies masks off a GPU."""
-    bce_pos_weight: float = 1.0
-    """Factor on the binary cross-entropy of mask pixels."""
     focal_gamma: float = 2.0
     """How strongly the focal loss passes over pixels that are right already."""
     focal_alpha: float = -1.0
@@ -41,8 +39,6 @@ class LossConfig:
     """Weight of missed pixels in the Tversky loss."""
     tversky_gamma: float = 1.0
     """The Tversky loss is taken to the power of one over this; 4/3 is the usual focal Tversky loss."""
-    lovasz_symmetric: bool = True
-    """Mean of the Lovasz loss of the mask and of its complement."""
     dice_smooth: float = 1.0
     """Pixels added to both parts of the fraction in dice, jaccard and tversky; at 0 a batch without masks teaches
     them nothing."""
@@ -69,8 +65,6 @@ class LossConfig:
                 raise ValueError(f"{name}={value} must be finite and not negative")
         if not self.weights():
             raise ValueError(f"no term has a weight above 0: give one to any of {', '.join(LOSS_TERMS)}")
-        if self.bce_pos_weight == 0:
-            raise ValueError("bce_pos_weight=0 must be above 0: masks would never be learnt")
         if self.focal_alpha != -1 and not 0 < self.focal_alpha < 1:
             raise ValueError(f"focal_alpha={self.focal_alpha} must lie between 0 and 1, or be -1 for none")
         if self.tversky_alpha + self.tversky_beta == 0:

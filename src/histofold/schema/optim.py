@@ -11,7 +11,6 @@ ScheduleName = Literal["constant", "cosine", "one_cycle", "step", "multi_step", 
 _BETAS_OWNERS = ("adam", "adamw", "radam", "ranger")
 _SETTING_OWNERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "momentum": ("optimizer", ("sgd",)),
-    "nesterov": ("optimizer", ("sgd",)),
     "betas": ("optimizer", _BETAS_OWNERS),
     "eps": ("optimizer", _BETAS_OWNERS),
     "final_lr": ("schedule", ("cosine", "one_cycle", "plateau", "poly")),
@@ -21,8 +20,6 @@ _SETTING_OWNERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "step_epochs": ("schedule", ("step",)),
     "milestones": ("schedule", ("multi_step",)),
     "plateau_patience": ("schedule", ("plateau",)),
-    "plateau_gain": ("schedule", ("plateau",)),
-    "poly_power": ("schedule", ("poly",)),
 }
 """Settings that only some optimisers or schedules read: set for another one, they would be dead."""
 
@@ -40,8 +37,6 @@ class OptimConfig:
     """Learning rate of the network's encoder, as a multiple of that of all else; 0 keeps its weights as they are."""
     momentum: float = 0.9
     """Momentum of sgd."""
-    nesterov: bool = False
-    """Nesterov's momentum (sgd)."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decays of the moments of the gradient (all but sgd)."""
     eps: float = 1e-8
@@ -50,9 +45,10 @@ class OptimConfig:
     """Decoupled weight decay of adamw, radam and ranger, a true L2 term in the gradient of adam and sgd, for which
     1e-4 is usual; biases and normalisation layers are spared."""
     schedule: ScheduleName = "cosine"
-    """`constant`; `cosine`: half a wave down to final_lr; `poly`: a power of what is left of the run, as DeepLab;
-    `step`: gamma every step_epochs epochs; `multi_step`: gamma at each of the milestones; `plateau`: gamma whenever
-    validations stop gaining; `one_cycle`: up from start_lr and down to final_lr in half waves (Smith)."""
+    """`constant`; `cosine`: half a wave down to final_lr; `poly`: what is left of the run to the power
+    of 0.9, as DeepLab; `step`: gamma every step_epochs epochs; `multi_step`: gamma at each of the milestones;
+    `plateau`: gamma whenever validations stop gaining; `one_cycle`: up from start_lr and down to final_lr in half waves
+    (Smith)."""
     warmup: float = 0.05
     """Share of the steps that warm up, linearly from 0; of one_cycle the share that rises, for which 0.3 is usual."""
     final_lr: float = 0.01
@@ -69,10 +65,6 @@ class OptimConfig:
     """Shares of the run at which multi_step falls."""
     plateau_patience: int = 3
     """Validations without a gain that plateau endures; it falls at the next one."""
-    plateau_gain: float = 1e-4
-    """Gain in the validation score over the best so far, below which plateau takes it for none."""
-    poly_power: float = 0.9
-    """Power of poly."""
     clip: float = 1.0
     """Largest gradient norm; 0 switches clipping off."""
     ema: float = 0.99
@@ -109,19 +101,17 @@ class OptimConfig:
             raise ValueError("lr must be positive; weight_decay, clip and encoder_lr_factor must not be negative")
         if not 0 <= self.momentum < 1 or not all(0 <= beta < 1 for beta in self.betas) or not self.eps > 0:
             raise ValueError("momentum and betas must lie in [0, 1), eps be positive")
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs a momentum above 0: raise momentum, or leave nesterov out")
 
     def _check_schedule(self) -> None:
         if not 0 <= self.warmup < 1 or not 0 <= self.final_lr <= 1 or not 0 <= self.start_lr <= 1:
             raise ValueError("warmup must lie in [0, 1), final_lr and start_lr in [0, 1]")
-        if not 0 < self.gamma <= 1 or not self.step_epochs > 0 or not self.poly_power > 0:
-            raise ValueError("gamma must lie in (0, 1], step_epochs and poly_power be positive")
+        if not 0 < self.gamma <= 1 or not self.step_epochs > 0:
+            raise ValueError("gamma must lie in (0, 1], step_epochs be positive")
         ascending = all(low < high for low, high in zip(self.milestones, self.milestones[1:], strict=False))
         if not self.milestones or not ascending or self.milestones[0] <= 0 or self.milestones[-1] >= 1:
             raise ValueError(f"milestones={self.milestones} must ascend within (0, 1): they are shares of the run")
-        if self.plateau_patience < 0 or self.plateau_gain < 0:
-            raise ValueError("plateau_patience and plateau_gain must not be negative")
+        if self.plateau_patience < 0:
+            raise ValueError("plateau_patience must not be negative")
         high = self.momentum if self.optimizer == "sgd" else self.betas[0]
         if not 0 <= self.low_momentum <= high:
             name = "momentum" if self.optimizer == "sgd" else "the first of betas"

@@ -79,7 +79,7 @@ def _cutmix(setup: FoldSetup) -> CutMix | None:
     config, index = setup.experiment.augment.resolved(), setup.index
     if not config.cutmix:
         return None
-    cutmix = CutMix(index["organ"], index["id"], probability=config.cutmix, area=config.cutmix_area)
+    cutmix = CutMix(index["organ"], index["id"], probability=config.cutmix)
     if cutmix.tiles_with_partner < len(index):
         alone = len(index) - cutmix.tiles_with_partner
         logger.warning("fold %d: no CutMix for %d tiles, whose organ has no other slide", setup.fold, alone)

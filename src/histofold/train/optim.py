@@ -33,7 +33,7 @@ def make_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.O
     fused = devices <= {"cpu", "cuda"}
     if config.optimizer == "sgd":
         fused = devices == {"cuda"}
-        return torch.optim.SGD(groups, config.lr, config.momentum, nesterov=config.nesterov, fused=fused)
+        return torch.optim.SGD(groups, config.lr, config.momentum, fused=fused)
     if config.optimizer == "adam":
         return torch.optim.Adam(groups, config.lr, config.betas, config.eps, fused=fused)
     if config.optimizer == "adamw":

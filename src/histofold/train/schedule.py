@@ -14,6 +14,9 @@ from histofold.schema.optim import OptimConfig
 
 # An epoch's end that is a whole step in truth may come out a rounding error above it.
 EPOCH_TOLERANCE = 1e-9
+PLATEAU_GAIN = 1e-4
+"""Gain in the validation score over the best so far, below which plateau takes it for none."""
+POLY_POWER = 0.9
 
 
 def learning_rate(
@@ -35,7 +38,7 @@ def learning_rate(
     if config.schedule == "step":
         return config.lr * ramp * config.gamma ** _falls_by_epoch(step, steps_per_epoch, config.step_epochs)
     if config.schedule == "plateau":
-        share = config.gamma ** plateau_falls(scores, config.plateau_patience, config.plateau_gain)
+        share = config.gamma ** plateau_falls(scores, config.plateau_patience, PLATEAU_GAIN)
         return config.lr * ramp * max(config.final_lr, share)
     return config.lr * ramp * _share_of_peak(step, steps, config, warmup)
 
@@ -102,7 +105,7 @@ def _share_of_peak(step: int, steps: int, config: OptimConfig, warmup: int) -> f
     if config.schedule == "cosine":  # Loshchilov and Hutter, arXiv:1608.03983, without restarts
         shape = _half_wave(1.0, 0.0, min(1.0, done / max(1, steps - 1 - warmup)))
     else:  # Chen et al., arXiv:1606.00915: the rate would reach its end one step after the last
-        shape = max(0.0, 1 - done / max(1, steps - warmup)) ** config.poly_power
+        shape = max(0.0, 1 - done / max(1, steps - warmup)) ** POLY_POWER
     return config.final_lr + (1 - config.final_lr) * shape
 
 

@@ -179,7 +179,6 @@ def test_templates_are_needed_where_they_are_wanted():
         {"stain_transfer": 1.1},
         {"stain_template": -0.1},
         {"grey": 2.0},
-        {"stain_transfer_strength": 1.5},
         {"stain_template_spread": 6.0},
     ],
 )

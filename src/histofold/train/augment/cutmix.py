@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+CUTMIX_AREA = 0.5
+"""Largest share of an example that is replaced."""
 _OWN_STREAM = 1
 """A fourth number after (seed, epoch, position) keeps these draws apart from those of the augmentation."""
 
@@ -35,7 +37,9 @@ class CutMix:
     Tiles without an organ are left alone where others have one; where none has one, all show the same.
     """
 
-    def __init__(self, organs: Sequence[str], slides: Sequence[str], *, probability: float, area: float) -> None:
+    def __init__(
+        self, organs: Sequence[str], slides: Sequence[str], *, probability: float, area: float = CUTMIX_AREA
+    ) -> None:
         """Prepare.
 
         Args:

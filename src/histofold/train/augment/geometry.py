@@ -15,6 +15,12 @@ from histofold.schema.augment import AugmentConfig
 from histofold.train.augment.draws import ExampleDraws
 
 LARGEST_SHEAR_DEG = 5.0
+PIXEL_SIZE_RATIO = 2.0
+"""Largest factor of the pixel size, to either side; drawn log-uniformly."""
+ELASTIC_STRENGTH = 0.12
+"""Standard deviation of elastic shifts, as a share of the distance over which they change."""
+GRID_STRENGTH = 0.3
+"""Largest relative change of the widths of a stretched grid."""
 _CELLS = (4, 12)  # cells a side over which an elastic shift changes, fewest and most
 _STRIPES = (4, 8)  # rows and columns of a stretched grid, fewest and most
 _ALIASING = 1.25  # a tile shrunk by more than this is smoothed before
@@ -69,7 +75,7 @@ def _source_matrix(config: AugmentConfig, draws: ExampleDraws) -> np.ndarray | N
         turn_22 = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         matrix_22 = np.linalg.inv(turn_22 @ np.array([[1, shear_x], [shear_y, 1]]) @ np.diag([scale_x, scale_y]))
     if (generator := draws.of("pixel_size", config.pixel_size)) is not None:
-        factor = config.pixel_size_ratio ** generator.uniform(-1, 1)
+        factor = PIXEL_SIZE_RATIO ** generator.uniform(-1, 1)
         matrix_22 = factor * (np.eye(2) if matrix_22 is None else matrix_22)
     return matrix_22
 
@@ -78,9 +84,9 @@ def _shifts(size: int, config: AugmentConfig, draws: ExampleDraws) -> np.ndarray
     """Shifts of the result's pixels before the affine map, in pixels, float32 (S, S, 2); None where there are none."""
     shifts_HW2 = None
     if (generator := draws.of("elastic", config.elastic)) is not None:
-        shifts_HW2 = elastic_shifts(size, config.elastic_strength, generator)
+        shifts_HW2 = elastic_shifts(size, ELASTIC_STRENGTH, generator)
     if (generator := draws.of("grid", config.grid)) is not None:
-        stretched_HW2 = grid_shifts(size, config.grid_strength, generator)
+        stretched_HW2 = grid_shifts(size, GRID_STRENGTH, generator)
         shifts_HW2 = stretched_HW2 if shifts_HW2 is None else shifts_HW2 + stretched_HW2
     return shifts_HW2
 

@@ -25,6 +25,19 @@ from histofold.train.augment.pixels import (
 )
 from histofold.train.augment.stain import ColourTemplates, shift_to_template, transfer_stain
 
+STAIN_TRANSFER_STRENGTH = 1.0
+"""How far transferred stains stray from the tile's own, 0 to 1."""
+THICKNESS_RATIO = 2.0
+"""Largest factor of the section's thickness, to either side; drawn log-uniformly."""
+CLAHE_LIMIT = 3.0
+"""Largest gain of contrast where neighbourhoods are equalised."""
+DETAIL_RATIO = 3.0
+"""Largest factor of the pixel size that detail is lost to; drawn log-uniformly."""
+NOISE_STRENGTH = 0.04
+"""Largest standard deviation of a camera's noise, as a share of white."""
+CUTOUT_AREA = 0.15
+"""Largest share of the tile that cutout's rectangles cover together."""
+
 
 class Augmented(NamedTuple):
     """A training example."""
@@ -87,13 +100,13 @@ def _pixel_changes(
         ("sharpness", sharpen_or_blur),
         ("colour", partial(jitter_colours, strength=config.colour_strength)),
         ("hed", partial(jitter_stains, strength=config.hed_strength)),
-        ("stain_transfer", partial(transfer_stain, strength=config.stain_transfer_strength)),
+        ("stain_transfer", partial(transfer_stain, strength=STAIN_TRANSFER_STRENGTH)),
         ("stain_template", partial(shift_to_template, templates=templates, spread=config.stain_template_spread)),
-        ("thickness", partial(change_thickness, ratio=config.thickness_ratio)),
+        ("thickness", partial(change_thickness, ratio=THICKNESS_RATIO)),
         ("grey", show_grey),
-        ("clahe", partial(equalise_locally, limit=config.clahe_limit)),
-        ("detail", partial(lose_detail, ratio=config.detail_ratio)),
-        ("noise", partial(add_noise, strength=config.noise_strength)),
+        ("clahe", partial(equalise_locally, limit=CLAHE_LIMIT)),
+        ("detail", partial(lose_detail, ratio=DETAIL_RATIO)),
+        ("noise", partial(add_noise, strength=NOISE_STRENGTH)),
         ("jpeg", partial(compress_jpeg, quality=config.jpeg_quality)),
-        ("cutout", partial(cut_out, area=config.cutout_area)),
+        ("cutout", partial(cut_out, area=CUTOUT_AREA)),
     )

@@ -156,18 +156,12 @@ class SigmoidScores(Scores):
         """See `Scores`."""
         return (1 + self.margins_NKHW).relu()
 
-    def smoothed_entropy(self, smoothing: float, pos_weight: float) -> torch.Tensor:
+    def smoothed_entropy(self, smoothing: float) -> torch.Tensor:
         """Cross-entropy against a truth of smoothing / 2 and 1 - smoothing / 2, (N, K, H, W); 0 where ignored."""
-        costs_NKHW = self.entropy_NCHW
-        planes_NKHW = self.truth.planes_NKHW
-        if pos_weight != 1:
-            costs_NKHW = costs_NKHW * (1 + (pos_weight - 1) * planes_NKHW)
-        if smoothing:
-            others_NKHW = softplus(-self.margins_NKHW) * (1 - self.truth.ignored_N1HW)
-            if pos_weight != 1:
-                others_NKHW = others_NKHW * (pos_weight - (pos_weight - 1) * planes_NKHW)
-            costs_NKHW = torch.lerp(costs_NKHW, others_NKHW, smoothing / 2)
-        return costs_NKHW
+        if not smoothing:
+            return self.entropy_NCHW
+        others_NKHW = softplus(-self.margins_NKHW) * (1 - self.truth.ignored_N1HW)
+        return torch.lerp(self.entropy_NCHW, others_NKHW, smoothing / 2)
 
 
 class SoftmaxScores(Scores):

@@ -21,7 +21,7 @@ SMALLEST_ERROR = 1e-12
 
 def bce_loss(scores: SigmoidScores, config: LossConfig) -> torch.Tensor:
     """Mean binary cross-entropy of all pixels and classes, in nats."""
-    costs_NKHW = scores.smoothed_entropy(config.label_smoothing, config.bce_pos_weight)
+    costs_NKHW = scores.smoothed_entropy(config.label_smoothing)
     return scores.truth.mean_cost(costs_NKHW)
 
 
@@ -107,10 +107,9 @@ def _root(share: torch.Tensor, gamma: float) -> torch.Tensor:
 def lovasz_loss(scores: Scores, config: LossConfig) -> torch.Tensor:
     """Lovasz hinge (sigmoid) or Lovasz-softmax, over the whole batch, averaged over all classes, present or not.
 
-    After Berman et al., arXiv:1705.08790, with a weight for each example. `lovasz_symmetric` averages it with the loss
-    of turned logits against the complement, whose errors are the same (Yu and Blaschko, arXiv:1512.07797). Without it
-    a batch that lacks a class teaches by its most wrong pixel alone. Under several processes each takes the loss of
-    its own pixels.
+    After Berman et al., arXiv:1705.08790, with a weight for each example, and averaged with the loss of turned logits
+    against the complement, whose errors are the same (Yu and Blaschko, arXiv:1512.07797): alone, a batch that lacks a
+    class would teach by its most wrong pixel only. Under several processes each takes the loss of its own pixels.
     """
     truth = scores.truth
     weights_N1HW = (1 - truth.ignored_N1HW) * truth.weights_N[:, None, None, None]
@@ -120,8 +119,7 @@ def lovasz_loss(scores: Scores, config: LossConfig) -> torch.Tensor:
     errors_KP, order_KP = errors_KP.sort(dim=1, descending=True)
     true_KP, other_KP = true_KP.gather(1, order_KP), other_KP.gather(1, order_KP)
     steps_KP = jaccard_steps(true_KP, other_KP)
-    if config.lovasz_symmetric:
-        steps_KP = (steps_KP + jaccard_steps(other_KP, true_KP)) / 2
+    steps_KP = (steps_KP + jaccard_steps(other_KP, true_KP)) / 2
     return (errors_KP * steps_KP).sum(1).mean()
 
 
