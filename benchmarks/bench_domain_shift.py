@@ -27,9 +27,9 @@ from histofold.data.build import build_dataset
 from histofold.imaging.slide import open_slide
 from histofold.imaging.stain import fit_slide_reference
 from histofold.predict.image import predict_masks
-from histofold.schema.atomic import write_atomically, write_bytes_atomically
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
+from histofold.schema.files import write_atomically, write_bytes_atomically
 from histofold.schema.preprocessing import Preprocessing
 from histofold.synth.drawing.slide import SlideSpec, SyntheticSlide
 from histofold.synth.drawing.tissue import draw_stain

@@ -26,12 +26,12 @@ from histofold.competitions.registry import get_competition
 from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.simulate.plan import IMAGE_FAULTS, SET_FAULTS, plan_hidden
 from histofold.kaggle.simulate.run import HostLimits, watch_kernel
-from histofold.kaggle.simulate.verdict import fallback_rows
+from histofold.kaggle.simulate.simulate import fallback_rows
 from histofold.kaggle.wheel import build_wheel
 from histofold.models.build import build_model
 from histofold.schema.manifest import Manifest, Member, file_sha256, manifest_json
 from histofold.schema.preprocessing import Preprocessing
-from histofold.synth.hidden import hidden_looks
+from histofold.synth.competitions import hidden_looks
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from fake_sets import SET_LIMIT_S, SetOutcome, draw_options, kernel_in_process, run_fake_set

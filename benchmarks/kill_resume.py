@@ -27,9 +27,9 @@ from safetensors.torch import load_file
 
 from histofold.competitions.registry import get_competition
 from histofold.data.build import build_dataset
-from histofold.schema.atomic import write_atomically
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import Experiment, ModelConfig, PredictConfig, TrainConfig
+from histofold.schema.files import write_atomically
 from histofold.schema.loss import LossConfig
 from histofold.schema.optim import OptimConfig
 from histofold.schema.parse import to_toml

@@ -15,7 +15,7 @@ from histofold.core.faults import Fault
 from histofold.kaggle.simulate.files import FakeKaggle, image_folder, write_hidden
 from histofold.kaggle.simulate.plan import HiddenOptions, HiddenSet, Look, plan_hidden
 from histofold.kaggle.simulate.run import SUBMISSION
-from histofold.kaggle.simulate.verdict import submission_faults
+from histofold.kaggle.simulate.simulate import submission_faults
 
 RunOnce = Callable[[FakeKaggle], dict[str, str]]
 """Runs the kernel; gives the images with fallback rows, and why."""

@@ -11,7 +11,7 @@ from histofold.commands.main import main
 from histofold.competitions.registry import detect_competition, get_competition
 from histofold.data.demo import demo_preprocessing
 from histofold.schema.sample import Sample
-from histofold.synth.demo import DEMO_FOLDERS, hidden_score
+from histofold.synth.competitions import DEMO_FOLDERS, hidden_score
 
 
 def run_demo(*arguments):

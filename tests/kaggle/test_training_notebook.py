@@ -14,7 +14,7 @@ from histofold.core.faults import InputError
 from histofold.kaggle.metadata.dataset import check_dataset_metadata
 from histofold.kaggle.metadata.kernel import check_kernel_metadata
 from histofold.kaggle.metadata.report import with_owner
-from histofold.kaggle.submit.output import check_output
+from histofold.kaggle.submit.explain import check_output
 from histofold.kaggle.training_notebook import notebook_text, write_training
 from histofold.kaggle.wheel import build_own_wheel
 from histofold.schema.dataset import DataConfig, SourceConfig, TilesConfig

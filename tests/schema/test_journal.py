@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from histofold.schema.journal import LineJournal
+from histofold.schema.files import LineJournal
 
 
 def test_what_was_added_is_there_again(tmp_path):

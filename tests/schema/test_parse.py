@@ -6,8 +6,7 @@ import pytest
 
 from histofold.core.faults import InputError
 from histofold.schema.dataset import DataConfig, SourceConfig
-from histofold.schema.ensemble import JointRuns
-from histofold.schema.experiment import Experiment
+from histofold.schema.experiment import Experiment, JointRuns
 from histofold.schema.manifest import Manifest, Member
 from histofold.schema.parse import load_toml, parse_dataclass, plain, read_toml, to_toml
 from histofold.schema.prediction import PredictConfig

@@ -3,7 +3,7 @@
 import pytest
 
 from histofold.core.faults import InputError
-from histofold.synth.hidden import HiddenSlides, hidden_looks
+from histofold.synth.competitions import HiddenSlides, hidden_looks
 
 
 def test_images_are_drawn_at_their_size_and_the_same_again():

@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
     from histofold.predict.submission.folder import predict_folder
     from histofold.report.dataset import write_build_report
     from histofold.report.evaluation import write_evaluation_report
-    from histofold.synth.demo import hidden_score
+    from histofold.synth.competitions import hidden_score
     from histofold.trust.evaluate import evaluate_run
 
     started = time.monotonic()
@@ -86,7 +86,7 @@ def run(arguments: list[str]) -> int:
 
 def _synthetic_folder(options: DemoOptions) -> tuple[Path, Path]:
     """A competition folder, made where it is not there yet, and the truth of its hidden test beside it."""
-    from histofold.synth.demo import demo_folder
+    from histofold.synth.competitions import demo_folder
 
     folder = demo_folder(options.competition or DEFAULT_COMPETITION)
     root, truth = options.out / "competition", options.out / "hidden_truth.csv"
@@ -121,7 +121,7 @@ def _train(experiment: Experiment, runs: Path) -> Path:
 def _rehearse(name: str, root: Path, out: Path, submission: Path) -> None:
     """Write the competition's kernel, where it has one, and run it alone: it must give the same bytes as we."""
     from histofold.kaggle.bundle.kernels import KERNELS, write_kernel
-    from histofold.kaggle.simulate.rehearsal import rehearse_kernel
+    from histofold.kaggle.simulate.run import rehearse_kernel
 
     if name not in KERNELS:
         return

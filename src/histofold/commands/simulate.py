@@ -22,7 +22,7 @@ def run(arguments: list[str]) -> int:
     """The verb."""
     options = parse_options(SimulateOptions, "simulate", arguments)
     from histofold.kaggle.simulate.simulate import simulate
-    from histofold.synth.hidden import HiddenSlides, hidden_looks
+    from histofold.synth.competitions import HiddenSlides, hidden_looks
 
     verdict = simulate(options, hidden_looks, HiddenSlides)
     print(verdict)

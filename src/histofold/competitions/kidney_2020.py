@@ -36,7 +36,7 @@ from histofold.competitions.tables import (
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.core.rle.runs import Runs, runs_to_text
-from histofold.imaging.tiff.pixel_size import tiff_pixel_size_um
+from histofold.imaging.tiff.pages import tiff_pixel_size_um
 from histofold.schema.sample import Sample
 
 KIDNEY_2020_INFORMATION = "HuBMAP-20-dataset_information.csv"

@@ -21,9 +21,9 @@ from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.leaks import PSEUDO, image_stamp, listed_ids
 from histofold.data.pseudo import PSEUDO_RECORD, PseudoRecord, load_pseudo_record, pseudo_folder
 from histofold.data.store import DatasetInfo, complete_preprocessing, load_dataset
-from histofold.schema.atomic import write_atomically
 from histofold.schema.dataset import SourceConfig
 from histofold.schema.experiment import Experiment
+from histofold.schema.files import write_atomically
 from histofold.schema.sample import Sample
 
 MAIN = "main"

@@ -11,9 +11,9 @@ import pandas as pd
 from histofold.core.faults import Fault, InputError
 from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.tiles.cut import COLOUR_FIELDS, INDEX_COLUMNS
-from histofold.schema.atomic import write_atomically
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.experiment import Experiment
+from histofold.schema.files import write_atomically
 from histofold.schema.parse import load_json, plain
 from histofold.schema.preprocessing import Preprocessing, StainReference
 

@@ -14,8 +14,8 @@ import pandas as pd
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.kaggle.weights_folder import check_target, write_package
-from histofold.schema.atomic import write_atomically
-from histofold.schema.ensemble import JointRuns
+from histofold.schema.experiment import JointRuns
+from histofold.schema.files import write_atomically
 from histofold.schema.manifest import (
     MANIFEST_NAME,
     Manifest,

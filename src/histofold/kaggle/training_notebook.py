@@ -15,8 +15,8 @@ from histofold.kaggle.metadata.dataset import DATASET_METADATA_NAME, dataset_met
 from histofold.kaggle.metadata.kernel import KERNEL_METADATA_NAME, kernel_metadata
 from histofold.kaggle.metadata.report import PLACEHOLDER_OWNER
 from histofold.kaggle.wheel import build_own_wheel, build_wheel
-from histofold.schema.atomic import write_atomically
 from histofold.schema.experiment import Experiment, ModelConfig
+from histofold.schema.files import write_atomically
 from histofold.schema.parse import load_toml, to_toml
 
 SETTINGS_NAME = "training.toml"

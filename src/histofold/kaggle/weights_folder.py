@@ -16,7 +16,7 @@ from histofold.kaggle.metadata.dataset import (
     wheels_notice,
 )
 from histofold.kaggle.wheel import build_wheel
-from histofold.schema.atomic import write_atomically, write_bytes_atomically
+from histofold.schema.files import write_atomically, write_bytes_atomically
 from histofold.schema.manifest import MANIFEST_NAME, Manifest, load_manifest, manifest_json
 from histofold.schema.network import needs_smp
 

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 
 import histofold
 from histofold.core.faults import Fault, InputError
-from histofold.schema.atomic import write_bytes_atomically
+from histofold.schema.files import write_bytes_atomically
 
 # What an installer adds to the files of a wheel (PEP 376, 610, 627), and what is written anew.
 _INSTALLER_FILES = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "RECORD.jws", "RECORD.p7s"})

@@ -18,7 +18,7 @@ from histofold.kernels.inputs import find_competition_folder, find_packages, use
 from histofold.predict.submission.journal import csv_text
 from histofold.predict.submission.runner import RunSummary, run_submission
 from histofold.predict.submission.summary import summary_lines
-from histofold.schema.atomic import write_atomically
+from histofold.schema.files import write_atomically
 from histofold.schema.sample import Sample
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from histofold import __version__
 from histofold.report.pictures.overlays import encode_jpeg, encode_png, fit_image
-from histofold.schema.atomic import write_atomically
+from histofold.schema.files import write_atomically
 
 _PHOTO_MAX_SIDE_PX = 1600
 _SMALL_PHOTO_PX = 128 * 128

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from histofold.core.faults import Fault, InputError
-from histofold.schema.atomic import write_atomically
+from histofold.schema.files import write_atomically
 from histofold.schema.manifest import Manifest
 from histofold.schema.parse import load_json, plain
 

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from histofold.core.faults import Fault, InputError
-from histofold.schema.atomic import write_atomically
 from histofold.schema.experiment import Experiment
+from histofold.schema.files import write_atomically
 from histofold.schema.parse import plain
 
 FIRST_COLUMNS = ("step", "epoch", "lr", "loss")

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from histofold.core.log import logger
 from histofold.data.store import known_folds, tile_differences
-from histofold.schema.atomic import write_atomically
 from histofold.schema.experiment import Experiment
+from histofold.schema.files import write_atomically
 from histofold.schema.parse import to_toml
 from histofold.schema.run_record import RECORD_NAME, RunRecord, read_record, write_record
 from histofold.train.checkpoint import save_state, save_weights

@@ -16,8 +16,8 @@ from histofold.core.log import logger
 from histofold.models.build import build_model
 from histofold.models.weights import load_encoder_weights
 from histofold.predict.devices import best_device, best_precision
-from histofold.schema.atomic import write_atomically
 from histofold.schema.experiment import Experiment
+from histofold.schema.files import write_atomically
 from histofold.schema.parse import load_toml, to_toml
 from histofold.schema.run_record import RECORD_NAME, read_record
 from histofold.train.averaging import MovingAverage, WeightAverage

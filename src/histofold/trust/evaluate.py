@@ -18,7 +18,7 @@ from histofold.core.log import logger
 from histofold.data.leaks import run_leaks
 from histofold.data.sources import JoinedTruth, joined_samples, load_sources
 from histofold.data.store import known_folds
-from histofold.schema.atomic import write_atomically
+from histofold.schema.files import write_atomically
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import plain
 from histofold.schema.sample import Sample

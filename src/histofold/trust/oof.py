@@ -17,7 +17,7 @@ from histofold.core.rle.runs import Masks
 from histofold.data.sources import joined_folds, load_sources
 from histofold.predict.image import Threshold, predict_masks
 from histofold.predict.stages import Stage
-from histofold.schema.journal import LineJournal
+from histofold.schema.files import LineJournal
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import plain
 from histofold.schema.sample import Sample

@@ -19,8 +19,7 @@ from histofold.data.pseudo import PSEUDO_RECORD, LabelMaker, PseudoRecord, cut_p
 from histofold.data.store import DatasetInfo, begin_dataset, finish_dataset
 from histofold.imaging.slide import open_slide
 from histofold.predict.image import predict_masks
-from histofold.schema.atomic import write_atomically
-from histofold.schema.journal import LineJournal
+from histofold.schema.files import LineJournal, write_atomically
 from histofold.schema.manifest import file_sha256, look_up_threshold
 from histofold.schema.parse import plain
 from histofold.schema.sample import Sample

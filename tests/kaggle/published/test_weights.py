@@ -10,9 +10,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from histofold.commands.main import main
 from histofold.core.faults import InputError
-from histofold.kaggle.published.keys import SHOWN_FAULTS, fold_weight_norm, to_our_state
 from histofold.kaggle.published.settings import ImportSettings
-from histofold.kaggle.published.weights import read_published_state
+from histofold.kaggle.published.weights import SHOWN_FAULTS, fold_weight_norm, read_published_state, to_our_state
 from histofold.models.build import build_model
 from histofold.predict.members import load_ensemble
 from histofold.schema.manifest import load_manifest

@@ -9,7 +9,7 @@ from histofold.core.faults import Fault
 from histofold.kaggle.simulate.files import FakeKaggle
 from histofold.kaggle.simulate.plan import HiddenOptions, HiddenSet, Look, plan_hidden
 from histofold.kaggle.simulate.run import HostLimits, Watched, folder_bytes, watch_kernel
-from histofold.kaggle.simulate.verdict import judge
+from histofold.kaggle.simulate.simulate import judge
 
 LOOK = Look(organ="lung", source="HPA", stain="dab", pixel_size_um=0.4)
 LIMITS = HostLimits(seconds=60.0)

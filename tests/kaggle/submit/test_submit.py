@@ -11,7 +11,7 @@ import pytest
 from histofold.commands.main import main
 from histofold.kaggle.submit import client
 from histofold.kaggle.submit.state import Upload, read_states
-from histofold.schema.journal import LineJournal
+from histofold.schema.files import LineJournal
 from loopback import OWNER, TOKEN, client_in_process, loopback, submit_in_child
 from small_submission import SLUG, make_kernel, make_weights
 

@@ -9,7 +9,7 @@ from fake_sets import draw_options, kernel_in_process, run_fake_set
 from histofold.competitions.registry import get_competition
 from histofold.kaggle.simulate.plan import HiddenOptions
 from histofold.schema.manifest import load_manifest, manifest_json
-from histofold.synth.hidden import hidden_looks
+from histofold.synth.competitions import hidden_looks
 
 
 @pytest.fixture(scope="module")

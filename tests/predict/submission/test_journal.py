@@ -4,7 +4,7 @@ import time
 import pytest
 
 from histofold.predict.submission.journal import SubmissionJournal
-from histofold.schema.journal import LineJournal
+from histofold.schema.files import LineJournal
 
 IDS = {"10": "1 1", "2": "1 1", "x": "1 1"}
 

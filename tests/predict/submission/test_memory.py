@@ -1,6 +1,6 @@
 import dataclasses
 
-from histofold.predict.submission.memory import memory_rungs
+from histofold.predict.submission.predictor import memory_rungs
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
 

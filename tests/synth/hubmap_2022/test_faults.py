@@ -16,6 +16,7 @@ from scipy.ndimage import distance_transform_edt
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.core.rle.runs import decode_rle, encode_rle
 from histofold.data.audit import audit_folder
+from histofold.synth.files import PlantedFault, SynthKey
 from histofold.synth.hubmap_2022.folder import make_hubmap_2022
 from histofold.synth.hubmap_2022.habits import framed_mask
 from histofold.synth.hubmap_2022.image import mask_polygons
@@ -31,7 +32,6 @@ from histofold.synth.hubmap_2022.options import (
     Planted,
 )
 from histofold.synth.hubmap_2022.plan import Quota, plan_splits
-from histofold.synth.key import PlantedFault, SynthKey
 
 NUM_TRAIN, MAX_SIDE, SEED = 60, 260, 5
 # Not every image has room for these: two objects, tissue beside them, glass.

@@ -19,10 +19,10 @@ from histofold.core.rle.runs import decode_rle, runs_from_mask
 from histofold.data.audit import audit_folder
 from histofold.imaging.slide import open_slide
 from histofold.synth.drawing.slide import Picture, SyntheticSlide
+from histofold.synth.files import SynthKey
 from histofold.synth.hubmap_2022.habits import shifted_mask
 from histofold.synth.hubmap_2022.options import Planted
 from histofold.synth.hubmap_2022.plan import TEST, TRAIN
-from histofold.synth.key import SynthKey
 from histofold.synth.kidney_2020.folder import KIDNEY_INFORMATION, KIDNEY_INFORMATION_COLUMNS, make_kidney_2020
 from histofold.synth.kidney_2020.plan import plan_kidneys
 from histofold.synth.kidney_2020.rings import annotation_json, polygon_area, runs_rings, shifted_runs, zone_polygons

@@ -27,8 +27,8 @@ from histofold.data.tiles.masks import check_class_count, class_fractions, targe
 from histofold.data.tiles.plan import PlannedTile, Rings, SlidePlan, keeps_background
 from histofold.imaging.slide import open_slide
 from histofold.imaging.tissue import tissue_fraction
-from histofold.schema.atomic import write_bytes_atomically
 from histofold.schema.dataset import TilesConfig
+from histofold.schema.files import write_bytes_atomically
 from histofold.schema.parse import plain
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample

@@ -11,7 +11,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.kaggle.bundle.bundler import bundle
 from histofold.kaggle.bundle.notebook import to_notebook
 from histofold.kaggle.metadata.kernel import kernel_metadata
-from histofold.schema.atomic import write_atomically
+from histofold.schema.files import write_atomically
 
 KERNELS = ("hubmap_2022", "kidney_2020")
 KERNEL_SECTIONS = (

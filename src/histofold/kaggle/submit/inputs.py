@@ -15,7 +15,7 @@ from histofold.kaggle.metadata.kernel import KERNEL_METADATA_NAME, read_kernel_m
 from histofold.kaggle.metadata.report import read_metadata, with_owner
 from histofold.kaggle.submit.request import SubmitRequest
 from histofold.kaggle.weights_folder import check_weights_folder, upload_files
-from histofold.schema.atomic import write_atomically
+from histofold.schema.files import write_atomically
 from histofold.schema.manifest import file_sha256
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from histofold.core.faults import InputError
 from histofold.core.log import logger
 from histofold.kaggle.submit.client import Submission
-from histofold.schema.atomic import write_atomically
+from histofold.schema.files import write_atomically
 from histofold.schema.parse import load_json, plain
 
 STATE_NAME = "state.json"

@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.kaggle.submit.client import ClientError, DatasetAnswer, KaggleClient
-from histofold.kaggle.submit.output import blames_dataset, check_output, failed_run
+from histofold.kaggle.submit.explain import blames_dataset, check_output, failed_run
 from histofold.kaggle.submit.request import SubmitRequest
 from histofold.kaggle.submit.state import StateFile, SubmitState, read_states
-from histofold.schema.journal import LineJournal
+from histofold.schema.files import LineJournal
 
 LEDGER_NAME = "submissions.jsonl"
 UPLOAD_LIMIT_S = 3 * 3600.0

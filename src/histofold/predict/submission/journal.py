@@ -12,8 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from histofold.core.log import logger
-from histofold.schema.atomic import write_atomically
-from histofold.schema.journal import LineJournal
+from histofold.schema.files import LineJournal, write_atomically
 from histofold.schema.manifest import Manifest, manifest_json
 from histofold.schema.sample import Sample
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.predict.submission.journal import inputs_digest
-from histofold.schema.atomic import write_atomically
+from histofold.schema.files import write_atomically
 from histofold.schema.manifest import Manifest, file_sha256, installed_versions, manifest_json
 from histofold.schema.parse import load_json
 from histofold.schema.sample import Sample

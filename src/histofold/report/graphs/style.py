@@ -9,7 +9,7 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from histofold.schema.atomic import write_bytes_atomically
+from histofold.schema.files import write_bytes_atomically
 
 INK, MUTED = "#22262E", "#6B7280"
 _GRID = "#E5E7EB"

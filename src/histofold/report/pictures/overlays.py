@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from histofold.schema.atomic import write_bytes_atomically
+from histofold.schema.files import write_bytes_atomically
 
 # Blue against yellow survives every common colour blindness, and neither occurs in H&E, PAS or DAB tissue.
 TRUTH_RGB = (0, 229, 255)

@@ -12,7 +12,7 @@ import tifffile
 
 from histofold.core.rle.runs import Runs
 from histofold.synth.drawing.slide import Picture
-from histofold.synth.key import Numbers, PlantedFault
+from histofold.synth.files import Numbers, PlantedFault
 
 Row = dict[str, str]
 _BAD_PIXEL_SIZES = ("0", "-0.4", "nan", "")

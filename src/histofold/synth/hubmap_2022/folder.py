@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from histofold.core.log import logger
-from histofold.schema.atomic import write_bytes_atomically
-from histofold.synth.files import begin_folder, csv_bytes, refuse_less, run_jobs
+from histofold.schema.files import write_bytes_atomically
+from histofold.synth.files import SynthKey, begin_folder, csv_bytes, refuse_less, run_jobs, truth_path_of
 from histofold.synth.hubmap_2022.faults import Row
 from histofold.synth.hubmap_2022.image import WrittenImage, make_image
 from histofold.synth.hubmap_2022.options import HPA, HUBMAP, ImageSource, Planted
 from histofold.synth.hubmap_2022.plan import ID_RANGE, LEAST_SIDE_PX, PlannedImage, plan_splits
-from histofold.synth.key import SynthKey, truth_path_of
 
 TEST_COLUMNS = ("id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness")
 TRAIN_COLUMNS = (*TEST_COLUMNS, "rle", "age", "sex", "patient")

@@ -14,7 +14,7 @@ import numpy as np
 
 from histofold.imaging.tissue import tissue_mask
 from histofold.synth.drawing.slide import Picture
-from histofold.synth.key import Numbers, PlantedFault
+from histofold.synth.files import Numbers, PlantedFault
 
 # Share of the objects' radius, at strength 1.
 _THIN, _THICK, _COARSE, _EXTRA = 0.18, 0.25, 0.3, 0.8

@@ -10,14 +10,13 @@ import cv2
 import numpy as np
 
 from histofold.core.rle.runs import encode_rle, runs_from_mask
-from histofold.schema.atomic import write_bytes_atomically
+from histofold.schema.files import write_bytes_atomically
 from histofold.synth.drawing.slide import Picture, SyntheticSlide
-from histofold.synth.files import TIFF_LAYOUTS, tiff_bytes
+from histofold.synth.files import TIFF_LAYOUTS, ArtefactPlace, PlantedFault, artefact_places, random_stream, tiff_bytes
 from histofold.synth.hubmap_2022.faults import ROW_CHANGES, Row, broken_file, broken_row, rescanned
 from histofold.synth.hubmap_2022.habits import Annotated, change_mask, transposed_mask
 from histofold.synth.hubmap_2022.options import COPY_FAULTS, DRAWING_FAULTS, FILE_FAULTS
 from histofold.synth.hubmap_2022.plan import FAULTS, TRAIN, PlannedImage, donor_facts, donor_place
-from histofold.synth.key import ArtefactPlace, PlantedFault, artefact_places, random_stream
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ import numpy as np
 
 from histofold.synth.drawing.slide import ARTEFACTS, SlideSpec
 from histofold.synth.drawing.tissue import draw_stain
+from histofold.synth.files import random_stream
 from histofold.synth.hubmap_2022.options import COPY_FAULTS, FIELD_PIXEL_UM, HABITS, SYNTH_ORGANS, ImageSource, Planted
-from histofold.synth.key import random_stream
 
 REAL_SIDE_PX = 3000
 LEAST_SHRINK = 0.2

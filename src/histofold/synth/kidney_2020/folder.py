@@ -15,12 +15,21 @@ from tqdm import tqdm
 
 from histofold.core.log import logger
 from histofold.core.rle.runs import RunEncoder, runs_to_text
-from histofold.schema.atomic import write_bytes_atomically
+from histofold.schema.files import write_bytes_atomically
 from histofold.synth.drawing.slide import SyntheticSlide
-from histofold.synth.files import begin_folder, csv_bytes, refuse_less, run_jobs
+from histofold.synth.files import (
+    ArtefactPlace,
+    PlantedFault,
+    SynthKey,
+    artefact_places,
+    begin_folder,
+    csv_bytes,
+    refuse_less,
+    run_jobs,
+    truth_path_of,
+)
 from histofold.synth.hubmap_2022.options import Planted
 from histofold.synth.hubmap_2022.plan import TEST, TRAIN
-from histofold.synth.key import ArtefactPlace, PlantedFault, SynthKey, artefact_places, truth_path_of
 from histofold.synth.kidney_2020.plan import (
     KIDNEY_LEAST_SIDE_PX,
     KidneyPlan,

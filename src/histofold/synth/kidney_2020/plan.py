@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from histofold.synth.drawing.slide import SlideSpec
 from histofold.synth.drawing.tissue import draw_stain
+from histofold.synth.files import random_stream
 from histofold.synth.hubmap_2022.options import Planted
 from histofold.synth.hubmap_2022.plan import DONORS, LEAST_SHRINK, LOOKS, TEST, donor_place, draw_looks
-from histofold.synth.key import random_stream
 from histofold.synth.kidney_2020.tiff import KIDNEY_LAYOUTS
 
 KIDNEY_LEAST_SIDE_PX = 64

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from histofold.synth.files import written_whole
+from histofold.schema.files import written_whole
 
 KIDNEY_LAYOUTS = ("tiled deflate", "striped", "5-D", "planar", "three pages")
 BAND_ROWS = 256

@@ -16,7 +16,7 @@ import numpy as np
 
 from histofold.core.stain import DENSITY_OF_VALUE, map_in_bands, stain_basis
 from histofold.imaging.tissue import tissue_mask
-from histofold.schema.atomic import write_atomically
+from histofold.schema.files import write_atomically
 from histofold.schema.parse import parse_dataclass, plain
 
 HAEMATOXYLIN = np.array([0.65, 0.704, 0.286])

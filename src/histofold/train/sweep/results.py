@@ -12,8 +12,8 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from histofold.core.faults import Fault, InputError
-from histofold.schema.atomic import write_atomically
 from histofold.schema.experiment import Experiment
+from histofold.schema.files import write_atomically
 from histofold.schema.parse import plain, read_toml, to_toml
 from histofold.schema.sweep import with_settings
 from histofold.train.sweep.study import WORDS, Sweep, is_cut_short, number_of

@@ -1,11 +1,41 @@
-"""Results kept line by line, so that an interrupted call goes on where it stopped."""
+"""Files written whole or not at all, and results kept line by line."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside a file, which takes the file's place where all went well and vanishes where not.
+
+    Of several processes that write the file at once the last one wins: each has a temporary file of its own.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, synced before it takes its name."""
+    with written_whole(path) as temporary, temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text with the line ends that it has, whole or not at all."""
+    write_bytes_atomically(path, text.encode())
 
 
 class LineJournal:
