@@ -16,9 +16,10 @@ from torch import distributed, multiprocessing, nn
 
 from histofold.schema.experiment import LossConfig
 from histofold.schema.parse import to_toml
+from histofold.train.loop import train_fold
 from histofold.train.losses.total import segmentation_loss
 from histofold.train.processes import join_group, sum_over_processes
-from small_runs import TinyNet, same_tensors, small_dataset, small_experiment
+from small_runs import TinyNet, same_tensors, small_dataset, small_experiment, small_setup, use_tiny_nets
 
 TESTS = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}"}
@@ -103,13 +104,13 @@ def weights(folder):
 
 
 @pytest.mark.slow
-def test_a_step_of_two_processes_is_that_of_one(dataset, tmp_path):
+def test_a_step_of_two_processes_is_that_of_one(dataset, tmp_path, monkeypatch):
     """Plain SGD with a rate of 1: the weights differ from the first ones by the gradient."""
     sections = {"optim": ONE_STEP, "loss": {"pixel_size": 0.1}}
     train = {"steps": 1, "accumulate": 2, "precision": "fp32"}  # the law is about sums, which bf16 would round
-    one = arguments(tmp_path / "one", dataset, train={**train, "batch": 4}, **sections)
+    use_tiny_nets(monkeypatch, grouped)
+    train_fold(small_setup(dataset, tmp_path / "one", train={**train, "batch": 4}, **sections), False)
     two = arguments(tmp_path / "two", dataset, train={**train, "batch": 2}, **sections)
-    subprocess.run([sys.executable, *one], env=ENVIRONMENT, check=True, capture_output=True)
     subprocess.run([*TORCHRUN, *two], env=ENVIRONMENT, check=True, capture_output=True)
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-5
