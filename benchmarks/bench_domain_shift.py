@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 import torch
 
+from histofold.competitions.base import runs_dice
 from histofold.competitions.registry import get_competition
-from histofold.competitions.scores import runs_dice
 from histofold.core.stain import DENSITY_OF_VALUE, HED_FROM_RUIFROK
 from histofold.data.build import build_dataset
 from histofold.imaging.slide import open_slide
@@ -35,7 +35,7 @@ from histofold.synth.drawing.slide import SlideSpec, SyntheticSlide
 from histofold.synth.drawing.tissue import draw_stain
 from histofold.synth.files import csv_bytes
 from histofold.train.loop import train_experiment
-from histofold.trust.runs import finished_folds
+from histofold.trust.oof import finished_folds
 
 ORGANS = ("kidney", "largeintestine", "lung", "spleen", "prostate")
 IMAGES_OF_DONOR = 2

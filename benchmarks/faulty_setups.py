@@ -22,7 +22,7 @@ from histofold.data.tiles.masks import masked_fraction
 from histofold.schema.preprocessing import Preprocessing
 from histofold.train.fold import FoldSetup, prepare_fold
 from histofold.train.validation import validate_slides
-from histofold.trust.runs import finished_folds, run_experiment
+from histofold.trust.oof import finished_folds, run_experiment
 
 FAULTS = {
     "none": "as it was trained",

@@ -13,7 +13,7 @@ import tifffile
 from histofold.commands.main import main
 from histofold.competitions.registry import get_competition
 from histofold.core.rle.runs import encode_rle
-from histofold.data.audit import audit_folder
+from histofold.data.check import audit_folder
 
 COLUMNS = ["id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness", "rle"]
 GOOD = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from histofold.commands.main import main
+from histofold.competitions.base import masks_dice
 from histofold.competitions.folder import Folder
-from histofold.competitions.scores import masks_dice
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.data.sources import JoinedTruth, joined_samples, load_sources
@@ -20,8 +20,8 @@ from histofold.schema.dataset import SourceConfig
 from histofold.schema.manifest import load_manifest
 from histofold.schema.parse import to_toml
 from histofold.trust.evaluate import evaluate_run
+from histofold.trust.oof import finished_folds, run_experiment
 from histofold.trust.pseudo_labels import pseudo_record
-from histofold.trust.runs import finished_folds, run_experiment
 from small_datasets import build, draw
 from small_runs import small_experiment
 

@@ -10,7 +10,7 @@ from histofold.competitions.coco import coco_counts
 from histofold.competitions.folder import Folder
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import encode_rle
-from histofold.data.audit import audit_folder, audit_test_images
+from histofold.data.check import audit_folder, audit_test_images
 
 
 @pytest.fixture

@@ -6,12 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from histofold.competitions.base import submission_columns
+from histofold.competitions.base import class_dice, masks_dice, mean_dice_score, submission_columns
 from histofold.competitions.folder import Folder
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.competitions.kidney_2020 import Kidney2020
 from histofold.competitions.registry import submission_competition
-from histofold.competitions.scores import class_dice, masks_dice, mean_dice_score
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import class_runs, runs_from_mask, runs_to_text
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tifffile
 
+from histofold.competitions.base import runs_dice
 from histofold.competitions.hubmap_2022 import HUBMAP_2022_NEAR_DUPLICATES, Hubmap2022
 from histofold.competitions.registry import detect_competition, get_competition
-from histofold.competitions.scores import runs_dice
 from histofold.core.faults import InputError
 from histofold.core.metrics import dice
 from histofold.core.rle.runs import encode_rle, runs_from_mask
-from histofold.data.audit import audit_folder
+from histofold.data.check import audit_folder
 
 COLUMNS = ["id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness", "rle"]
 

@@ -15,7 +15,7 @@ from histofold.competitions.registry import detect_competition, get_competition
 from histofold.core.faults import InputError
 from histofold.core.metrics import dice
 from histofold.core.rle.runs import encode_rle, runs_from_mask
-from histofold.data.audit import audit_folder
+from histofold.data.check import audit_folder
 from histofold.imaging.tiff.pages import tiff_pixel_size_um
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, PredictConfig, TrainConfig

@@ -17,14 +17,14 @@ from histofold.data.leaks import PSEUDO, image_stamp
 from histofold.data.pseudo import LabelMaker, PseudoRecord, label_faults, load_pseudo_record, pseudo_folder, share_files
 from histofold.data.tiles.files import read_tile
 from histofold.models.build import build_model
+from histofold.predict.image import predict_masks
 from histofold.schema.dataset import DataConfig, SourceConfig
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import to_toml
 from histofold.schema.sample import Sample
 from histofold.train.fold import prepare_fold
 from histofold.trust.evaluate import evaluate_run
-from histofold.trust.oof import predict_slide
-from histofold.trust.runs import finished_folds
+from histofold.trust.oof import finished_folds
 from small_datasets import BASE, build, draw, make_folder, small_record
 
 UNLABELLED = ("u0", "u1", "u2")
@@ -92,19 +92,13 @@ def test_every_tile_holds_what_the_network_of_its_fold_predicts(made):
         assert set(rows["id"]) == set(UNLABELLED)
         for row in rows.to_dict("records"):
             sample = Sample(id=row["id"], image_path=made / "unlabelled" / "images" / f"{row['id']}.png")
-            runs = predict_slide(fold, NoFallback(), sample, 0.5)
+            (runs,) = predict_masks(fold.ensemble(), sample, [0.5], never_empty=False)
             kept = next(e for e in journal if (e["id"], e["fold"]) == (row["id"], fold.fold))
             np.testing.assert_array_equal(parse_rle(kept["rle"], runs.shape_hw).to_mask(), runs.to_mask())
             _, mask_HW = read_tile(pseudo_folder(made / "labelled", fold.fold), row["tile_id"])
             np.testing.assert_array_equal(mask_HW[6:58] > 0, runs.to_mask())
         differing += rows["mask_fraction"].tolist() != index.loc[index["label_fold"] == 0, "mask_fraction"].tolist()
     assert differing == 1, "the two networks must differ, else the test shows nothing"
-
-
-class NoFallback:
-    """What `predict_slide` asks of an adapter; an unlabelled image may be empty."""
-
-    never_empty = False
 
 
 def test_training_of_a_fold_reads_the_labels_of_that_fold_alone(made):

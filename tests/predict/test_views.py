@@ -4,7 +4,7 @@ import torch
 
 from histofold.core.stain import stain_jitter_map
 from histofold.predict.views import SQUARE_VIEWS, apply_view, restain, undo_view
-from histofold.schema.views import VIEW_NAMES, View, check_views, parse_view, views_by_zoom
+from histofold.schema.prediction import VIEW_NAMES, View, check_views, parse_view, views_by_zoom
 
 IMAGES_NCHW = torch.arange(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
 

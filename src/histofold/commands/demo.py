@@ -40,8 +40,8 @@ def run(arguments: list[str]) -> int:
     if options.folds < 2 or options.seed < 0 or (options.steps is not None and options.steps < 1):
         raise InputError("--folds must be at least 2, --steps at least 1, --seed not negative")
     from histofold.competitions.registry import find_competition
-    from histofold.data.audit import audit_folder
     from histofold.data.build import build_dataset
+    from histofold.data.check import audit_folder
     from histofold.data.demo import demo_experiment
     from histofold.kaggle.package import package_runs
     from histofold.predict.submission.folder import predict_folder

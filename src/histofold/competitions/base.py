@@ -1,4 +1,4 @@
-"""What every adapter offers."""
+"""What every adapter offers, what adapters share, and Dice of masks given as runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+import numpy as np
+
 from histofold.core.faults import Fault, ImageError, InputError
-from histofold.core.rle.runs import Masks, Runs
+from histofold.core.rle.runs import Masks, Runs, class_runs, runs_to_text
 from histofold.schema.sample import Sample
 
 Split = Literal["train", "test"]
@@ -82,16 +84,62 @@ class KernelCompetition(Competition, Protocol):
         ...
 
 
-def faultless(found: tuple[list[Sample], list[Fault]]) -> list[Sample]:
-    """The samples of an inspection that found no faults.
+class Adapter:
+    """What adapters share: faults are collected, truth is kept by id, and the host scores the mean Dice of images."""
 
-    Raises:
-        InputError: With all faults, where there are any.
-    """
-    samples, faults = found
-    if faults:
-        raise InputError(faults)
-    return samples
+    class_column = ""
+    fallback_row = ""
+    never_empty = False
+    visible_test_images = 0
+    hidden_test_images = 0
+    hidden_image_side = 0
+    root_remedy = "give the competition's folder"
+    """What to do where the folder is not there."""
+
+    def __init__(self) -> None:
+        self._targets: dict[str, Masks] = {}
+
+    def _inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
+        """The samples and faults of a folder that is there; what it raises is the one fault."""
+        raise NotImplementedError
+
+    def inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
+        """The samples of a split, as far as they can be made out, and every fault of the tables."""
+        if not root.is_dir():
+            return [], [Fault(root.name, str(root), "no such folder", self.root_remedy)]
+        try:
+            return self._inspect(root, split)
+        except InputError as error:
+            return [], error.faults
+
+    def samples(self, root: Path, split: Split) -> list[Sample]:
+        """As `inspect`.
+
+        Raises:
+            InputError: With every fault of the tables.
+        """
+        samples, faults = self.inspect(root, split)
+        if faults:
+            raise InputError(faults)
+        return samples
+
+    def target(self, sample: Sample) -> Masks:
+        """The truth of a training sample, as train.csv gives it; `inspect` or `samples` must have been called.
+
+        Raises:
+            InputError: Without further faults, if train.csv gave no truth that can be used.
+        """
+        if sample.id not in self._targets:
+            raise InputError(f"{sample.id}: train.csv gave no truth: check the dataset first")
+        return self._targets[sample.id]
+
+    def score(self, predictions: Mapping[str, Masks], targets: Mapping[str, Masks]) -> Score:
+        """Mean over images of Dice, of several classes of the mean over classes; 1 where both masks are empty."""
+        return mean_dice_score(predictions, targets)
+
+    def row(self, runs: Runs) -> str:
+        """Runs as 1-based column-major `start length` pairs, empty for no runs."""
+        return runs_to_text(runs)
 
 
 def image_error_fault(key: str, path: Path, error: ImageError) -> Fault:
@@ -132,3 +180,54 @@ def submission_columns(competition: Competition, classes: Sequence[str]) -> tupl
         rule = f"{competition.name} takes one mask an image, and there are {len(classes)} classes: {', '.join(classes)}"
         raise InputError([Fault("classes", competition.name, rule, "take weights of one class")])
     return (competition.columns[0], competition.class_column, competition.columns[1])
+
+
+def runs_dice(prediction: Runs | None, truth: Runs) -> float:
+    """Dice of two masks given as runs of the same order, without decoding either; both empty counts as 1."""
+    if prediction is None or prediction.area == 0 or truth.area == 0:
+        empty = (prediction is None or prediction.area == 0) and truth.area == 0
+        return 1.0 if empty else 0.0
+    # `covered(x)` = mask pixels of the prediction before position x: whole runs before it, and part of one run.
+    starts, lengths = prediction.starts, prediction.lengths
+    before = lengths.cumsum() - lengths
+
+    def covered(positions: np.ndarray) -> np.ndarray:
+        run = starts.searchsorted(positions, side="right") - 1
+        inside = (positions - starts[run]).clip(0, lengths[run])
+        return (before[run] + inside) * (run >= 0)
+
+    overlap = int((covered(truth.starts + truth.lengths) - covered(truth.starts)).sum())
+    return 2 * overlap / (prediction.area + truth.area)
+
+
+def class_dice(prediction: Masks, truth: Masks) -> list[float]:
+    """Dice of each class; a class that is empty in both counts as 1.
+
+    Raises:
+        ValueError: If they are not of as many classes.
+    """
+    return [runs_dice(*pair) for pair in zip(class_runs(prediction), class_runs(truth), strict=True)]
+
+
+def masks_dice(prediction: Masks, truth: Masks) -> float:
+    """Dice of an image: the mean over its classes."""
+    by_class = class_dice(prediction, truth)
+    return sum(by_class) / len(by_class)
+
+
+def mean_dice_score(predictions: Mapping[str, Masks], targets: Mapping[str, Masks]) -> Score:
+    """Mean over images of Dice (the mean over classes), from runs; one without a prediction counts as an empty one.
+
+    Raises:
+        InputError: If a prediction and its truth differ in size.
+    """
+    by_id = {}
+    for key, truth in targets.items():
+        wanted = class_runs(truth)
+        predicted = class_runs(predictions[key]) if key in predictions else (None,) * len(wanted)
+        for prediction, runs in zip(predicted, wanted, strict=True):
+            if prediction is not None and prediction.shape_hw != runs.shape_hw:
+                rule = f"prediction is {prediction.shape_hw} and truth is {runs.shape_hw} pixels"
+                raise InputError([Fault(key, "predictions", rule, "predict at the image's own size")])
+        by_id[key] = sum(runs_dice(*pair) for pair in zip(predicted, wanted, strict=True)) / len(wanted)
+    return Score(sum(by_id.values()) / max(1, len(by_id)), by_id)

@@ -20,10 +20,15 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from pathlib import Path
 
-from histofold.competitions.base import IMAGE_SUFFIXES, Score, Split, faultless, find_image, image_error_fault
+from histofold.competitions.base import (
+    IMAGE_SUFFIXES,
+    Adapter,
+    Split,
+    find_image,
+    image_error_fault,
+)
 from histofold.competitions.coco import coco_categories, read_coco
 from histofold.competitions.mask_files import MASK_SUFFIXES, read_labels, read_mask
-from histofold.competitions.scores import mean_dice_score
 from histofold.competitions.tables import (
     TABLE_ANY_SHAPE,
     header_shape_of,
@@ -34,12 +39,12 @@ from histofold.competitions.tables import (
     submission_ids,
 )
 from histofold.core.faults import Fault, ImageError, InputError
-from histofold.core.rle.runs import Masks, Runs, join_classes, parse_rle, runs_from_mask, runs_to_text
+from histofold.core.rle.runs import Masks, Runs, join_classes, parse_rle, runs_from_mask
 from histofold.imaging.slide import open_slide
 from histofold.schema.sample import Sample
 
 
-class Folder:
+class Folder(Adapter):
     """Adapter of a plain folder of images."""
 
     name = "folder"
@@ -47,39 +52,19 @@ class Folder:
     classes: tuple[str, ...] = ("ftu",)
     columns = ("id", "rle")
     class_column = "class"
-    fallback_row = ""
-    never_empty = False
-    visible_test_images = 0
-    hidden_test_images = 0
-    hidden_image_side = 0
+    root_remedy = "give the folder that holds images/"
 
     def __init__(self) -> None:
+        super().__init__()
         self._mask_paths: dict[str, list[Path]] = {}
-        self._targets: dict[str, Masks] = {}
         self._has_labels = False
 
-    def samples(self, root: Path, split: Split) -> list[Sample]:
-        """As `inspect`.
-
-        Raises:
-            InputError: With every fault of the folder.
-        """
-        return faultless(self.inspect(root, split))
-
-    def inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
+    def _inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
         """Samples in the order of their names, or of sample_submission.csv for the test split, and every fault.
 
         Faults are: no images, two images of a name, images without truth, malformed tables. For the test split those
         of images.csv and of single rows of sample_submission.csv are only logged. Hidden files are left aside.
         """
-        if not root.is_dir():
-            return [], [Fault(root.name, str(root), "no such folder", "give the folder that holds images/")]
-        try:
-            return self._found(root, split)
-        except InputError as error:
-            return [], error.faults
-
-    def _found(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
         folder = root / "images"
         if split == "test" and (root / "test_images").is_dir():
             folder = root / "test_images"
@@ -220,14 +205,6 @@ class Folder:
             return join_classes([runs_from_mask(read_mask(path, shape_hw)) for path in paths])
         except ImageError as error:
             raise InputError([image_error_fault(sample.id, paths[0], error)]) from error
-
-    def score(self, predictions: Mapping[str, Masks], targets: Mapping[str, Masks]) -> Score:
-        """Mean over images of Dice, of several classes of the mean over classes."""
-        return mean_dice_score(predictions, targets)
-
-    def row(self, runs: Runs) -> str:
-        """Runs as 1-based column-major `start length` pairs."""
-        return runs_to_text(runs)
 
 
 def _listed_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from histofold.competitions.base import Score, Split, faultless, find_image
-from histofold.competitions.scores import mean_dice_score
+from histofold.competitions.base import Adapter, Split, find_image
 from histofold.competitions.tables import (
     log_faults,
     parse_pixel_size,
@@ -16,8 +15,7 @@ from histofold.competitions.tables import (
     scan_training_table,
     submission_ids,
 )
-from histofold.core.faults import Fault, InputError
-from histofold.core.rle.runs import Runs, runs_to_text
+from histofold.core.faults import Fault
 from histofold.schema.sample import Sample
 
 HUBMAP_2022_ORGANS = ("kidney", "largeintestine", "lung", "prostate", "spleen")
@@ -35,43 +33,26 @@ HUBMAP_2022_NEAR_DUPLICATES = (
 )
 
 
-class Hubmap2022:
+class Hubmap2022(Adapter):
     """Adapter of hubmap-organ-segmentation."""
 
     name = "hubmap_2022"
     slug = "hubmap-organ-segmentation"
     classes: tuple[str, ...] = ("ftu",)
     columns = ("id", "rle")
-    class_column = ""
     fallback_row = "1 1"
     never_empty = True
     visible_test_images = 1
     hidden_test_images = 550  # the host says "about"
     hidden_image_side = 4500
 
-    def __init__(self) -> None:
-        self._targets: dict[str, Runs] = {}
-
-    def inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
+    def _inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
         """Samples of train.csv, or of sample_submission.csv joined with test.csv, and every fault of the tables.
 
         For the test split only a missing or unusable sample_submission.csv is a fault: its repeated ids are predicted
         once, and test.csv may be at fault, lack rows or columns, or be absent; all this is logged.
         """
-        if not root.is_dir():
-            return [], [Fault(root.name, str(root), "no such folder", "give the competition's folder")]
-        try:
-            return self._train_samples(root) if split == "train" else (self.test_samples(root), [])
-        except InputError as error:
-            return [], error.faults
-
-    def samples(self, root: Path, split: Split) -> list[Sample]:
-        """As `inspect`.
-
-        Raises:
-            InputError: With every fault of the tables.
-        """
-        return faultless(self.inspect(root, split))
+        return self._train_samples(root) if split == "train" else (self.test_samples(root), [])
 
     def _train_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
         path, folder = root / "train.csv", root / "train_images"
@@ -147,21 +128,3 @@ class Hubmap2022:
             pixel_size_um=parse_pixel_size(row.get("pixel_size", "")),
             shape_hw=shape_hw,
         )
-
-    def target(self, sample: Sample) -> Runs:
-        """The truth of a training sample, as train.csv gives it; `inspect` or `samples` must have been called.
-
-        Raises:
-            InputError: Without further faults, if train.csv gave no truth that can be used.
-        """
-        if sample.id not in self._targets:
-            raise InputError(f"{sample.id}: train.csv gave no truth: check the dataset first")
-        return self._targets[sample.id]
-
-    def score(self, predictions: Mapping[str, Runs], targets: Mapping[str, Runs]) -> Score:
-        """Mean over images of Dice."""
-        return mean_dice_score(predictions, targets)
-
-    def row(self, runs: Runs) -> str:
-        """Runs as 1-based column-major `start length` pairs."""
-        return runs_to_text(runs)

@@ -20,9 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from histofold.competitions.base import Score, Split, faultless, find_image
+from histofold.competitions.base import Adapter, Split, find_image
 from histofold.competitions.outlines import OutlineRing, read_outlines
-from histofold.competitions.scores import mean_dice_score
 from histofold.competitions.tables import (
     header_shape_of,
     log_faults,
@@ -35,7 +34,6 @@ from histofold.competitions.tables import (
 )
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.core.rle.runs import Runs, runs_to_text
 from histofold.imaging.tiff.pages import tiff_pixel_size_um
 from histofold.schema.sample import Sample
 
@@ -55,7 +53,7 @@ class KidneyInformation:
     pixel_size_um: float | None = None
 
 
-class Kidney2020:
+class Kidney2020(Adapter):
     """Adapter of hubmap-kidney-segmentation.
 
     Args:
@@ -67,38 +65,22 @@ class Kidney2020:
     slug = "hubmap-kidney-segmentation"
     classes: tuple[str, ...] = ("glomerulus",)
     columns = ("id", "predicted")
-    class_column = ""
-    fallback_row = ""
-    never_empty = False
     visible_test_images = 5
     hidden_test_images = 10  # not stated by the host: an assumption
     hidden_image_side = 46_600  # the largest known slide has about 41 x 53 thousand pixels
 
     def __init__(self, assumed_pixel_size_um: float | None = KIDNEY_2020_PIXEL_SIZE_UM) -> None:
+        super().__init__()
         self._assumed_pixel_size_um = assumed_pixel_size_um
-        self._targets: dict[str, Runs] = {}
 
-    def inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
+    def _inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
         """Samples of train.csv, or of sample_submission.csv, and every fault of the tables and outlines.
 
         The dataset information may be absent: then sizes come from the files and each slide is a group of its own.
         Where it is there it must be complete for the training slides. For the test split only a missing or unusable
         sample_submission.csv is a fault; all others are logged.
         """
-        if not root.is_dir():
-            return [], [Fault(root.name, str(root), "no such folder", "give the competition's folder")]
-        try:
-            return self._train_samples(root) if split == "train" else (self.test_samples(root), [])
-        except InputError as error:
-            return [], error.faults
-
-    def samples(self, root: Path, split: Split) -> list[Sample]:
-        """As `inspect`.
-
-        Raises:
-            InputError: With every fault of the tables.
-        """
-        return faultless(self.inspect(root, split))
+        return self._train_samples(root) if split == "train" else (self.test_samples(root), [])
 
     def _train_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
         path, folder, facts_path = root / "train.csv", root / "train", root / KIDNEY_2020_INFORMATION
@@ -159,16 +141,6 @@ class Kidney2020:
             replace(sample, pixel_size_um=sample.pixel_size_um or self._assumed_pixel_size_um) for sample in samples
         ]
 
-    def target(self, sample: Sample) -> Runs:
-        """The truth of a training slide, as train.csv gives it; `inspect` or `samples` must have been called.
-
-        Raises:
-            InputError: Without further faults, if train.csv gave no truth that can be used.
-        """
-        if sample.id not in self._targets:
-            raise InputError(f"{sample.id}: train.csv gave no truth: check the dataset first")
-        return self._targets[sample.id]
-
     def regions(self, sample: Sample) -> dict[str, list[OutlineRing]]:
         """The anatomical regions of a slide (Cortex, Medulla, ...) by name; none where it has no such file.
 
@@ -183,14 +155,6 @@ class Kidney2020:
     def objects(self, sample: Sample) -> dict[str, list[OutlineRing]]:
         """The outlines of the glomeruli, as `regions`: what the host drew its run lengths from."""
         return _read_beside(sample, _KIDNEY_2020_OBJECTS)
-
-    def score(self, predictions: Mapping[str, Runs], targets: Mapping[str, Runs]) -> Score:
-        """Mean over slides of Dice, 1 where both masks are empty."""
-        return mean_dice_score(predictions, targets)
-
-    def row(self, runs: Runs) -> str:
-        """Runs as 1-based column-major `start length` pairs, empty for no runs."""
-        return runs_to_text(runs)
 
 
 def _read_beside(sample: Sample, suffix: str) -> dict[str, list[OutlineRing]]:

@@ -12,7 +12,7 @@ from histofold.competitions.base import Competition, image_error_fault
 from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.log import logger
 from histofold.core.rle.runs import Masks
-from histofold.data.audit import audit_folder
+from histofold.data.check import audit_folder
 from histofold.data.cleaning import cleaned_targets
 from histofold.data.explore.folder import Exploration, explore_folder
 from histofold.data.folds import plan_folds, read_folds

@@ -7,20 +7,134 @@ import gzip
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+from tqdm import tqdm
 
-from histofold.competitions.base import Competition
+from histofold.competitions.base import Competition, image_error_fault
 from histofold.competitions.registry import find_competition
-from histofold.core.faults import Fault, InputError
-from histofold.data.audit import audit_folder, audit_test_images
+from histofold.core.faults import Fault, ImageError, InputError
+from histofold.core.log import logger
+from histofold.core.rle.runs import Masks, class_runs
 from histofold.data.explore.folder import Exploration, Explorer
 from histofold.data.folds import read_folds
 from histofold.data.leaks import find_leaks
+from histofold.imaging.slide import Slide, open_slide
 from histofold.schema.sample import Sample
+
+BAND_PIXELS = 16_000_000
+LIGHT_SEGMENT_BYTES = 100_000_000
+"""Most that is decoded in one piece here: looking at a folder takes less than 400 MB, whatever a header claims."""
+TEST_FOLDERS = ("test_images", "test")
+SlideVisitor = Callable[[Sample, Slide, Masks], None]
+"""What looks at a slide and its labels, decoding every pixel: `Explorer.look`."""
+
+
+def audit_folder(
+    competition: Competition, root: Path, decode: bool = False, look: SlideVisitor | None = None
+) -> tuple[list[Sample], list[Fault]]:
+    """The training samples of a folder and all its faults: of the tables, and of the images that they name.
+
+    Args:
+        competition: The adapter.
+        root: The competition folder.
+        decode: Decode every pixel; else only headers are read.
+        look: Shown every slide whose tables are right; see `audit_images`.
+    """
+    samples, faults = competition.inspect(root, "train")
+    return samples, faults + audit_images(competition, samples, decode, look)
+
+
+def audit_test_images(competition: Competition, root: Path) -> list[Fault]:
+    """Find test images that are missing or cannot be decoded; no faults where there is no test split to look at.
+
+    Without a sample_submission.csv only an adapter that lists the folder itself has one. Sizes in test.csv are not held
+    against the images: predictions go by the file's own size.
+    """
+    if not any((root / name).is_dir() for name in TEST_FOLDERS):
+        return []
+    samples, faults = competition.inspect(root, "test")
+    if not (root / "sample_submission.csv").is_file() and not samples:
+        return []
+    for sample in tqdm(samples, desc="check test images", unit="image", dynamic_ncols=True):
+        try:
+            slide, light = _open_lightly(sample.image_path)
+            with slide:
+                if light:
+                    _decode(slide)
+        except ImageError as error:
+            faults.append(image_error_fault(sample.id, sample.image_path, error))
+    return faults
+
+
+def audit_images(
+    competition: Competition, samples: Sequence[Sample], decode: bool, look: SlideVisitor | None = None
+) -> list[Fault]:
+    """Find images that are missing, unreadable, or not of the size that their table or mask says.
+
+    Args:
+        competition: The adapter that gave the samples; truth that it does not have was a fault of the tables.
+        samples: What to look at.
+        decode: Decode every pixel, in bands; else only headers are read.
+        look: Shown every slide that is as its table says, with its labels. It decodes the slide, so that this is not
+            done twice.
+    """
+    faults: list[Fault] = []
+    for sample in tqdm(samples, desc="check images", unit="image", dynamic_ncols=True):
+        try:
+            slide, light = _open_lightly(sample.image_path) if decode or look else (open_slide(sample.image_path), True)
+            with slide:
+                found, target = _table_faults(competition, sample, slide.shape_hw)
+                if look is not None and target is not None and light:
+                    look(sample, slide, target)
+                elif decode and light:
+                    _decode(slide)
+            faults += found
+        except ImageError as error:
+            faults.append(image_error_fault(sample.id, sample.image_path, error))
+    return faults
+
+
+def _open_lightly(path: Path) -> tuple[Slide, bool]:
+    """A slide, and whether its pixels can be decoded in small pieces; of one that cannot only the header is held."""
+    try:
+        return open_slide(path, max_segment_bytes=LIGHT_SEGMENT_BYTES), True
+    except ImageError:
+        slide = open_slide(path)  # what is wrong beside its pieces is said here
+        megabytes = LIGHT_SEGMENT_BYTES // 1_000_000
+        logger.warning("%s: only its header was checked: a piece of it decodes to over %d MB", path, megabytes)
+        return slide, False
+
+
+def _decode(slide: Slide) -> None:
+    """Decode every pixel, in bands, and forget it."""
+    height, width = slide.shape_hw
+    rows = max(1, BAND_PIXELS // width)
+    for y in range(0, height, rows):
+        slide.read(slice(y, min(y + rows, height)), slice(0, width))
+
+
+def _table_faults(
+    competition: Competition, sample: Sample, shape_hw: tuple[int, int]
+) -> tuple[list[Fault], Masks | None]:
+    """Where the tables disagree with an image, and its labels if they do not."""
+    if sample.shape_hw is not None and sample.shape_hw != shape_hw:
+        rule = f"image is {shape_hw} (H, W) pixels and its table says {sample.shape_hw}"
+        remedy = "correct img_height and img_width, or the image"
+        return [Fault(sample.id, str(sample.image_path), rule, remedy)], None
+    try:
+        target: Masks = competition.target(sample)
+    except InputError as error:
+        return error.faults, None
+    wrong = [runs.shape_hw for runs in class_runs(target) if runs.shape_hw != shape_hw]
+    if wrong:
+        rule = f"mask is {wrong[0]} and image is {shape_hw} (H, W) pixels"
+        return [Fault(sample.id, str(sample.image_path), rule, "correct the mask or the image")], None
+    return [], target
+
 
 LABEL_IMAGES = ("train_images", "train")
 """Folders of images that adapters want beside a table of labels; empty ones where the table is all there is."""

@@ -92,7 +92,7 @@ def find_duplicates(
     ids = list(fingerprints)
     if len(ids) < 2:
         return []
-    hashes_NB = np.stack([perceptual_hash(fingerprints[key]) for key in ids])
+    hashes_NP = np.stack([perceptual_hash(fingerprints[key]) for key in ids])
     turned = [square_symmetries(fingerprints[key]) for key in ids]
     # Single precision: there is one of each image, and an audit must stay small.
     details = [np.fft.rfft2(_detail(fingerprints[key])).astype(np.complex64) for key in ids]
@@ -100,7 +100,7 @@ def find_duplicates(
     for second in range(1, len(ids)):
         best: dict[int, float] = {}
         for symmetry in turned[second]:
-            distances = (hashes_NB[:second] != perceptual_hash(symmetry)).sum(axis=1)
+            distances = (hashes_NP[:second] != perceptual_hash(symmetry)).sum(axis=1)
             near = np.flatnonzero(distances <= MAX_HASH_DISTANCE).tolist()
             if near:
                 plain = np.fft.rfft2(_detail(symmetry))

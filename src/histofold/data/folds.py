@@ -194,17 +194,17 @@ def _hold_out(units: Sequence[str], strata: Sequence[str], count: int, seed: int
     """
     names, unit_codes = np.unique(units, return_inverse=True)
     stratum_codes = np.unique(strata, return_inverse=True)[1]
-    table_US = np.zeros((len(names), stratum_codes.max() + 1))
-    np.add.at(table_US, (unit_codes, stratum_codes), 1)
+    table_GK = np.zeros((len(names), stratum_codes.max() + 1))
+    np.add.at(table_GK, (unit_codes, stratum_codes), 1)
     # The size is one more column, so that one squared distance weighs both.
-    features_UF = np.hstack([table_US, np.sqrt(SIZE_WEIGHT) * table_US.sum(axis=1, keepdims=True)])
-    wanted_F = features_UF.sum(axis=0) * count / len(units)
+    features_GC = np.hstack([table_GK, np.sqrt(SIZE_WEIGHT) * table_GK.sum(axis=1, keepdims=True)])
+    wanted_C = features_GC.sum(axis=0) * count / len(units)
     best: tuple[float, np.ndarray] | None = None
     for candidate in range(CANDIDATES):
-        start_U = np.random.default_rng((seed, candidate)).random(len(names)) < count / len(units)
-        chosen_U, cost = _descend(features_UF, wanted_F, start_U)
+        start_G = np.random.default_rng((seed, candidate)).random(len(names)) < count / len(units)
+        chosen_G, cost = _descend(features_GC, wanted_C, start_G)
         if best is None or cost < best[0]:
-            best = cost, chosen_U
+            best = cost, chosen_G
     assert best is not None
     held_out = best[1][unit_codes]
     if held_out.all() or not held_out.any():
@@ -213,22 +213,22 @@ def _hold_out(units: Sequence[str], strata: Sequence[str], count: int, seed: int
     return np.where(held_out, 0, ALWAYS_TRAINED)
 
 
-def _descend(features_UF: np.ndarray, wanted_F: np.ndarray, chosen_U: np.ndarray) -> tuple[np.ndarray, float]:
+def _descend(features_GC: np.ndarray, wanted_C: np.ndarray, chosen_G: np.ndarray) -> tuple[np.ndarray, float]:
     """Flip one unit or two while the sum of the chosen comes nearer to what is wanted; gives chosen and distance."""
-    gap_F = features_UF[chosen_U].sum(axis=0) - wanted_F
+    gap_C = features_GC[chosen_G].sum(axis=0) - wanted_C
     while True:
         # Units alike, on the same side, are one kind: of each kind one is looked at.
-        kinds_R = np.unique(np.column_stack([features_UF, chosen_U]), axis=0, return_index=True)[1]
-        moves_RF = np.where(chosen_U[kinds_R], -1.0, 1.0)[:, None] * features_UF[kinds_R]
-        change_R = (moves_RF**2).sum(axis=1) + 2 * moves_RF @ gap_F
-        change_RR = change_R[:, None] + change_R + 2 * moves_RF @ moves_RF.T
-        np.fill_diagonal(change_RR, change_R)
-        pair = np.unravel_index(change_RR.argmin(), change_RR.shape)
-        if change_RR[pair] > -1e-9:
-            return chosen_U, float((gap_F**2).sum())
+        kinds_M = np.unique(np.column_stack([features_GC, chosen_G]), axis=0, return_index=True)[1]
+        moves_MC = np.where(chosen_G[kinds_M], -1.0, 1.0)[:, None] * features_GC[kinds_M]
+        change_M = (moves_MC**2).sum(axis=1) + 2 * moves_MC @ gap_C
+        change_MM = change_M[:, None] + change_M + 2 * moves_MC @ moves_MC.T
+        np.fill_diagonal(change_MM, change_M)
+        pair = np.unravel_index(change_MM.argmin(), change_MM.shape)
+        if change_MM[pair] > -1e-9:
+            return chosen_G, float((gap_C**2).sum())
         for move in set(pair):
-            gap_F = gap_F + moves_RF[move]
-            chosen_U[kinds_R[move]] = not chosen_U[kinds_R[move]]
+            gap_C = gap_C + moves_MC[move]
+            chosen_G[kinds_M[move]] = not chosen_G[kinds_M[move]]
 
 
 def read_folds(path: Path, samples: Sequence[Sample], fold_by: str = "group") -> pd.DataFrame:

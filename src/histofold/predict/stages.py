@@ -19,7 +19,7 @@ from histofold.core.log import logger
 from histofold.predict.devices import best_precision, device_lock
 from histofold.predict.views import network_input, undo_view
 from histofold.schema.manifest import Manifest
-from histofold.schema.views import views_by_zoom
+from histofold.schema.prediction import views_by_zoom
 
 
 class OutOfTimeError(Exception):

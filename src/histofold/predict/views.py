@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from histofold.core.stain import stain_jitter_map
+from histofold.schema.prediction import View, parse_view
 from histofold.schema.preprocessing import Preprocessing
-from histofold.schema.views import View, parse_view
 
 # Each is (transpose first, then flip these axes of NCHW); its undoing flips first and transposes last.
 SQUARE_VIEWS: dict[str, tuple[bool, tuple[int, ...]]] = {

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 
-from histofold.competitions.base import Truth
-from histofold.competitions.scores import class_dice
+from histofold.competitions.base import Truth, class_dice
 from histofold.core.faults import Fault, InputError
 from histofold.data.sources import JoinedTruth, joined_samples, load_sources
 from histofold.imaging.slide import open_slide
@@ -25,7 +24,7 @@ from histofold.report.pictures.slides import class_overlays
 from histofold.schema.manifest import look_up_thresholds
 from histofold.schema.sample import Sample
 from histofold.trust.intervals import run_difference
-from histofold.trust.runs import FoldRun, finished_folds, run_experiment, run_thresholds
+from histofold.trust.oof import FoldRun, finished_folds, run_experiment, run_thresholds
 
 CELL_SIDE = 420
 SLIDES = 4

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histofold.predict.image import predict_masks
 from histofold.report.graphs.run import plot_dice_by_group
 from histofold.report.page import Block, Facts, Figure, Gallery, Legend, Section, Table, Text, write_page
 from histofold.report.pictures.overlays import (
@@ -22,7 +23,6 @@ from histofold.report.pictures.overlays import (
 from histofold.report.pictures.slides import class_overlays
 from histofold.schema.manifest import look_up_thresholds
 from histofold.trust.evaluate import Evaluation, class_words
-from histofold.trust.oof import predict_slide
 
 
 def write_evaluation_report(evaluation: Evaluation) -> None:
@@ -54,7 +54,7 @@ def best_median_worst(evaluation: Evaluation) -> list[tuple[str, np.ndarray]]:
         sample, fold = evaluation.samples[row["id"]], by_fold[row["fold"]]
         classes = fold.manifest.classes
         cuts = look_up_thresholds(evaluation.thresholds, sample.organ, sample.source, classes)
-        prediction = predict_slide(fold, evaluation.truth, sample, cuts)
+        (prediction,) = predict_masks(fold.ensemble(), sample, [cuts], evaluation.truth.never_empty)
         overlays = class_overlays(sample.image_path, evaluation.truth.target(sample), prediction)
         for label, overlay in zip(classes, overlays, strict=True):
             words = f"{label}, Dice {row[f'dice_{label}']:.3f}" if len(classes) > 1 else f"Dice {row['dice']:.3f}"

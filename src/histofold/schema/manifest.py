@@ -73,7 +73,7 @@ class Manifest(PredictConfig):
     thresholds: dict[str, float] = field(default_factory=lambda: {"default": 0.5})
     """Probability thresholds: `default`, then by organ, then by organ/source, then by class as `class:NAME`."""
     views: tuple[str, ...] = ("identity",)
-    """Views that are averaged; `histofold.schema.views` explains their names."""
+    """Views that are averaged, by names as `parse_view` reads them."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the packages that made the weights."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from histofold.competitions.scores import masks_dice
+from histofold.competitions.base import masks_dice
 from histofold.core.faults import Fault, InputError
 from histofold.predict.image import predict_masks
 from histofold.predict.stages import stages_of

@@ -1,28 +1,77 @@
-"""Out-of-fold scores through the kernel's own predict code."""
+"""The finished folds of a run, and their out-of-fold scores through the kernel's own predict code."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from safetensors.torch import load_file
 from tqdm import tqdm
 
-from histofold.competitions.base import Truth
-from histofold.competitions.scores import class_dice
+from histofold.competitions.base import Truth, class_dice
 from histofold.core.faults import Fault, InputError
-from histofold.core.rle.runs import Masks
 from histofold.data.sources import joined_folds, load_sources
-from histofold.predict.image import Threshold, predict_masks
-from histofold.predict.stages import Stage
+from histofold.models.build import build_model
+from histofold.predict.devices import best_device
+from histofold.predict.image import predict_masks
+from histofold.predict.stages import Stage, stages_of
+from histofold.schema.experiment import Experiment
 from histofold.schema.files import LineJournal
-from histofold.schema.manifest import file_sha256
-from histofold.schema.parse import plain
+from histofold.schema.manifest import Manifest, file_sha256
+from histofold.schema.parse import load_toml, plain
+from histofold.schema.run_record import RunRecord, finished_records
 from histofold.schema.sample import Sample
-from histofold.trust.runs import FoldRun, run_experiment
 from histofold.trust.thresholds import score_column
+
+
+@dataclass(frozen=True)
+class FoldRun:
+    """A finished fold of a run."""
+
+    fold: int
+    folder: Path
+    manifest: Manifest
+    record: RunRecord
+
+    def ensemble(self) -> list[Stage]:
+        """Its averaged weights as an ensemble of one."""
+        model = build_model(self.record.architecture, self.record.arguments)
+        model.load_state_dict(load_file(self.folder / "model.safetensors"))
+        return stages_of(model.eval().to(best_device()).to(memory_format=torch.channels_last), self.manifest)
+
+
+def finished_folds(run: Path) -> list[FoldRun]:
+    """The finished folds of runs/E.
+
+    Raises:
+        InputError: If there is none, a record cannot be read, or a fold was an overfitting check.
+    """
+    folds = [FoldRun(record.fold, folder, record.manifest, record) for folder, record in finished_records(run).items()]
+    return sorted(folds, key=lambda fold: fold.fold)
+
+
+def run_experiment(run: Path) -> Experiment:
+    """The experiment of a run, as its first fold recorded it."""
+    return load_toml(Experiment, sorted(run.glob("fold*/experiment.toml"))[0])
+
+
+def run_thresholds(run: Path) -> dict[str, float]:
+    """The thresholds that an evaluation chose, by the keys of a manifest.
+
+    Raises:
+        InputError: If the run was not evaluated.
+    """
+    path = run / "thresholds.json"
+    if not path.is_file():
+        raise InputError([Fault(run.name, str(path), "no thresholds", f"run `histofold evaluate {run}` first")])
+    thresholds: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return thresholds
+
 
 THRESHOLD_GRID = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
 
@@ -97,8 +146,3 @@ def score_slide(ensemble: Sequence[Stage], truth: Truth, sample: Sample) -> list
     predictions = predict_masks(ensemble, sample, THRESHOLD_GRID, truth.never_empty)
     by_threshold = [class_dice(masks, target) for masks in predictions]
     return [list(of_class) for of_class in zip(*by_threshold, strict=True)]
-
-
-def predict_slide(fold: FoldRun, truth: Truth, sample: Sample, threshold: Threshold) -> Masks:
-    """The cleaned mask of one slide, of each class where there are several, for pictures."""
-    return predict_masks(fold.ensemble(), sample, [threshold], truth.never_empty)[0]

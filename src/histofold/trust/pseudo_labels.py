@@ -23,7 +23,7 @@ from histofold.schema.files import LineJournal, write_atomically
 from histofold.schema.manifest import file_sha256, look_up_threshold
 from histofold.schema.parse import plain
 from histofold.schema.sample import Sample
-from histofold.trust.runs import FoldRun, finished_folds, run_experiment, run_thresholds
+from histofold.trust.oof import FoldRun, finished_folds, run_experiment, run_thresholds
 
 LABEL_JOURNAL = "pseudo_labels.jsonl"
 

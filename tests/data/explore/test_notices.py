@@ -11,7 +11,7 @@ from histofold.competitions.folder import Folder
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import Runs, runs_from_mask
-from histofold.data.audit import audit_folder
+from histofold.data.check import audit_folder
 from histofold.data.duplicates import DuplicatePair
 from histofold.data.explore.folder import Explorer, explore_folder
 from histofold.data.explore.notices import Notice, find_notices, rank_slides

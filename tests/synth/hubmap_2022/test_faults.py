@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt
 
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.core.rle.runs import decode_rle, encode_rle
-from histofold.data.audit import audit_folder
+from histofold.data.check import audit_folder
 from histofold.synth.files import PlantedFault, SynthKey
 from histofold.synth.hubmap_2022.folder import make_hubmap_2022
 from histofold.synth.hubmap_2022.habits import framed_mask

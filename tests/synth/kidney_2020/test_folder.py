@@ -16,7 +16,7 @@ import tifffile
 
 from histofold.competitions.registry import detect_competition
 from histofold.core.rle.runs import decode_rle, runs_from_mask
-from histofold.data.audit import audit_folder
+from histofold.data.check import audit_folder
 from histofold.imaging.slide import open_slide
 from histofold.synth.drawing.slide import Picture, SyntheticSlide
 from histofold.synth.files import SynthKey

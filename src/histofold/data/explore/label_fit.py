@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from scipy import fft
 
-from histofold.competitions.scores import runs_dice
+from histofold.competitions.base import runs_dice
 from histofold.core.rle.runs import Runs
 
 FIT_SIDE = 256
@@ -56,11 +56,11 @@ def fit_labels(image_HWC: np.ndarray, mask_HW: np.ndarray, row_major_HW: np.ndar
     """
     if min(mask_HW.shape) < LEAST_FIT_SIDE or mask_HW.all() or not mask_HW.any():
         return None
-    features_FHW = _decorrelated(_pixel_features(image_HWC))
-    if not len(features_FHW):
+    features_CHW = _decorrelated(_pixel_features(image_HWC))
+    if not len(features_CHW):
         return None
     reach = round(MAX_FIT_SHIFT * max(mask_HW.shape))
-    surface, overlap = _r2_by_shift(features_FHW, mask_HW, min(reach, min(mask_HW.shape) // 2))
+    surface, overlap = _r2_by_shift(features_CHW, mask_HW, min(reach, min(mask_HW.shape) // 2))
     middle = surface.shape[0] // 2
     weighed = surface * overlap
     y, x = np.unravel_index(int(weighed.argmax()), weighed.shape)
@@ -71,7 +71,7 @@ def fit_labels(image_HWC: np.ndarray, mask_HW: np.ndarray, row_major_HW: np.ndar
         r2=float(surface[middle, middle]),
         best_r2=float(weighed[y, x]),
         shift_yx=((int(y) - middle) / mask_HW.shape[0], (int(x) - middle) / mask_HW.shape[1]),
-        other_r2={name: _r2(features_FHW, other_HW) for name, other_HW in others.items()},
+        other_r2={name: _r2(features_CHW, other_HW) for name, other_HW in others.items()},
     )
 
 
@@ -112,7 +112,7 @@ def _other_readings(mask_HW: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _pixel_features(image_HWC: np.ndarray) -> np.ndarray:
-    """Optical densities at several scales and their local spread, float32 (F, H, W)."""
+    """Optical densities at several scales and their local spread, float32 (C, H, W)."""
     density_HWC = -np.log((image_HWC.astype(np.float32) + 1) / 256)
     planes = []
     for sigma in _DENSITY_SIGMAS:
@@ -126,30 +126,30 @@ def _pixel_features(image_HWC: np.ndarray) -> np.ndarray:
     return np.stack(planes)
 
 
-def _decorrelated(features_FHW: np.ndarray) -> np.ndarray:
+def _decorrelated(features_CHW: np.ndarray) -> np.ndarray:
     """Features turned so that they do not correlate, each of mean 0 and variance 1; none for an even image."""
-    flat_FP = features_FHW.reshape(len(features_FHW), -1).astype(np.float64)
-    flat_FP -= flat_FP.mean(axis=1, keepdims=True)
-    covariance = flat_FP @ flat_FP.T / flat_FP.shape[1]
+    flat_CP = features_CHW.reshape(len(features_CHW), -1).astype(np.float64)
+    flat_CP -= flat_CP.mean(axis=1, keepdims=True)
+    covariance = flat_CP @ flat_CP.T / flat_CP.shape[1]
     mean_variance = np.trace(covariance) / len(covariance)
     if mean_variance < 1e-9:
-        return np.zeros((0, *features_FHW.shape[1:]), np.float32)
+        return np.zeros((0, *features_CHW.shape[1:]), np.float32)
     values, vectors = np.linalg.eigh(covariance + _RIDGE * mean_variance * np.eye(len(covariance)))
-    turned_FP = (vectors / np.sqrt(values)).T @ flat_FP
-    return turned_FP.reshape(features_FHW.shape).astype(np.float32)
+    turned_CP = (vectors / np.sqrt(values)).T @ flat_CP
+    return turned_CP.reshape(features_CHW.shape).astype(np.float32)
 
 
-def _r2(features_FHW: np.ndarray, mask_HW: np.ndarray) -> float:
+def _r2(features_CHW: np.ndarray, mask_HW: np.ndarray) -> float:
     """R2 of labels as they stand; 0 for labels all or nothing."""
     centred_P = mask_HW.reshape(-1) - mask_HW.mean()
     variance = float((centred_P**2).mean())
     if variance == 0:
         return 0.0
-    covariances_F = features_FHW.reshape(len(features_FHW), -1) @ centred_P / centred_P.size
-    return float((covariances_F**2).sum() / variance)
+    covariances_C = features_CHW.reshape(len(features_CHW), -1) @ centred_P / centred_P.size
+    return float((covariances_C**2).sum() / variance)
 
 
-def _r2_by_shift(features_FHW: np.ndarray, mask_HW: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
+def _r2_by_shift(features_CHW: np.ndarray, mask_HW: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
     """R2 of the labels moved by up to `reach` pixels, and the share of the image that then has labels.
 
     Both are float (2 reach + 1, 2 reach + 1); the middle is no shift, further down is labels moved down.
@@ -169,7 +169,7 @@ def _r2_by_shift(features_FHW: np.ndarray, mask_HW: np.ndarray, reach: int) -> t
     labelled = by_shift(mask_spectrum * frame) / count
     label_variance = np.maximum(labelled - labelled**2, 1e-4)
     r2 = np.zeros_like(count)
-    for feature_HW in features_FHW:
+    for feature_HW in features_CHW:
         spectrum = transform(feature_HW)
         mean = by_shift(np.conj(frame) * spectrum) / count
         variance = by_shift(np.conj(frame) * transform(feature_HW**2)) / count - mean**2

@@ -182,10 +182,10 @@ def _cut_tiles(job: TileJob) -> CutSlide:
         finished = [tile for _, tile in done]
     place = {tile.tile_id: number for number, tile in enumerate(planned)}
     kept = sorted((tile for tile in finished if tile is not None), key=lambda tile: place[str(tile[0]["tile_id"])])
-    counts_3V = np.sum([counts for _, counts in kept], axis=0) if kept else np.zeros((3, 256), np.int64)
+    counts_3N = np.sum([counts for _, counts in kept], axis=0) if kept else np.zeros((3, 256), np.int64)
     values = np.arange(256)
-    sums, squares = (counts_3V @ values).tolist(), (counts_3V @ values**2).tolist()
-    return CutSlide([row for row, _ in kept], int(counts_3V[0].sum()), sums, squares)
+    sums, squares = (counts_3N @ values).tolist(), (counts_3N @ values**2).tolist()
+    return CutSlide([row for row, _ in kept], int(counts_3N[0].sum()), sums, squares)
 
 
 def _finish_tile(

@@ -60,13 +60,13 @@ def read_tile(folder: Path, tile_id: str, classes: int = 1) -> tuple[np.ndarray,
         FileNotFoundError: If a file of the tile is missing or cannot be decoded.
     """
     image_path, mask_path = tile_paths(folder, tile_id)
-    image_BGR = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
+    bgr_HWC = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
     bits_HW = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE)
-    if image_BGR is None or bits_HW is None:
+    if bgr_HWC is None or bits_HW is None:
         raise FileNotFoundError(f"{image_path} or its mask cannot be read: build the dataset anew")
     if classes == 1:
         bits_HW = np.minimum(bits_HW, 1)
-    return cv2.cvtColor(image_BGR, cv2.COLOR_BGR2RGB), bits_HW
+    return cv2.cvtColor(bgr_HWC, cv2.COLOR_BGR2RGB), bits_HW
 
 
 def has_tile(folder: Path, tile_id: str, size: int) -> bool:
