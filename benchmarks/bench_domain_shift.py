@@ -29,11 +29,10 @@ from histofold.imaging.stain import fit_slide_reference
 from histofold.predict.image import predict_masks
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
-from histofold.schema.files import write_atomically, write_bytes_atomically
+from histofold.schema.files import csv_text, write_atomically
 from histofold.schema.preprocessing import Preprocessing
 from histofold.synth.drawing.slide import SlideSpec, SyntheticSlide
 from histofold.synth.drawing.tissue import draw_stain
-from histofold.synth.files import csv_bytes
 from histofold.train.loop import train_experiment
 from histofold.trust.oof import finished_folds
 
@@ -101,7 +100,7 @@ def make_slides(root: Path, slides: Slides, count: int) -> None:
         cv2.imwrite(str(root / "images" / f"{name}.png"), picture.image_HWC[..., ::-1])
         cv2.imwrite(str(root / "masks" / f"{name}.png"), picture.mask_HW.astype(np.uint8) * 255)
         rows.append([name, organ, slides.second, f"donor{slides.split}_{donor:02d}", str(slides.pixel_size_um)])
-    write_bytes_atomically(root / "images.csv", csv_bytes(("id", "organ", "source", "patient", "pixel_size"), rows))
+    write_atomically(root / "images.csv", csv_text(("id", "organ", "source", "patient", "pixel_size"), rows))
 
 
 def otsu_channels(image_HWC: np.ndarray) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from histofold.core.faults import InputError
-from histofold.schema.manifest import Manifest, Member, file_sha256, load_manifest, manifest_json
+from histofold.schema.manifest import Manifest, Member, file_sha256, load_manifest, look_up_threshold, manifest_json
 from histofold.schema.preprocessing import Preprocessing
 
 
@@ -53,15 +53,11 @@ def test_the_same_checkpoint_twice_is_no_ensemble(package):
 
 
 def test_thresholds_fall_back_from_source_to_organ_to_default():
-    manifest = Manifest(
-        competition="hubmap_2022",
-        preprocessing=Preprocessing(),
-        thresholds={"default": 0.5, "lung": 0.3, "lung/HPA": 0.2},
-    )
-    assert manifest.threshold_of("lung", "HPA") == 0.2
-    assert manifest.threshold_of("lung", "Hubmap") == 0.3
-    assert manifest.threshold_of("heart", "HPA") == 0.5
-    assert manifest.threshold_of("", "") == 0.5
+    thresholds = {"default": 0.5, "lung": 0.3, "lung/HPA": 0.2}
+    assert look_up_threshold(thresholds, "lung", "HPA") == 0.2
+    assert look_up_threshold(thresholds, "lung", "Hubmap") == 0.3
+    assert look_up_threshold(thresholds, "heart", "HPA") == 0.5
+    assert look_up_threshold(thresholds, "", "") == 0.5
 
 
 @pytest.mark.parametrize(

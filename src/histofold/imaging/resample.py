@@ -27,10 +27,6 @@ _MASK_BLOCK_PIXELS = 1 << 22  # of a mask, which needs 4 bytes for the sum of ea
 def scaled_shape(shape_hw: tuple[int, int], zoom: float) -> tuple[int, int]:
     """The size of an image at a zoom: rounded, at least one pixel a side.
 
-    Args:
-        shape_hw: Height and width in pixels.
-        zoom: Scaled pixels per original pixel, above 0.
-
     Raises:
         ValueError: If the zoom is not a positive number.
     """

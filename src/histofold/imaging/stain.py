@@ -62,11 +62,7 @@ def _sample_starts(side: int) -> list[tuple[int, int]]:
 
 
 def fit_stain_map(pixels_NC: np.ndarray, preprocessing: Preprocessing) -> StainMap | None:
-    """The map that brings pixels of tissue to the reference.
-
-    Args:
-        pixels_NC: uint8 RGB of tissue, (N, 3).
-        preprocessing: Method and reference.
+    """The map that brings pixels of tissue, uint8 (N, 3), to the reference.
 
     Returns:
         The map, or None where nothing is to be changed: no method is set, there is too little tissue, or its colours

@@ -21,13 +21,7 @@ PADDING_DARKER_THAN = 16
 
 
 def tissue_mask(image_HWC: np.ndarray) -> np.ndarray:
-    """Mark the pixels that show tissue.
-
-    Args:
-        image_HWC: uint8 RGB, (H, W, 3).
-
-    Returns:
-        bool (H, W).
+    """Mark the pixels of a uint8 RGB image (H, W, 3) that show tissue, bool (H, W).
 
     Raises:
         ValueError: If the image is not uint8 (H, W, 3).
@@ -48,9 +42,6 @@ def tissue_mask(image_HWC: np.ndarray) -> np.ndarray:
 
 def tissue_fraction(image_HWC: np.ndarray) -> float:
     """Share of the pixels that show tissue, 0 to 1; 0 for an image without pixels.
-
-    Args:
-        image_HWC: uint8 RGB, (H, W, 3).
 
     Raises:
         ValueError: If the image is not uint8 (H, W, 3).

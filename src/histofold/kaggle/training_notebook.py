@@ -73,14 +73,9 @@ for state in run.rglob("state_*.pt"):  # for going on with training; nobody want
 def write_training(
     competition: str, slug: str, experiment_path: Path, out: Path, folds: Path | None = None
 ) -> tuple[Path, Path]:
-    """Write the dataset and the notebook of a training run.
+    """Write the dataset and the notebook of a training run; what an earlier call put there is replaced.
 
-    Args:
-        competition: Name of the adapter.
-        slug: Name of the competition on Kaggle.
-        experiment_path: The experiment, a TOML file.
-        out: Where the two folders go; what an earlier call put there is replaced.
-        folds: A folds.csv to train by; made on Kaggle where it is not given.
+    The folds are made on Kaggle where no folds.csv is given.
 
     Returns:
         The folder of the dataset and that of the notebook.
@@ -112,11 +107,7 @@ def write_training(
 
 
 def notebook_text(setting: str = "init") -> str:
-    """The notebook as JSON (nbformat 4.5).
-
-    Args:
-        setting: The key of `model` that takes the file of initial weights, where one travels along.
-    """
+    """The notebook as JSON (nbformat 4.5); the setting is the key of `model` that takes the file of initial weights."""
     heading = "# Training\n\nTrains every fold, one on each GPU, and leaves `weights/` and the report as its output."
     cells = [_cell("markdown", 0, heading)]
     for number, text in enumerate((UNPACK_CELL, TRAIN_CELL, FOLDS_CELL, PACKAGE_CELL), start=1):

@@ -28,12 +28,8 @@ WHEEL_PATTERN = "segmentation_models_pytorch-*.whl"
 def write_package(manifest: Manifest, sources: Mapping[str, Path], out: Path, slug: str, licence: str) -> Manifest:
     """Write a weights folder: members, the wheel that their networks need, metadata and manifest.
 
-    Args:
-        manifest: The finished manifest.
-        sources: The weights of each member by its file name.
-        out: Where to write; files that an earlier package put there are replaced.
-        slug: Name of the dataset on Kaggle; empty for the one that kernels name by default.
-        licence: Its licence, as Kaggle knows it.
+    Files that an earlier package put there are replaced. Without a slug the dataset gets the name that kernels
+    look for by default.
 
     Raises:
         InputError: With all faults of the metadata, before anything is touched.

@@ -38,10 +38,6 @@ def build_wheel(distribution: str, folder: Path) -> Path:
     The entries are sorted, stored without compression (a compressed one would depend on the zlib at hand) and carry one
     fixed time.
 
-    Args:
-        distribution: Name of the distribution, e.g. "segmentation-models-pytorch".
-        folder: Where the wheel goes.
-
     Returns:
         Path of the wheel, NAME-VERSION-TAG.whl.
 
@@ -63,12 +59,6 @@ def build_own_wheel(folder: Path) -> Path:
     """Write the wheel of this very package from its folder, which may be a source tree that was installed with -e.
 
     The same files give the same bytes on every machine, whatever the installation says about them.
-
-    Args:
-        folder: Where the wheel goes.
-
-    Returns:
-        Path of the wheel.
     """
     root = Path(histofold.__file__).parent
     kept = (path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix in _OWN_SUFFIXES)

@@ -15,10 +15,9 @@ from histofold.core.faults import InputError
 from histofold.core.log import logger
 from histofold.kernels.configuration import KERNEL_INPUTS, KERNEL_LIMIT_S, KERNEL_LOG_LEVEL, KERNEL_WORKING
 from histofold.kernels.inputs import find_competition_folder, find_packages, use_wheels
-from histofold.predict.submission.journal import csv_text
 from histofold.predict.submission.runner import RunSummary, run_submission
 from histofold.predict.submission.summary import summary_lines
-from histofold.schema.files import write_atomically
+from histofold.schema.files import csv_text, write_atomically
 from histofold.schema.sample import Sample
 
 

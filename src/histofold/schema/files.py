@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,15 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text with the line ends that it has, whole or not at all."""
     write_bytes_atomically(path, text.encode())
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows as csv text with a header, Unix line ends."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return buffer.getvalue()
 
 
 class LineJournal:

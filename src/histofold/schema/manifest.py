@@ -103,10 +103,6 @@ class Manifest(PredictConfig):
             if count != len(self.classes):
                 raise ValueError(f"{member.file} gives {count} classes and classes={self.classes}: package it apart")
 
-    def threshold_of(self, organ: str, source: str) -> float:
-        """The threshold of an image: organ/source, else organ, else default."""
-        return look_up_threshold(self.thresholds, organ, source)
-
 
 def look_up_threshold(thresholds: Mapping[str, float], organ: str, source: str) -> float:
     """The threshold of an image: organ/source, else organ, else default."""

@@ -34,13 +34,7 @@ class DemoFolder:
 
 
 def rle_truth(column: str, path: Path, samples: list[Sample]) -> Truths:
-    """The truth of test images from a table of run lengths; the sizes are the files' own.
-
-    Args:
-        column: The column of the run lengths.
-        path: The table, with the column id.
-        samples: The test split.
-    """
+    """The truth of test images from a column of run lengths; the sizes are the files' own."""
     texts = read_table(path, ("id", column)).set_index("id")[column]
     shapes = {sample.id: header_shape_of(sample.image_path) for sample in samples}
     return {key: parse_rle(texts[key], shape_hw) for key, shape_hw in shapes.items() if shape_hw is not None}
@@ -69,14 +63,7 @@ def demo_folder(name: str) -> DemoFolder:
 
 
 def hidden_score(competition: Competition, root: Path, submission: Path, truth: Path) -> float:
-    """The host's score of a submission on the hidden truth of a synthetic folder.
-
-    Args:
-        competition: The adapter.
-        root: The folder that was made.
-        submission: The csv that answers it.
-        truth: The truth beside the folder.
-    """
+    """The host's score of a submission on the hidden truth of a synthetic folder."""
     samples = competition.samples(root, "test")
     truths = demo_folder(competition.name).read_truth(truth, samples)
     id_column, row_column = competition.columns
@@ -90,10 +77,6 @@ _LEAST_SHRINK, _REAL_SIDE_PX = 0.2, 3000
 
 def hidden_looks(competition: str, organs: tuple[str, ...] = ()) -> list[tuple[str, str, str, float]]:
     """Organ, source, stain and pixel size in um of a competition's images, each organ from each source in turn.
-
-    Args:
-        competition: Name of the adapter.
-        organs: The organs that are wanted; all where none is given.
 
     Raises:
         InputError: If an organ is not one of the competition's.
@@ -112,12 +95,7 @@ def hidden_looks(competition: str, organs: tuple[str, ...] = ()) -> list[tuple[s
 
 
 class HiddenSlides:
-    """Draws the images of a set with the synthetic slides of the package.
-
-    Args:
-        seed: Of the set.
-        largest: Longest side of its images in pixels; smaller ones hold smaller objects.
-    """
+    """Draws the images of a set with the synthetic slides of the package; smaller images hold smaller objects."""
 
     def __init__(self, seed: int, largest: int) -> None:
         self._seed = seed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,8 +14,12 @@ import numpy as np
 import tifffile
 from tqdm import tqdm
 
+from histofold.schema.files import csv_text, write_atomically
+
 Job = TypeVar("Job")
 Done = TypeVar("Done")
+Row = dict[str, str]
+"""Cells by their columns."""
 
 # Layouts met in the wild, one after the other, so that a reader meets them all.
 TIFF_LAYOUTS: dict[str, dict[str, Any]] = {
@@ -29,34 +32,19 @@ TIFF_LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 def tiff_bytes(image_HWC: np.ndarray, layout: str) -> bytes:
-    """Encode an RGB image as TIFF.
-
-    Args:
-        image_HWC: (H, W, 3) uint8 RGB.
-        layout: A key of `TIFF_LAYOUTS`; "tiled jpeg" loses a little.
-    """
+    """A uint8 RGB image (H, W, 3) as TIFF in one of `TIFF_LAYOUTS`; "tiled jpeg" loses a little."""
     stream = io.BytesIO()
     tifffile.imwrite(stream, image_HWC, photometric="rgb", metadata=None, software=False, **TIFF_LAYOUTS[layout])
     return stream.getvalue()
 
 
-def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
-    """Encode rows of text under a header as csv with Unix line ends."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return stream.getvalue().encode()
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Write some columns of rows as csv, whole or not at all."""
+    write_atomically(path, csv_text(columns, [[row[column] for column in columns] for row in rows]))
 
 
 def begin_folder(root: Path, tables: Sequence[str], truth_path: Path) -> None:
-    """Take away what tells that a folder is complete, and what a killed run left half-written.
-
-    Args:
-        root: The competition's folder, which need not exist.
-        tables: Its tables.
-        truth_path: The hidden truth.
-    """
+    """Take away what tells that a folder is complete, and what a killed run left half-written."""
     for path in (truth_path, *(root / table for table in tables)):
         path.unlink(missing_ok=True)
     for temporary in root.rglob(".*.tmp"):
@@ -68,13 +56,8 @@ def run_jobs(
 ) -> list[Done]:
     """Do every job and keep the order; a job that fails ends all.
 
-    Args:
-        work: A function that can be pickled where there are workers.
-        jobs: Its arguments.
-        num_workers: Spawned processes; 0 works in this one. A script that asks for some must hold its own work under
-            `if __name__ == "__main__"`, since they import it again.
-        progress: Show a progress bar.
-        description: What stands before the bar.
+    Workers are spawned: the work can be pickled, and a script that asks for some holds its own work under
+    `if __name__ == "__main__"`, since they import it again. Without any the work is done in this process.
     """
 
     def shown(results: Iterator[Done]) -> list[Done]:
@@ -129,6 +112,20 @@ def artefact_places(regions: Sequence[tuple[str, Sequence[int]]]) -> tuple[Artef
 
 
 @dataclass(frozen=True, kw_only=True)
+class WrittenImage:
+    """What is known of an image once it is written."""
+
+    row: Row
+    """Its cells of all columns of all tables."""
+    clean_rle: str
+    """Its mask without faults and habits where the key has it, else empty."""
+    planted: tuple[PlantedFault, ...]
+    """What was planted in it."""
+    artefacts: tuple[ArtefactPlace, ...]
+    """Where its folds, bubbles, blurred areas and pen strokes lie."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SynthKey:
     """What was made, and what the folder itself does not tell."""
 
@@ -152,6 +149,25 @@ class SynthKey:
     test slides of kidney_2020 whose truth was shifted."""
     artefacts: Mapping[str, tuple[ArtefactPlace, ...]] = field(default_factory=dict)
     """Where folds, bubbles, blurred areas and pen strokes lie, by id; ids without any are left out."""
+
+
+def folder_key(
+    root: Path, truth_path: Path, seed: int, donors: tuple[Mapping[str, str], ...], written: Sequence[WrittenImage]
+) -> SynthKey:
+    """The key of a folder: true donors by the ids of train and of test, and the images in the same order."""
+    train, test = donors
+    done = dict(zip([*train, *test], written, strict=True))
+    return SynthKey(
+        root=root,
+        truth_path=truth_path,
+        seed=seed,
+        train_ids=tuple(train),
+        test_ids=tuple(test),
+        donors={**train, **test},
+        planted={name: image.planted for name, image in done.items() if image.planted},
+        clean_rles={name: image.clean_rle for name, image in done.items() if image.clean_rle},
+        artefacts={name: image.artefacts for name, image in done.items() if image.artefacts},
+    )
 
 
 def truth_path_of(root: Path, truth_path: Path | None) -> Path:

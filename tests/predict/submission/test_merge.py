@@ -7,9 +7,10 @@ import random
 import pytest
 
 from histofold.core.faults import InputError
-from histofold.predict.submission.journal import csv_text, submission_rows
+from histofold.predict.submission.journal import submission_rows
 from histofold.predict.submission.merge import merge_shards
 from histofold.predict.submission.shards import WholeRun, finish_shard, planned_shard
+from histofold.schema.files import csv_text
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample

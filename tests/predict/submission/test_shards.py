@@ -6,7 +6,6 @@ import random
 import pytest
 
 from histofold.core.faults import InputError
-from histofold.predict.submission.journal import csv_text
 from histofold.predict.submission.shards import (
     WholeRun,
     deal_places,
@@ -15,6 +14,7 @@ from histofold.predict.submission.shards import (
     network_pixels,
     planned_shard,
 )
+from histofold.schema.files import csv_text
 from histofold.schema.manifest import Manifest
 from histofold.schema.parse import load_json
 from histofold.schema.preprocessing import Preprocessing

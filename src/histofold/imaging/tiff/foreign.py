@@ -32,11 +32,6 @@ _OPENCV_COMPRESSIONS = {TIFF_NONE, TIFF_LZW, TIFF_DEFLATE, TIFF_OLD_DEFLATE, TIF
 class RasterioReader:
     """A TIFF read by rasterio; see `histofold.imaging.slide.SlideReader`.
 
-    Args:
-        rasterio: The module.
-        path: The file.
-        image: What its header says.
-
     Raises:
         ImageError: If rasterio sees another image than the header describes.
         Exception: Rasterio's own, if it does not open the file.
@@ -128,12 +123,7 @@ ForeignReader = RasterioReader | OpenCvReader
 
 
 def open_foreign_tiff(path: Path, image: TiffImage, max_bytes: int) -> ForeignReader:
-    """The first other reader that can read a TIFF whose header has been checked.
-
-    Args:
-        path: The file.
-        image: What its header says; `foreign` names what our own decoding does not cover.
-        max_bytes: The most that OpenCV may decode at once.
+    """The first other reader that can read a TIFF whose header has been checked; OpenCV only up to `max_bytes`.
 
     Raises:
         ImageError: If none can; the text names what each lacks.

@@ -92,11 +92,6 @@ class TiffImage:
 def read_tiff_header(path: Path, max_pixels: int, max_segment_bytes: int) -> TiffImage:
     """Read and check the header of a TIFF.
 
-    Args:
-        path: The file.
-        max_pixels: Larger images are refused.
-        max_segment_bytes: Compressed segments that decode to more are refused; uncompressed ones are read in parts.
-
     Raises:
         ImageError: If the header is broken, claims more than the file can hold or a limit allows, or describes a kind
             of image that is not read.

@@ -30,13 +30,7 @@ _LEFT_OUT = ("kernel-metadata.json", "model-metadata.json", "model-instance-meta
 
 
 def dataset_metadata(slug: str, title: str, licence: str, description: str = "") -> dict[str, Any]:
-    """The content of dataset-metadata.json.
-
-    Args:
-        slug: Name in the address, 6 to 50 characters.
-        title: Title, 6 to 50 characters.
-        licence: One of LICENCES.
-        description: What the dataset's page says; where the licence is `other`, what that means.
+    """The content of dataset-metadata.json; where the licence is `other`, the description says what that means.
 
     Raises:
         InputError: With every fault that `check_dataset_metadata` would find in it.
@@ -50,14 +44,7 @@ def dataset_metadata(slug: str, title: str, licence: str, description: str = "")
 
 
 def wheels_notice(wheels: Sequence[Path]) -> str:
-    """What a dataset's description says of the packages of others in it, for the licence `other`.
-
-    Args:
-        wheels: The wheels in the dataset.
-
-    Returns:
-        A notice that names each of them; empty where there is none.
-    """
+    """What a dataset's description says of wheels of others in it, for the licence `other`; empty without wheels."""
     if not wheels:
         return ""
     names = ", ".join(" ".join(path.name.split("-")[:2]) for path in wheels)
@@ -69,12 +56,7 @@ def wheels_notice(wheels: Sequence[Path]) -> str:
 
 
 def check_dataset_metadata(data: Any, folder: Path | None = None) -> tuple[list[Fault], list[str]]:
-    """Every fault of a dataset's metadata and of its folder, and notices.
-
-    Args:
-        data: What the JSON file holds.
-        folder: The folder that is to be uploaded; None: none is looked at.
-    """
+    """Every fault of a dataset's metadata, and of the folder to upload where one is given; and notices."""
     report = MetadataReport(DATASET_METADATA_NAME, data, _DATASET_KEYS)
     if isinstance(data, Mapping):
         report.own_id(6, 50)

@@ -47,11 +47,7 @@ def kernel_metadata(
 ) -> dict[str, Any]:
     """The content of kernel-metadata.json for an inference kernel: private, without internet.
 
-    Args:
-        competition_slug: The competition's slug, e.g. "hubmap-organ-segmentation"; empty for none.
-        kernel_name: Name of the kernel; its slug and title are made of it.
-        code_file: Name of the script (.py) or notebook (.ipynb) beside the metadata.
-        dataset_sources: Datasets with the weights, as owner/slug or owner/slug/version.
+    An empty slug is no competition; datasets are named owner/slug or owner/slug/version.
 
     Raises:
         InputError: With every fault that `check_kernel_metadata` would find in it, but for missing files.
@@ -77,12 +73,7 @@ def kernel_metadata(
 
 
 def check_kernel_metadata(data: Any, folder: Path | None = None) -> tuple[list[Fault], list[str]]:
-    """Every fault of a kernel's metadata, and notices of what is lawful but worth a look.
-
-    Args:
-        data: What the JSON file holds.
-        folder: The folder that holds the file and the code; None: the code is not looked at.
-    """
+    """Every fault of a kernel's metadata, and of its code where a folder is given; and notices."""
     report = MetadataReport(KERNEL_METADATA_NAME, data, _KERNEL_KEYS)
     if not isinstance(data, Mapping):
         return report.faults, report.notices

@@ -34,14 +34,9 @@ _PREFIXES = ("module.", "model.")
 def import_package(
     files: Sequence[Path], settings: ImportSettings, out: Path, slug: str = "", licence: str = "other"
 ) -> Manifest:
-    """Put published checkpoints into one weights folder, an ensemble of as many members as files.
+    """Put published checkpoints of one architecture into a weights folder, an ensemble of as many members as files.
 
-    Args:
-        files: State dicts (.pth, .pt), all of one architecture.
-        settings: Architecture and how to predict.
-        out: Where to write; files that an earlier package put there are replaced.
-        slug: Name of the dataset on Kaggle.
-        licence: Its licence, which is that of whoever published the weights.
+    Files that an earlier package put there are replaced; the licence is that of whoever published the weights.
 
     Raises:
         InputError: With the faults of the first file that cannot be read or does not fit, or of the settings; files of
@@ -149,12 +144,6 @@ def to_our_state(
     published: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], file: str, architecture: str
 ) -> dict[str, torch.Tensor]:
     """A published state dict as one of our network: strict, every tensor used, every tensor filled.
-
-    Args:
-        published: The file's tensors, of any float type.
-        wanted: State dict of our network; its names, shapes and types count.
-        file: The file's name, for the messages.
-        architecture: unext50 or effunet-b0 to effunet-b7, for the messages.
 
     Raises:
         InputError: With the tensors that are missing, left over, of another shape or not finite, at most

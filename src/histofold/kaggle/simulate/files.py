@@ -17,7 +17,7 @@ from histofold.competitions.hubmap_2022 import HUBMAP_2022_COLUMNS
 from histofold.competitions.kidney_2020 import KIDNEY_2020_INFORMATION
 from histofold.core.faults import Fault, InputError
 from histofold.kaggle.simulate.plan import HiddenImage, HiddenSet, Look
-from histofold.predict.submission.journal import csv_text
+from histofold.schema.files import csv_text
 
 Draw = Callable[[int, Look, tuple[int, int]], np.ndarray]
 """Draws the image of a number and a look as uint8 RGB (H, W, 3) of a height and width."""
@@ -43,13 +43,7 @@ class FakeKaggle:
 
     @classmethod
     def create(cls, root: Path, slug: str, weights: Path) -> FakeKaggle:
-        """Make the tree anew, with the weights as a dataset; the hidden set is written afterwards.
-
-        Args:
-            root: The tree.
-            slug: Name of the competition on Kaggle.
-            weights: Folder of weights.
-        """
+        """Make the tree anew, with the weights as a dataset; the hidden set is written afterwards."""
         tree = cls(root, root / "input" / "competitions" / slug, root / "working")
         shutil.rmtree(root, ignore_errors=True)
         tree.competition.mkdir(parents=True)
@@ -77,14 +71,7 @@ def image_folder(competition: str) -> str:
 
 
 def write_hidden(tree: FakeKaggle, competition: Competition, hidden: HiddenSet, draw: Draw) -> Iterator[str]:
-    """Write images and tables, the tables last; gives each id when its image is done.
-
-    Args:
-        tree: Where.
-        competition: The adapter.
-        hidden: The plan.
-        draw: Draws one image.
-    """
+    """Write images and tables, the tables last; gives each id when its image is done."""
     folder = tree.competition / image_folder(competition.name)
     folder.mkdir(exist_ok=True)
     originals = {image.original for image in hidden.images}
@@ -137,12 +124,7 @@ def _swollen(content: bytes) -> bytes:
 
 
 def tiff_content(image_HWC: np.ndarray, layout: str) -> bytes:
-    """An RGB image as a TIFF of a layout.
-
-    Args:
-        image_HWC: uint8 (H, W, 3).
-        layout: Of `PLAIN_LAYOUTS` or `LAYOUT_ODDITIES`.
-    """
+    """A uint8 RGB image (H, W, 3) as a TIFF of one of `PLAIN_LAYOUTS` or `LAYOUT_ODDITIES`."""
     stream = io.BytesIO()
     if layout in _LAYOUT_OPTIONS:
         tifffile.imwrite(stream, image_HWC, photometric="rgb", metadata=None, **_LAYOUT_OPTIONS[layout])

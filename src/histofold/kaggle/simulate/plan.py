@@ -133,11 +133,7 @@ class SimulateRequest:
 
 
 def plan_hidden(options: HiddenOptions, looks: Sequence[tuple[str, str, str, float]]) -> HiddenSet:
-    """Plan a set.
-
-    Args:
-        options: What it is asked to be.
-        looks: Where its images come from, each as a `Look`, taken in turn.
+    """Plan a set whose images come from each look in turn.
 
     Raises:
         InputError: If there are no looks.

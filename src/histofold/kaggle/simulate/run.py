@@ -63,11 +63,7 @@ def watch_kernel(
 ) -> Watched:
     """Run a kernel in a process of its own until it ends or passes a limit, for which it is killed.
 
-    Args:
-        kernel: The script.
-        tree: The fake /kaggle.
-        limits: What it may use; the kernel is told the time.
-        on_rows: Called now and then with the count of rows that are done.
+    The kernel is told its time; `on_rows` is called now and then with the count of rows that are done.
     """
     variables = {
         **os.environ,
@@ -195,14 +191,9 @@ def no_network() -> list[str]:
 
 
 def rehearse_kernel(kernel: Path, competition: Path, weights: Path, submission: Path, log: Path) -> None:
-    """Run a kernel alone, as Kaggle would, and hold its file against ours.
+    """Run a kernel alone, as Kaggle would, and hold its file against that of `histofold predict`.
 
-    Args:
-        kernel: kernel.py.
-        competition: The competition folder.
-        weights: The packaged weights.
-        submission: What `histofold predict` wrote of the same.
-        log: Where to write what the kernel printed.
+    What the kernel prints goes to the log.
 
     Raises:
         RuntimeError: If the kernel fails, or its submission differs.

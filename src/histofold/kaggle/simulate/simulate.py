@@ -58,16 +58,7 @@ def judge(
     working: Path,
     faults: Sequence[Fault],
 ) -> Verdict:
-    """Judge a run.
-
-    Args:
-        watched: What was seen of it.
-        limits: What it was allowed.
-        competition: The adapter.
-        hidden: What was planted.
-        working: Where the kernel wrote.
-        faults: Those of the submission, by the rules of `histofold check submission`.
-    """
+    """Judge a run by what was seen of it, what was planted, and the faults of its submission."""
     bad = []
     if watched.stopped:
         bad.append(_STOPPED_WORDS[watched.stopped])
@@ -107,12 +98,6 @@ def fallback_rows(output: str, competition: Competition, hidden: HiddenSet, subm
     """For each image with a fallback row, why: what the log says, else that its row is the fallback row.
 
     Where empty rows are right too, only the log tells them apart.
-
-    Args:
-        output: The kernel's log.
-        competition: The adapter.
-        hidden: The set.
-        submission: The kernel's file.
     """
     logged: dict[str, str] = {}
     for line in output.splitlines():

@@ -191,11 +191,7 @@ LOG_WORDS = (
 
 
 def explain(text: str, *tables: tuple[Explanation, ...]) -> list[Explanation]:
-    """Every known symptom that a text shows.
-
-    Args:
-        text: A message or a log.
-        tables: Where to look; all tables where none is given.
+    """Every known symptom that a text shows, by the tables that are given or by all.
 
     Returns:
         The symptoms in the order of the tables; where a client's message fits several, those that stand first are
@@ -227,10 +223,7 @@ _LOG_LINES = 15
 def check_output(folder: Path, competition: str, training: bool) -> None:
     """See that the output is whole: the client says nothing of a file that did not arrive.
 
-    Args:
-        folder: The output.
-        competition: Name of the adapter, whose columns a submission must have.
-        training: Whether there must be weights instead.
+    A training run must have left weights, any other a submission with the columns of its competition.
 
     Raises:
         InputError: It is not; with the manifest's faults and those of its files for weights.
@@ -256,13 +249,7 @@ def blames_dataset(folder: Path) -> bool:
 
 
 def failed_run(kernel: str, status: str, folder: Path) -> Fault:
-    """The fault of a kernel that did not come to its end; the last lines of its log are shown too.
-
-    Args:
-        kernel: Its name and version.
-        status: What Kaggle says of it.
-        folder: Where its log was put, if it could be fetched.
-    """
+    """The fault of a kernel that did not come to its end; the last lines of its log are shown too."""
     text = _logs(folder)
     for line in text.splitlines()[-_LOG_LINES:]:
         logger.error("log: %s", line)

@@ -68,13 +68,7 @@ def digest_of(value: Any) -> str:
 
 
 def check_inputs(request: SubmitRequest, slug: str, weights: Path, kernel: Path) -> tuple[CheckedFolder, CheckedFolder]:
-    """Check dataset and kernel, each and against the other.
-
-    Args:
-        request: What the user asks for.
-        slug: Name of the competition on Kaggle.
-        weights: The folder that becomes the dataset; of a training run no weights yet.
-        kernel: The folder of the kernel.
+    """Check dataset and kernel, each and against the other; the dataset of a training run holds no weights yet.
 
     Raises:
         InputError: With all faults of both. Nothing has been uploaded then.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -12,18 +10,9 @@ from pathlib import Path
 from types import TracebackType
 
 from histofold.core.log import logger
-from histofold.schema.files import LineJournal, write_atomically
+from histofold.schema.files import LineJournal, csv_text, write_atomically
 from histofold.schema.manifest import Manifest, manifest_json
 from histofold.schema.sample import Sample
-
-
-def csv_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows as csv text with a header, Unix line ends."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return buffer.getvalue()
 
 
 def submission_rows(rows: Mapping[str, str], classes: Sequence[str] = ()) -> list[tuple[str, ...]]:

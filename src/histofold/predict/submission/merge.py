@@ -13,9 +13,8 @@ from tqdm import tqdm
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.predict.submission.journal import csv_text
 from histofold.predict.submission.shards import ids_digest, shard_run
-from histofold.schema.files import write_atomically
+from histofold.schema.files import csv_text, write_atomically
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import load_json
 from histofold.schema.shard import Shard, sidecar_path

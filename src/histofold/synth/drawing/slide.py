@@ -41,10 +41,6 @@ class SyntheticSlide:
     def read(self, y: slice, x: slice) -> Picture:
         """A rectangle of the slide.
 
-        Args:
-            y: Rows, in steps of 1, as of an array.
-            x: Columns.
-
         Raises:
             ValueError: A step is not 1.
         """

@@ -57,11 +57,7 @@ class Stain:
 
 
 def draw_stain(rng: np.random.Generator, second: str) -> Stain:
-    """Draw a donor's stain.
-
-    Args:
-        rng: The donor's generator.
-        second: dab, eosin or pas.
+    """Draw a donor's stain: dab, eosin or pas.
 
     Raises:
         ValueError: The stain is not known.

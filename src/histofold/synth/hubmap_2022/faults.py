@@ -12,19 +12,14 @@ import tifffile
 
 from histofold.core.rle.runs import Runs
 from histofold.synth.drawing.slide import Picture
-from histofold.synth.files import Numbers, PlantedFault
+from histofold.synth.files import Numbers, PlantedFault, Row
 
-Row = dict[str, str]
 _BAD_PIXEL_SIZES = ("0", "-0.4", "nan", "")
 _RESCAN_SHIFT = (0.004, 0.015)  # of the shorter side
 
 
 def rescanned(rng: np.random.Generator, picture: Picture) -> tuple[Picture, Numbers]:
     """The same glass scanned again: moved by some pixels, other focus, brightness and compression.
-
-    Args:
-        rng: Source of the differences.
-        picture: The first scan.
 
     Returns:
         The second scan, a little smaller, and what was done: pixel (y, x) shows the first scan's (y + top, x + left).
@@ -51,33 +46,14 @@ def rescanned(rng: np.random.Generator, picture: Picture) -> tuple[Picture, Numb
 
 
 def broken_row(rng: np.random.Generator, row: Row, runs: Runs, kind: str) -> tuple[Row, PlantedFault]:
-    """Plant a fault of the table.
-
-    Args:
-        rng: Source of the choices.
-        row: The row without fault.
-        runs: Its mask, not empty.
-        kind: A key of `ROW_CHANGES`.
-
-    Returns:
-        The row, and what was done.
-    """
+    """Plant a fault of the table, a key of `ROW_CHANGES`, in a row; gives the row and what was done."""
     cells = ROW_CHANGES[kind](rng, row, runs)
     numbers = {column: cell for column, cell in cells.items() if column != "rle"}
     return {**row, **cells}, PlantedFault(kind=kind, numbers=numbers)
 
 
 def broken_file(rng: np.random.Generator, content: bytes, kind: str) -> tuple[bytes | None, PlantedFault]:
-    """Plant a fault of an image file.
-
-    Args:
-        rng: Source of the choices.
-        content: The TIFF.
-        kind: truncated_image, header_only_image or missing_image.
-
-    Returns:
-        The bytes, None for no file, and what was done.
-    """
+    """Plant a fault of an image file; gives its bytes, None for no file, and what was done."""
     if kind == "missing_image":
         return None, PlantedFault(kind=kind)
     with tifffile.TiffFile(io.BytesIO(content)) as tiff:

@@ -13,12 +13,19 @@ from functools import partial
 from pathlib import Path
 
 from histofold.core.log import logger
-from histofold.schema.files import write_bytes_atomically
-from histofold.synth.files import SynthKey, begin_folder, csv_bytes, refuse_less, run_jobs, truth_path_of
-from histofold.synth.hubmap_2022.faults import Row
-from histofold.synth.hubmap_2022.image import WrittenImage, make_image
+from histofold.synth.files import (
+    SynthKey,
+    WrittenImage,
+    begin_folder,
+    folder_key,
+    refuse_less,
+    run_jobs,
+    truth_path_of,
+    write_table,
+)
+from histofold.synth.hubmap_2022.image import make_image
 from histofold.synth.hubmap_2022.options import HPA, HUBMAP, ImageSource, Planted
-from histofold.synth.hubmap_2022.plan import ID_RANGE, LEAST_SIDE_PX, PlannedImage, plan_splits
+from histofold.synth.hubmap_2022.plan import ID_RANGE, LEAST_SIDE_PX, plan_splits
 
 TEST_COLUMNS = ("id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness")
 TRAIN_COLUMNS = (*TEST_COLUMNS, "rle", "age", "sex", "patient")
@@ -86,7 +93,8 @@ def make_hubmap_2022(
     )
     _write_tables(root, truth_path, written[:num_train], written[num_train:])
     logger.info("synthetic competition: %d train and %d test images in %s", num_train, num_test, root)
-    return _key(root, truth_path, seed, (train, test), written)
+    donors = tuple({plan.id: plan.true_donor for plan in plans} for plans in (train, test))
+    return folder_key(root, truth_path, seed, donors, written)
 
 
 def _refuse_bad_request(num_train: int, num_test: int, seed: int, max_side: int) -> None:
@@ -103,33 +111,7 @@ def _write_tables(
 ) -> None:
     train, test = ([image.row for image in images] for images in (train_images, test_images))
     train += [image.row for image in train_images if any(fault.kind == "duplicate_id" for fault in image.planted)]
-    _write_table(root / "test.csv", TEST_COLUMNS, test)
-    _write_table(root / "sample_submission.csv", ("id", "rle"), [row | {"rle": "1 1"} for row in test])
-    _write_table(root / "train.csv", TRAIN_COLUMNS, train)
-    _write_table(truth_path, TRUTH_COLUMNS, test)
-
-
-def _write_table(path: Path, columns: tuple[str, ...], rows: list[Row]) -> None:
-    write_bytes_atomically(path, csv_bytes(columns, [[row[column] for column in columns] for row in rows]))
-
-
-def _key(
-    root: Path,
-    truth_path: Path,
-    seed: int,
-    splits: tuple[list[PlannedImage], list[PlannedImage]],
-    written: list[WrittenImage],
-) -> SynthKey:
-    train, test = splits
-    done = {plan.id: image for plan, image in zip([*train, *test], written, strict=True)}
-    return SynthKey(
-        root=root,
-        truth_path=truth_path,
-        seed=seed,
-        train_ids=tuple(plan.id for plan in train),
-        test_ids=tuple(plan.id for plan in test),
-        donors={plan.id: plan.true_donor for plan in [*train, *test]},
-        planted={name: image.planted for name, image in done.items() if image.planted},
-        clean_rles={plan.id: done[plan.id].clean_rle for plan in train},
-        artefacts={name: image.artefacts for name, image in done.items() if image.artefacts},
-    )
+    write_table(root / "test.csv", TEST_COLUMNS, test)
+    write_table(root / "sample_submission.csv", ("id", "rle"), [{"id": row["id"], "rle": "1 1"} for row in test])
+    write_table(root / "train.csv", TRAIN_COLUMNS, train)
+    write_table(truth_path, TRUTH_COLUMNS, test)

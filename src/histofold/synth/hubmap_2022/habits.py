@@ -91,12 +91,7 @@ def thicker_mask(mask_HW: np.ndarray, radius_px: float) -> np.ndarray:
 
 
 def change_mask(rng: np.random.Generator, annotated: Annotated, kind: str) -> tuple[np.ndarray, PlantedFault | None]:
-    """Plant one fault or habit.
-
-    Args:
-        rng: Source of places and sizes.
-        annotated: Image and mask.
-        kind: A key of `MASK_CHANGES`.
+    """Plant one fault or habit, a key of `MASK_CHANGES`.
 
     Returns:
         The new mask and what was done; the old mask and None where the image gives no room for it (no lumen, no blank

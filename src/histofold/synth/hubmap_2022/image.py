@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -12,36 +11,24 @@ import numpy as np
 from histofold.core.rle.runs import encode_rle, runs_from_mask
 from histofold.schema.files import write_bytes_atomically
 from histofold.synth.drawing.slide import Picture, SyntheticSlide
-from histofold.synth.files import TIFF_LAYOUTS, ArtefactPlace, PlantedFault, artefact_places, random_stream, tiff_bytes
-from histofold.synth.hubmap_2022.faults import ROW_CHANGES, Row, broken_file, broken_row, rescanned
+from histofold.synth.files import (
+    TIFF_LAYOUTS,
+    ArtefactPlace,
+    PlantedFault,
+    Row,
+    WrittenImage,
+    artefact_places,
+    random_stream,
+    tiff_bytes,
+)
+from histofold.synth.hubmap_2022.faults import ROW_CHANGES, broken_file, broken_row, rescanned
 from histofold.synth.hubmap_2022.habits import Annotated, change_mask, transposed_mask
 from histofold.synth.hubmap_2022.options import COPY_FAULTS, DRAWING_FAULTS, FILE_FAULTS
 from histofold.synth.hubmap_2022.plan import FAULTS, TRAIN, PlannedImage, donor_facts, donor_place
 
 
-@dataclass(frozen=True, kw_only=True)
-class WrittenImage:
-    """What is known of an image once it is written."""
-
-    row: Row
-    """Its cells of all columns of all tables."""
-    clean_rle: str
-    """Its mask without faults and habits."""
-    planted: tuple[PlantedFault, ...]
-    """What was planted in it."""
-    artefacts: tuple[ArtefactPlace, ...]
-    """Where its folds, bubbles, blurred areas and pen strokes lie."""
-
-
 def make_image(root: Path, seed: int, strength: float, plan: PlannedImage) -> WrittenImage:
-    """Draw, spoil and write one image, and its annotation where it is of the train split.
-
-    Args:
-        root: The competition's folder.
-        seed: Of the folder.
-        strength: Factor of the lengths of drawing faults.
-        plan: What to make.
-    """
+    """Draw, spoil and write one image, and its annotation where it is of the train split."""
     rng = random_stream(seed, FAULTS, plan.split, int(plan.id))
     planted: list[PlantedFault] = []
     slide = SyntheticSlide(plan.spec)
@@ -55,7 +42,8 @@ def make_image(root: Path, seed: int, strength: float, plan: PlannedImage) -> Wr
     if plan.split == TRAIN:
         polygons = json.dumps(mask_polygons(drawn_HW), separators=(",", ":"))
         write_bytes_atomically(root / "train_annotations" / f"{plan.id}.json", polygons.encode())
-    return WrittenImage(row=row, clean_rle=encode_rle(picture.mask_HW), planted=tuple(planted), artefacts=places)
+    clean_rle = encode_rle(picture.mask_HW) if plan.split == TRAIN else ""
+    return WrittenImage(row=row, clean_rle=clean_rle, planted=tuple(planted), artefacts=places)
 
 
 def mask_polygons(mask_HW: np.ndarray) -> list[list[list[int]]]:

@@ -91,15 +91,7 @@ def donor_facts(seed: int, split: int, donor: int) -> dict[str, str]:
 def plan_splits(
     seed: int, counts: tuple[int, int], max_side: int, sources: tuple[tuple[ImageSource, ...], ...], planted: Planted
 ) -> tuple[list[PlannedImage], list[PlannedImage]]:
-    """Plan both splits.
-
-    Args:
-        seed: Of everything.
-        counts: Images of train and of test.
-        max_side: Longest side in pixels.
-        sources: Those of train and of test, taken in turn.
-        planted: What to plant.
-    """
+    """Plan both splits, train and test; the sources of each are taken in turn."""
     ids = random_stream(seed, _IDS).permutation(np.arange(*ID_RANGE))
     # One split from each end: more images of one do not change the ids of the other.
     numbers = ids[: counts[0]], ids[::-1][: counts[1]]

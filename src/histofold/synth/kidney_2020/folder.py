@@ -6,7 +6,7 @@ Slides are sections of kidney in PAS, as large as asked for: they are drawn, wri
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +18,17 @@ from histofold.core.rle.runs import RunEncoder, runs_to_text
 from histofold.schema.files import write_bytes_atomically
 from histofold.synth.drawing.slide import SyntheticSlide
 from histofold.synth.files import (
-    ArtefactPlace,
     PlantedFault,
+    Row,
     SynthKey,
+    WrittenImage,
     artefact_places,
     begin_folder,
-    csv_bytes,
+    folder_key,
     refuse_less,
     run_jobs,
     truth_path_of,
+    write_table,
 )
 from histofold.synth.hubmap_2022.options import Planted
 from histofold.synth.hubmap_2022.plan import TEST, TRAIN
@@ -66,16 +68,6 @@ KIDNEY_INFORMATION_COLUMNS = (
     "percent_cortex",
     "percent_medulla",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _KidneySlide:
-    """What is known of a slide once it is written."""
-
-    encoding: str
-    clean_rle: str
-    information: Mapping[str, str]
-    artefacts: tuple[ArtefactPlace, ...]
 
 
 def make_kidney_2020(
@@ -135,9 +127,11 @@ def make_kidney_2020(
     begin_folder(root, ("train.csv", "sample_submission.csv", KIDNEY_INFORMATION), truth_path)
     work = partial(_make_kidney, root, seed, progress and num_workers == 0)
     slides = run_jobs(work, plans, num_workers=num_workers, progress=progress, description="synthetic kidneys")
-    _write_tables(root, truth_path, plans, slides)
+    rows = [slide.row for slide in slides]
+    _write_tables(root, truth_path, rows[:num_train], rows[num_train:])
     logger.info("synthetic kidney competition: %d train and %d test slides in %s", num_train, num_test, root)
-    return _kidney_key(root, truth_path, seed, plans, slides)
+    donors = tuple({plan.id: plan.patient for plan in part} for part in (plans[:num_train], plans[num_train:]))
+    return folder_key(root, truth_path, seed, donors, slides)
 
 
 def _refuse_bad_request(
@@ -149,7 +143,7 @@ def _refuse_bad_request(
         raise ValueError(f"shrink={shrink} must be more than 0 and at most 1")
 
 
-def _make_kidney(root: Path, seed: int, progress: bool, plan: KidneyPlan) -> _KidneySlide:
+def _make_kidney(root: Path, seed: int, progress: bool, plan: KidneyPlan) -> WrittenImage:
     """Draw and write one slide and its polygons."""
     slide = SyntheticSlide(plan.spec)
     encoder = RunEncoder(slide.shape_hw)
@@ -172,13 +166,15 @@ def _make_kidney(root: Path, seed: int, progress: bool, plan: KidneyPlan) -> _Ki
         write_bytes_atomically(
             folder / f"{plan.id}.json", annotation_json({"glomerulus": [[ring] for ring in runs_rings(runs)]})
         )
-    clean_rle = runs_to_text(runs)
-    return _KidneySlide(
-        encoding=clean_rle if plan.shift_yx == (0, 0) else runs_to_text(shifted_runs(runs, *plan.shift_yx)),
-        clean_rle="" if plan.shift_yx == (0, 0) else clean_rle,
-        information=_information(seed, plan, zones),
-        artefacts=artefact_places(slide.artefact_regions),
-    )
+    encoding, clean_rle = runs_to_text(runs), ""
+    planted: tuple[PlantedFault, ...] = ()
+    if plan.shift_yx != (0, 0):
+        dy, dx = plan.shift_yx
+        clean_rle, encoding = encoding, runs_to_text(shifted_runs(runs, dy, dx))
+        planted = (PlantedFault(kind="shifted_truth", numbers={"dy": dy, "dx": dx}),)
+    row = {"id": plan.id, "encoding": encoding, **_information(seed, plan, zones)}
+    places = artefact_places(slide.artefact_regions)
+    return WrittenImage(row=row, clean_rle=clean_rle, planted=planted, artefacts=places)
 
 
 def _information(seed: int, plan: KidneyPlan, zones: Mapping[str, Sequence[Polygon]]) -> dict[str, str]:
@@ -197,38 +193,8 @@ def _information(seed: int, plan: KidneyPlan, zones: Mapping[str, Sequence[Polyg
     } | patient_facts(seed, plan)
 
 
-def _write_tables(root: Path, truth_path: Path, plans: list[KidneyPlan], slides: list[_KidneySlide]) -> None:
-    encodings = {
-        split: [(plan.id, slide.encoding) for plan, slide in zip(plans, slides, strict=True) if plan.split == split]
-        for split in (TRAIN, TEST)
-    }
-    information = [[slide.information[column] for column in KIDNEY_INFORMATION_COLUMNS] for slide in slides]
-    blank = [(key, "") for key, _ in encodings[TEST]]
-    for path, columns, rows in (
-        (root / KIDNEY_INFORMATION, KIDNEY_INFORMATION_COLUMNS, information),
-        (root / "sample_submission.csv", ("id", "predicted"), blank),
-        (root / "train.csv", ("id", "encoding"), encodings[TRAIN]),
-        (truth_path, ("id", "encoding"), encodings[TEST]),
-    ):
-        write_bytes_atomically(path, csv_bytes(columns, rows))
-
-
-def _kidney_key(
-    root: Path, truth_path: Path, seed: int, plans: list[KidneyPlan], slides: list[_KidneySlide]
-) -> SynthKey:
-    pairs = list(zip(plans, slides, strict=True))
-    shifts = {plan.id: plan.shift_yx for plan in plans if plan.shift_yx != (0, 0)}
-    return SynthKey(
-        root=root,
-        truth_path=truth_path,
-        seed=seed,
-        train_ids=tuple(plan.id for plan in plans if plan.split == TRAIN),
-        test_ids=tuple(plan.id for plan in plans if plan.split == TEST),
-        donors={plan.id: plan.patient for plan in plans},
-        planted={
-            name: (PlantedFault(kind="shifted_truth", numbers={"dy": dy, "dx": dx}),)
-            for name, (dy, dx) in shifts.items()
-        },
-        clean_rles={plan.id: slide.clean_rle for plan, slide in pairs if plan.id in shifts},
-        artefacts={plan.id: slide.artefacts for plan, slide in pairs if slide.artefacts},
-    )
+def _write_tables(root: Path, truth_path: Path, train: list[Row], test: list[Row]) -> None:
+    write_table(root / KIDNEY_INFORMATION, KIDNEY_INFORMATION_COLUMNS, [*train, *test])
+    write_table(root / "sample_submission.csv", ("id", "predicted"), [row | {"predicted": ""} for row in test])
+    write_table(root / "train.csv", ("id", "encoding"), train)
+    write_table(truth_path, ("id", "encoding"), test)

@@ -55,15 +55,7 @@ def plan_kidneys(
     layouts: Sequence[str],
     planted: Planted,
 ) -> list[KidneyPlan]:
-    """Plan the slides of a split.
-
-    Args:
-        seed: Of the folder.
-        split: `TRAIN` or `TEST`.
-        shapes_hw: Height and width of each slide.
-        shrink: Size of objects over their real size, None for one that fits the slide.
-        layouts: Taken in turn.
-        planted: Rates of artefacts and JPEG traces.
+    """Plan the slides of a split, their layouts taken in turn; without `shrink` objects are as large as fits the slide.
 
     Raises:
         ValueError: If a layout is not known, or there is none.

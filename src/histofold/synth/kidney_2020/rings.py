@@ -20,9 +20,6 @@ Polygon = list[Ring]
 def runs_rings(runs: Runs) -> list[Ring]:
     """Outer outlines of a mask's pieces as rings of [x, y]; only one piece at a time is ever a mask.
 
-    Args:
-        runs: The mask, column-major.
-
     Raises:
         ValueError: If the runs are row-major.
     """
@@ -46,11 +43,6 @@ def runs_rings(runs: Runs) -> list[Ring]:
 
 def shifted_runs(runs: Runs, dy: int, dx: int) -> Runs:
     """The mask moved down by `dy` and right by `dx` pixels; what leaves the frame is lost, what enters is empty.
-
-    Args:
-        runs: The mask, column-major.
-        dy: Rows.
-        dx: Columns.
 
     Raises:
         ValueError: If the runs are row-major.
@@ -87,11 +79,7 @@ def polygon_area(polygon: Polygon) -> float:
 
 
 def annotation_json(polygons_of_class: Mapping[str, Sequence[Polygon]]) -> bytes:
-    """Polygons as the host's list of GeoJSON features, rings closed.
-
-    Args:
-        polygons_of_class: Polygons of each class (glomerulus, Cortex, Medulla): a ring of [x, y], and its holes.
-    """
+    """Polygons of each class, rings of [x, y] and their holes, as the host's list of GeoJSON features, rings closed."""
     features = [
         {
             "type": "Feature",
