@@ -189,7 +189,7 @@ def test_the_committed_folds_are_made_again_from_the_published_labels(shared_dat
         pytest.skip("the labels of the main competition are not beside the project")
     rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     samples, fractions = [], {}
-    for row, group in zip(rows.to_dict("records"), Hubmap2022.groups(rows.to_dict("records")), strict=True):
+    for row, group in zip(rows.to_dict("records"), Hubmap2022.fold_groups(rows.to_dict("records")), strict=True):
         shape_hw = int(row["img_height"]), int(row["img_width"])
         fractions[row["id"]] = parse_rle(row["rle"], shape_hw).area / (shape_hw[0] * shape_hw[1])
         sample = Sample(id=row["id"], image_path="x", organ=row["organ"], source=row["data_source"], group=group)

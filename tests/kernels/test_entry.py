@@ -4,6 +4,7 @@ import csv
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -40,11 +41,10 @@ def start(run=run_hubmap_2022):
 def test_the_configuration_is_kaggles_and_a_rehearsal_goes_before_it(monkeypatch, tmp_path):
     for name in ("HISTOFOLD_KAGGLE_ROOT", "HISTOFOLD_LIMIT_S"):
         monkeypatch.delenv(name, raising=False)
-    places = entry.kernel_places()
-    assert [str(places.inputs), str(places.working), places.limit_s] == [KERNEL_INPUTS, KERNEL_WORKING, KERNEL_LIMIT_S]
+    assert entry.kernel_places() == (Path(KERNEL_INPUTS), Path(KERNEL_WORKING), KERNEL_LIMIT_S)
     monkeypatch.setenv("HISTOFOLD_KAGGLE_ROOT", str(tmp_path))
     monkeypatch.setenv("HISTOFOLD_LIMIT_S", "60")
-    assert entry.kernel_places() == entry.KernelPlaces(tmp_path / "input", tmp_path / "working", 60.0)
+    assert entry.kernel_places() == (tmp_path / "input", tmp_path / "working", 60.0)
 
 
 def test_missing_and_changed_weights_end_with_an_error_after_the_legal_file(kaggle, caplog):

@@ -60,7 +60,7 @@ class Hubmap2022(Adapter):
         rows, faults = scan_training_table(path, HUBMAP_2022_COLUMNS, folder)
         samples = [
             self._train_sample(folder, row, group, path, faults)
-            for row, group in zip(rows, self.groups(rows), strict=True)
+            for row, group in zip(rows, self.fold_groups(rows), strict=True)
         ]
         return samples, faults
 
@@ -101,7 +101,7 @@ class Hubmap2022(Adapter):
         return height, width
 
     @staticmethod
-    def groups(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    def fold_groups(rows: Sequence[Mapping[str, str]]) -> list[str]:
         """What folds must not split: the patient column where there is one, else clusters of near-duplicates."""
         clusters = {key: f"near-{cluster[0]}" for cluster in HUBMAP_2022_NEAR_DUPLICATES for key in cluster}
         return [row.get("patient", "").strip() or clusters.get(row["id"], row["id"]) for row in rows]

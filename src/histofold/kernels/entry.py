@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from histofold.competitions.base import Competition, KernelCompetition, find_image
@@ -67,25 +66,13 @@ def _test_samples(competition: KernelCompetition, root: Path, image_folder: str,
     return [Sample(id=key, image_path=find_image(root / image_folder, key)) for key in ids]
 
 
-@dataclass(frozen=True)
-class KernelPlaces:
-    """Where a kernel runs, and for how long."""
-
-    inputs: Path
-    """What is searched for the competition and for weights."""
-    working: Path
-    """Where the submission goes."""
-    limit_s: float
-    """Seconds that the whole may take."""
-
-
-def kernel_places() -> KernelPlaces:
-    """The configuration; for a rehearsal elsewhere HISTOFOLD_KAGGLE_ROOT and HISTOFOLD_LIMIT_S go before it."""
+def kernel_places() -> tuple[Path, Path, float]:
+    """Inputs, working folder, seconds: the configuration, or HISTOFOLD_KAGGLE_ROOT and HISTOFOLD_LIMIT_S elsewhere."""
     inputs, working = Path(KERNEL_INPUTS), Path(KERNEL_WORKING)
     if "HISTOFOLD_KAGGLE_ROOT" in os.environ:
         root = Path(os.environ["HISTOFOLD_KAGGLE_ROOT"])
         inputs, working = root / "input", root / "working"
-    return KernelPlaces(inputs, working, float(os.environ.get("HISTOFOLD_LIMIT_S", KERNEL_LIMIT_S)))
+    return inputs, working, float(os.environ.get("HISTOFOLD_LIMIT_S", KERNEL_LIMIT_S))
 
 
 def start_kernel(competition: Competition, run: Callable[[Path, Path, float], RunSummary]) -> RunSummary | None:
@@ -106,16 +93,16 @@ def start_kernel(competition: Competition, run: Callable[[Path, Path, float], Ru
         SystemExit: With status 2 where inputs are at fault, 1 where the kernel is.
     """
     logging.basicConfig(level=KERNEL_LOG_LEVEL, format="%(asctime)s %(levelname)s %(message)s")
-    places = kernel_places()
+    inputs, working, limit_s = kernel_places()
     try:
-        return run(places.inputs, places.working, places.limit_s)
+        return run(inputs, working, limit_s)
     except InputError as error:
         logger.error("the inputs are at fault: %s", error)
         status = 2
     except Exception:
         logger.exception("the kernel failed")
         status = 1
-    rows, made = _count_rows(places.working / "submission.csv", competition.fallback_row)
+    rows, made = _count_rows(working / "submission.csv", competition.fallback_row)
     logger.error("submission.csv has %d rows, %d of them predicted and all others fallback rows", rows, made)
     if made == 0 or rows <= competition.visible_test_images:
         raise SystemExit(status)

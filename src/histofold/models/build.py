@@ -18,16 +18,16 @@ from histofold.schema.network import DEFAULT_ENCODERS, Architecture
 PYRAMID_STRIDE = 32
 
 
-def build_model(architecture: str, arguments: Mapping[str, Any], encoder_weights: str | None = None) -> torch.nn.Module:
+def build_model(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
     """Build a network that maps NCHW float images of any size to NKHW logits of the same height and width.
 
     Its `encoder` is called once in a forward pass and returns NCHW feature maps, finest first. With softmax classes it
-    gives N(K+1)HW logits in training, background first.
+    gives N(K+1)HW logits in training, background first. Its weights are random, see `load_encoder_weights` for others:
+    building never touches the internet.
 
     Args:
         architecture: One of `Architecture`.
         arguments: As `ModelConfig.arguments` gives and the manifest holds them: classes, encoder, ...
-        encoder_weights: Name of pretrained weights on the hub; None (as in every kernel) never touches a network.
 
     Raises:
         InputError: If the architecture or an argument is unknown.
@@ -47,7 +47,7 @@ def build_model(architecture: str, arguments: Mapping[str, Any], encoder_weights
     if activation == "softmax":
         settings["classes"] = settings.get("classes", 1) + 1
     try:
-        net = _build_plain(architecture, encoder_weights=encoder_weights, **settings)
+        net = _build_plain(architecture, **settings)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{architecture} cannot be built with {dict(arguments)}: {error}") from error
     return SoftmaxLogits(net) if activation == "softmax" else net

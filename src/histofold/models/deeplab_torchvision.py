@@ -21,12 +21,8 @@ class DilatedResnet(nn.Module):
         super().__init__()
         resnet = resnet101(weights=None, replace_stride_with_dilation=[False, True, True])
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = (
-            resnet.layer1,
-            resnet.layer2,
-            resnet.layer3,
-            resnet.layer4,
-        )
+        self.layer1, self.layer2 = resnet.layer1, resnet.layer2
+        self.layer3, self.layer4 = resnet.layer3, resnet.layer4
 
     def forward(self, images_NCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Images (N, 3, H, W) to maps of 64, 256, 512, 1024 and 2048 channels at 1/2, 1/4, 1/8, 1/8 and 1/8."""
@@ -62,27 +58,19 @@ class TorchvisionDeepLab(nn.Module):
         return interpolate(logits_NKHW, images_NCHW.shape[2:], mode="bilinear", align_corners=False)
 
 
-def build_torchvision_deeplab(
-    classes: int = 1, head_channel: int = 0, encoder_weights: str | None = None
-) -> torch.nn.Module:
+def build_torchvision_deeplab(classes: int = 1, head_channel: int = 0) -> torch.nn.Module:
     """DeepLabV3 of torchvision on ResNet-101, without the auxiliary classifier.
 
     Args:
         classes: Number of output channels K: those from `head_channel` on, in order.
         head_channel: The first of the head's 21 channels that is a mask.
-        encoder_weights: `imagenet`, torchvision's name of weights, or `voc` (the head too); None touches no network.
 
     Raises:
         ValueError: If the head has not that many channels.
     """
     if not 0 <= head_channel <= HEAD_CLASSES - classes:
         raise ValueError(f"{classes} channels from {head_channel} on: the head has {HEAD_CLASSES}, lower head_channel")
-    net = TorchvisionDeepLab(head_channel, classes)
-    if encoder_weights == VOC_WEIGHTS:
-        net.load_state_dict(deeplab_hub_state(encoder_weights))
-    elif encoder_weights is not None:
-        net.encoder.load_state_dict(deeplab_hub_state(encoder_weights))
-    return AnySize(net, TorchvisionDeepLab.STRIDE)
+    return AnySize(TorchvisionDeepLab(head_channel, classes), TorchvisionDeepLab.STRIDE)
 
 
 def deeplab_hub_state(name: str) -> dict[str, torch.Tensor]:

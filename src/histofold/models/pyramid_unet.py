@@ -52,23 +52,21 @@ class PyramidUnet(nn.Module):
         return interpolate(logits_NKHW, images_NCHW.shape[2:], mode="bilinear", align_corners=False)
 
 
-def build_unext50(classes: int = 1, encoder_weights: str | None = None, stride: int = 1) -> PyramidUnet:
+def build_unext50(classes: int = 1, stride: int = 1) -> PyramidUnet:
     """U-Net on ResNeXt50 32x4d (Xie et al. 2017, arXiv:1611.05431) as published by a 2022 team.
 
     Args:
         classes: Number of mask classes K.
-        encoder_weights: Weights on the hub: imagenet, or the semi-supervised ssl and swsl; None for random ones.
         stride: Factor of the dilations of the atrous pooling.
     """
     import segmentation_models_pytorch as smp
 
-    return PyramidUnet(smp.encoders.get_encoder("resnext50_32x4d", weights=encoder_weights), 512, classes, stride)
+    return PyramidUnet(smp.encoders.get_encoder("resnext50_32x4d", weights=None), 512, classes, stride)
 
 
 def build_effunet(
     encoder: str = "efficientnet-b5",
     classes: int = 1,
-    encoder_weights: str | None = None,
     stride: int = 1,
     image_size: int = 0,
 ) -> PyramidUnet:
@@ -77,7 +75,6 @@ def build_effunet(
     Args:
         encoder: efficientnet-b0 to efficientnet-b7.
         classes: Number of mask classes K.
-        encoder_weights: Weights on the hub: imagenet or advprop; None for random ones.
         stride: Factor of the dilations of the atrous pooling.
         image_size: Side in pixels of the images that decide the encoder's padding; 0: those of its ImageNet weights.
 
@@ -88,7 +85,7 @@ def build_effunet(
 
     if not encoder.startswith("efficientnet-b"):
         raise ValueError(f"encoder={encoder!r} of effunet must be efficientnet-b0 to efficientnet-b7")
-    network = smp.encoders.get_encoder(encoder, weights=encoder_weights)
+    network = smp.encoders.get_encoder(encoder, weights=None)
     # Left over from classification: no feature map passes through these two, so they would never learn.
     network._conv_head, network._bn1 = nn.Identity(), nn.Identity()
     if image_size:

@@ -107,13 +107,12 @@ class SegFormer(nn.Module):
         return interpolate(logits_NKHW, images_NCHW.shape[2:], mode="bilinear", align_corners=False)
 
 
-def build_segformer(encoder: str = "mit_b0", classes: int = 1, encoder_weights: str | None = None) -> nn.Module:
-    """SegFormer of one size, from random weights or the hub's.
+def build_segformer(encoder: str = "mit_b0", classes: int = 1) -> nn.Module:
+    """SegFormer of one size, from random weights.
 
     Args:
         encoder: mit_b0 to mit_b5.
         classes: Number of output channels.
-        encoder_weights: As `segformer_hub_state` takes it; None never touches a network.
 
     Raises:
         ValueError: If there is no such encoder, or the installed transformers names its tensors in an unknown way.
@@ -127,8 +126,6 @@ def build_segformer(encoder: str = "mit_b0", classes: int = 1, encoder_weights: 
     anchors = {"segformer.encoder.block.0.0.attention.self.query.weight", "decode_head.linear_c.0.proj.weight"}
     if not anchors <= net.state_dict().keys():
         raise ValueError("the installed transformers has names of tensors that are unknown here: install 4.57 or 5.23")
-    if encoder_weights is not None:
-        net.encoder.load_state_dict(segformer_hub_state(encoder, encoder_weights))
     return AnySize(net, SEGFORMER_STRIDE)
 
 

@@ -22,7 +22,6 @@ def build_smp_net(
     decoder_channels: Sequence[int] | None = None,
     output_stride: int | None = None,
     atrous_rates: Sequence[int] | None = None,
-    encoder_weights: str | None = None,
 ) -> nn.Module:
     """Build a network of smp that takes images of any size.
 
@@ -37,7 +36,6 @@ def build_smp_net(
         decoder_channels: Channels of the five decoder stages, coarse to fine (unet and unetplusplus).
         output_stride: Pixels a side of the dilated encoder's last map, 8 or 16 (deeplabv3 and deeplabv3plus).
         atrous_rates: Spacing of the pyramid's three dilated convolutions, in features of that map (likewise).
-        encoder_weights: Name of pretrained weights on the hub; None never touches a network.
 
     Raises:
         ValueError: If the encoder cannot be used here, or the argument belongs to another network.
@@ -65,7 +63,7 @@ def build_smp_net(
         settings["decoder_channels"] = list(decoder_channels)
     if encoder.startswith("tu-swin"):
         settings["strict_img_size"] = False  # else only the size that the name ends in
-    net = kinds[architecture](encoder, encoder_weights=encoder_weights, classes=classes, **settings)
+    net = kinds[architecture](encoder, encoder_weights=None, classes=classes, **settings)
     for name in UNUSED_ENCODER_PARTS:
         part = net.encoder._modules.get(name)
         if encoder.startswith(("efficientnet-", "timm-")) and part is not None:

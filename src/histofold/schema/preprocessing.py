@@ -43,7 +43,7 @@ class Preprocessing:
     """From a slide's pixels to what the network sees."""
 
     scale_mode: Literal["physical", "whole"] = "physical"
-    """`physical`: tiles at one pixel size in um. `whole`: the image resized to `whole_size`."""
+    """`physical`: tiles at one pixel size in um; `whole`: the image resized to `whole_size`."""
     target_pixel_size_um: float = 1.6
     """Pixel size of the network's input in um (physical mode)."""
     min_zoom: float = 0.05
@@ -55,9 +55,9 @@ class Preprocessing:
     whole_size: int = 768
     """Side of the whole image in network pixels; also the scale of images whose pixel size is unknown."""
     whole_fit: Literal["long_side", "stretch"] = "long_side"
-    """`long_side`: keep the aspect, reflect the rest. `stretch`: resize both sides to `whole_size`."""
+    """`long_side`: keep the aspect, reflect the rest; `stretch`: resize both sides to `whole_size`."""
     normalise: Literal["none", "imagenet", "dataset", "per_image"] = "imagenet"
-    """`none`: 0 to 1. `imagenet` and `dataset`: by `mean` and `std`. `per_image`: by each tile's own moments."""
+    """`none`: 0 to 1; `imagenet` and `dataset`: by `mean` and `std`; `per_image`: by each tile's own moments."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Mean of the channels, of values in 0 to 1; `dataset` mode fills it in when the dataset is built."""
     std: tuple[float, float, float] = IMAGENET_STD

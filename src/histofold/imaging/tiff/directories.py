@@ -18,24 +18,8 @@ TIFF_MOST_PAGES = 64
 """Files of more pages are stacks, not images with their smaller copies."""
 
 _TIFF_MOST_TAGS = 4096
-_TIFF_VALUE_BYTES = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 1,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-    17: 8,
-    18: 8,
-}
+# Bytes of a value, by its type in a directory.
+_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
 class _TiffDialect(NamedTuple):
@@ -102,7 +86,7 @@ def _check_tiff_directory(path: Path, file: BinaryIO, size: int, position: int, 
         raise beyond
     for start in range(0, len(block), tag_bytes):
         code, kind, count = dialect.tag.unpack_from(block, start)
-        value_bytes = count * _TIFF_VALUE_BYTES.get(kind, 0)
+        value_bytes = count * _VALUE_BYTES.get(kind, 0)
         if value_bytes <= dialect.offset.size:
             continue  # the value stands in the tag itself, or its type is unknown and nobody reads it
         (offset,) = dialect.offset.unpack_from(block, start + dialect.tag.size)

@@ -16,15 +16,8 @@ TIFF_JPEG2000 = (TIFF_APERIO_YCBCR, 33005, 34712)
 """Values of a TIFF's Compression."""
 OWN_COMPRESSIONS = frozenset(
     {
-        TIFF_NONE,
-        TIFF_LZW,
-        TIFF_JPEG,
-        TIFF_DEFLATE,
-        TIFF_OLD_DEFLATE,
-        TIFF_PACKBITS,
-        TIFF_LZMA,
-        TIFF_ZSTD,
-        *TIFF_JPEG2000,
+        *(TIFF_NONE, TIFF_LZW, TIFF_DEFLATE, TIFF_OLD_DEFLATE, TIFF_PACKBITS, TIFF_LZMA, TIFF_ZSTD),
+        *(TIFF_JPEG, *TIFF_JPEG2000),
     }
 )
 """Those that `histofold.imaging.tiff.codecs` decodes."""

@@ -31,6 +31,7 @@ LIMIT_BYTES = 1_000_000  # Kaggle takes a script or notebook of at most 1 MB
 CONTENTS_LINE = "Contents, by line:"
 _FUTURE_LINE = "from __future__ import annotations"
 _WIDTH = 120
+_COLUMNS = 3  # of the table of contents
 
 
 class BundleError(InputError):
@@ -143,13 +144,15 @@ def _header(entry: str, modules: list[tuple[Module, str]], head: str, blocks: li
         "",
         CONTENTS_LINE,
     ]
-    line = len(lines) + len(titles) + len(modules) + head.count("\n") + 5
-    for title in titles:
+    of_titles = [[place for place, (_, of) in enumerate(modules) if of == title] for title in titles]
+    line = len(lines) + sum(1 - -len(places) // _COLUMNS for places in of_titles) + head.count("\n") + 5
+    for title, places in zip(titles, of_titles, strict=True):
         lines.append(f"  {title}")
-        for (module, of), block in zip(modules, blocks, strict=True):
-            if of == title:
-                lines.append(f"  {line:6d}  {module.name}")
-                line += block.count("\n") + 3
+        cells = []
+        for place in places:
+            cells.append(f"{line:6d}  {modules[place][0].name.partition('.')[2]:<30}")
+            line += blocks[place].count("\n") + 3
+        lines += ["  " + "".join(cells[first : first + _COLUMNS]) for first in range(0, len(cells), _COLUMNS)]
     return "\n".join(f"# {line}".rstrip() for line in lines)
 
 

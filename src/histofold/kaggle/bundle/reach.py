@@ -4,6 +4,8 @@ Names are unique over the closure, so that a name which kept code mentions is re
 is reached by its name alone, since the type of what it is called on is not known: it stays where any kept code has that
 name as an attribute, keyword or string. Whatever may do more than bind its own names stays too. What this cannot see is
 a method that only outside code calls: it stays if its class has a base from outside, and else it must be a dunder.
+
+Of a protocol that only annotations mean, its name and docstring stay: nothing runs of what it declares.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from histofold.kaggle.bundle.syntax import (
     OutsideName,
     bindings,
     does_work,
+    is_declaration,
     is_text,
     last_name,
 )
@@ -57,6 +60,8 @@ class Reach:
         self._words: set[str] = set()  # attributes, keywords, words of strings: what a method may be called
         pending = [piece for module in modules for piece in _pieces(module)]
         self._classes = {piece.node.name: piece.node for piece in pending if isinstance(piece.node, ast.ClassDef)}
+        concrete = [cls for cls in self._classes.values() if not is_declaration(cls)]
+        self._inherited = {last_name(base) for cls in concrete for base in cls.bases}
         while reached := [piece for piece in pending if self._is_reached(piece)]:
             for piece in reached:
                 self._keep(piece)
@@ -66,6 +71,8 @@ class Reach:
         """Statements of a module that the kernel leaves out; the words below a constant go with it."""
         gone = {node for node in module.tree.body if node not in self.kept and not is_text(node)}
         for cls in (node for node in module.tree.body if isinstance(node, ast.ClassDef)):
+            if is_declaration(cls) and cls.name not in self._inherited:
+                gone |= set(cls.body[1:] if is_text(cls.body[0]) else cls.body)
             gone |= {node for node in cls.body if isinstance(node, FunctionNode) and node not in self.kept}
         before: ast.stmt | None = None
         for node in module.tree.body:

@@ -93,6 +93,18 @@ def is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
+def is_declaration(cls: ast.ClassDef) -> bool:
+    """Whether a class is a protocol of fields and methods without values or bodies, which only checkers look into."""
+    bodies = [part.body if isinstance(part, FunctionNode) else [part] for part in cls.body]
+    declared = all(
+        (isinstance(part, ast.AnnAssign) and part.value is None)
+        or (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
+        for body in bodies
+        for part in body
+    )
+    return declared and not cls.decorator_list and "Protocol" in map(last_name, cls.bases)
+
+
 def is_main_guard(node: ast.AST) -> bool:
     """Whether a statement is `if __name__ == "__main__":`."""
     return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"

@@ -25,7 +25,7 @@ _BANNER = re.compile(r"# =+ ([\w.]+) =+")
 
 def module_banner(name: str) -> str:
     """The line above a module in the joined file."""
-    return f"# ======== {name} ".ljust(100, "=")
+    return f"# ======== {name} ========"
 
 
 def banner_lines(source: str) -> list[tuple[int, str]]:
@@ -103,17 +103,13 @@ class _Editor:
             self._cut(statement.lineno + 1, end)
 
     def _put_beside(self, statement: ast.stmt, end: int) -> None:
-        """Make the words below a field or constant a comment beside it, by the sentences of their first line.
-
-        They stay where they do not fit.
-        """
-        text = ast.literal_eval(statement.value).partition("\n")[0]  # type: ignore[attr-defined]
-        whole = _SENTENCES.match(text)
-        text = whole[0] if whole else text
-        line = f"{self.lines[end]}  # {text}"
-        if "#" not in (self.lines[end] or "#") and len(line) <= _WIDTH and text.isprintable():
-            self.lines[end] = line
-            self._cut(end + 1, statement.end_lineno or end)
+        """Make the words below a field or constant a comment beside it: as many whole sentences as fit, or none."""
+        paragraph = ast.literal_eval(statement.value).partition("\n\n")[0]  # type: ignore[attr-defined]
+        code = self.lines[end] or "#"
+        fitting = _SENTENCES.match(" ".join(paragraph.split())[: _WIDTH - len(f"{code}  # ")])
+        if fitting and "#" not in code and fitting[0].isprintable():
+            self.lines[end] = f"{code}  # {fitting[0]}"
+        self._cut(end + 1, statement.end_lineno or end)
 
     def _cut(self, start: int, end: int) -> None:
         self.lines[start : end + 1] = [None] * (end + 1 - start)
