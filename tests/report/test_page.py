@@ -149,16 +149,13 @@ def test_no_blocks_and_no_sections_are_still_a_page() -> None:
 
 
 def test_pictures_keep_their_pixels_or_are_shrunk_to_the_page() -> None:
-    document = render(
-        Figure(photo(3000, 1000)), Figure(photo(20, 30)), Figure(png()), Figure(png(200, 300), kind="photo")
-    )
-    large, small, graph, forced = document.named("img")
+    document = render(Figure(photo(3000, 1000)), Figure(photo(20, 30)), Figure(png()))
+    large, small, graph = document.named("img")
     assert (large["height"], large["width"], large["class"]) == ("1600", "533", "photo")
     assert large["src"].startswith("data:image/jpeg")
     assert small["src"].startswith("data:image/png")
     assert base64.b64decode(graph["src"].split(",")[1]) == png()
     assert graph["class"] == "graph"
-    assert (forced["class"], forced["src"][:15]) == ("photo", "data:image/jpeg")
 
 
 def test_pictures_come_from_paths_too(tmp_path) -> None:
@@ -262,17 +259,10 @@ def test_oof_report_shows_headline_thresholds_notes_and_pictures(tmp_path) -> No
 
 def test_oof_report_of_bare_results(tmp_path) -> None:
     oof = oof_table().assign(dice=np.nan)
-    document = oof_report(tmp_path / "r.html", oof=oof, summary={}, overlays=[], thresholds={}, notes=[])
+    document = oof_report(tmp_path / "r.html", oof=oof, overlays=[], thresholds={}, notes=[])
     titles = [part for part in ("Examples", "Learning curves", "Thresholds") if part in document.text]
     assert titles == []
     assert "Out-of-fold Dice" in document.text
-
-
-def test_oof_report_takes_thresholds_with_several_values(tmp_path) -> None:
-    thresholds = {"default": {"threshold": 0.4, "fold_spread": 0.05}, "lung": 0.2}
-    document = oof_report(tmp_path / "r.html", thresholds=thresholds)
-    start = document.rows.index(["for", "threshold", "fold spread"])
-    assert document.rows[start + 1 : start + 3] == [["default", "0.400", "0.050"], ["lung", "0.200", "–"]]
 
 
 def dataset_tables() -> tuple[pd.DataFrame, pd.DataFrame]:

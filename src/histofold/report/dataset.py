@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from histofold.data.build import BuiltDataset
@@ -14,7 +13,7 @@ from histofold.data.check import CheckedFolder
 from histofold.data.pseudo import pseudo_folder
 from histofold.report.explore import explore_sections
 from histofold.report.graphs.dataset import plot_class_balance
-from histofold.report.page import Block, Facts, Figure, Gallery, Legend, Section, Table, Text, write_page
+from histofold.report.page import Block, Facts, Figure, Gallery, Legend, Pictures, Section, Table, Text, write_page
 from histofold.report.pictures.overlays import TRUTH_RGB
 from histofold.report.pictures.slides import notice_pictures, sample_slides, sample_tiles
 from histofold.trust.pseudo_labels import PseudoDataset
@@ -99,7 +98,7 @@ def write_dataset_report(
     facts: Mapping[str, Any],
     index: pd.DataFrame | None = None,
     folds: pd.DataFrame | None = None,
-    overlays: Sequence[tuple[str, np.ndarray]] = (),
+    overlays: Pictures = (),
     notices: Sequence[str] = (),
     explored: Sequence[Section] = (),
 ) -> None:
@@ -110,7 +109,7 @@ def write_dataset_report(
         facts: Headline label to number or text.
         index: Columns of index.csv: tile_id, id, fold, mask_fraction, tissue_fraction, bin; None before tiles are cut.
         folds: Columns id, group, stratum, fold; None where there are none yet.
-        overlays: (title, RGB uint8 image) pairs of sample tiles or slides.
+        overlays: Sample tiles or slides.
         notices: What else deserves a look but is no fault.
         explored: Sections about the slides themselves, as `explore_sections` gives them.
     """
@@ -127,8 +126,7 @@ def write_dataset_report(
         tiles = [Figure(plot_class_balance(known_index), "", "Tiles per bin and fold, mask and tissue fractions")]
     samples: list[Block] = []
     if overlays:
-        figures = [Figure(image, title) for title, image in overlays]
-        samples = [Legend((("annotation", TRUTH_RGB),)), Gallery(figures)]
+        samples = [Legend((("annotation", TRUTH_RGB),)), Gallery.of(overlays)]
     sections = [
         Section("", [Facts(facts), *statements]),
         Section("Folds", tables),

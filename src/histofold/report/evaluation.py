@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from histofold.predict.image import predict_masks
-from histofold.report.graphs.run import plot_dice_by_group
-from histofold.report.page import Block, Facts, Figure, Gallery, Legend, Section, Table, Text, write_page
+from histofold.report.graphs.run import plot_dice_by_organ
+from histofold.report.page import Block, Facts, Figure, Gallery, Legend, Pictures, Section, Table, Text, write_page
 from histofold.report.pictures.overlays import (
     FALSE_RGB,
     MISSED_RGB,
@@ -23,6 +22,11 @@ from histofold.report.pictures.overlays import (
 from histofold.report.pictures.slides import class_overlays
 from histofold.schema.manifest import look_up_thresholds
 from histofold.trust.evaluate import Evaluation, class_words
+
+_OVERLAY_LEGEND = Legend(
+    (("truth", TRUTH_RGB), ("prediction", PREDICTION_RGB), ("missed", MISSED_RGB), ("falsely found", FALSE_RGB))
+)
+"""The colours of `draw_overlay`."""
 
 
 def write_evaluation_report(evaluation: Evaluation) -> None:
@@ -43,7 +47,7 @@ def write_evaluation_report(evaluation: Evaluation) -> None:
     )
 
 
-def best_median_worst(evaluation: Evaluation) -> list[tuple[str, np.ndarray]]:
+def best_median_worst(evaluation: Evaluation) -> Pictures:
     """Overlays of the best, the median and the worst slide, each class in turn, as (title, uint8 HWC)."""
     ordered = evaluation.oof.sort_values(["dice", "id"], ascending=False, ignore_index=True)
     places = dict.fromkeys([0, len(ordered) // 2, len(ordered) - 1])
@@ -96,8 +100,8 @@ def write_oof_report(
     oof: pd.DataFrame,
     summary: Mapping[str, Any],
     curves: Sequence[Path],
-    overlays: Sequence[tuple[str, np.ndarray]],
-    thresholds: Mapping[str, Any],
+    overlays: Pictures,
+    thresholds: Mapping[str, float],
     notes: Sequence[str],
 ) -> None:
     """Write the report of an out-of-fold evaluation.
@@ -105,38 +109,30 @@ def write_oof_report(
     Args:
         path: Where to, usually runs/E/report.html.
         oof: Columns id, fold, organ, source, dice; one row an image.
-        summary: Headline label to number, text or (low, high); empty = computed from `oof`.
+        summary: Headline label to number, text or (low, high).
         curves: PNG files of the learning curves.
-        overlays: (title, RGB uint8 image) pairs as `draw_overlay` makes them; titles say rank, id and Dice.
-        thresholds: Key (default, organ, organ/source) to threshold, or to a mapping of such values.
+        overlays: As `draw_overlay` makes them; titles say rank, id and Dice.
+        thresholds: Key (default, organ, organ/source) to threshold.
         notes: What a reader must know to trust the numbers.
     """
-    scored = oof["dice"].dropna()
-    facts = summary or {"out-of-fold Dice": float(scored.mean()), "median": float(scored.median()), "images": len(oof)}
     worst_first = oof.sort_values("dice", kind="stable", na_position="first")
     columns = [name for name in ("id", "dice", "organ", "source", "fold") if name in oof]
     by_organ: list[Block] = [
-        Figure(plot_dice_by_group(oof), "Each dot is one image; bars span the middle half, strokes mark the median."),
+        Figure(plot_dice_by_organ(oof), "Each dot is one image; bars span the middle half, strokes mark the median."),
         _dice_table(oof, "organ"),
         _dice_table(oof, "fold"),
     ]
     sections = [
-        Section("", [Facts(facts), *([Text(list(notes))] if notes else [])]),
+        Section("", [Facts(summary), *([Text(list(notes))] if notes else [])]),
         Section("Dice by organ and fold", by_organ),
-        Section("Examples", [_overlay_legend(), Gallery([Figure(image, title) for title, image in overlays])]),
+        Section("Examples", [_OVERLAY_LEGEND, Gallery.of(overlays)]),
         Section("Learning curves", [Figure(curve, curve.parent.name, "Learning curves") for curve in curves]),
-        Section("Thresholds", [_threshold_table(thresholds)]),
+        Section("Thresholds", [Table(("for", "threshold"), list(thresholds.items()), decimals=3)]),
         Section("Every image, worst first", [Table(columns, worst_first[columns].values.tolist(), bars=("dice",))]),
     ]
     filled = {"Examples": bool(overlays), "Learning curves": bool(curves), "Thresholds": bool(thresholds)}
     shown = [section for section in sections if filled.get(section.title, True)]
     write_page(path, "Out-of-fold evaluation", "Every image scored by a model that never saw its group.", shown)
-
-
-def _overlay_legend() -> Legend:
-    """The colours of `draw_overlay`."""
-    lines = (("truth", TRUTH_RGB), ("prediction", PREDICTION_RGB))
-    return Legend((*lines, ("missed", MISSED_RGB), ("falsely found", FALSE_RGB)))
 
 
 def _dice_table(oof: pd.DataFrame, column: str) -> Table:
@@ -148,11 +144,3 @@ def _dice_table(oof: pd.DataFrame, column: str) -> Table:
     header = (column, "n", "mean", "median", "min", "max", "not scored")
     width = len(header) if any(row[-1] for row in rows) else len(header) - 1
     return Table(header[:width], [row[:width] for row in rows], f"Dice by {column}", bars=("mean",))
-
-
-def _threshold_table(thresholds: Mapping[str, Any]) -> Table:
-    """Thresholds by key; a key that holds several values gets several columns."""
-    values = {key: value if isinstance(value, Mapping) else {"threshold": value} for key, value in thresholds.items()}
-    columns = list(dict.fromkeys(name for value in values.values() for name in value))
-    rows = [(key, *(value.get(name) for name in columns)) for key, value in values.items()]
-    return Table(("for", *(name.replace("_", " ") for name in columns)), rows, decimals=3)

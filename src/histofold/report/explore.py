@@ -9,15 +9,14 @@ import numpy as np
 import pandas as pd
 
 from histofold.data.explore.folder import Exploration
-from histofold.data.explore.notices import RANKED, Notice, rank_slides
+from histofold.data.explore.notices import RANKED, rank_slides
 from histofold.data.explore.slides import SlideFacts
 from histofold.report.graphs.dataset import facts_table, plot_colours, plot_slides
-from histofold.report.page import Block, Figure, Gallery, Legend, Section, Table, Text
+from histofold.report.page import Block, Figure, Gallery, Legend, Pictures, Section, Table, Text
 from histofold.report.pictures.overlays import TRUTH_RGB
 
-Pictures = Sequence[tuple[str, np.ndarray]]
-"""(title, RGB uint8 image) pairs."""
 _RANKED_ROWS = 25
+_LEGEND = Legend((("labelled", TRUTH_RGB),))
 
 
 def explore_sections(
@@ -41,8 +40,7 @@ def explore_sections(
     if folds is not None:
         sections.append(Section("Organs and sources by fold", _fold_blocks(table, folds)))
     if samples:
-        legend = Legend((("labelled", TRUTH_RGB),))
-        sections.append(Section("Slides by organ", [legend, _gallery(samples)]))
+        sections.append(Section("Slides by organ", [_LEGEND, Gallery.of(samples)]))
     sections.append(Section("Groups", _group_blocks(table, exploration)))
     sections += _notice_sections(exploration, noticed)
     ranked = rank_slides(facts)
@@ -56,10 +54,6 @@ _COLOURS_CAPTION = (
     "Mean colour of each slide's tissue, inside (filled) and outside (hollow) the labels. Sources that lie apart "
     "differ in stain or scanner: what was learned on one need not hold on the other."
 )
-
-
-def _gallery(pictures: Pictures) -> Gallery:
-    return Gallery([Figure(image, title) for title, image in pictures])
 
 
 def _organ_tables(table: pd.DataFrame) -> list[Block]:
@@ -139,13 +133,10 @@ def _notice_sections(exploration: Exploration, noticed: Pictures) -> list[Sectio
     tally = Table(("kind", "notices"), list(counts.items()), f"{len(notices):,} notices; none of them stops the work.")
     blocks: list[Block] = [tally]
     if noticed:
-        blocks += [Legend((("labelled", TRUTH_RGB),)), _gallery(noticed)]
-    blocks.append(Table(("id", "kind", "what was seen"), [_notice_row(notice) for notice in notices], "All of them"))
+        blocks += [_LEGEND, Gallery.of(noticed)]
+    rows = [(", ".join(notice.ids), notice.kind, notice.text) for notice in notices]
+    blocks.append(Table(("id", "kind", "what was seen"), rows, "All of them"))
     return [Section("Noticed in the slides", blocks)]
-
-
-def _notice_row(notice: Notice) -> tuple[str, str, str]:
-    return ", ".join(notice.ids), notice.kind, notice.text
 
 
 def _rank_table(ranked: Sequence[tuple[SlideFacts, str, float]]) -> Table:

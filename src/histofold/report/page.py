@@ -24,10 +24,16 @@ _SMALL_PHOTO_PX = 128 * 128
 _LONG_TABLE_ROWS = 15
 _PNG_START, _JPEG_START = b"\x89PNG", b"\xff\xd8\xff"
 
+Pictures = Sequence[tuple[str, np.ndarray]]
+"""(title, RGB uint8 image) pairs."""
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its caption."""
+    """A picture with its caption.
+
+    A PNG file is a graph, kept as it is and turned dark with the page; all else is a photo, kept as JPEG of 1600 px.
+    """
 
     image: np.ndarray | Path | bytes
     """RGB uint8 (H, W, 3), or the path or the bytes of a picture file."""
@@ -35,9 +41,6 @@ class Figure:
     """Text below it."""
     alt: str = ""
     """What it shows, for those who cannot see it; the caption stands in where this is empty."""
-    kind: Literal["photo", "graph"] | None = None
-    """A photo is shrunk to 1600 px and kept as JPEG; a graph is kept as PNG and turned dark with the page. By default a
-    PNG file is a graph and everything else a photo."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Gallery:
     """Figures side by side, as many in a row as fit."""
 
     figures: Sequence[Figure]
+
+    @classmethod
+    def of(cls, pictures: Pictures) -> Gallery:
+        """A gallery of pictures, each with its title as caption."""
+        return cls([Figure(image, title) for title, image in pictures])
 
 
 @dataclass(frozen=True)
@@ -167,15 +175,15 @@ def _view(block: Block) -> dict[str, Any]:
 
 def _figure_view(figure: Figure) -> dict[str, Any]:
     """A picture as a data address, with its size so that the page does not jump while it loads."""
+    kind = "photo"
     if isinstance(figure.image, np.ndarray):
-        kind = figure.kind or "photo"
-        content = _encode(figure.image, kind)
+        content = _encode(figure.image)
     else:
         content = figure.image if isinstance(figure.image, bytes) else figure.image.read_bytes()
-        kind = figure.kind or ("graph" if content.startswith(_PNG_START) else "photo")
-        ready = content.startswith(_JPEG_START) or (kind == "graph" and content.startswith(_PNG_START))
-        if not ready:
-            content = _encode(np.array(Image.open(io.BytesIO(content)).convert("RGB")), kind)
+        if content.startswith(_PNG_START):
+            kind = "graph"
+        elif not content.startswith(_JPEG_START):
+            content = _encode(np.array(Image.open(io.BytesIO(content)).convert("RGB")))
     subtype = "png" if content.startswith(_PNG_START) else "jpeg"
     with Image.open(io.BytesIO(content)) as header:
         size_hw = (header.height, header.width)
@@ -183,9 +191,9 @@ def _figure_view(figure: Figure) -> dict[str, Any]:
     return {"uri": uri, "kind": kind, "size": size_hw, "caption": figure.caption, "alt": figure.alt or figure.caption}
 
 
-def _encode(image_HWC: np.ndarray, kind: str) -> bytes:
-    """Photos as JPEG of a page's size; graphs, and photos too small to gain by it, as PNG."""
-    if kind == "graph" or image_HWC.shape[0] * image_HWC.shape[1] <= _SMALL_PHOTO_PX:
+def _encode(image_HWC: np.ndarray) -> bytes:
+    """A photo as JPEG of a page's size, or as PNG where it is too small to gain by that."""
+    if image_HWC.shape[0] * image_HWC.shape[1] <= _SMALL_PHOTO_PX:
         return encode_png(image_HWC)
     return encode_jpeg(fit_image(image_HWC, _PHOTO_MAX_SIDE_PX))
 

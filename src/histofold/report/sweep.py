@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from histofold.report.graphs.style import INK, LABEL, MUTED, finish_figure, new_figure, style_axes
+from histofold.report.graphs.style import INK, LABEL, MUTED, PALETTE, finish_figure, new_figure, style_axes
 from histofold.report.page import Facts, Figure, Section, Table, Text, write_page
 
 _NAMES = {"val_dice": "Validation Dice", "loss": "Training loss"}
-_BLUE, _ORANGE = "#0072B2", "#D55E00"
+_BLUE, _ORANGE = PALETTE[:2]
 _LOG_RANGE = 8  # settings that differ by at least this factor are drawn on a logarithmic scale
 _MOST_CELLS = 12  # a side of a heat map; more are drawn as dots
 

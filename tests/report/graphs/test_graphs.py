@@ -1,7 +1,6 @@
 """Graphs: what is marked where, bytes that repeat, odd tables, and no global state."""
 
 import io
-import itertools
 import subprocess
 import sys
 
@@ -14,7 +13,7 @@ from PIL import Image
 from histofold.report.graphs import dataset as balance
 from histofold.report.graphs import run as plots
 from histofold.report.graphs.dataset import plot_class_balance
-from histofold.report.graphs.run import plot_curves, plot_dice_by_group
+from histofold.report.graphs.run import plot_curves, plot_dice_by_organ
 from histofold.report.graphs.style import finish_figure
 
 
@@ -76,7 +75,7 @@ def figures(monkeypatch):
     caught = []
     for module in (plots, balance):
         monkeypatch.setattr(
-            module, "finish_figure", lambda figure, path: (caught.append(figure), finish_figure(figure, path))[1]
+            module, "finish_figure", lambda figure, path=None: (caught.append(figure), finish_figure(figure, path))[1]
         )
     return caught
 
@@ -102,15 +101,6 @@ def test_curves_connect_validations_across_blank_rows(figures) -> None:
     assert list(longest.get_xdata()) == [10, 20, 30, 40, 50, 60]
 
 
-def test_curves_of_folds_name_each_end_without_overlap(figures) -> None:
-    plot_curves([(f"fold {fold}", training_log(fold)) for fold in range(5)])
-    dice_axes = figures[0].axes[1]
-    labels = [text for text in dice_axes.texts if text.get_text().startswith("fold")]
-    assert sorted(label.get_text()[:6] for label in labels) == [f"fold {fold}" for fold in range(5)]
-    boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.y0)
-    assert all(lower.y1 <= upper.y0 + 1 for lower, upper in itertools.pairwise(boxes))
-
-
 @pytest.mark.parametrize(
     "log",
     [
@@ -121,7 +111,6 @@ def test_curves_of_folds_name_each_end_without_overlap(figures) -> None:
         training_log()[["step", "lr", "loss"]],
         training_log().assign(loss=np.inf, lr=0.0),
         training_log().astype(object).where(training_log().notna(), ""),
-        [],
     ],
     ids=[
         "no rows",
@@ -131,7 +120,6 @@ def test_curves_of_folds_name_each_end_without_overlap(figures) -> None:
         "few columns",
         "infinite",
         "blank strings",
-        "no logs",
     ],
 )
 def test_curves_of_odd_logs_are_drawn(log) -> None:
@@ -139,14 +127,15 @@ def test_curves_of_odd_logs_are_drawn(log) -> None:
 
 
 def test_same_data_same_bytes_and_the_file_holds_them(tmp_path) -> None:
-    first = plot_dice_by_group(oof_table(), tmp_path / "new" / "dice.png")
-    assert first == plot_dice_by_group(oof_table())
-    assert (tmp_path / "new" / "dice.png").read_bytes() == first
-    assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["dice.png"]
+    assert plot_dice_by_organ(oof_table()) == plot_dice_by_organ(oof_table())
+    first = plot_curves(training_log(), tmp_path / "new" / "curves.png")
+    assert first == plot_curves(training_log())
+    assert (tmp_path / "new" / "curves.png").read_bytes() == first
+    assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["curves.png"]
 
 
-def test_dice_by_group_draws_each_scored_image_once_and_counts_the_rest(figures) -> None:
-    decoded(plot_dice_by_group(oof_table()))
+def test_dice_by_organ_draws_each_scored_image_once_and_counts_the_rest(figures) -> None:
+    decoded(plot_dice_by_organ(oof_table()))
     axes = figures[0].axes[0]
     drawn = np.concatenate([np.asarray(dots.get_offsets())[:, 0] for dots in axes.collections])
     assert sorted(drawn) == [0.0, 0.8, 0.9, 1.0]
@@ -157,13 +146,8 @@ def test_dice_by_group_draws_each_scored_image_once_and_counts_the_rest(figures)
 
 
 @pytest.mark.parametrize("oof", [oof_table().iloc[:0], oof_table().assign(dice=np.nan), oof_table().iloc[:1]])
-def test_dice_by_group_of_few_or_no_scores(oof: pd.DataFrame) -> None:
-    decoded(plot_dice_by_group(oof))
-
-
-def test_dice_by_another_column(figures) -> None:
-    plot_dice_by_group(oof_table(), column="fold")
-    assert [label.get_text() for label in figures[0].axes[0].get_yticklabels()] == ["1", "0"]
+def test_dice_by_organ_of_few_or_no_scores(oof: pd.DataFrame) -> None:
+    decoded(plot_dice_by_organ(oof))
 
 
 def test_class_balance_bars_add_up(figures) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,9 @@ from matplotlib.ticker import MaxNLocator
 
 from histofold.data.explore.slides import SlideFacts
 from histofold.data.tiles.cut import TILE_BINS
-from histofold.report.graphs.style import INK, LABEL, MUTED, finish_figure, new_figure, style_axes
+from histofold.report.graphs.style import INK, LABEL, MUTED, PALETTE, finish_figure, new_figure, style_axes
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
 _BIN_COLOURS = ("#D9DCE1", "#BFDCEB", "#7DB8DA", "#3288BD", "#0B4F7D")
 _LOG_RANGE = 20  # areas that differ by more than this factor are drawn on a logarithmic scale
 
@@ -45,12 +43,11 @@ def facts_table(facts: Sequence[SlideFacts]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def plot_slides(facts: Sequence[SlideFacts], path: Path | None = None) -> bytes:
+def plot_slides(facts: Sequence[SlideFacts]) -> bytes:
     """Draw sizes, pixel sizes, labelled shares and areas of objects, by organ and source.
 
     Args:
         facts: Of at least one slide.
-        path: File to write, if any.
 
     Returns:
         The PNG's bytes.
@@ -66,15 +63,14 @@ def plot_slides(facts: Sequence[SlideFacts], path: Path | None = None) -> bytes:
     if len(sources) > 1:
         handles = [_marker(source, place) for place, source in enumerate(sources)]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
-    return finish_figure(figure, path)
+    return finish_figure(figure)
 
 
-def plot_colours(facts: Sequence[SlideFacts], path: Path | None = None) -> bytes:
+def plot_colours(facts: Sequence[SlideFacts]) -> bytes:
     """Draw the mean colour of each slide's tissue, inside and outside the labels, in CIE L*a*b*.
 
     Args:
         facts: Slides whose images were looked at; others are left out.
-        path: File to write, if any.
 
     Returns:
         The PNG's bytes.
@@ -89,7 +85,7 @@ def plot_colours(facts: Sequence[SlideFacts], path: Path | None = None) -> bytes
         for lab, filled in ((fact.inside_lab, True), (fact.outside_lab, False)):
             if not np.isfinite(lab).all():
                 continue
-            colour = _COLOURS[place % len(_COLOURS)]
+            colour = PALETTE[place % len(PALETTE)]
             look: dict[str, Any] = {
                 "marker": _MARKERS[place % len(_MARKERS)],
                 "ms": 4.5,
@@ -111,11 +107,11 @@ def plot_colours(facts: Sequence[SlideFacts], path: Path | None = None) -> bytes
         Line2D([], [], mfc="white", label="not labelled", **grey),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
-    return finish_figure(figure, path)
+    return finish_figure(figure)
 
 
 def _marker(label: str, place: int) -> Line2D:
-    colour = _COLOURS[place % len(_COLOURS)]
+    colour = PALETTE[place % len(PALETTE)]
     return Line2D([], [], ls="", marker=_MARKERS[place % len(_MARKERS)], ms=6, mec=colour, mfc=colour, label=label)
 
 
@@ -125,7 +121,7 @@ def _draw_sizes(axes: Axes, table: pd.DataFrame, sources: list[str]) -> None:
     counted = table.groupby(["source", "height", "width"]).size().reset_index(name="count")
     for place, source in enumerate(sources):
         part = counted[counted["source"] == source]
-        colour = _COLOURS[place % len(_COLOURS)]
+        colour = PALETTE[place % len(PALETTE)]
         marker = _MARKERS[place % len(_MARKERS)]
         sizes = 14 + 120 * part["count"] / max(1, len(table))
         axes.scatter(part["width"], part["height"], s=sizes, c=colour, marker=marker, alpha=0.6, lw=0)
@@ -147,7 +143,7 @@ def _draw_strips(
         for place, source in enumerate(sources):
             values = members.loc[members["source"] == source, column].dropna()
             heights = row + jitter.uniform(-0.25, 0.25, len(values))
-            colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+            colour, marker = PALETTE[place % len(PALETTE)], _MARKERS[place % len(_MARKERS)]
             axes.scatter(values, heights, s=9, c=colour, marker=marker, alpha=0.5, lw=0)
         if members[column].notna().any():
             median = float(members[column].median())
@@ -162,12 +158,11 @@ def _draw_strips(
         axes.set_xlim(left=0)
 
 
-def plot_class_balance(index: pd.DataFrame, path: Path | None = None) -> bytes:
+def plot_class_balance(index: pd.DataFrame) -> bytes:
     """Draw how the tiles spread over bins, folds, mask fractions and tissue fractions.
 
     Args:
         index: Columns fold, bin, mask_fraction, tissue_fraction of index.csv.
-        path: File to write, if any.
 
     Returns:
         The PNG's bytes.
@@ -183,7 +178,7 @@ def plot_class_balance(index: pd.DataFrame, path: Path | None = None) -> bytes:
     _draw_fractions(mask, marked, title, "share of the tile's pixels in the mask", _BIN_COLOURS[3])
     tissue_title = f"Tissue fraction, all {len(index):,} tiles"
     _draw_fractions(tissue, index["tissue_fraction"], tissue_title, "share of the tile's pixels on tissue", "#B58DB6")
-    return finish_figure(figure, path)
+    return finish_figure(figure)
 
 
 def _draw_bin_bars(axes: Axes, counts: pd.Series, bins: list[str], colours: Mapping[str, str]) -> None:

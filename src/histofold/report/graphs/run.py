@@ -6,57 +6,47 @@ Every function returns the bytes of a PNG and, given a path, also writes them th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from histofold.report.graphs.style import INK, MUTED, finish_figure, new_figure, style_axes
+from histofold.report.graphs.style import INK, MUTED, PALETTE, finish_figure, new_figure, style_axes
 
-# Okabe and Ito's palette without its yellow, which is too light for lines on white paper.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+_COLOUR = PALETTE[0]
 _SMOOTHING_SHARE = 1 / 40
 _DASHED: dict[str, Any] = {"lw": 1.3, "ls": (0, (4, 2)), "marker": "o", "ms": 2.5}
 
-Log: TypeAlias = pd.DataFrame | Sequence[tuple[str, pd.DataFrame]]
 
-
-def plot_curves(log: Log, path: Path | None = None) -> bytes:
+def plot_curves(log: pd.DataFrame, path: Path | None = None) -> bytes:
     """Draw loss, validation Dice and learning rate against the optimisation step.
 
     The last Dice is marked as the reported one; the best is shown hollow, as the optimistic one.
 
     Args:
-        log: Columns step, lr, loss, val_loss, val_dice, val_dice_raw (blank where nothing was validated); or several
-            logs with their names, as of folds.
+        log: Columns step, lr, loss, val_loss, val_dice, val_dice_raw (blank where nothing was validated).
         path: File to write, if any.
 
     Returns:
         The PNG's bytes.
     """
-    named = [("", log)] if isinstance(log, pd.DataFrame) else list(log)
-    numeric = [(name, _numeric(frame)) for name, frame in named]
+    frame = _numeric(log)
     figure = new_figure(7.4)
     loss_axes, dice_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.3))
-    power = _lr_power([frame for _, frame in numeric])
+    rate = _points(frame, "lr")
+    power = math.floor(math.log10(rate.max())) if len(rate) and rate.max() > 0 else 0
     style_axes(loss_axes, "Loss")
     style_axes(dice_axes, "Validation Dice")
     style_axes(rate_axes, "Learning rate" + (f" (×10$^{{{power}}}$)" if power else ""))
-    ends: list[tuple[float, str, str]] = []
-    for position, (name, frame) in enumerate(numeric):
-        colour = _COLOURS[position % len(_COLOURS)]
-        _draw_loss(loss_axes, frame, colour, raw_opacity=0.22 if len(numeric) == 1 else 0.1)
-        ends += _draw_validation(dice_axes, frame, name, colour)
-        rate = _points(frame, "lr")
-        rate_axes.plot(rate.index, rate.to_numpy() / 10.0**power, color=colour, lw=1.3)
+    _draw_loss(loss_axes, frame)
+    _draw_validation(dice_axes, frame)
+    rate_axes.plot(rate.index, rate.to_numpy() / 10.0**power, color=_COLOUR, lw=1.3)
     rate_axes.set_xlabel("optimisation step")
     rate_axes.set_ylim(bottom=0)
-    _curve_legends(loss_axes, dice_axes, [frame for _, frame in numeric])
-    _label_ends(dice_axes, sorted(ends))
+    _curve_legends(loss_axes, dice_axes, frame)
     return finish_figure(figure, path)
 
 
@@ -67,23 +57,21 @@ def draw_fold_curves(folder: Path) -> Path:
     return path
 
 
-def plot_dice_by_group(oof: pd.DataFrame, path: Path | None = None, column: str = "organ") -> bytes:
-    """Draw every image's Dice by organ (or another column) over the middle half and the median of its group.
+def plot_dice_by_organ(oof: pd.DataFrame) -> bytes:
+    """Draw every image's Dice by organ, over the middle half and the median of the organ.
 
     Args:
         oof: Columns id, fold, organ, source, dice; rows without a Dice are counted, not drawn.
-        path: File to write, if any.
-        column: The column that names the groups.
 
     Returns:
         The PNG's bytes.
     """
     scored = oof[oof["dice"].notna()]
-    scored = scored.assign(**{column: scored[column].astype(object).where(scored[column].notna(), "not named")})
-    groups = sorted(scored.groupby(column), key=lambda item: item[1]["dice"].median())
+    scored = scored.assign(organ=scored["organ"].astype(object).where(scored["organ"].notna(), "not named"))
+    groups = sorted(scored.groupby("organ"), key=lambda item: item[1]["dice"].median())
     figure = new_figure(1.3 + 0.62 * max(1, len(groups)))
     axes = figure.subplots()
-    style_axes(axes, f"Dice of every image, by {column}", grid="x")
+    style_axes(axes, "Dice of every image, by organ", grid="x")
     sources = sorted(scored["source"].astype(str).unique()) if "source" in scored else []
     jitter = np.random.default_rng(0)
     for row, (name, members) in enumerate(groups):
@@ -96,8 +84,8 @@ def plot_dice_by_group(oof: pd.DataFrame, path: Path | None = None, column: str 
     missing = len(oof) - len(scored)
     axes.set_xlabel("Dice" + (f"   ({missing} without a score, not shown)" if missing else ""))
     if len(sources) > 1:
-        _legend(axes, [_marker(source, _COLOURS[at % len(_COLOURS)]) for at, source in enumerate(sources)])
-    return finish_figure(figure, path)
+        _legend(axes, [_marker(source, PALETTE[at % len(PALETTE)]) for at, source in enumerate(sources)])
+    return finish_figure(figure)
 
 
 def _legend(axes: Axes, handles: list[Line2D], place: str | None = None) -> None:
@@ -124,64 +112,41 @@ def _points(frame: pd.DataFrame, column: str) -> pd.Series:
     return pd.Series(frame[column].to_numpy(float), index=frame["step"].to_numpy(float)).dropna()
 
 
-def _lr_power(frames: list[pd.DataFrame]) -> int:
-    """Power of ten that brings the largest learning rate to between 1 and 10."""
-    rates = pd.concat([pd.Series([0.0]), *(_points(frame, "lr") for frame in frames)])
-    largest = float(rates.max())
-    return math.floor(math.log10(largest)) if largest > 0 else 0
-
-
-def _draw_loss(axes: Axes, frame: pd.DataFrame, colour: str, raw_opacity: float) -> None:
+def _draw_loss(axes: Axes, frame: pd.DataFrame) -> None:
     """Training loss, raw light and smoothed (a centred mean: no lag), and validation loss dashed."""
     raw, validation = _points(frame, "loss"), _points(frame, "val_loss")
     smooth = raw.rolling(max(1, round(len(raw) * _SMOOTHING_SHARE)), center=True, min_periods=1).mean()
-    axes.plot(raw.index, raw, color=colour, lw=0.7, alpha=raw_opacity)
-    axes.plot(smooth.index, smooth, color=colour, lw=1.8)
-    axes.plot(validation.index, validation, color=colour, **_DASHED)
+    axes.plot(raw.index, raw, color=_COLOUR, lw=0.7, alpha=0.22)
+    axes.plot(smooth.index, smooth, color=_COLOUR, lw=1.8)
+    axes.plot(validation.index, validation, color=_COLOUR, **_DASHED)
 
 
-def _draw_validation(axes: Axes, frame: pd.DataFrame, name: str, colour: str) -> list[tuple[float, str, str]]:
-    """Averaged weights' Dice with its last and best value; returns the label for its right end (y, text, colour)."""
+def _draw_validation(axes: Axes, frame: pd.DataFrame) -> None:
+    """Averaged weights' Dice with its best value, and its last one named beside the line's end."""
     averaged, raw = _points(frame, "val_dice"), _points(frame, "val_dice_raw")
-    axes.plot(raw.index, raw, color=colour, lw=1, alpha=0.35)
-    axes.plot(averaged.index, averaged, color=colour, lw=1.8)
+    axes.plot(raw.index, raw, color=_COLOUR, lw=1, alpha=0.35)
+    axes.plot(averaged.index, averaged, color=_COLOUR, lw=1.8)
     if averaged.empty:
-        return []
-    best, last = int(averaged.to_numpy().argmax()), float(averaged.iloc[-1])
-    axes.plot(averaged.index[best], averaged.iloc[best], "o", ms=8, mec=colour, mfc="white", mew=1.5, clip_on=False)
-    axes.plot(averaged.index[-1], last, "o", ms=6, color=colour, clip_on=False)
-    return [(last, f"{name}  {last:.4f}".strip(), colour)]
-
-
-def _curve_legends(loss_axes: Axes, dice_axes: Axes, frames: list[pd.DataFrame]) -> None:
-    """Say what the line styles and marks mean, and nothing that was not drawn."""
-    colour = _COLOURS[0] if len(frames) == 1 else MUTED
-    if any(len(_points(frame, "val_loss")) for frame in frames):
-        validation = Line2D([], [], color=colour, label="validation", **_DASHED)
-        training = Line2D([], [], color=colour, lw=1.8, label="training, smoothed")
-        _legend(loss_axes, [training, validation], "upper right")
-    bests = [_points(frame, "val_dice").max() for frame in frames if len(_points(frame, "val_dice"))]
-    if bests:
-        handles = [Line2D([], [], color=colour, lw=1.8, label="averaged weights")]
-        if any(len(_points(frame, "val_dice_raw")) for frame in frames):
-            handles.append(Line2D([], [], color=colour, lw=1, alpha=0.5, label="raw weights"))
-        value = f" {bests[0]:.4f}" if len(frames) == 1 else ""
-        best = _marker(f"best (optimistic){value}", colour, hollow=True)
-        _legend(dice_axes, [*handles, _marker("last (reported)", colour), best], "lower right")
-
-
-def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
-    """Write each last value (y, text, colour; ascending) beside its line's end, pushed apart where they would touch."""
-    if not ends:
         return
-    low, high = axes.get_ylim()
-    spacing, places = (high - low) * 0.085, [ends[0][0]]
-    for y, _, _ in ends[1:]:
-        places.append(max(y, places[-1] + spacing))
-    drift = float(np.mean(places) - np.mean([y for y, _, _ in ends]))
-    drift = max(drift, places[-1] - high)
-    for place, (_, text, colour) in zip(places, ends, strict=True):
-        _note(axes, text, place - drift, colour)
+    best, last = int(averaged.to_numpy().argmax()), float(averaged.iloc[-1])
+    axes.plot(averaged.index[best], averaged.iloc[best], "o", ms=8, mec=_COLOUR, mfc="white", mew=1.5, clip_on=False)
+    axes.plot(averaged.index[-1], last, "o", ms=6, color=_COLOUR, clip_on=False)
+    _note(axes, f"{last:.4f}", last, _COLOUR)
+
+
+def _curve_legends(loss_axes: Axes, dice_axes: Axes, frame: pd.DataFrame) -> None:
+    """Say what the line styles and marks mean, and nothing that was not drawn."""
+    if len(_points(frame, "val_loss")):
+        validation = Line2D([], [], color=_COLOUR, label="validation", **_DASHED)
+        training = Line2D([], [], color=_COLOUR, lw=1.8, label="training, smoothed")
+        _legend(loss_axes, [training, validation], "upper right")
+    averaged = _points(frame, "val_dice")
+    if len(averaged):
+        handles = [Line2D([], [], color=_COLOUR, lw=1.8, label="averaged weights")]
+        if len(_points(frame, "val_dice_raw")):
+            handles.append(Line2D([], [], color=_COLOUR, lw=1, alpha=0.5, label="raw weights"))
+        best = _marker(f"best (optimistic) {averaged.max():.4f}", _COLOUR, hollow=True)
+        _legend(dice_axes, [*handles, _marker("last (reported)", _COLOUR), best], "lower right")
 
 
 def _note(axes: Axes, text: str, y: float, colour: str) -> None:
@@ -196,8 +161,8 @@ def _draw_strip(
     values = members["dice"].to_numpy(float)
     low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
     axes.barh(row, high - low, left=low, height=0.56, color="#EDEFF3", zorder=1)
-    colours = [_COLOURS[sources.index(str(source)) % len(_COLOURS)] for source in members.get("source", [])]
+    colours = [PALETTE[sources.index(str(source)) % len(PALETTE)] for source in members.get("source", [])]
     heights = row + jitter.uniform(-0.22, 0.22, len(values))
-    axes.scatter(values, heights, s=16, c=colours or _COLOURS[0], alpha=0.65, lw=0, zorder=3)
+    axes.scatter(values, heights, s=16, c=colours or _COLOUR, alpha=0.65, lw=0, zorder=3)
     axes.plot([median, median], [row - 0.34, row + 0.34], color=INK, lw=2, zorder=4)
     _note(axes, f"median {median:.3f}\nn = {len(values)}", row, MUTED)

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
-from histofold.report.graphs.style import INK, LABEL, MUTED, finish_figure, new_figure, style_axes
+from histofold.report.graphs.style import INK, LABEL, MUTED, PALETTE, finish_figure, new_figure, style_axes
 from histofold.schema.optim import OptimConfig
 
-_RATE_COLOUR, _ENCODER_COLOUR, _MOMENTUM_COLOUR, _SPAN_COLOUR = "#0072B2", "#D55E00", "#009E73", "#4D4D4D"
+_RATE_COLOUR, _ENCODER_COLOUR, _MOMENTUM_COLOUR, _SPAN_COLOUR = *PALETTE[:3], PALETTE[-1]
 _GROWING_COLOUR = "#BFC3CA"
 _STAIRS = ("step", "multi_step", "plateau")
 # An encoder slower than this share of all else lies on the floor of a linear axis.

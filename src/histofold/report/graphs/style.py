@@ -14,6 +14,8 @@ from histofold.schema.files import write_bytes_atomically
 INK, MUTED = "#22262E", "#6B7280"
 _GRID = "#E5E7EB"
 _WIDTH_IN, _DPI = 8.0, 160
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+"""Okabe and Ito's, without its yellow, which is too light for lines on white paper."""
 LABEL: dict[str, Any] = {"fontsize": 9, "color": INK}
 
 
@@ -22,7 +24,7 @@ def new_figure(height_in: float) -> Figure:
     return Figure(figsize=(_WIDTH_IN, height_in), dpi=_DPI, layout="constrained", facecolor="white")
 
 
-def finish_figure(figure: Figure, path: Path | None) -> bytes:
+def finish_figure(figure: Figure, path: Path | None = None) -> bytes:
     """Render to PNG bytes, the same for the same data, and write them if a path is given."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
