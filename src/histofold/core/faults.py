@@ -35,13 +35,14 @@ class InputError(ValueError):
 
 
 class ImageError(ValueError):
-    """An image is missing, broken, too large or of a kind that is not read.
+    """An image is missing, broken, too large or of a kind that is not read."""
 
-    Attributes:
-        file: The image, as the user would look for it; empty where only a message was given.
-        rule: What is wrong.
-        remedy: What the user can do.
-    """
+    file: str
+    """The image, as the user would look for it; empty where only a message was given."""
+    rule: str
+    """What is wrong."""
+    remedy: str
+    """What the user can do."""
 
     def __init__(self, message: str, file: str = "", rule: str = "", remedy: str = "") -> None:
         super().__init__(message)

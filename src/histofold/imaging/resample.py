@@ -46,12 +46,12 @@ def check_scaled_hw(scaled_hw: tuple[int, int]) -> None:
 
 
 class ScaledSlide:
-    """A slide seen at another size; reads no more of the slide than a region needs, and that in blocks.
+    """A slide seen at another size; reads no more of the slide than a region needs, and that in blocks."""
 
-    Attributes:
-        slide: The slide; the view does not close it.
-        shape_hw: Height and width of the view in pixels.
-    """
+    slide: Slide
+    """The slide; the view does not close it."""
+    shape_hw: tuple[int, int]
+    """Height and width of the view in pixels."""
 
     def __init__(self, slide: Slide, scaled_hw: tuple[int, int]) -> None:
         check_scaled_hw(scaled_hw)

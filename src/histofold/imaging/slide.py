@@ -57,11 +57,10 @@ class SlideReader(Protocol):
 
 
 class Slide:
-    """One opened image; a context manager. Several threads may read it and take turns; to read at once, open it twice.
+    """One opened image, a context manager. Several threads may read it in turn; to read at once, open it twice."""
 
-    Attributes:
-        path: The file.
-    """
+    path: Path
+    """The file."""
 
     def __init__(self, path: Path, reader: SlideReader) -> None:
         self.path = path

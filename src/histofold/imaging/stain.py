@@ -120,12 +120,12 @@ def mean_reference(pixels: Mapping[str, np.ndarray]) -> StainReference:
 
 
 class NormalisedSlide:
-    """A slide at the network's scale in the colours of the reference.
+    """A slide at the network's scale in the colours of the reference."""
 
-    Attributes:
-        shape_hw: Height and width of the view in pixels.
-        stain_map: What each pixel goes through.
-    """
+    shape_hw: tuple[int, int]
+    """Height and width of the view in pixels."""
+    stain_map: StainMap
+    """What each pixel goes through."""
 
     def __init__(self, view: ScaledSlide, stain_map: StainMap) -> None:
         self.shape_hw = view.shape_hw

@@ -62,8 +62,8 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> SynthKey:
 def slides(key: SynthKey) -> dict[str, Picture]:
     """What each slide shows, drawn as a whole."""
     plans = [
-        *plan_kidneys(1, TRAIN, [SHAPE_HW] * 5, shrink=None, layouts=KIDNEY_LAYOUTS, planted=Planted()),
-        *plan_kidneys(1, TEST, [SHAPE_HW] * 2, shrink=None, layouts=KIDNEY_LAYOUTS, planted=Planted()),
+        *plan_kidneys(1, TRAIN, [SHAPE_HW] * 5, shrink=None, planted=Planted()),
+        *plan_kidneys(1, TEST, [SHAPE_HW] * 2, shrink=None, planted=Planted()),
     ]
     return {plan.id: SyntheticSlide(plan.spec).whole() for plan in plans}
 
@@ -209,7 +209,6 @@ def test_the_smallest_slides(tmp_path: Path) -> None:
         ({"seed": -1}, "seed"),
         ({"shape_hw": (63, 500)}, "at least 64"),
         ({"shrink": 0.0}, "shrink"),
-        ({"layouts": ("origami",)}, "origami: give some of tiled deflate"),
         ({"planted": Planted(faults={"shifted": 0.5})}, "faults and habits"),
     ],
 )

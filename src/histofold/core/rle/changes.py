@@ -108,14 +108,13 @@ def gather_changes_numpy(
 
 
 class ChangeGatherer:
-    """Collects changes in chunks; memory grows with the changes only.
+    """Collects changes in chunks; memory grows with the changes only."""
 
-    Attributes:
-        chunks: The changes so far but for those still in the buffer; complete after `flush`.
-    """
+    chunks: list[np.ndarray]
+    """The changes so far but for those still in the buffer; complete after `flush`."""
 
     def __init__(self, width: int) -> None:
-        self.chunks: list[np.ndarray] = []
+        self.chunks = []
         self._changes = np.empty(max(2 * width, MIN_CHANGES) if HAS_NUMBA else 0, np.int64)
         self._scratch = np.empty(SCAN_BLOCK, np.uint8)
         self._used = 0

@@ -20,15 +20,18 @@ _KEPT_BYTES = 24 * 2**20
 
 
 class SyntheticSlide:
-    """A slide that is drawn where it is read.
+    """A slide that is drawn where it is read."""
 
-    Attributes:
-        spec: What it shows.
-        shape_hw: Height and width in pixels.
-        ftu_count: Functional tissue units on it, at least one; those that touch count one by one.
-        artefact_regions: Kind and bounds (y0, x0, y1, x1) in pixels of every artefact that lies on the slide.
-        zones: Of kidneys, closed rings [[x, y], ...] in pixels: "Cortex", and "Medulla" (none on small fields).
-    """
+    spec: SlideSpec
+    """What it shows."""
+    shape_hw: tuple[int, int]
+    """Height and width in pixels."""
+    ftu_count: int
+    """Functional tissue units on it, at least one; those that touch count one by one."""
+    artefact_regions: list[tuple[str, tuple[int, int, int, int]]]
+    """Kind and bounds (y0, x0, y1, x1) in pixels of every artefact that lies on the slide."""
+    zones: dict[str, list[list[list[float]]]]
+    """Of kidneys, closed rings [[x, y], ...] in pixels: "Cortex", and "Medulla" (none on small fields)."""
 
     def __init__(self, spec: SlideSpec) -> None:
         self.spec, self.shape_hw = spec, spec.shape_hw

@@ -47,7 +47,7 @@ from histofold.synth.kidney_2020.rings import (
     shifted_runs,
     zone_polygons,
 )
-from histofold.synth.kidney_2020.tiff import BAND_ROWS, KIDNEY_LAYOUTS, write_tiff_bands
+from histofold.synth.kidney_2020.tiff import BAND_ROWS, write_tiff_bands
 
 KIDNEY_INFORMATION = "HuBMAP-20-dataset_information.csv"
 KIDNEY_INFORMATION_COLUMNS = (
@@ -79,7 +79,6 @@ def make_kidney_2020(
     max_side: int = 2000,
     shape_hw: tuple[int, int] | None = None,
     shrink: float | None = None,
-    layouts: Sequence[str] = KIDNEY_LAYOUTS,
     shifted_truth_yx: tuple[int, int] = (0, 0),
     planted: Planted | None = None,
     truth_path: Path | None = None,
@@ -89,9 +88,9 @@ def make_kidney_2020(
     """Write the folder: slides, polygons and tables; the tables last, and the truth after all else.
 
     Two or three slides a patient; two of three slides have pixels of 0.5 um, the third of 0.65 um (the tables do not
-    tell, the slides' resolution tags do). A slide depends on the seed, its split, its place and the options alone. What
-    is already there is replaced. A run that was interrupted leaves no tables and no part of a file under its name:
-    start it again.
+    tell, the slides' resolution tags do). Their files have each of `KIDNEY_LAYOUTS` in turn, as BigTIFF where needed.
+    A slide depends on the seed, its split, its place and the options alone. What is already there is replaced. A run
+    that was interrupted leaves no tables and no part of a file under its name: start it again.
 
     Args:
         root: Folder to fill; made if missing.
@@ -101,7 +100,6 @@ def make_kidney_2020(
         max_side: Longest side of a slide in pixels, at least 64, where `shape_hw` is not given.
         shape_hw: Height and width of all slides, at least 64 each.
         shrink: Size of objects over their real size; without it the longest side over 10000, from 0.2 to 1.
-        layouts: Of `KIDNEY_LAYOUTS`, taken in turn; a BigTIFF is written where it must be.
         shifted_truth_yx: The first test slide's truth is moved by so many pixels, as one was on Kaggle.
         planted: Its artefacts and JPEG traces; without it at a modest rate. Faults and habits are not for these slides.
         truth_path: Where the truth of the test slides goes (id, encoding), outside `root`; default ROOT_truth.csv.
@@ -112,7 +110,7 @@ def make_kidney_2020(
         The key.
 
     Raises:
-        ValueError: A count, size or layout is not possible, or the truth would lie inside the folder.
+        ValueError: A count or size is not possible, or the truth would lie inside the folder.
     """
     truth_path = truth_path_of(root, truth_path)
     planted = planted or Planted()
@@ -122,7 +120,7 @@ def make_kidney_2020(
     plans = []
     for split, count in ((TRAIN, num_train), (TEST, num_test)):
         shapes = [shape_hw] * count if shape_hw else draw_kidney_shapes(seed, split, count, max_side)
-        plans += plan_kidneys(seed, split, shapes, shrink=shrink, layouts=layouts, planted=planted)
+        plans += plan_kidneys(seed, split, shapes, shrink=shrink, planted=planted)
     plans[num_train] = replace(plans[num_train], shift_yx=shifted_truth_yx)
     begin_folder(root, ("train.csv", "sample_submission.csv", KIDNEY_INFORMATION), truth_path)
     work = partial(_make_kidney, root, seed, progress and num_workers == 0)

@@ -52,17 +52,9 @@ def plan_kidneys(
     shapes_hw: Sequence[tuple[int, int]],
     *,
     shrink: float | None,
-    layouts: Sequence[str],
     planted: Planted,
 ) -> list[KidneyPlan]:
-    """Plan the slides of a split, their layouts taken in turn; without `shrink` objects are as large as fits the slide.
-
-    Raises:
-        ValueError: If a layout is not known, or there is none.
-    """
-    unknown = sorted(set(layouts) - set(KIDNEY_LAYOUTS))
-    if unknown or not layouts:
-        raise ValueError(f"layouts {', '.join(unknown) or 'are missing'}: give some of {', '.join(KIDNEY_LAYOUTS)}")
+    """Plan the slides of a split, layouts taken in turn; without `shrink` objects are as large as fits the slide."""
     plans = []
     for index, shape_hw in enumerate(shapes_hw):
         number = random_stream(seed, _WORLD, _IDS, split, index).integers(16**8, 16**9)
@@ -78,7 +70,7 @@ def plan_kidneys(
             artefacts=artefacts,
             jpeg_quality=quality,
         )
-        layout = layouts[index % len(layouts)]
+        layout = KIDNEY_LAYOUTS[index % len(KIDNEY_LAYOUTS)]
         plans.append(KidneyPlan(id=f"{number:09x}", split=split, index=index, spec=spec, layout=layout))
     return plans
 
