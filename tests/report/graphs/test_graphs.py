@@ -14,7 +14,7 @@ from histofold.report.graphs import dataset as balance
 from histofold.report.graphs import run as plots
 from histofold.report.graphs.dataset import plot_class_balance
 from histofold.report.graphs.run import plot_curves, plot_dice_by_organ
-from histofold.report.graphs.style import finish_figure
+from histofold.report.graphs.style import PALETTE, finish_figure
 
 
 def training_log(seed: int = 0, steps: int = 60, every: int = 10) -> pd.DataFrame:
@@ -176,7 +176,7 @@ def test_line_colours_stand_out_from_white_paper() -> None:
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
         return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
-    assert min(1.05 / (luminance(colour) + 0.05) for colour in plots._COLOURS) > 2
+    assert min(1.05 / (luminance(colour) + 0.05) for colour in PALETTE) > 2
 
 
 def test_pyplot_is_never_loaded() -> None:
