@@ -9,7 +9,7 @@ from histofold.competitions.base import Adapter, Split, find_image
 from histofold.competitions.tables import (
     log_faults,
     parse_pixel_size,
-    parse_side,
+    read_shape,
     read_truth,
     rows_by_id,
     scan_training_table,
@@ -20,6 +20,7 @@ from histofold.schema.sample import Sample
 
 HUBMAP_2022_ORGANS = ("kidney", "largeintestine", "lung", "prostate", "spleen")
 HUBMAP_2022_COLUMNS = ("id", "organ", "data_source", "img_height", "img_width", "pixel_size", "rle")
+HUBMAP_2022_SIDES = ("img_height", "img_width")
 # Clusters of near-identical training images: found by participants by comparing the images. A cluster shares a fold.
 HUBMAP_2022_NEAR_DUPLICATES = (
     ("6730", "32741"),
@@ -66,39 +67,22 @@ class Hubmap2022(Adapter):
 
     def _train_sample(self, folder: Path, row: dict[str, str], group: str, path: Path, faults: list[Fault]) -> Sample:
         """The sample of a row; what is wrong with the row is added to the faults. An absent column is not."""
-        shape_hw = self._checked_shape(row, path, faults)
-        pixel_size_um = parse_pixel_size(row.get("pixel_size", ""))
-        if "pixel_size" in row and pixel_size_um is None:
+        sample = self._sample(folder, row["id"], row, group)
+        _, rule = read_shape(row, HUBMAP_2022_SIDES)
+        if rule:
+            faults.append(Fault(row["id"], str(path), rule, "write the image's size in pixels"))
+        if "pixel_size" in row and sample.pixel_size_um is None:
             rule = f"pixel_size {row['pixel_size']!r} is not a positive number of um"
             faults.append(Fault(row["id"], str(path), rule, "write the slide's pixel size"))
         if row.get("organ", HUBMAP_2022_ORGANS[0]) not in HUBMAP_2022_ORGANS:
             remedy = f"write one of {', '.join(HUBMAP_2022_ORGANS)}"
             faults.append(Fault(row["id"], str(path), f"organ {row['organ']!r} is not known", remedy))
         if "rle" in row:
-            runs, truth_faults = read_truth(row, "rle", shape_hw, path)
+            runs, truth_faults = read_truth(row, "rle", sample.shape_hw, path)
             faults += truth_faults
             if runs is not None:
                 self._targets[row["id"]] = runs
-        return Sample(
-            id=row["id"],
-            image_path=find_image(folder, row["id"]),
-            organ=row.get("organ", ""),
-            source=row.get("data_source", ""),
-            group=group,
-            pixel_size_um=pixel_size_um,
-            shape_hw=shape_hw,
-        )
-
-    @staticmethod
-    def _checked_shape(row: Mapping[str, str], path: Path, faults: list[Fault]) -> tuple[int, int] | None:
-        if not {"img_height", "img_width"} <= set(row):
-            return None
-        height, width = parse_side(row["img_height"]), parse_side(row["img_width"])
-        if height is None or width is None:
-            rule = f"img_height {row['img_height']!r} and img_width {row['img_width']!r} are not positive numbers"
-            faults.append(Fault(row["id"], str(path), rule, "write the image's size in pixels"))
-            return None
-        return height, width
+        return sample
 
     @staticmethod
     def fold_groups(rows: Sequence[Mapping[str, str]]) -> list[str]:
@@ -115,16 +99,16 @@ class Hubmap2022(Adapter):
         ids = submission_ids(root / "sample_submission.csv", self.columns)
         rows, faults = rows_by_id(root / "test.csv", HUBMAP_2022_COLUMNS[:-1])
         log_faults(faults)
-        return [self._test_sample(root, key, rows.get(key, {})) for key in ids]
+        return [self._sample(root / "test_images", key, rows.get(key, {}), key) for key in ids]
 
-    def _test_sample(self, root: Path, key: str, row: Mapping[str, str]) -> Sample:
-        shape_hw = self._checked_shape(row, root, [])
+    @staticmethod
+    def _sample(folder: Path, key: str, row: Mapping[str, str], group: str) -> Sample:
         return Sample(
             id=key,
-            image_path=find_image(root / "test_images", key),
+            image_path=find_image(folder, key),
             organ=row.get("organ", ""),
             source=row.get("data_source", ""),
-            group=key,
+            group=group,
             pixel_size_um=parse_pixel_size(row.get("pixel_size", "")),
-            shape_hw=shape_hw,
+            shape_hw=read_shape(row, HUBMAP_2022_SIDES)[0],
         )

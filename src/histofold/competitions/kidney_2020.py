@@ -26,7 +26,7 @@ from histofold.competitions.tables import (
     header_shape_of,
     log_faults,
     parse_pixel_size,
-    parse_side,
+    read_shape,
     read_truth,
     scan_table,
     scan_training_table,
@@ -207,11 +207,8 @@ def _kidney_information(
     patient, pixel_size = row.get("patient_number", "").strip(), row.get("pixel_size", "").strip()
     if "patient_number" in row and not patient:
         faults.append(Fault(key, str(path), "no patient_number", "write one, so that folds keep patients whole"))
-    sides = [row.get(name, "") for name in ("height_pixels", "width_pixels")]
-    height, width = map(parse_side, sides)
-    shape_hw = None if height is None or width is None else (height, width)
-    if shape_hw is None and {"height_pixels", "width_pixels"} <= set(row):
-        rule = f"height_pixels {sides[0]!r} and width_pixels {sides[1]!r} are not positive numbers"
+    shape_hw, rule = read_shape(row, ("height_pixels", "width_pixels"))
+    if rule:
         faults.append(Fault(key, str(path), rule, "write the slide's size in pixels"))
     pixel_size_um = parse_pixel_size(pixel_size)
     if pixel_size and pixel_size_um is None:

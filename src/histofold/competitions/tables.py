@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -163,6 +163,21 @@ def parse_side(text: str) -> int | None:
     except ValueError:
         return None
     return int(value) if math.isfinite(value) and value >= 1 and value == int(value) else None
+
+
+def read_shape(row: Mapping[str, str], sides: tuple[str, str]) -> tuple[tuple[int, int] | None, str]:
+    """Height and width in pixels of a row, and the rule that its cells break; absent columns break none.
+
+    Args:
+        row: The row.
+        sides: Its columns of height and width.
+    """
+    texts = [row.get(name, "") for name in sides]
+    height, width = map(parse_side, texts)
+    if height is not None and width is not None:
+        return (height, width), ""
+    rule = f"{sides[0]} {texts[0]!r} and {sides[1]} {texts[1]!r} are not positive numbers"
+    return None, rule if set(sides) <= set(row) else ""
 
 
 def scan_training_table(path: Path, required: Sequence[str], images: Path) -> tuple[list[dict[str, str]], list[Fault]]:

@@ -33,9 +33,13 @@ def read_small(slide: Slide, scaled_hw: tuple[int, int]) -> np.ndarray:
     return small_HWC
 
 
+def small_mask(runs: Runs, scaled_hw: tuple[int, int]) -> np.ndarray:
+    """A whole mask at another size, bool (H, W)."""
+    everything = slice(0, scaled_hw[0]), slice(0, scaled_hw[1])
+    return resample_mask_region(runs.to_window, runs.shape_hw, scaled_hw, *everything)
+
+
 def thumbnail(slide: Slide, runs: Runs, max_side: int) -> tuple[np.ndarray, np.ndarray]:
     """A slide and its labels at no more than `max_side` pixels: uint8 RGB (H, W, 3) and bool (H, W)."""
     scaled_hw = fitting_shape(slide.shape_hw, max_side)
-    everything = slice(0, scaled_hw[0]), slice(0, scaled_hw[1])
-    image_HWC = read_small(slide, scaled_hw)
-    return image_HWC, resample_mask_region(runs.to_window, runs.shape_hw, scaled_hw, *everything)
+    return read_small(slide, scaled_hw), small_mask(runs, scaled_hw)

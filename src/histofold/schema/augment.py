@@ -5,53 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-_MEDIUM_AUGMENTATION: dict[str, float] = {
-    "flip": 0.5,
-    "rotate90": 1.0,
-    "affine": 0.5,
-    "scale": 0.2,
-    "rotate": 20.0,
-    "sharpness": 0.2,
-    "colour": 0.5,
-    "colour_strength": 0.2,
-    "hed": 0.5,
-    "hed_strength": 0.06,
-    **dict.fromkeys(("pixel_size", "elastic", "grid", "stain_transfer", "thickness", "grey"), 0.0),
-    **dict.fromkeys(("clahe", "detail", "noise", "jpeg", "cutout", "cutmix"), 0.0),
+_PRESET_NAMES = ("light", "medium", "strong")
+_PRESET_VALUES: dict[str, tuple[float, float, float]] = {
+    "flip": (0.5, 0.5, 0.5),
+    "rotate90": (1.0, 1.0, 1.0),
+    "affine": (0.3, 0.5, 0.6),
+    "scale": (0.1, 0.2, 0.3),
+    "rotate": (10.0, 20.0, 45.0),
+    "sharpness": (0.1, 0.2, 0.2),
+    "colour": (0.3, 0.5, 0.5),
+    "colour_strength": (0.1, 0.2, 0.25),
+    "hed": (0.3, 0.5, 0.5),
+    "hed_strength": (0.03, 0.06, 0.1),
+    "pixel_size": (0.0, 0.0, 0.3),
+    "elastic": (0.0, 0.0, 0.25),
+    "grid": (0.0, 0.0, 0.2),
+    "stain_transfer": (0.0, 0.0, 0.4),
+    "thickness": (0.0, 0.0, 0.4),
+    "grey": (0.0, 0.0, 0.2),
+    "clahe": (0.0, 0.0, 0.1),
+    "detail": (0.0, 0.0, 0.25),
+    "noise": (0.0, 0.0, 0.15),
+    "jpeg": (0.0, 0.0, 0.1),
+    "cutout": (0.0, 0.0, 0.3),
+    "cutmix": (0.0, 0.0, 0.3),
 }
 AUGMENT_PRESETS: dict[str, dict[str, float]] = {
-    "light": {
-        **_MEDIUM_AUGMENTATION,
-        "affine": 0.3,
-        "scale": 0.1,
-        "rotate": 10.0,
-        "sharpness": 0.1,
-        "colour": 0.3,
-        "colour_strength": 0.1,
-        "hed": 0.3,
-        "hed_strength": 0.03,
-    },
-    "medium": _MEDIUM_AUGMENTATION,
-    "strong": {
-        **_MEDIUM_AUGMENTATION,
-        "affine": 0.6,
-        "scale": 0.3,
-        "rotate": 45.0,
-        "pixel_size": 0.3,
-        "elastic": 0.25,
-        "grid": 0.2,
-        "colour_strength": 0.25,
-        "hed_strength": 0.1,
-        "stain_transfer": 0.4,
-        "thickness": 0.4,
-        "grey": 0.2,
-        "clahe": 0.1,
-        "detail": 0.25,
-        "noise": 0.15,
-        "jpeg": 0.1,
-        "cutout": 0.3,
-        "cutmix": 0.3,
-    },
+    preset: {name: values[place] for name, values in _PRESET_VALUES.items()}
+    for place, preset in enumerate(_PRESET_NAMES)
 }
 """What each preset decides, by the name of the field."""
 

@@ -101,8 +101,6 @@ class TilesConfig:
             raise ValueError(f"fold_by={self.fold_by!r} must be one of {', '.join(FOLD_RULES)} or {COLUMN_RULE}NAME")
         if self.holdout < 0 or (self.holdout and self.fold_by in LEAVE_ONE_OUT_RULES):
             raise ValueError(f"holdout={self.holdout} must not be negative, and 0 where fold_by={self.fold_by!r}")
-        if not 0 <= self.min_tissue <= 1:
-            raise ValueError(f"min_tissue={self.min_tissue} is a fraction of 0 to 1")
         self._check_sources()
 
     def _check_sources(self) -> None:
@@ -112,7 +110,7 @@ class TilesConfig:
             raise ValueError(f"scales={self.scales}: give each scale once, and one at least")
         if not all(0.05 <= scale <= 4 for scale in self.scales):
             raise ValueError(f"scales={self.scales} must lie in [0.05, 4] of the network's scale")
-        for name in ("min_saturation", "keep_background"):
+        for name in ("min_tissue", "min_saturation", "keep_background"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is a fraction of 0 to 1")
         if not 0 <= self.object_jitter <= 0.45:

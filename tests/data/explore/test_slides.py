@@ -18,7 +18,7 @@ def test_bands_change_nothing(tmp_path, monkeypatch, scaled_hw):
     tifffile.imwrite(tmp_path / "a.tif", image_HWC)
     with open_slide(tmp_path / "a.tif") as slide:
         whole = ScaledSlide(slide, scaled_hw).read(slice(None), slice(None)).astype(int)
-        monkeypatch.setattr("histofold.data.explore.slides._BAND_SOURCE_PIXELS", 130 * 7)
+        monkeypatch.setattr("histofold.data.thumbnails._BAND_SOURCE_PIXELS", 130 * 7)
         assert abs(read_small(slide, scaled_hw) - whole).max() <= 1
 
 

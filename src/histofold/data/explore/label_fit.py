@@ -89,6 +89,11 @@ def line_continuity(runs: Runs) -> tuple[float, float]:
     return _self_dice(runs, lines[0]), _self_dice(runs, lines[1])
 
 
+def other_order(runs: Runs) -> Runs:
+    """The same numbers read row by row instead of column by column, or the other way round."""
+    return Runs(runs.starts, runs.lengths, runs.shape_hw, "C" if runs.order == "F" else "F")
+
+
 def _self_dice(runs: Runs, step: int) -> float:
     """Dice of a mask and itself moved by `step` pixels of its numbering."""
     total = runs.shape_hw[0] * runs.shape_hw[1]

@@ -86,9 +86,9 @@ def find_notices(
         agreement = (polygon_dices or {}).get(fact.sample.id)
         if agreement is not None and not agreement >= MIN_POLYGON_DICE:
             text = f"outlines and run lengths have a Dice of {agreement:.2f}, less than {MIN_POLYGON_DICE}"
-            notices.append(Notice(kind="outlines", ids=(fact.sample.id,), text=text))
+            notices.append(_slide_notice(fact, "outlines", text))
         if fact.objects == 0:
-            notices.append(Notice(kind="no labels", ids=(fact.sample.id,), text="not one pixel is labelled"))
+            notices.append(_slide_notice(fact, "no labels", "not one pixel is labelled"))
     notices += [
         _outlier(fact, name, deviation)
         for fact, name, deviation in rank_slides(facts, SUSPICIOUS)
@@ -97,13 +97,17 @@ def find_notices(
     return notices + _pair_notices(facts, pairs)
 
 
+def _slide_notice(fact: SlideFacts, kind: str, text: str, shift_px: tuple[int, int] | None = None) -> Notice:
+    return Notice(kind=kind, ids=(fact.sample.id,), text=text, shift_px=shift_px)
+
+
 def blank_notices(fact: SlideFacts) -> list[Notice]:
     """Labels on the glass around the tissue."""
     if not fact.blank_labelled >= MIN_BLANK_LABELLED:
         return []
     pixels = round(fact.blank_labelled * fact.shape_hw[0] * fact.shape_hw[1])
     text = f"about {pixels:,} px ({fact.blank_labelled:.1%} of the image) of the glass around the tissue are labelled"
-    return [Notice(kind="blank labelled", ids=(fact.sample.id,), text=text)]
+    return [_slide_notice(fact, "blank labelled", text)]
 
 
 def reading_notices(fact: SlideFacts) -> list[Notice]:
@@ -114,7 +118,7 @@ def reading_notices(fact: SlideFacts) -> list[Notice]:
         text = (
             f"run lengths look row by row: neighbouring lines have a Dice of {other:.2f} then, and {given:.2f} as read"
         )
-        return [Notice(kind="order of the runs", ids=(fact.sample.id,), text=text)]
+        return [_slide_notice(fact, "order of the runs", text)]
     fit = fact.fit
     if fit is None or not fit.other_r2:
         return []
@@ -122,9 +126,7 @@ def reading_notices(fact: SlideFacts) -> list[Notice]:
     if r2 < MIN_OTHER_R2 or r2 < MIN_OTHER_RATIO * fit.r2 + MIN_OTHER_GAIN:
         return []
     text = f"labels fit the image better {name}: it explains {r2:.0%} of them then, and {fit.r2:.0%} as they are"
-    return [
-        Notice(kind="order of the runs" if name == "row by row" else "turned labels", ids=(fact.sample.id,), text=text)
-    ]
+    return [_slide_notice(fact, "order of the runs" if name == "row by row" else "turned labels", text)]
 
 
 def shift_notices(fact: SlideFacts) -> list[Notice]:
@@ -141,7 +143,7 @@ def shift_notices(fact: SlideFacts) -> list[Notice]:
         f"labels would fit better moved by about {dy:+d} rows and {dx:+d} columns: the image explains "
         f"{fit.best_r2:.0%} of them then, and {fit.r2:.0%} as they are"
     )
-    return [Notice(kind="mask shift", ids=(fact.sample.id,), text=text, shift_px=(dy, dx))]
+    return [_slide_notice(fact, "mask shift", text, shift_px=(dy, dx))]
 
 
 def _usual_r2(facts: Sequence[SlideFacts]) -> dict[str, float]:
@@ -168,7 +170,7 @@ def _stray_notices(fact: SlideFacts, usual: Mapping[str, float]) -> list[Notice]
         return []
     where = f"in {organ}" if organ else "here"
     text = f"labels do not follow the image: it explains {fact.fit.r2:.0%} of them; a good fit {where} is {good:.0%}"
-    return [Notice(kind="stray labels", ids=(fact.sample.id,), text=f"{text}; they may be of another image")]
+    return [_slide_notice(fact, "stray labels", f"{text}; they may be of another image")]
 
 
 def rank_slides(
@@ -211,7 +213,7 @@ def _outlier(fact: SlideFacts, name: str, deviation: float) -> Notice:
     value = getattr(fact, name)
     words = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
     text = f"{RANKED[name]} is {words}, {deviation:.0f} robust standard deviations from its organ's median"
-    return Notice(kind="suspicious slide", ids=(fact.sample.id,), text=text)
+    return _slide_notice(fact, "suspicious slide", text)
 
 
 def _pair_notices(facts: Sequence[SlideFacts], pairs: Iterable[DuplicatePair]) -> list[Notice]:

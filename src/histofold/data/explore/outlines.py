@@ -13,8 +13,7 @@ from histofold.competitions.base import Competition
 from histofold.core.faults import InputError
 from histofold.core.metrics import dice
 from histofold.core.rle.runs import Runs
-from histofold.data.thumbnails import fitting_shape
-from histofold.imaging.resample import resample_mask_region
+from histofold.data.thumbnails import fitting_shape, small_mask
 from histofold.schema.sample import Sample
 
 POLYGON_SIDE = 1024
@@ -40,8 +39,7 @@ def polygon_dice(competition: Competition, sample: Sample, runs: Runs) -> float 
         return None
     scaled_hw = fitting_shape(runs.shape_hw, POLYGON_SIDE)
     drawn_HW = draw_rings(rings, runs.shape_hw, scaled_hw)
-    everything = slice(0, scaled_hw[0]), slice(0, scaled_hw[1])
-    mask_HW = resample_mask_region(runs.to_window, runs.shape_hw, scaled_hw, *everything)
+    mask_HW = small_mask(runs, scaled_hw)
     return max(dice(drawn_HW, mask_HW), dice(drawn_HW, _without_holes(mask_HW)))
 
 

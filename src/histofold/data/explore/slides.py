@@ -11,9 +11,8 @@ from histofold.core.regions import component_areas, label_runs, split_runs
 from histofold.core.rle.runs import Runs
 from histofold.data.cleaning import OUTSIDE_SIDE, outside_mask
 from histofold.data.duplicates import fingerprint
-from histofold.data.explore.label_fit import FIT_SIDE, LabelFit, fit_labels, line_continuity
-from histofold.data.thumbnails import fitting_shape, thumbnail
-from histofold.imaging.resample import resample_mask_region
+from histofold.data.explore.label_fit import FIT_SIDE, LabelFit, fit_labels, line_continuity, other_order
+from histofold.data.thumbnails import fitting_shape, small_mask, thumbnail
 from histofold.imaging.slide import Slide
 from histofold.imaging.tissue import tissue_mask
 from histofold.schema.sample import Sample
@@ -90,10 +89,8 @@ def slide_facts(sample: Sample, slide: Slide, runs: Runs) -> SlideFacts:
     outside_HW = outside_mask(image_HWC, mask_HW)
     small_hw = fitting_shape(slide.shape_hw, FIT_SIDE)
     small_HWC = cv2.resize(image_HWC, dsize=small_hw[::-1], interpolation=cv2.INTER_AREA)
-    everything = slice(0, small_hw[0]), slice(0, small_hw[1])
-    small_HW = resample_mask_region(runs.to_window, runs.shape_hw, small_hw, *everything)
-    other = Runs(runs.starts, runs.lengths, runs.shape_hw, "C" if runs.order == "F" else "F")
-    other_HW = resample_mask_region(other.to_window, other.shape_hw, small_hw, *everything)
+    small_HW = small_mask(runs, small_hw)
+    other_HW = small_mask(other_order(runs), small_hw)
     inside_lab, outside_lab = _mean_colours(small_HWC, small_HW)
     return replace(
         label_facts(sample, runs),

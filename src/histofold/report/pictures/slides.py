@@ -14,11 +14,11 @@ from histofold.core.faults import ImageError
 from histofold.core.regions import split_runs
 from histofold.core.rle.runs import Masks, Runs, class_runs
 from histofold.data.cleaning import clean_blank_labels
+from histofold.data.explore.label_fit import other_order
 from histofold.data.explore.notices import Notice
-from histofold.data.thumbnails import fitting_shape, read_small
+from histofold.data.thumbnails import fitting_shape, read_small, small_mask
 from histofold.data.tiles.files import read_tile
 from histofold.data.tiles.masks import any_class
-from histofold.imaging.resample import resample_mask_region
 from histofold.imaging.slide import open_slide
 from histofold.report.pictures.overlays import contact_sheet, draw_overlay
 from histofold.schema.sample import Sample
@@ -57,17 +57,10 @@ def class_overlays(path: Path, truth: Masks, prediction: Masks | None, side: int
 def _outlined(path: Path, pairs: Sequence[tuple[Runs | None, Runs | None]], side: int) -> list[np.ndarray]:
     """A slide, read once, with each pair of truth and prediction outlined."""
     with open_slide(path) as slide:
-        shape_hw, small_hw = slide.shape_hw, fitting_shape(slide.shape_hw, side)
+        small_hw = fitting_shape(slide.shape_hw, side)
         image_HWC = read_small(slide, small_hw)
-    everything = slice(0, small_hw[0]), slice(0, small_hw[1])
-    pictures = []
-    for pair in pairs:
-        truth_HW, prediction_HW = (
-            None if runs is None else resample_mask_region(runs.to_window, shape_hw, small_hw, *everything)
-            for runs in pair
-        )
-        pictures.append(draw_overlay(image_HWC, truth_HW, prediction_HW, max_side=side))
-    return pictures
+    masks = [[None if runs is None else small_mask(runs, small_hw) for runs in pair] for pair in pairs]
+    return [draw_overlay(image_HWC, truth_HW, prediction_HW, max_side=side) for truth_HW, prediction_HW in masks]
 
 
 def sample_slides(competition: Competition, samples: Sequence[Sample]) -> list[tuple[str, np.ndarray]]:
@@ -151,7 +144,7 @@ def _moved(sample: Sample, runs: Runs, notice: Notice) -> Runs:
 
 
 def _reordered(sample: Sample, runs: Runs, notice: Notice) -> Runs:
-    return Runs(runs.starts, runs.lengths, runs.shape_hw, "C" if runs.order == "F" else "F")
+    return other_order(runs)
 
 
 _MENDED: dict[str, tuple[str, Callable[[Sample, Runs, Notice], Runs]]] = {
