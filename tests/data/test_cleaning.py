@@ -11,8 +11,8 @@ from histofold.data.cleaning import (
     cleaned_targets,
     outside_mask,
     remove_region,
-    slide_outside,
 )
+from histofold.data.thumbnails import thumbnail
 from histofold.imaging.slide import open_slide
 from histofold.schema.sample import Sample
 
@@ -127,6 +127,6 @@ def test_a_large_slide_is_looked_at_small(picture, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.kron(image_HWC, np.ones((3, 3, 1), np.uint8)))
     with open_slide(tmp_path / "a.tif") as slide:
         empty = Runs(np.zeros(0, int), np.zeros(0, int), slide.shape_hw)
-        outside = slide_outside(slide, empty, max_side=420)
+        outside = outside_mask(*thumbnail(slide, empty, 420))
     assert outside.shape == (HEIGHT, WIDTH)
     assert outside[glass].mean() > 0.97

@@ -108,11 +108,6 @@ def _level_by_region(even_HW: np.ndarray, grey_HW: np.ndarray) -> np.ndarray:
     return levels_HW
 
 
-def slide_outside(slide: Slide, runs: Runs, max_side: int = OUTSIDE_SIDE) -> np.ndarray:
-    """The glass around the tissue of a slide, at no more than `max_side` pixels; see `outside_mask`."""
-    return outside_mask(*thumbnail(slide, runs, max_side))
-
-
 def remove_region(runs: Runs, region_HW: np.ndarray) -> Runs:
     """A mask without a region that is given at another size: each pixel asks the region's pixel that it lies in.
 
@@ -169,7 +164,7 @@ def clean_blank_labels(slide: Slide, runs: Runs) -> Runs:
     Returns:
         Runs of the same size and order.
     """
-    outside_HW = slide_outside(slide, runs)
+    outside_HW = outside_mask(*thumbnail(slide, runs, OUTSIDE_SIDE))
     if not outside_HW.any() or not len(runs):
         return runs
     cleaned = remove_region(runs, outside_HW)

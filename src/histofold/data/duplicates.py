@@ -77,14 +77,11 @@ def square_symmetries(square_HW: np.ndarray) -> list[np.ndarray]:
     return [*turned, *(np.fliplr(square) for square in turned)]
 
 
-def find_duplicates(
-    fingerprints: Mapping[str, np.ndarray], min_correlation: float = MIN_CORRELATION
-) -> list[DuplicatePair]:
+def find_duplicates(fingerprints: Mapping[str, np.ndarray]) -> list[DuplicatePair]:
     """All pairs of images that show the same tissue, shifted a little, turned, mirrored, darker or recompressed.
 
     Args:
         fingerprints: `fingerprint` of each image by id.
-        min_correlation: Least correlation of fine structure.
 
     Returns:
         Pairs in the order of the ids.
@@ -109,7 +106,7 @@ def find_duplicates(
                     detail = np.fft.rfft2(_detail(_zoomed(symmetry, zoom)))
                     for first in close:
                         best[first] = max(best.get(first, -1.0), _peak_correlation(details[first], detail))
-        found = {first: value for first, value in sorted(best.items()) if value >= min_correlation}
+        found = {first: value for first, value in sorted(best.items()) if value >= MIN_CORRELATION}
         pairs += [DuplicatePair(ids[first], ids[second], value) for first, value in found.items()]
     return pairs
 

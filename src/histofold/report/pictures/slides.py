@@ -29,13 +29,14 @@ PAIR_SIDE = 340
 PICTURES_A_KIND = 3
 """Most pictures of notices of one kind."""
 PICTURES_AN_ORGAN = 3
+TILES_A_BIN = 2
 
 
-def sample_tiles(dataset: Path, index: pd.DataFrame, each: int = 2) -> list[tuple[str, np.ndarray]]:
+def sample_tiles(dataset: Path, index: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
     """Some tiles of every bin with their masks outlined, as (title, uint8 HWC)."""
     pictures = []
     for name, part in index.groupby("bin", sort=False):
-        for row in part.iloc[np.linspace(0, len(part) - 1, min(each, len(part))).astype(int)].to_dict("records"):
+        for row in part.iloc[np.linspace(0, len(part) - 1, min(TILES_A_BIN, len(part))).astype(int)].to_dict("records"):
             image_HWC, mask_HW = read_tile(dataset, row["tile_id"])
             overlay = draw_overlay(image_HWC, mask_HW > 0, None)
             pictures.append((f"{row['tile_id']} · {name} ({row['mask_fraction']:.0%})", overlay))
