@@ -1,31 +1,51 @@
 """The demo in a few steps: what it prints, what it leaves, and that it goes on with what is there."""
 
 import re
-import subprocess
-import sys
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from blobs_folder import make_blobs_folder
 from histofold.commands.main import main
 from histofold.competitions.registry import detect_competition, get_competition
-from histofold.data.demo import demo_preprocessing
+from histofold.data.demo import demo_experiment, demo_preprocessing
 from histofold.schema.sample import Sample
 from histofold.synth.competitions import DEMO_FOLDERS, hidden_score
 
 
-def run_demo(*arguments):
-    command = [sys.executable, "-m", "histofold", "demo", "--folds", "2", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip().splitlines()
+@pytest.fixture
+def run_demo(monkeypatch, capsys):
+    """The demo of two folds and two steps in this process: a few small slides, tiles and batches; gives its output."""
+    for name, folder in DEMO_FOLDERS.items():
+        make = partial(folder.make, num_train=6, num_test=2, max_side=400)
+        monkeypatch.setitem(DEMO_FOLDERS, name, replace(folder, make=make))
+
+    def small_experiment(*arguments, **options):
+        usual = demo_experiment(*arguments, **options)
+        return replace(
+            usual,
+            preprocessing=demo_preprocessing(arguments[1], 90),
+            tiles=replace(usual.tiles, size=80, stride=64),
+            augment=replace(usual.augment, crop=64),
+            train=replace(usual.train, batch=2),
+            predict=replace(usual.predict, tile=96, halo=16),
+        )
+
+    monkeypatch.setattr("histofold.data.demo.demo_experiment", small_experiment)
+
+    def run(*arguments):
+        assert main(["demo", "--folds", "2", "--steps", "2", *arguments]) == 0
+        return capsys.readouterr().out.strip().splitlines()
+
+    return run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("competition", DEMO_FOLDERS)
-def test_on_synthetic_slides(tmp_path, competition):
+def test_on_synthetic_slides(run_demo, tmp_path, competition):
     out = tmp_path / "demo"
-    arguments = ("--steps", "2", "--out", str(out), *(("--competition", competition) * (competition != "hubmap_2022")))
+    arguments = ("--out", str(out), *(("--competition", competition) * (competition != "hubmap_2022")))
     lines = run_demo(*arguments)
     assert re.fullmatch(r"out-of-fold Dice 0\.\d{4}", lines[-2])
     submission, report = re.fullmatch(r"submission: (\S+) report: (\S+)", lines[-1]).groups()
@@ -42,9 +62,9 @@ def test_on_synthetic_slides(tmp_path, competition):
 
 
 @pytest.mark.slow
-def test_on_a_plain_folder(tmp_path):
+def test_on_a_plain_folder(run_demo, tmp_path):
     make_blobs_folder(tmp_path / "own", 6, seed=0)
-    lines = run_demo("--steps", "2", "--data", str(tmp_path / "own"), "--out", str(tmp_path / "demo"))
+    lines = run_demo("--data", str(tmp_path / "own"), "--out", str(tmp_path / "demo"))
     assert re.fullmatch(r"out-of-fold Dice 0\.\d{4}", lines[-2])
     assert not any("hidden test" in line for line in lines)
 
