@@ -26,7 +26,7 @@ def run_demo(monkeypatch, capsys):
         return replace(
             usual,
             preprocessing=demo_preprocessing(arguments[1], 90),
-            tiles=replace(usual.tiles, size=80, stride=64),
+            tiles=replace(usual.tiles, size=96, stride=64),
             augment=replace(usual.augment, crop=64),
             train=replace(usual.train, batch=2),
             predict=replace(usual.predict, tile=96, halo=16),

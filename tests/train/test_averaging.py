@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
-from histofold.core.faults import InputError
 from histofold.schema.optim import OptimConfig
-from histofold.train.averaging import WeightAverage, average_states
+from histofold.train.averaging import WeightAverage
 
 STEPS = 23
 CONFIG = OptimConfig(ema=0.0, average_from=0.5, average_every=3)
@@ -102,52 +100,3 @@ def test_a_saved_average_goes_on_to_the_bit(stop, tmp_path):
     assert second.count == whole.count == len(TAKEN)
     for name, tensor in whole.module.state_dict().items():
         assert torch.equal(tensor, second.module.state_dict()[name])
-
-
-def write_states(folder, count):
-    paths = []
-    for place in range(count):
-        model = small_network()
-        disturb(model, place)
-        paths.append(folder / f"{place}.safetensors")
-        save_file(model.state_dict(), paths[-1])
-    return paths
-
-
-def test_files_are_averaged_with_their_weights(tmp_path):
-    paths = write_states(tmp_path, 3)
-    states = [load_file(path) for path in paths]
-    averaged = average_states(paths, [1.0, 2.0, 5.0])
-    for name, tensor in averaged.items():
-        if tensor.is_floating_point():
-            wanted = (states[0][name] + 2 * states[1][name] + 5 * states[2][name]) / 8
-            torch.testing.assert_close(tensor, wanted)
-        assert tensor.dtype == states[0][name].dtype
-    small_network().load_state_dict(averaged)
-    equal = average_states(paths)
-    torch.testing.assert_close(equal["0.weight"], torch.stack([s["0.weight"] for s in states]).mean(0))
-
-
-def test_a_file_averaged_with_itself_stays_as_it_is(tmp_path):
-    (path,) = write_states(tmp_path, 1)
-    state = load_file(path)
-    for paths in ([path], [path, path, path]):
-        averaged = average_states(paths)
-        assert averaged.keys() == state.keys()
-        assert all(torch.equal(averaged[name], state[name]) for name in state)
-
-
-def test_files_that_do_not_fit_are_refused_by_name(tmp_path):
-    (path,) = write_states(tmp_path, 1)
-    save_file(torch.nn.Conv2d(3, 5, 3).state_dict(), tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match=r"0\.weight: .*other\.safetensors: not in both files"):
-        average_states([path, tmp_path / "other.safetensors"])
-    (tmp_path / "torn.safetensors").write_bytes(path.read_bytes()[:100])
-    for name in ("torn.safetensors", "nowhere.safetensors"):
-        with pytest.raises(InputError, match=f"{name}: cannot be read"):
-            average_states([path, tmp_path / name])
-    for weights in ([1.0, 1.0], [0.0], []):
-        with pytest.raises(InputError, match="a positive weight for each"):
-            average_states([path], weights)
-    with pytest.raises(InputError, match="give files"):
-        average_states([])

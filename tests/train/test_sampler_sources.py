@@ -184,7 +184,7 @@ def test_an_organ_without_tiles_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match=r"train\.organs\.lungs.*no tile.*organ") as caught:
         organ_order(index, {"lungs": 0.5, "kidney": 0.2}, balanced=True)
     assert [fault.remedy for fault in caught.value.faults] == ["organs of the tiles: kidney, lung, spleen"]
-    with pytest.raises(InputError, match="none, the competition tells no organ"):
+    with pytest.raises(InputError, match="none, the competition names no organ"):
         organ_order(index.assign(organ=""), {"kidney": 0.2}, balanced=True)
 
 

@@ -44,7 +44,7 @@ class TrainConfig:
     accumulate: int = 1
     """Batches whose gradients are added up to one optimisation step."""
     tracker: str = ""
-    """A tracker that Accelerate knows (tensorboard, wandb, mlflow, ...), told all that log.csv holds; empty: none."""
+    """A tracker that Accelerate knows (tensorboard, wandb, mlflow, ...), which gets what log.csv holds; empty: none."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "validate_every", "validate_images", "save_every", "accumulate"):

@@ -1,20 +1,15 @@
-"""Averages of weights: moving (EMA) or equal (SWA) along a run, and of the files of several runs."""
+"""Averages of weights along a run: moving (EMA) or equal (SWA)."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 
-from histofold.core.faults import Fault, InputError
 from histofold.schema.optim import OptimConfig
-
-_MOST_FAULTS = 20
 
 
 class MovingAverage(ModelEmaV3):
@@ -89,52 +84,3 @@ class WeightAverage:
         """Go back to a state, to the bit."""
         self.count = int(state["count"])
         self.module.load_state_dict(state["module"])
-
-
-def average_states(paths: Sequence[Path], weights: Sequence[float] | None = None) -> dict[str, torch.Tensor]:
-    """The mean of the weights in several files of one network (a "model soup", Wortsman 2022, arXiv:2203.05482).
-
-    It makes sense for runs that started from the same pretrained weights; save the result with `save_file` of
-    safetensors as the model.safetensors of a run. Files are read one after the other, and sums kept in float64.
-
-    Args:
-        paths: Files as model.safetensors of finished folds.
-        weights: Weight of each file, equal ones where not given; they need not add up to 1.
-
-    Returns:
-        Tensors by name, of the dtypes of the first file; what is no floating number is taken from the first file.
-
-    Raises:
-        InputError: If there is no file, a file cannot be read or is of another network, or the weights do not fit.
-    """
-    shares = [1.0] * len(paths) if weights is None else list(weights)
-    if not paths or len(shares) != len(paths) or not all(share > 0 for share in shares):
-        raise InputError(f"{len(paths)} files and the weights {shares}: give files, and a positive weight for each")
-    first = _read_weights(paths[0])
-    sums = {name: t.double() * shares[0] for name, t in first.items() if t.is_floating_point()}
-    for path, share in zip(paths[1:], shares[1:], strict=True):
-        state = _read_weights(path)
-        _check_same_network(first, state, path)
-        for name, total in sums.items():
-            total.add_(state[name].double(), alpha=share)
-    return {
-        name: (sums[name] / sum(shares)).to(tensor.dtype) if name in sums else tensor for name, tensor in first.items()
-    }
-
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except Exception as error:  # safetensors has errors of its own beside the system's
-        rule = f"cannot be read as safetensors ({type(error).__name__}: {error})"
-        raise InputError([Fault(path.stem, str(path), rule, "give model.safetensors of a finished fold")]) from error
-
-
-def _check_same_network(first: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path) -> None:
-    faults = [
-        Fault(name, str(path), "not in both files, or of another shape", "average weights of one network only")
-        for name in sorted(first.keys() | state.keys())
-        if name not in first or name not in state or first[name].shape != state[name].shape
-    ]
-    if faults:
-        raise InputError(faults[:_MOST_FAULTS])

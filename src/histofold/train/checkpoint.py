@@ -98,9 +98,9 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
 
 
 def training_settings(experiment: Experiment) -> dict[str, Any]:
-    """The settings that decide the weights; how often to look and to save, who is told, and where things lie, do not.
+    """The settings that decide the weights; how often to look and save, trackers and places do not.
 
-    Data and initial weights are told by their content elsewhere. A preset of the augmentation is what it stands for.
+    Data and initial weights are named by their content elsewhere. A preset of the augmentation is what it stands for.
     """
     settings = plain(experiment)
     settings["augment"] = plain(experiment.augment.resolved())

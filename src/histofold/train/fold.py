@@ -57,7 +57,7 @@ class FoldSetup:
     trained_on: dict[str, str] = field(default_factory=dict)
     """File stamp by id of every image that the weights, or a network before them, are trained on."""
     organs: tuple[str, ...] = ()
-    """The organs of the training tiles, sorted; the loader tells the place of each example's organ in them."""
+    """The organs of the training tiles, sorted; the loader gives the place of each example's organ in them."""
 
     def example_weights(self) -> torch.Tensor:
         """Weight of each example in the loss by the place of its organ, `loss.organ_weights`, 1 where none is set.
@@ -149,7 +149,7 @@ def refuse_unknown(setting: str, wanted: Iterable[str], names: Iterable[str]) ->
     """
     what = "region" if setting.endswith("regions") else "organ"
     found = sorted(set(names) - {""})
-    remedy = f"{what}s of the tiles: {', '.join(found) or 'none, the competition tells no ' + what}"
+    remedy = f"{what}s of the tiles: {', '.join(found) or 'none, the competition names no ' + what}"
     rule = f"no tile to train on is of this {what}"
     faults = [Fault(f"{setting}.{name}", "index.csv", rule, remedy) for name in wanted if name not in found]
     if faults:

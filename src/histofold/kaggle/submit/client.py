@@ -174,7 +174,7 @@ class KaggleClient:
         return DatasetAnswer(str(answer.get("status", "")).lower(), int(answer.get("current_version_number") or 0))
 
     def upload(self, call: Literal["create", "version"]) -> None:
-        """Create the dataset or a version of it; that Kaggle refused it, or a file did not arrive, is told in words."""
+        """Create the dataset or a version of it; that Kaggle refused it, or a file did not arrive, is said in words."""
         self._ask(call, wanted="being created", refused="error:|upload unsuccessful")
 
     def push(self) -> int:

@@ -20,7 +20,7 @@ from histofold.schema.manifest import file_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckedFolder:
+class UploadFolder:
     """A folder without fault, but with the placeholder still in it where there was one."""
 
     metadata_name: str
@@ -42,7 +42,7 @@ class CheckedFolder:
         """Whether the placeholder stands where an account's name must."""
         return with_owner(self.metadata, "") != self.metadata
 
-    def owned_by(self, owner: str) -> CheckedFolder:
+    def owned_by(self, owner: str) -> UploadFolder:
         """The same with an account's name for the placeholder."""
         return replace(self, metadata=with_owner(self.metadata, owner)) if owner else self
 
@@ -67,13 +67,13 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def check_inputs(request: SubmitRequest, slug: str, weights: Path, kernel: Path) -> tuple[CheckedFolder, CheckedFolder]:
+def check_inputs(request: SubmitRequest, slug: str, weights: Path, kernel: Path) -> tuple[UploadFolder, UploadFolder]:
     """Check dataset and kernel, each and against the other; the dataset of a training run holds no weights yet.
 
     Raises:
         InputError: With all faults of both. Nothing has been uploaded then.
     """
-    checked: list[CheckedFolder] = []
+    checked: list[UploadFolder] = []
     faults: list[Fault] = []
     for folder, check in ((weights, _check_dataset), (kernel, _check_kernel)):
         try:
@@ -87,7 +87,7 @@ def check_inputs(request: SubmitRequest, slug: str, weights: Path, kernel: Path)
     return checked[0], checked[1]
 
 
-def _check_dataset(folder: Path, request: SubmitRequest) -> CheckedFolder:
+def _check_dataset(folder: Path, request: SubmitRequest) -> UploadFolder:
     path = folder / DATASET_METADATA_NAME
     if request.training is None:
         manifest, notices = check_weights_folder(folder)
@@ -98,13 +98,13 @@ def _check_dataset(folder: Path, request: SubmitRequest) -> CheckedFolder:
     else:
         data, notices = read_dataset_metadata(folder)
         files = sorted(entry for entry in folder.iterdir() if entry != path)
-    return CheckedFolder(metadata_name=path.name, metadata=data, files=tuple(files), notices=tuple(notices))
+    return UploadFolder(metadata_name=path.name, metadata=data, files=tuple(files), notices=tuple(notices))
 
 
-def _check_kernel(folder: Path, request: SubmitRequest) -> CheckedFolder:
+def _check_kernel(folder: Path, request: SubmitRequest) -> UploadFolder:
     data, notices = read_kernel_metadata(folder)
     files = (folder / data["code_file"],)
-    return CheckedFolder(metadata_name=KERNEL_METADATA_NAME, metadata=data, files=files, notices=tuple(notices))
+    return UploadFolder(metadata_name=KERNEL_METADATA_NAME, metadata=data, files=files, notices=tuple(notices))
 
 
 def _misfits(

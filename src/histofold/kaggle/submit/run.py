@@ -15,7 +15,7 @@ from histofold.core.log import logger
 from histofold.kaggle.metadata.report import PLACEHOLDER_OWNER
 from histofold.kaggle.submit.client import CALLS, KaggleClient, command
 from histofold.kaggle.submit.explain import SUBMISSION_WORDS, explain
-from histofold.kaggle.submit.inputs import CheckedFolder, check_inputs, digest_of
+from histofold.kaggle.submit.inputs import UploadFolder, check_inputs, digest_of
 from histofold.kaggle.submit.request import SubmitRequest
 from histofold.kaggle.submit.state import StateFile, SubmitState, Upload, locked, read_states
 from histofold.kaggle.submit.steps import Job, steps_of
@@ -88,7 +88,7 @@ def planned_commands(request: SubmitRequest) -> list[str]:
 
 
 def _call_values(
-    request: SubmitRequest, slug: str, dataset: CheckedFolder, kernel: CheckedFolder, folder: Path
+    request: SubmitRequest, slug: str, dataset: UploadFolder, kernel: UploadFolder, folder: Path
 ) -> dict[str, object]:
     """What is filled into the calls of the client."""
     tag = f"[{folder.name}]"  # the submission is found again by it
@@ -143,7 +143,7 @@ def _owner_of_credentials(client: KaggleClient) -> str:
     return owner
 
 
-def _state_file(request: SubmitRequest, dataset: CheckedFolder, kernel: CheckedFolder) -> StateFile:
+def _state_file(request: SubmitRequest, dataset: UploadFolder, kernel: UploadFolder) -> StateFile:
     """The state of an earlier start of the same request, or a new one.
 
     The same is what would put the same onto Kaggle: weights, kernel, message, machine and time-out.

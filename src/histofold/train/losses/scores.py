@@ -23,7 +23,7 @@ def identity(values: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class BatchTruth:
     """The truth of a batch as the terms need it."""
 
     planes_NKHW: torch.Tensor  # noqa: N815
@@ -64,7 +64,7 @@ def make_truth(
     weights_N: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     across: Callable[[torch.Tensor], torch.Tensor] = identity,
-) -> Truth:
+) -> BatchTruth:
     """Unpack the bits of a batch where they lie.
 
     With softmax the classes exclude each other: of several bits of a pixel the highest class wins.
@@ -93,7 +93,7 @@ def make_truth(
     signs_NKHW = 1 - (ignored_NHW[:, None] + 2 * planes_NKHW).view(torch.int8)
     if weights_N is None:
         weights_N = torch.ones(len(bits_NHW), dtype=dtype, device=bits_NHW.device)
-    return Truth(
+    return BatchTruth(
         planes_NKHW.to(dtype),
         signs_NKHW.to(dtype),
         ignored_NHW[:, None].to(dtype),
@@ -106,7 +106,7 @@ def make_truth(
 class Scores:
     """A batch of answers against its truth; each quantity is computed once, and only if a term asks for it."""
 
-    def __init__(self, logits: torch.Tensor, truth: Truth) -> None:
+    def __init__(self, logits: torch.Tensor, truth: BatchTruth) -> None:
         self.logits = logits
         self.truth = truth
 

@@ -47,7 +47,7 @@ def trial_table(sweep: Sweep) -> pd.DataFrame:
     return table
 
 
-def write_table(sweep: Sweep) -> None:
+def write_trial_table(sweep: Sweep) -> None:
     """Write runs/S/table.csv as the study is now."""
     write_atomically(sweep.folder / "table.csv", trial_table(sweep).to_csv(index=False))
 

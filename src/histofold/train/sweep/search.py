@@ -16,7 +16,7 @@ from histofold.schema.sweep import SweepConfig, with_settings
 from histofold.train.checkpoint import state_paths
 from histofold.train.fold import prepare_fold
 from histofold.train.loop import train_fold
-from histofold.train.sweep.results import trial_costs, write_best, write_table
+from histofold.train.sweep.results import trial_costs, write_best, write_trial_table
 from histofold.train.sweep.study import Sweep
 from histofold.train.sweep.workers import Outcome, Report, run_workers
 
@@ -38,8 +38,8 @@ def search(config: SweepConfig, folder: Path, digest: str, workers: int = 1, add
         InputError: If the study is one of another search, or its database cannot be opened.
     """
     objective = TrainingObjective(config.folds, config.metric, config.pruner != "none")
-    sweep = run_workers(folder, config, digest, objective, workers, address, write_table)
-    write_table(sweep)
+    sweep = run_workers(folder, config, digest, objective, workers, address, write_trial_table)
+    write_trial_table(sweep)
     write_best(sweep)
     return sweep
 
