@@ -280,15 +280,18 @@ def test_the_least_loss_is_best_where_loss_decides(tmp_path):
 
 
 def slow_formula(experiment, folder, report):
-    """Notes when it begins and ends, and what it finds begun by a process that is alive."""
+    """Notes when it begins and ends, and what it finds begun by a process that is alive.
+
+    The first trial ends only where it was taken up again: whoever begins it is there to be killed in it.
+    """
     mark = folder / f"alive.{os.getpid()}"
     mark.touch()
     others = [int(file.suffix[1:]) for file in folder.glob("alive.*") if file != mark]
     again = bool(others)
     alive = [pid for pid in others if os.path.exists(f"/proc/{pid}") and is_running(pid)]
     with (folder.parent / "log.jsonl").open("a") as stream:
-        stream.write(json.dumps({"trial": folder.name, "beside": alive, "again": again}) + "\n")
-    time.sleep(0.1)
+        stream.write(json.dumps({"trial": folder.name, "pid": os.getpid(), "beside": alive, "again": again}) + "\n")
+    time.sleep(0.1 if again or folder.name != "0000" else 600)
     outcome = formula(experiment, folder, report)
     mark.unlink()
     return outcome
@@ -304,7 +307,7 @@ def killable_worker(folder, config):
 
 
 def test_killed_workers_lose_no_trial_and_none_runs_twice(tmp_path, monkeypatch):
-    """Workers are killed at random moments and replaced; the last ones bring the grid to its end."""
+    """Workers are killed, one within a trial and three at random moments, and replaced; the last ones end the grid."""
     monkeypatch.setattr("histofold.train.sweep.study.HEARTBEAT_S", 1)
     monkeypatch.setattr("histofold.train.sweep.study.GRACE_S", 6)
     config = SweepConfig(space={**GRID.space, "train.seed": SettingSpace(values=(0, 1))})
@@ -320,12 +323,16 @@ def test_killed_workers_lose_no_trial_and_none_runs_twice(tmp_path, monkeypatch)
         path = folder / "trials" / "log.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
+    def within_the_first_trial():
+        (pid,) = (entry["pid"] for entry in log() if entry["trial"] == "0000")
+        return next(number for number, worker in enumerate(running) if worker.pid == pid)
+
     running = [start(), start()]
     for kill in range(4):
-        while len(log()) <= 2 * kill:  # each one begins something before the next is killed
-            time.sleep(0.05)
+        while len(log()) <= 2 * kill or (kill == 0 and all(entry["trial"] != "0000" for entry in log())):
+            time.sleep(0.05)  # each one begins something before the next is killed
         time.sleep(chance.uniform(0.0, 0.1))
-        victim = running.pop(chance.randrange(2))
+        victim = running.pop(chance.randrange(2) if kill else within_the_first_trial())
         victim.kill()
         victim.join()
         running.append(start())
@@ -340,7 +347,7 @@ def test_killed_workers_lose_no_trial_and_none_runs_twice(tmp_path, monkeypatch)
     assert all(entry["beside"] == [] for entry in log()), "no trial ran twice at a time"
     attempts = Sweep(folder, config).study.get_trials(states=(TrialState.COMPLETE,))
     assert sorted(map(number_of, attempts)) == list(range(12)), "no trial ran twice to its end"
-    assert len({entry["trial"] for entry in log() if entry["again"]}) >= 1, "a killed one was taken up in its folder"
+    assert "0000" in {entry["trial"] for entry in log() if entry["again"]}, "a killed one was taken up in its folder"
 
 
 @pytest.mark.slow
