@@ -9,9 +9,9 @@ import pytest
 from histofold.core.faults import InputError
 from histofold.schema.experiment import Experiment, TrainConfig
 from histofold.schema.parse import load_toml, to_toml
-from histofold.train.sampler import BalancedSampler
+from histofold.train.sampler import MAX_DRAW_RATIO, BalancedSampler
 
-BINS = pd.Series(["none"] * 40 + ["very_small"] * 3 + ["small"] * 10 + ["large"] * 27)
+BINS = pd.Series(["none"] * 40 + ["very_small"] * 8 + ["small"] * 14 + ["large"] * 18)
 
 
 def draws(count, start=0, rank=0, ranks=1, batch=4, balanced=True, seed=0):
@@ -33,6 +33,22 @@ def test_within_a_bin_no_tile_comes_much_more_often_than_another():
         members = np.flatnonzero(BINS.to_numpy() == name)
         counts = np.bincount(tiles, minlength=80)[members]
         assert counts.max() - counts.min() <= 1
+
+
+RARE_BINS = [
+    {"large": 118, "some": 9, "very_small": 4},
+    {"none": 500, "very_small": 1, "small": 30, "some": 400, "large": 2},
+    {"none": 3, "large": 200},
+]
+
+
+@pytest.mark.parametrize("sizes", RARE_BINS)
+def test_no_tile_is_drawn_more_than_three_times_as_often_as_another(sizes):
+    bins = pd.Series([name for name, size in sizes.items() for _ in range(size)])
+    sampler = BalancedSampler(bins, 0, True, 4, 0)
+    drawn = pd.Series(bins.to_numpy()[np.concatenate([sampler.epoch_order(epoch) for epoch in range(300)])])
+    rates = drawn.value_counts() / pd.Series(sizes) / 300
+    assert rates.max() == pytest.approx(MAX_DRAW_RATIO * rates.min(), rel=0.05), "as near to equal bins as is allowed"
 
 
 def test_unbalanced_order_is_a_permutation():

@@ -36,7 +36,8 @@ class TrainConfig:
     save_every: int = 100
     """Steps between saved states."""
     balanced: bool = True
-    """Draw masked and unmasked tiles equally, and within masked ones each area bin equally."""
+    """Draw masked and unmasked tiles equally, and within masked ones each area bin equally, so far as no tile is drawn
+    more than three times as often as another."""
     regions: dict[str, float] = field(default_factory=dict)
     """Share of the draws from each region of the anatomy (column region); all other tiles share what is left of 1."""
     organs: dict[str, float] = field(default_factory=dict)

@@ -13,6 +13,9 @@ from histofold.data.tiles.cut import TILE_BINS
 from histofold.train.fold import FoldSetup, refuse_unknown
 
 GOLDEN_RATIO = (1 + 5**0.5) / 2
+MAX_DRAW_RATIO = 3.0
+"""How much more often a tile of one bin may be drawn than one of another: few tiles, drawn again and again, are learnt
+by heart and crowd out all others."""
 
 
 def training_order(setup: FoldSetup, start_step: int, rank: int = 0, ranks: int = 1) -> BalancedSampler:
@@ -108,9 +111,11 @@ class BalancedSampler(Sampler[tuple[int, int, int]]):
 
     Draws come in epochs as long as the index. Balanced: half of an epoch's draws are unmasked tiles and half masked
     ones, the latter shared equally by the bins very_small, small, some and large (bins without tiles are left out);
-    within a bin every tile comes once before any comes twice. Else every tile comes once an epoch. Where regions have
-    shares, each gets its share of an epoch's draws and the tiles of all others what is left; within a region all is as
-    above. All shares are met within one draw in every epoch, and exactly in the long run.
+    within a bin every tile comes once before any comes twice. Where a bin has so few tiles that each would be drawn
+    more than `MAX_DRAW_RATIO` times as often as one of another bin, the shares are moved just so far that none is. Not
+    balanced, every tile comes once an epoch. Where regions have shares, each gets its share of an epoch's draws and the
+    tiles of all others what is left; within a region all is as above. All shares are met within one draw in every
+    epoch, and exactly in the long run.
     """
 
     def __init__(
@@ -269,13 +274,35 @@ def _epoch_quotas(weights: Sequence[float], count: int, epoch: int) -> np.ndarra
 
 
 def _bin_pools(members: np.ndarray, names: np.ndarray, share: float) -> list[tuple[np.ndarray, float]]:
-    """The tiles of each bin among some, with their shares: half for unmasked tiles, half for the masked bins."""
+    """The tiles of each bin among some, with their shares: half for unmasked tiles, half for the masked bins.
+
+    So far as no tile is drawn more than `MAX_DRAW_RATIO` times as often as another.
+    """
     each = [members[names[members] == name] for name in TILE_BINS]
     masked = [pool for pool in each[1:] if len(pool)]
     if not masked or not len(each[0]):
         pools = masked or each[:1]
-        return [(pool, share / len(pools)) for pool in pools]
-    return [(each[0], share / 2), *((pool, share / 2 / len(masked)) for pool in masked)]
+        shares = [share / len(pools)] * len(pools)
+    else:
+        pools = [each[0], *masked]
+        shares = [share / 2, *[share / 2 / len(masked)] * len(masked)]
+    return list(zip(pools, _limited_shares(shares, [len(pool) for pool in pools]), strict=True))
+
+
+def _limited_shares(shares: list[float], sizes: Sequence[int]) -> list[float]:
+    """Shares of pools of so many tiles, of the same sum, moved until no tile is drawn too much more often than another.
+
+    The rates share / size are clipped to [c, `MAX_DRAW_RATIO` c]. The clipped sum is piecewise linear in c and rises
+    with it, so that the c that keeps the sum is read off between its kinks.
+    """
+    counts_P = np.maximum(np.asarray(sizes, float), 1)
+    rates_P = np.asarray(shares) / counts_P
+    if rates_P.max() <= MAX_DRAW_RATIO * rates_P.min():
+        return shares
+    kinks = np.sort(np.concatenate([rates_P, rates_P / MAX_DRAW_RATIO]))
+    sums = [float(counts_P @ rates_P.clip(kink, MAX_DRAW_RATIO * kink)) for kink in kinks]
+    least = float(np.interp(sum(shares), sums, kinks))
+    return (counts_P * rates_P.clip(least, MAX_DRAW_RATIO * least)).tolist()
 
 
 def _draw_evenly(members: np.ndarray, quota: int, generator: np.random.Generator) -> np.ndarray:
