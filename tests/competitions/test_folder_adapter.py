@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from histofold.competitions.coco import coco_counts
 from histofold.competitions.folder import Folder
+from histofold.competitions.truth.coco import coco_counts
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import encode_rle
 from histofold.data.check import audit_folder, audit_test_images

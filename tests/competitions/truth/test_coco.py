@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from histofold.competitions.coco import coco_counts, paint_coco, read_coco
+from histofold.competitions.truth.coco import coco_counts, paint_coco, read_coco
 
 RING = [1, 1, 5, 1, 5, 4]
 

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histofold.competitions.mask_files import read_mask
+from histofold.competitions.truth.mask_files import read_mask
 from histofold.core.faults import ImageError
 
 SHAPE = (23, 38)

@@ -10,11 +10,25 @@ from typing import Any
 import cv2
 import numpy as np
 
+from histofold.competitions.tables import header_shape_of
+from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
 from histofold.core.faults import Fault
 from histofold.core.rle.runs import Masks, Runs, join_classes, runs_from_mask
+from histofold.schema.sample import Sample
 
 _COCO_REMEDY = "write images, annotations and segmentations as COCO does"
 _COCO_COUNT_BITS = 60  # of one compressed count; more would be no pixel of any image
+
+
+def coco_truth(path: Path, samples: Sequence[Sample]) -> FoundTruth:
+    """The truth of samples by a COCO file, each used category a class where there are several."""
+    shapes = {sample.id: header_shape_of(sample.image_path) for sample in samples}
+    categories = coco_categories(path)
+    if len(set(categories.values())) < len(categories):
+        rule = f"categories of one name: {', '.join(categories.values())}"
+        return FoundTruth(faults=[Fault("categories", str(path), rule, "name each category once")])
+    targets, faults = read_coco(path, shapes, tuple(categories))
+    return FoundTruth(classes=tuple(categories.values()) or ONE_CLASS, targets=targets, faults=faults)
 
 
 def coco_categories(path: Path) -> dict[int | str, str]:
