@@ -21,7 +21,7 @@ from histofold.core.rle.runs import decode_rle, runs_from_mask, runs_to_text
 from histofold.data.tiles.masks import masked_fraction
 from histofold.schema.preprocessing import Preprocessing
 from histofold.train.fold import FoldSetup, prepare_fold
-from histofold.train.validation import validate_slides
+from histofold.train.loop import validate_slides
 from histofold.trust.oof import finished_folds, run_experiment
 
 FAULTS = {

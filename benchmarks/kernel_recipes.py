@@ -30,7 +30,7 @@ from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.simulate import alone as alone_module
 from histofold.kaggle.weights_folder import write_package
 from histofold.models.build import build_model
-from histofold.predict.submission.folder import predict_folder
+from histofold.predict.submission.shards import predict_folder
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Member, file_sha256
 from histofold.schema.parse import load_toml

@@ -31,7 +31,7 @@ from histofold.core.rle.runs import decode_rle
 from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.simulate import alone as alone_module
 from histofold.kaggle.simulate.run import no_network
-from histofold.predict.submission.folder import predict_folder
+from histofold.predict.submission.shards import predict_folder
 from histofold.schema.manifest import load_manifest, manifest_json
 from histofold.synth.hubmap_2022.folder import make_hubmap_2022
 

@@ -14,7 +14,7 @@ from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.data.sources import JoinedTruth, joined_samples, load_sources
 from histofold.kaggle.package import package_runs
-from histofold.predict.submission.folder import predict_folder
+from histofold.predict.submission.shards import predict_folder
 from histofold.report.comparison import comparison_sheet
 from histofold.schema.dataset import SourceConfig
 from histofold.schema.manifest import load_manifest

@@ -6,8 +6,8 @@ import cv2
 import pandas as pd
 import pytest
 
+from histofold.commands import parse_options
 from histofold.commands.main import main
-from histofold.commands.options import parse_options
 from histofold.commands.train import TrainOptions
 from histofold.schema.dataset import DataConfig
 from histofold.schema.experiment import Experiment, TrainConfig

@@ -19,8 +19,8 @@ from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.wheel import build_wheel
-from histofold.kernels.inputs import find_competition_folder, find_packages
-from histofold.predict.submission.folder import predict_folder
+from histofold.kernels.entry import find_competition_folder, find_packages
+from histofold.predict.submission.shards import predict_folder
 
 RUNNER = Path(__file__).with_name("run_alone.py")
 COLUMNS = ["id", "organ", "data_source", "img_height", "img_width", "pixel_size", "tissue_thickness"]

@@ -15,9 +15,9 @@ from histofold.core.rle.runs import parse_rle
 from histofold.imaging.slide import open_slide
 from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.wheel import build_wheel
-from histofold.kernels.inputs import find_competition_folder
+from histofold.kernels.entry import find_competition_folder
 from histofold.kernels.kidney_2020 import run_kidney_2020
-from histofold.predict.submission.folder import predict_folder
+from histofold.predict.submission.shards import predict_folder
 from histofold.schema.manifest import load_manifest, manifest_json
 from kernels.test_hubmap_kernel import read_rows, run_kernel, tissue
 

@@ -7,8 +7,15 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from histofold.models.blocks import Aspp, PyramidHead, ShuffleUp, UnetBlock
-from histofold.models.pyramid_unet import build_effunet, build_unext50, pad_as_for
+from histofold.models.pyramid_unet import (
+    Aspp,
+    PyramidHead,
+    ShuffleUp,
+    UnetBlock,
+    build_effunet,
+    build_unext50,
+    pad_as_for,
+)
 
 UNEXT50_TAPS = (64, 256, 512, 1024, 2048)
 B0_TAPS = (32, 24, 40, 112, 320)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import tyro
 
-from histofold.commands.options import parse_options
+from histofold.commands import parse_options
 from histofold.core.faults import Fault, InputError
 
 

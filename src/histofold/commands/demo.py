@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from histofold.commands.options import parse_options
+from histofold.commands import parse_options
 from histofold.core.faults import InputError
 from histofold.schema.experiment import Experiment
 
@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> int:
     from histofold.data.check import audit_folder
     from histofold.data.demo import demo_experiment
     from histofold.kaggle.package import package_runs
-    from histofold.predict.submission.folder import predict_folder
+    from histofold.predict.submission.shards import predict_folder
     from histofold.report.dataset import write_build_report
     from histofold.report.evaluation import write_evaluation_report
     from histofold.synth.competitions import hidden_score

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from histofold.commands.options import parse_options
+from histofold.commands import parse_options
 
 
 @dataclass(frozen=True, kw_only=True)

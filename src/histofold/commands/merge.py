@@ -7,9 +7,8 @@ from pathlib import Path
 
 import tyro
 
-from histofold.commands.options import parse_options
+from histofold.commands import parse_options
 from histofold.core.log import logger
-from histofold.predict.submission.merge import merge_shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +24,8 @@ class MergeOptions:
 def run(arguments: list[str]) -> int:
     """The verb."""
     options = parse_options(MergeOptions, "merge", arguments)
+    from histofold.predict.submission.merge import merge_shards
+
     merged = merge_shards(options.shards, options.out)
     for sample_id, reason in merged.fallback.items():
         logger.warning("fallback row: %s: %s", sample_id, reason)

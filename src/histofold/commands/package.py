@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from histofold.commands.options import parse_options
+from histofold.commands import parse_options
 from histofold.core.faults import Fault, InputError
 from histofold.kaggle.published.settings import ImportSettings
 from histofold.schema.manifest import Manifest

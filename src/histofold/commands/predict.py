@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from histofold.commands.options import parse_options
+from histofold.commands import parse_options
 from histofold.core.log import logger
 from histofold.schema.shard import check_shard_numbers, sidecar_path
 
@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
     options = parse_options(PredictOptions, "predict", arguments)
     if options.num_shards is not None and options.shard_id is not None:
         return _run_shard(options, options.num_shards, options.shard_id)
-    from histofold.predict.submission.folder import predict_folder
+    from histofold.predict.submission.shards import predict_folder
 
     summary = predict_folder(options.weights, options.data, options.out, options.limit_s)
     _tell_fallbacks(summary.failed)
@@ -61,7 +61,7 @@ def _tell_fallbacks(failed: Mapping[str, str]) -> None:
 
 
 def _run_shard(options: PredictOptions, num_shards: int, shard_id: int) -> int:
-    from histofold.predict.submission.folder import predict_shard
+    from histofold.predict.submission.shards import predict_shard
 
     shard, is_new = predict_shard(
         options.weights, options.data, options.out, num_shards, shard_id, limit_s=options.limit_s

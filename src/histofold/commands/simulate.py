@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from histofold.commands.options import parse_options
+from histofold.commands import parse_options
 from histofold.kaggle.simulate.plan import HiddenOptions, SimulateRequest
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from histofold.commands.options import parse_options
+from histofold.commands import parse_options
 from histofold.kaggle.submit.request import SubmitRequest
 
 

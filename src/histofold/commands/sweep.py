@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from histofold.commands.options import parse_options
+from histofold.commands import parse_options
 from histofold.core.faults import InputError
 from histofold.schema.sweep import load_sweep
 

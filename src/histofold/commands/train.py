@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from histofold.commands.options import parse_options
+from histofold.commands import parse_options
 from histofold.core.faults import Fault, InputError
 from histofold.schema.experiment import Experiment
 from histofold.schema.parse import load_toml

@@ -1,23 +1,96 @@
-"""What every inference kernel does: find its inputs, leave a legal file at once, predict; and its command line."""
+"""What every inference kernel does: find its inputs by content, leave a legal file at once, predict."""
 
 from __future__ import annotations
 
+import csv
+import json
 import logging
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from histofold.competitions.base import Competition, KernelCompetition, find_image
 from histofold.competitions.tables import submission_ids
-from histofold.core.faults import InputError
+from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.kernels.configuration import KERNEL_INPUTS, KERNEL_LIMIT_S, KERNEL_LOG_LEVEL, KERNEL_WORKING
-from histofold.kernels.inputs import find_competition_folder, find_packages, use_wheels
 from histofold.predict.submission.runner import RunSummary, run_submission
 from histofold.predict.submission.summary import summary_lines
 from histofold.schema.files import csv_text, write_atomically
+from histofold.schema.manifest import MANIFEST_FORMAT, MANIFEST_NAME, Manifest, load_manifest
 from histofold.schema.sample import Sample
+
+
+def walk_files(root: Path, name: str) -> Iterator[Path]:
+    """Every file of a name below a folder, in sorted order; links are followed, folders of images are not entered."""
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(f for f in folders if f not in ("train_images", "test_images", "train_annotations"))
+        if name in files:
+            yield Path(folder) / name
+
+
+def find_packages(root: Path, competition: str) -> list[tuple[Path, Manifest]]:
+    """Every weight folder of the competition below a root, its files checked against their SHA-256.
+
+    A dataset that is mounted at two paths counts once.
+
+    Raises:
+        InputError: If there is none, or a file is missing or changed.
+    """
+    packages: list[tuple[Path, Manifest]] = []
+    for path in walk_files(root, MANIFEST_NAME):
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            continue
+        if not isinstance(data, dict) or data.get("format") != MANIFEST_FORMAT:
+            continue
+        if data.get("competition") != competition:
+            logger.warning("%s is of %s, not of %s: left out", path, data.get("competition"), competition)
+            continue
+        manifest = load_manifest(path.parent)
+        if any(manifest == found for _, found in packages):
+            logger.warning("%s is a package that was found before: left out", path)
+            continue
+        packages.append((path.parent, manifest))
+    if not packages:
+        rule = f"no {MANIFEST_NAME} of format {MANIFEST_FORMAT} and competition {competition}"
+        raise InputError([Fault(competition, str(root), rule, "add the weights' dataset to the kernel")])
+    return packages
+
+
+def find_competition_folder(root: Path, columns: tuple[str, str], image_folder: str, slug: str) -> Path:
+    """The folder of a sample_submission.csv with the right columns beside its image folder.
+
+    Where several fit, the one on a path that names the competition wins over datasets that copy its layout.
+
+    Raises:
+        InputError: If there is none.
+    """
+    candidates = []
+    for path in walk_files(root, "sample_submission.csv"):
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
+            header = next(csv.reader([stream.readline()]), [])
+        if tuple(header[:2]) == columns:
+            candidates.append(path.parent)
+    candidates.sort(key=lambda folder: slug not in folder.parts)
+    for folder in candidates:
+        if (folder / image_folder).is_dir():
+            return folder
+    if candidates:
+        logger.warning("no %s beside any sample_submission.csv: every row will be a fallback", image_folder)
+        return candidates[0]
+    rule = f"no sample_submission.csv with the columns {', '.join(columns)}"
+    raise InputError([Fault("sample_submission.csv", str(root), rule, "add the competition to the kernel's inputs")])
+
+
+def use_wheels(folder: Path) -> None:
+    """Put the pure-Python wheels beside the weights on the import path: they are what the weights were made with."""
+    for wheel in sorted(folder.glob("*.whl")):
+        if str(wheel) not in sys.path:
+            sys.path.insert(0, str(wheel))
 
 
 def run_kernel(

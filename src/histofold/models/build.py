@@ -1,19 +1,89 @@
-"""From an architecture's name and arguments to a network."""
+"""From an architecture's name and arguments to a network; those of segmentation-models-pytorch are built here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import torch
+from torch import nn
 
 from histofold.core.faults import InputError
 from histofold.models.deeplab_torchvision import build_torchvision_deeplab
 from histofold.models.pyramid_unet import build_effunet, build_unext50
 from histofold.models.segformer import build_segformer
 from histofold.models.shells import AnySize, SoftmaxLogits
-from histofold.models.smp_nets import build_smp_net
-from histofold.schema.network import DEFAULT_ENCODERS, Architecture
+from histofold.schema.network import DEFAULT_ENCODERS, DILATED, Architecture
+
+FIXED_SIZE_ENCODERS = ("tu-maxvit", "tu-maxxvit", "tu-coatnet", "tu-rmlp_")
+UNUSED_ENCODER_PARTS = ("_conv_head", "_bn1", "conv_head", "bn2")
+"""What EfficientNets of smp keep for a classifier: no feature map passes it."""
+
+
+def build_smp_net(
+    architecture: str,
+    encoder: str,
+    classes: int = 1,
+    decoder_channels: Sequence[int] | None = None,
+    output_stride: int | None = None,
+    atrous_rates: Sequence[int] | None = None,
+) -> nn.Module:
+    """Build a network of smp that takes images of any size.
+
+    U-Net (Ronneberger 2015, arXiv:1505.04597), U-Net++ (Zhou 2018, arXiv:1807.10165), DeepLabV3 (Chen 2017,
+    arXiv:1706.05587), DeepLabV3+ (Chen 2018, arXiv:1802.02611) and UPerNet (Xiao 2018, arXiv:1807.10221). DeepLab
+    and UPerNet normalise a globally pooled map: a batch of one cannot be trained on.
+
+    Args:
+        architecture: unet, unetplusplus, deeplabv3, deeplabv3plus or upernet.
+        encoder: Any of smp, those of timm as tu-NAME.
+        classes: Number of output channels.
+        decoder_channels: Channels of the five decoder stages, coarse to fine (unet and unetplusplus).
+        output_stride: Pixels a side of the dilated encoder's last map, 8 or 16 (deeplabv3 and deeplabv3plus).
+        atrous_rates: Spacing of the pyramid's three dilated convolutions, in features of that map (likewise).
+
+    Raises:
+        ValueError: If the encoder cannot be used here, or the argument belongs to another network.
+    """
+    import segmentation_models_pytorch as smp
+
+    _refuse_encoder(architecture, encoder)
+    kinds = {
+        "unet": smp.Unet,
+        "unetplusplus": smp.UnetPlusPlus,
+        "deeplabv3": smp.DeepLabV3,
+        "deeplabv3plus": smp.DeepLabV3Plus,
+        "upernet": smp.UPerNet,
+    }
+    settings: dict[str, Any] = {}
+    if (output_stride is not None or atrous_rates is not None) and architecture not in DILATED:
+        raise ValueError("output_stride and atrous_rates belong to deeplabv3 and deeplabv3plus")
+    if output_stride is not None:
+        settings["encoder_output_stride"] = output_stride
+    if atrous_rates is not None:
+        settings["decoder_atrous_rates"] = list(atrous_rates)
+    if decoder_channels is not None:
+        if architecture not in ("unet", "unetplusplus"):
+            raise ValueError("decoder_channels belong to unet and unetplusplus")
+        settings["decoder_channels"] = list(decoder_channels)
+    if encoder.startswith("tu-swin"):
+        settings["strict_img_size"] = False  # else only the size that the name ends in
+    net = kinds[architecture](encoder, encoder_weights=None, classes=classes, **settings)
+    for name in UNUSED_ENCODER_PARTS:
+        part = net.encoder._modules.get(name)
+        if encoder.startswith(("efficientnet-", "timm-")) and part is not None:
+            part.requires_grad_(False)  # it stays for the state dict, but several processes would wait for its gradient
+    return AnySize(net, net.encoder.output_stride)
+
+
+def _refuse_encoder(architecture: str, encoder: str) -> None:
+    if encoder.startswith("mit_b"):
+        raise ValueError(f"{encoder} of smp is not free for every use: take architecture segformer, which has its own")
+    if encoder.startswith(FIXED_SIZE_ENCODERS):
+        raise ValueError(f"{encoder} takes one image size alone: take tu-convnext_*, tu-swin_* or a convolutional one")
+    if encoder.startswith("tu-swin") and architecture.startswith("deeplabv3"):
+        raise ValueError(f"{encoder} cannot be dilated as {architecture} needs it: take upernet, or a resnet")
+
 
 PYRAMID_STRIDE = 32
 

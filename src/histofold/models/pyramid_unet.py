@@ -2,11 +2,114 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from histofold.models.blocks import Aspp, PyramidHead, UnetBlock
+
+def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dilation: int = 1, groups: int = 1) -> nn.Sequential:
+    """A convolution that keeps height and width, batch normalisation, ReLU."""
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, groups=groups, bias=False)
+    nn.init.kaiming_normal_(conv.weight)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
+def conv_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+    """A 3x3 convolution that keeps height and width, ReLU."""
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    nn.init.kaiming_normal_(conv.weight)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return nn.Sequential(conv, nn.ReLU(inplace=True))
+
+
+class Aspp(nn.Module):
+    """Atrous spatial pyramid pooling (Chen et al. 2017, arXiv:1706.05587) with a global max-pool branch.
+
+    The global maximum, one 1x1 branch, and one 3x3 branch in four groups for each dilation, each brought to `mid`
+    channels; joined in this order by a 1x1 convolution to `out` channels.
+    """
+
+    GROUPS = 4
+
+    def __init__(self, in_channels: int, mid: int, out: int, dilations: Sequence[int]) -> None:
+        super().__init__()
+        self.overall = nn.Sequential(nn.AdaptiveMaxPool2d(1), *conv_bn_relu(in_channels, mid, 1))
+        self.point = conv_bn_relu(in_channels, mid, 1)
+        self.dilated = nn.ModuleList(conv_bn_relu(in_channels, mid, 3, d, self.GROUPS) for d in dilations)
+        self.join = conv_bn_relu(mid * (2 + len(dilations)), out, 1)
+
+    def forward(self, features_NCHW: torch.Tensor) -> torch.Tensor:
+        """Features (N, in, H, W) to (N, out, H, W)."""
+        overall = self.overall(features_NCHW).expand(-1, -1, *features_NCHW.shape[2:])
+        branches = [overall, self.point(features_NCHW), *(branch(features_NCHW) for branch in self.dilated)]
+        return self.join(torch.cat(branches, dim=1))
+
+
+class ShuffleUp(nn.Sequential):
+    """Doubles height and width by a 1x1 convolution, ReLU and pixel shuffle (Shi et al. 2016, arXiv:1609.05158).
+
+    Its weights start equal within each output pixel's four (ICNR, Aitken et al. 2017, arXiv:1707.02937), so that the
+    map starts without a checkerboard.
+    """
+
+    FACTOR = 2
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        conv = nn.Conv2d(in_channels, out_channels * self.FACTOR**2, 1)
+        with torch.no_grad():
+            seed = torch.empty(out_channels, in_channels, 1, 1)
+            nn.init.kaiming_normal_(seed)
+            conv.weight.copy_(seed.repeat_interleave(self.FACTOR**2, dim=0))
+            conv.bias.zero_()  # type: ignore[union-attr]
+        super().__init__(conv, nn.ReLU(inplace=True), nn.PixelShuffle(self.FACTOR))
+
+
+class UnetBlock(nn.Module):
+    """One stage of a decoder: shuffle up to half the channels, join the normalised skip, two 3x3 convolutions."""
+
+    def __init__(self, up_channels: int, skip_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up = ShuffleUp(up_channels, up_channels // 2)
+        self.skip_norm = nn.BatchNorm2d(skip_channels)
+        joined = up_channels // 2 + skip_channels
+        self.conv1, self.conv2 = conv_relu(joined, out_channels), conv_relu(out_channels, out_channels)
+
+    def forward(self, deep_NCHW: torch.Tensor, skip_NCHW: torch.Tensor) -> torch.Tensor:
+        """Deep features (N, up, h, w) and a skip (N, skip, H, W), H about 2h, to (N, out, H, W)."""
+        raised = self.up(deep_NCHW)
+        if raised.shape[2:] != skip_NCHW.shape[2:]:  # an odd side was halved
+            raised = interpolate(raised, skip_NCHW.shape[2:], mode="nearest")
+        joined = torch.cat([raised, self.skip_norm(skip_NCHW)], dim=1).relu()
+        return self.conv2(self.conv1(joined))
+
+
+class PyramidHead(nn.Module):
+    """The feature pyramid of UneXt50: each level to a few channels, all resized to the finest map and joined to it."""
+
+    def __init__(self, in_channels: Sequence[int], out_channels: Sequence[int]) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(wide, 2 * narrow, 3, padding=1),
+                nn.ReLU(inplace=True),
+                nn.BatchNorm2d(2 * narrow),
+                nn.Conv2d(2 * narrow, narrow, 3, padding=1),
+            )
+            for wide, narrow in zip(in_channels, out_channels, strict=True)
+        )
+
+    def forward(self, levels_NCHW: Sequence[torch.Tensor], finest_NCHW: torch.Tensor) -> torch.Tensor:
+        """Levels (N, in_i, h_i, w_i) and the finest map (N, F, H, W) to (N, sum(out) + F, H, W)."""
+        size = finest_NCHW.shape[2:]
+        resized = [
+            interpolate(level(features), size, mode="bilinear", align_corners=False)
+            for level, features in zip(self.levels, levels_NCHW, strict=True)
+        ]
+        return torch.cat([*resized, finest_NCHW], dim=1)
+
 
 PYRAMID_MID = 256
 PYRAMID_LEVEL = 16

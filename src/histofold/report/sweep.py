@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from histofold.report.graphs.style import INK, LABEL, MUTED, PALETTE, finish_figure, new_figure, style_axes
+from histofold.report.graphs import INK, LABEL, MUTED, PALETTE, finish_figure, new_figure, style_axes
 from histofold.report.page import Facts, Figure, Section, Table, Text, write_page
 
 _NAMES = {"val_dice": "Validation Dice", "loss": "Training loss"}

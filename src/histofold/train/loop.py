@@ -1,8 +1,7 @@
 """Training: the folds of an experiment one after the other, the steps of a fold, and what follows some of them.
 
 It counts optimisation steps, not seconds, and every draw, augmentation and rate is a function of the step, so that the
-same seed gives the same weights, interrupted or not.
-"""
+same seed gives the same weights, interrupted or not."""
 
 from __future__ import annotations
 
@@ -15,12 +14,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from histofold.competitions.base import masks_dice
+from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.data.store import known_folds, tile_differences
+from histofold.predict.image import predict_masks
+from histofold.predict.stages import stages_of
 from histofold.schema.experiment import Experiment
 from histofold.schema.files import write_atomically
 from histofold.schema.parse import to_toml
 from histofold.schema.run_record import RECORD_NAME, RunRecord, read_record, write_record
+from histofold.schema.sample import Sample
 from histofold.train.checkpoint import save_state, save_weights
 from histofold.train.dataset import make_loader, training_tiles
 from histofold.train.fold import FoldSetup, prepare_fold
@@ -29,7 +33,6 @@ from histofold.train.processes import broadcast
 from histofold.train.run import Run, Stopped, make_room, refuse_other_finished_run, start_run
 from histofold.train.sampler import training_order
 from histofold.train.step import Batch, refuse_non_finite, step_images, training_step
-from histofold.train.validation import check_classes, validate
 
 LOG_EVERY = 10
 
@@ -225,3 +228,49 @@ def _refresh_record(setup: FoldSetup) -> float:
         write_record(setup.folder, replace(record, manifest=setup.manifest))
         write_atomically(setup.folder / "experiment.toml", to_toml(setup.experiment))
     return record.dice
+
+
+def check_classes(setup: FoldSetup) -> None:
+    """Refuse what cannot be validated.
+
+    Raises:
+        InputError: If the network has other classes than the slides.
+    """
+    classes, known = setup.experiment.model.classes, setup.manifest.classes
+    if classes != len(known):
+        words = "one class" if len(known) == 1 else f"the {len(known)} classes {', '.join(known)}"
+        rule = f"whole slides are predicted, and so validated, for {words}, not for {classes}"
+        raise InputError([Fault("model.classes", "experiment", rule, f"set it to {len(known)}")])
+
+
+def validate(run: Run, setup: FoldSetup, most: int | None = None) -> dict[str, float]:
+    """Dice by id of held-out slides with the averaged weights; their mean joins `run.scores` on every process.
+
+    Args:
+        run: The run.
+        setup: Its fold.
+        most: Most slides, spread evenly; all of them where it is None.
+
+    Returns:
+        Empty on all processes but the first one, which is the one that predicts.
+    """
+    by_id: dict[str, float] = {}
+    if run.accelerator.is_main_process:
+        samples = setup.validation
+        if most is not None and len(samples) > most:
+            samples = [samples[i] for i in np.linspace(0, len(samples) - 1, most).round().astype(int)]
+        by_id = validate_slides(run.averaged(), setup, samples)
+    run.scores.append(broadcast(float(np.mean(list(by_id.values()))) if by_id else 0.0, run.accelerator))
+    return by_id
+
+
+def validate_slides(model: torch.nn.Module, setup: FoldSetup, samples: list[Sample]) -> dict[str, float]:
+    """Dice of whole slides, the mean over classes, through the predict layer, at the threshold 0.5."""
+    was_training = model.training
+    stages = stages_of(model.eval(), setup.manifest)
+    by_id = {}
+    for sample in tqdm(samples, desc="validate", unit="slide", leave=False, dynamic_ncols=True):
+        (masks,) = predict_masks(stages, sample, [0.5], setup.competition.never_empty)
+        by_id[sample.id] = masks_dice(masks, setup.competition.target(sample))
+    model.train(was_training)
+    return by_id

@@ -12,9 +12,9 @@ import pytest
 
 import histofold
 from histofold.core.faults import InputError
-from histofold.kaggle.bundle import notebook
+from histofold.kaggle.bundle import kernels
 from histofold.kaggle.bundle.bundler import bundle, closure
-from histofold.kaggle.bundle.notebook import to_notebook
+from histofold.kaggle.bundle.kernels import to_notebook
 from small_bundles import NASTY, run_bundle, run_package, run_python, write_package
 
 EXEC_CELLS = """
@@ -129,7 +129,7 @@ def test_a_text_that_is_no_bundle_makes_no_notebook() -> None:
 
 
 def test_one_that_is_too_large_is_refused(nasty_bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notebook, "NOTEBOOK_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(kernels, "NOTEBOOK_LIMIT_BYTES", 1000)
     with pytest.raises(InputError, match="more than the 1000 that Kaggle takes"):
         to_notebook(nasty_bundle)
 

@@ -10,11 +10,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from histofold.report.graphs import PALETTE, finish_figure
 from histofold.report.graphs import dataset as balance
 from histofold.report.graphs import run as plots
 from histofold.report.graphs.dataset import plot_class_balance
 from histofold.report.graphs.run import plot_curves, plot_dice_by_organ
-from histofold.report.graphs.style import PALETTE, finish_figure
 
 
 def training_log(seed: int = 0, steps: int = 60, every: int = 10) -> pd.DataFrame:

@@ -23,10 +23,18 @@ from histofold.synth.files import SynthKey
 from histofold.synth.hubmap_2022.habits import shifted_mask
 from histofold.synth.hubmap_2022.options import Planted
 from histofold.synth.hubmap_2022.plan import TEST, TRAIN
+from histofold.synth.kidney_2020.files import (
+    BAND_ROWS,
+    KIDNEY_LAYOUTS,
+    annotation_json,
+    polygon_area,
+    runs_rings,
+    shifted_runs,
+    write_tiff_bands,
+    zone_polygons,
+)
 from histofold.synth.kidney_2020.folder import KIDNEY_INFORMATION, KIDNEY_INFORMATION_COLUMNS, make_kidney_2020
 from histofold.synth.kidney_2020.plan import plan_kidneys
-from histofold.synth.kidney_2020.rings import annotation_json, polygon_area, runs_rings, shifted_runs, zone_polygons
-from histofold.synth.kidney_2020.tiff import BAND_ROWS, KIDNEY_LAYOUTS, write_tiff_bands
 
 SHAPE_HW, SHIFT_YX = (300, 420), (-20, 13)
 

@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from histofold.competitions.base import submission_columns
+from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.predict.submission.journal import inputs_digest
+from histofold.predict.submission.runner import RunSummary, run_submission
 from histofold.schema.files import write_atomically
-from histofold.schema.manifest import Manifest, file_sha256, installed_versions, manifest_json
+from histofold.schema.manifest import Manifest, file_sha256, installed_versions, load_manifest, manifest_json
 from histofold.schema.parse import load_json
 from histofold.schema.sample import Sample
 from histofold.schema.shard import Shard, shard_json, sidecar_path
@@ -173,3 +176,42 @@ def finish_shard(path: Path, planned: Shard, fallback: Mapping[str, str], degrad
 def shard_versions() -> dict[str, str]:
     """Versions of Python and of `SHARD_PACKAGES`, as far as they are installed."""
     return {"python": platform.python_version(), **installed_versions(SHARD_PACKAGES)}
+
+
+def predict_folder(weights: Path, data: Path, out: Path, limit_s: float | None = None) -> RunSummary:
+    """Predict the test split of a folder with packaged weights; the competition is the manifest's.
+
+    Raises:
+        InputError: If weights or tables are at fault; single images never are.
+    """
+    manifest = load_manifest(weights)
+    competition = get_competition(manifest.competition)
+    samples = competition.samples(data, "test")
+    return run_submission(competition, samples, [(weights, manifest)], out, limit_s)
+
+
+def predict_shard(
+    weights: Path, data: Path, out: Path, num_shards: int, shard_id: int, *, limit_s: float | None = None
+) -> tuple[Shard, bool]:
+    """Predict one part of what `predict_folder` predicts, and write its sidecar; a finished part is left as it is.
+
+    Returns:
+        What the sidecar says, and whether anything was predicted.
+
+    Raises:
+        InputError: As `predict_folder`; also if another shard of the same submission lies at `out`.
+        ValueError: If the numbers name no shard.
+    """
+    manifest = load_manifest(weights)
+    competition = get_competition(manifest.competition)
+    samples = competition.samples(data, "test")
+    columns = submission_columns(competition, manifest.classes)
+    planned = planned_shard(WholeRun(competition.name, columns, (manifest,), tuple(samples)), num_shards, shard_id)
+    finished = finished_shard(out, planned)
+    if finished is not None:
+        return finished, False
+    sidecar_path(out).unlink(missing_ok=True)  # from here on the csv is not finished
+    own = [samples[place] for place in planned.places]
+    summary = run_submission(competition, own, [(weights, manifest)], out, limit_s)
+    degraded = [image.id for image in summary.images if image.outcome == "degraded"]
+    return finish_shard(out, planned, summary.failed, degraded), True

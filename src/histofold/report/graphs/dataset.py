@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from histofold.data.explore.slides import SlideFacts
 from histofold.data.tiles.cut import TILE_BINS
-from histofold.report.graphs.style import INK, LABEL, MUTED, PALETTE, finish_figure, new_figure, style_axes
+from histofold.report.graphs import INK, LABEL, MUTED, PALETTE, finish_figure, new_figure, style_axes
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _BIN_COLOURS = ("#D9DCE1", "#BFDCEB", "#7DB8DA", "#3288BD", "#0B4F7D")

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from histofold.report.graphs.style import INK, MUTED, PALETTE, finish_figure, new_figure, style_axes
+from histofold.report.graphs import INK, MUTED, PALETTE, finish_figure, new_figure, style_axes
 
 _COLOUR = PALETTE[0]
 _SMOOTHING_SHARE = 1 / 40

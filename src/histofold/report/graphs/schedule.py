@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
-from histofold.report.graphs.style import INK, LABEL, MUTED, PALETTE, finish_figure, new_figure, style_axes
+from histofold.report.graphs import INK, LABEL, MUTED, PALETTE, finish_figure, new_figure, style_axes
 from histofold.schema.optim import OptimConfig
 
 _RATE_COLOUR, _ENCODER_COLOUR, _MOMENTUM_COLOUR, _SPAN_COLOUR = *PALETTE[:3], PALETTE[-1]

@@ -9,8 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from histofold.synth.drawing.artefacts import ARTEFACTS
-from histofold.synth.drawing.painter import Painter
-from histofold.synth.drawing.spec import Picture, SlideSpec, copy_picture, empty_picture
+from histofold.synth.drawing.painter import Painter, Picture, SlideSpec, copy_picture, empty_picture
 from histofold.synth.organs import ORGANS
 
 __all__ = ["ARTEFACTS", "ORGANS", "Picture", "SlideSpec", "SyntheticSlide"]

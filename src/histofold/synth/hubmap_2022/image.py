@@ -21,9 +21,16 @@ from histofold.synth.files import (
     random_stream,
     tiff_bytes,
 )
-from histofold.synth.hubmap_2022.faults import ROW_CHANGES, broken_file, broken_row, rescanned
 from histofold.synth.hubmap_2022.habits import Annotated, change_mask, transposed_mask
-from histofold.synth.hubmap_2022.options import COPY_FAULTS, DRAWING_FAULTS, FILE_FAULTS
+from histofold.synth.hubmap_2022.options import (
+    COPY_FAULTS,
+    DRAWING_FAULTS,
+    FILE_FAULTS,
+    ROW_CHANGES,
+    broken_file,
+    broken_row,
+    rescanned,
+)
 from histofold.synth.hubmap_2022.plan import FAULTS, TRAIN, PlannedImage, donor_facts, donor_place
 
 

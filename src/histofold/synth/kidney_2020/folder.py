@@ -32,6 +32,16 @@ from histofold.synth.files import (
 )
 from histofold.synth.hubmap_2022.options import Planted
 from histofold.synth.hubmap_2022.plan import TEST, TRAIN
+from histofold.synth.kidney_2020.files import (
+    BAND_ROWS,
+    Polygon,
+    annotation_json,
+    polygon_area,
+    runs_rings,
+    shifted_runs,
+    write_tiff_bands,
+    zone_polygons,
+)
 from histofold.synth.kidney_2020.plan import (
     KIDNEY_LEAST_SIDE_PX,
     KidneyPlan,
@@ -39,15 +49,6 @@ from histofold.synth.kidney_2020.plan import (
     patient_facts,
     plan_kidneys,
 )
-from histofold.synth.kidney_2020.rings import (
-    Polygon,
-    annotation_json,
-    polygon_area,
-    runs_rings,
-    shifted_runs,
-    zone_polygons,
-)
-from histofold.synth.kidney_2020.tiff import BAND_ROWS, write_tiff_bands
 
 KIDNEY_INFORMATION = "HuBMAP-20-dataset_information.csv"
 KIDNEY_INFORMATION_COLUMNS = (

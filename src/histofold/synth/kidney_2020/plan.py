@@ -13,7 +13,7 @@ from histofold.synth.drawing.tissue import draw_stain
 from histofold.synth.files import random_stream
 from histofold.synth.hubmap_2022.options import Planted
 from histofold.synth.hubmap_2022.plan import DONORS, LEAST_SHRINK, LOOKS, TEST, donor_place, draw_looks
-from histofold.synth.kidney_2020.tiff import KIDNEY_LAYOUTS
+from histofold.synth.kidney_2020.files import KIDNEY_LAYOUTS
 
 KIDNEY_LEAST_SIDE_PX = 64
 _WORLD = 2020  # sets these random streams apart from those of the competition of 2022

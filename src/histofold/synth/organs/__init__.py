@@ -7,10 +7,9 @@ from collections.abc import Callable
 from histofold.synth.drawing.frame import Scene
 from histofold.synth.drawing.ground import Ground, make_ground
 from histofold.synth.drawing.sites import Plan
-from histofold.synth.organs.intestine import plan_largeintestine
+from histofold.synth.organs.glands import plan_largeintestine, plan_prostate
 from histofold.synth.organs.kidney import plan_kidney
 from histofold.synth.organs.lung import plan_lung
-from histofold.synth.organs.prostate import plan_prostate
 from histofold.synth.organs.spleen import plan_spleen
 
 _PLANS: dict[str, Callable[[Ground], Plan]] = {

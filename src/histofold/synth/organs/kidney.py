@@ -11,8 +11,7 @@ from histofold.synth.drawing.canvas import blob_outline, inset
 from histofold.synth.drawing.frame import Cells, Frame, Layers, as_level, blank_layers
 from histofold.synth.drawing.ground import Ground
 from histofold.synth.drawing.lattice import stream, uniform_at
-from histofold.synth.drawing.sites import Objects, Plan, free_places, lattice_units
-from histofold.synth.organs.distractors import add_vessel, distractors
+from histofold.synth.drawing.sites import Objects, Plan, add_vessel, distractors, free_places, lattice_units
 
 _GLOMERULUS_UM = 110 * 1.2 * 1.15
 # Distances from a tubule's border are coded in steps of half a um; 128 is added where the tubule is open.

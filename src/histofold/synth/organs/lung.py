@@ -11,8 +11,7 @@ from histofold.synth.drawing.canvas import blob_outline, inset
 from histofold.synth.drawing.frame import Frame, Layers, as_level, blank_layers
 from histofold.synth.drawing.ground import Ground
 from histofold.synth.drawing.lattice import jittered_nodes, stream, uniform_at
-from histofold.synth.drawing.sites import Objects, Plan, free_places
-from histofold.synth.organs.distractors import distractors
+from histofold.synth.drawing.sites import Objects, Plan, distractors, free_places
 
 _JITTER = 0.3
 _AIRWAY_UM = 105 * 1.3 * 1.2

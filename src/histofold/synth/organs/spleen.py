@@ -9,8 +9,15 @@ import numpy as np
 from histofold.synth.drawing.canvas import blob_outline, inset
 from histofold.synth.drawing.frame import Frame, Layers, blank_layers
 from histofold.synth.drawing.ground import Ground
-from histofold.synth.drawing.sites import Objects, Plan, free_places, lattice_units
-from histofold.synth.organs.distractors import add_lymphoid, add_vessel, distractors
+from histofold.synth.drawing.sites import (
+    Objects,
+    Plan,
+    add_lymphoid,
+    add_vessel,
+    distractors,
+    free_places,
+    lattice_units,
+)
 
 _PULP_UM = 165 * 1.5 * 1.25
 _TRABECULA_UM, _TRABECULA_STEPS = 40.0, 24

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from histofold.schema.augment import AugmentConfig
-from histofold.train.augment.draws import ExampleDraws
-from histofold.train.augment.geometry import move_tile
+from histofold.train.augment.geometry import ExampleDraws, move_tile
 from histofold.train.augment.pixels import (
     add_noise,
     change_thickness,
