@@ -73,9 +73,9 @@ def test_coco_polygons_cover_their_pixels(folder, masks):
     (folder / "annotations.json").write_text(json.dumps(data))
     competition = Folder()
     mask = competition.target(competition.samples(folder, "train")[0]).to_mask()
-    assert mask[3:9, 2:11].all()
-    assert mask[0:5, 20:26].all()
-    assert mask.sum() == 6 * 9 + 5 * 6
+    assert mask[3:8, 2:10].all()
+    assert mask[0:4, 20:25].all()
+    assert mask.sum() == 5 * 8 + 4 * 5
 
 
 def test_metadata_of_images(folder, masks):

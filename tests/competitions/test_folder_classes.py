@@ -100,8 +100,8 @@ def test_used_categories_are_classes_and_overlap(root):
     folder = Folder()
     first, second = folder.samples(root, "train")
     assert folder.classes == ("nerve", "gland")
-    assert [runs.area for runs in folder.target(first)] == [49, 20]
-    assert [runs.area for runs in folder.target(second)] == [0, 20]
+    assert [runs.area for runs in folder.target(first)] == [36, 12]
+    assert [runs.area for runs in folder.target(second)] == [0, 12]
 
 
 @pytest.mark.parametrize("categories", [[], [(7, "gland")], [(7, "gland"), (9, "unused")]])
@@ -110,7 +110,7 @@ def test_fewer_than_two_used_categories_are_one_class(root, categories):
     folder = Folder()
     samples = folder.samples(root, "train")
     assert folder.classes == ("ftu",)
-    assert [folder.target(sample).area for sample in samples] == [20, 20]
+    assert [folder.target(sample).area for sample in samples] == [12, 12]
 
 
 @pytest.mark.parametrize(

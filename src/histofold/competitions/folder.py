@@ -17,17 +17,18 @@ A submission has the columns id, rle; of several classes id, class, rle, with a 
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from pathlib import Path
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from histofold.competitions.base import IMAGE_SUFFIXES, Adapter, Split, find_image
 from histofold.competitions.tables import log_faults, parse_pixel_size, rows_by_id, submission_ids
 from histofold.competitions.truth.coco import coco_truth
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
-from histofold.competitions.truth.mask_folder import find_masks, listed_files
+from histofold.competitions.truth.mask_folder import find_masks
+from histofold.competitions.truth.names import ImageNames, listed_files
 from histofold.competitions.truth.rles import read_rles
 from histofold.core.faults import Fault
-from histofold.core.rle.runs import Masks
+from histofold.core.rle.runs import Masks, Runs
 from histofold.schema.sample import Sample
 
 
@@ -79,7 +80,7 @@ class Folder(Adapter):
             for name in names
         ]
         if split == "train":
-            self._truth = _find_truth(root, samples)
+            self._truth = _find_truth(root, samples, _image_names(folder, listed))
             self.classes = self._truth.classes
             faults += self._truth.faults
         return samples, faults
@@ -93,15 +94,23 @@ class Folder(Adapter):
         """
         return self._truth.target(sample)
 
+    def ignored(self, sample: Sample) -> Runs | None:
+        """Pixels of a training sample that neither training nor a score counts; None where there are none."""
+        return self._truth.ignored_pixels(sample)
 
-def _find_truth(root: Path, samples: list[Sample]) -> FoundTruth:
+
+def _image_names(folder: Path, listed: Mapping[str, Sequence[Path]]) -> ImageNames:
+    return ImageNames({key: PurePosixPath(paths[0].relative_to(folder).as_posix()) for key, paths in listed.items()})
+
+
+def _find_truth(root: Path, samples: list[Sample], names: ImageNames) -> FoundTruth:
     """Find out where the truth of each sample lies."""
     if (root / "masks").is_dir():
         return find_masks(root, samples)
     if (root / "rles.csv").is_file():
         return read_rles(root / "rles.csv", samples)
     if (root / "annotations.json").is_file():
-        return coco_truth(root / "annotations.json", samples)
+        return coco_truth(root / "annotations.json", samples, names)
     remedy = "add masks/, rles.csv or annotations.json"
     return FoundTruth(faults=[Fault("masks", str(root), "no truth beside images/", remedy)])
 

@@ -1,11 +1,15 @@
 """COCO files that are at fault: each fault in words, with its annotation."""
 
 import json
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco
 
-from histofold.competitions.truth.coco import coco_counts, paint_coco, read_coco
+from histofold.competitions.truth.coco import coco_counts, coco_runs, read_coco
+from histofold.competitions.truth.names import ImageNames
+from histofold.core.rle.sets import union_runs
 
 RING = [1, 1, 5, 1, 5, 4]
 
@@ -13,7 +17,8 @@ RING = [1, 1, 5, 1, 5, 4]
 def read(path, annotations, images=None, shapes=None):
     images = [{"id": 7, "file_name": "a.png", "height": 9, "width": 12}] if images is None else images
     path.write_text(json.dumps({"images": images, "annotations": annotations}))
-    return read_coco(path, {"a": (9, 12)} if shapes is None else shapes)
+    truth = read_coco(path, {"a": (9, 12)} if shapes is None else shapes)
+    return truth.targets, truth.faults
 
 
 @pytest.mark.parametrize(
@@ -83,30 +88,65 @@ def test_faults_of_images_and_annotations_at_once(tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"images": []}', '{"images": [1], "annotations": {}}'])
 def test_what_is_no_coco_file_is_one_fault(tmp_path, text):
     (tmp_path / "c.json").write_text(text)
-    targets, faults = read_coco(tmp_path / "c.json", {"a": (9, 12)})
-    assert targets == {}
-    assert len(faults) == 1
-
-
-def test_counts_add_to_what_is_painted_already():
-    rng = np.random.default_rng(3)
-    for _ in range(50):
-        height, width = rng.integers(1, 12, 2)
-        masks = rng.random((3, height, width)) < rng.random()
-        canvas = np.zeros((height, width), np.uint8)
-        for mask in masks:
-            flat = mask.T.ravel()
-            edges = np.flatnonzero(np.diff(np.concatenate([[False], flat]).astype(int)))
-            counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
-            paint_coco(canvas, {"counts": counts})
-        np.testing.assert_array_equal(canvas, masks.any(axis=0))
+    truth = read_coco(tmp_path / "c.json", {"a": (9, 12)})
+    assert truth.targets == {}
+    assert len(truth.faults) == 1
 
 
 def test_counts_agree_with_pycocotools():
-    coco = pytest.importorskip("pycocotools.mask")
-    mask = np.random.default_rng(4).random((57, 31)) < 0.02
-    text = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
-    canvas = np.zeros(mask.shape, np.uint8)
-    paint_coco(canvas, {"size": [57, 31], "counts": text})
-    np.testing.assert_array_equal(canvas, mask)
-    assert sum(coco_counts(text)) == mask.size
+    rng = np.random.default_rng(4)
+    for share in (0, 0.02, 0.5, 1):
+        mask = rng.random((57, 31)) < share
+        text = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+        (packed,) = coco_runs({"size": [57, 31], "counts": text}, (57, 31))
+        (plain,) = coco_runs({"counts": coco_counts(text)}, (57, 31))
+        np.testing.assert_array_equal(packed.to_mask(), mask)
+        assert packed == plain
+        assert sum(coco_counts(text)) == mask.size
+
+
+def test_polygons_agree_with_pycocotools():
+    rng = np.random.default_rng(5)
+    for _ in range(60):
+        shape_hw = tuple(int(side) for side in rng.integers(5, 60, 2))
+        turns = np.sort(rng.random(rng.integers(3, 20))) * 2 * np.pi
+        rings = [
+            (np.stack([np.cos(turns), np.sin(turns)], 1) * rng.uniform(1, 40) + rng.uniform(0, 40, 2)).clip(-5, 60)
+            for _ in range(rng.integers(1, 4))
+        ]
+        polygons = [np.clip(ring, None, 2 * np.array(shape_hw[::-1])).ravel().round(2).tolist() for ring in rings]
+        wanted = coco.decode(coco.merge(coco.frPyObjects(polygons, *shape_hw)))
+        np.testing.assert_array_equal(union_runs(coco_runs(polygons, shape_hw)).to_mask(), wanted)
+
+
+def test_a_ring_of_ten_by_ten_has_a_hundred_pixels():
+    (square,) = coco_runs([[2, 3, 12, 3, 12, 13, 2, 13]], (20, 30))
+    assert square.area == 100
+    assert square.to_mask()[3:13, 2:12].all()
+
+
+def test_what_a_crowd_covers_beside_the_objects_is_ignored(tmp_path):
+    images = [{"id": 7, "file_name": "a.png", "height": 9, "width": 12}]
+    annotations = [
+        {"id": 1, "image_id": 7, "segmentation": [[1, 1, 5, 1, 5, 4, 1, 4]]},
+        {"id": 2, "image_id": 7, "iscrowd": 1, "segmentation": {"size": [9, 12], "counts": [9, 45, 54]}},
+    ]
+    (tmp_path / "c.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    truth = read_coco(tmp_path / "c.json", {"a": (9, 12)})
+    assert truth.faults == []
+    assert truth.targets["a"].area == 12
+    wanted = np.zeros((9, 12), bool)
+    wanted[:, 1:6] = True
+    wanted[1:4, 1:5] = False
+    np.testing.assert_array_equal(truth.ignored["a"].to_mask(), wanted)
+
+
+@pytest.mark.parametrize("name", ["one\\a.png", "C:\\data\\images\\one\\a.png", "images/one/a.jpg", "one/a"])
+def test_a_file_name_means_its_image_whatever_folders_stand_before_it(tmp_path, name):
+    names = ImageNames({"one__a": PurePosixPath("one/a.png"), "two__a": PurePosixPath("two/a.png")})
+    images = [{"id": 1, "file_name": name, "height": 9, "width": 12}]
+    note = {"image_id": 1, "segmentation": [RING]}
+    (tmp_path / "c.json").write_text(json.dumps({"images": images, "annotations": [note]}))
+    truth = read_coco(tmp_path / "c.json", {"one__a": (9, 12), "two__a": (9, 12)}, names=names)
+    assert list(truth.targets) == ["one__a"]
+    assert [(fault.id, fault.rule) for fault in truth.faults] == [("two__a", "image is not listed")]

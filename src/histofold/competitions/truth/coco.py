@@ -1,34 +1,38 @@
-"""COCO annotations as truth: polygons and run lengths, one image's mask in memory at a time."""
+"""COCO annotations as truth: polygons as pycocotools draws them, and run lengths; no mask is ever decoded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from histofold.competitions.tables import header_shape_of
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
+from histofold.competitions.truth.names import ImageNames
 from histofold.core.faults import Fault
-from histofold.core.rle.runs import Masks, Runs, join_classes, runs_from_mask
+from histofold.core.rle.runs import Runs, join_classes
+from histofold.core.rle.sets import subtract_runs, union_runs
 from histofold.schema.sample import Sample
 
 _COCO_REMEDY = "write images, annotations and segmentations as COCO does"
+_COCO_CROWD = "\0crowd"  # beside the categories, whose ids are of JSON
 _COCO_COUNT_BITS = 60  # of one compressed count; more would be no pixel of any image
 
 
-def coco_truth(path: Path, samples: Sequence[Sample]) -> FoundTruth:
+def coco_truth(path: Path, samples: Sequence[Sample], names: ImageNames) -> FoundTruth:
     """The truth of samples by a COCO file, each used category a class where there are several."""
     shapes = {sample.id: header_shape_of(sample.image_path) for sample in samples}
     categories = coco_categories(path)
     if len(set(categories.values())) < len(categories):
         rule = f"categories of one name: {', '.join(categories.values())}"
         return FoundTruth(faults=[Fault("categories", str(path), rule, "name each category once")])
-    targets, faults = read_coco(path, shapes, tuple(categories))
-    return FoundTruth(classes=tuple(categories.values()) or ONE_CLASS, targets=targets, faults=faults)
+    truth = read_coco(path, shapes, tuple(categories), names)
+    truth.classes = tuple(categories.values()) or ONE_CLASS
+    return truth
 
 
 def coco_categories(path: Path) -> dict[int | str, str]:
@@ -59,15 +63,19 @@ def _load_coco(path: Path) -> tuple[dict[str, Any], list[Fault]]:
 
 
 def read_coco(
-    path: Path, shapes: Mapping[str, tuple[int, int] | None], categories: Sequence[int | str] = ()
-) -> tuple[dict[str, Masks], list[Fault]]:
-    """Read the truth of images from a COCO file.
+    path: Path,
+    shapes: Mapping[str, tuple[int, int] | None],
+    categories: Sequence[int | str] = (),
+    names: ImageNames | None = None,
+) -> FoundTruth:
+    """Read the truth of images from a COCO file; what a crowd covers beside the objects is ignored.
 
     Args:
         path: The json file.
-        shapes: Height and width of each image wanted, by its name without suffix, as its own header says; None where
-            the image cannot be read, so that its size cannot be held against the file.
+        shapes: Height and width of each image wanted, by its id, as its own header says; None where the image cannot
+            be read, so that its size cannot be held against the file.
         categories: Ids of the categories that are classes; empty where all annotations are one class.
+        names: Finds the image of a file name; without it names are held against the ids, folders and suffix aside.
 
     Returns:
         The runs of each image (of each class) without fault, and all faults: images that are not listed or of another
@@ -75,11 +83,13 @@ def read_coco(
     """
     data, faults = _load_coco(path)
     if faults:
-        return {}, faults
-    names, sized, faults = _coco_names(path, data["images"], shapes)
-    classes = tuple(categories) or (None,)
+        return FoundTruth(faults=faults)
+    names = names or ImageNames({key: PurePosixPath(f"{key}.png") for key in shapes})
+    listed, sized, faults = _coco_images(path, data["images"], shapes, names)
+    truth = FoundTruth(faults=faults)
+    classes: tuple[int | str | None, ...] = tuple(categories) or (None,)
     by_image: dict[int | str, dict[int | str | None, list[tuple[str, Any]]]]
-    by_image = {key: {each: [] for each in classes} for key in names}
+    by_image = {key: {each: [] for each in (*classes, _COCO_CROWD)} for key in listed}
     for number, annotation in enumerate(data["annotations"]):
         key, label = annotation.get("image_id"), f"annotation {annotation.get('id', f'no. {number}')}"
         if not isinstance(key, int | str) or key not in by_image:
@@ -87,30 +97,57 @@ def read_coco(
             faults.append(Fault(label, str(path), rule, "mend or drop the annotation"))
             continue
         category = annotation.get("category_id") if categories else None
+        if annotation.get("iscrowd"):
+            category = _COCO_CROWD
         if not isinstance(category, int | str | None) or category not in by_image[key]:
             rule = f"{label}: category_id {category!r} is not among the categories"
-            faults.append(Fault(names[key], str(path), rule, "list the category with a name, or drop the annotation"))
+            faults.append(Fault(listed[key], str(path), rule, "list the category with a name, or drop the annotation"))
             continue
         by_image[key][category].append((label, annotation.get("segmentation")))
-    targets: dict[str, Masks] = {}
     for key, shape_hw in sized.items():
-        painted = [_coco_runs(path, names[key], by_image[key][each], shape_hw) for each in classes]
-        faults += [fault for _, found in painted for fault in found]
-        runs = [each for each, _ in painted if each is not None]
-        if len(runs) == len(classes):
-            targets[names[key]] = join_classes(runs)
-    return targets, faults
+        _add_image(truth, path, listed[key], by_image[key], shape_hw)
+    return truth
+
+
+def _add_image(
+    truth: FoundTruth,
+    path: Path,
+    key: str,
+    annotations: Mapping[int | str | None, list[tuple[str, Any]]],
+    shape_hw: tuple[int, int],
+) -> None:
+    """Add the annotations of an image, by class and crowd, to the truth; or all that is wrong with them."""
+    joined: dict[int | str | None, Runs] = {}
+    wrong = []
+    for category, members in annotations.items():
+        parts = [Runs(np.zeros(0, int), np.zeros(0, int), shape_hw)]
+        for label, segmentation in members:
+            try:
+                parts += coco_runs(segmentation, shape_hw)
+            except (ValueError, TypeError, OverflowError) as error:
+                wrong.append(Fault(key, str(path), f"{label}: {error}", "mend or drop the annotation"))
+        joined[category] = union_runs(parts)
+    truth.faults += wrong
+    if wrong:
+        return
+    crowd = joined.pop(_COCO_CROWD)
+    truth.targets[key] = join_classes(list(joined.values()))
+    if crowd.area:
+        truth.ignored[key] = subtract_runs(crowd, union_runs(list(joined.values())))
 
 
 def _is_objects(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
-def _coco_names(
-    path: Path, images: list[dict[str, Any]], shapes: Mapping[str, tuple[int, int] | None]
+def _coco_images(
+    path: Path,
+    images: list[dict[str, Any]],
+    shapes: Mapping[str, tuple[int, int] | None],
+    names: ImageNames,
 ) -> tuple[dict[int | str, str], dict[int | str, tuple[int, int]], list[Fault]]:
-    """By COCO id: the name without suffix of each listed image, and the size of those wanted and of the right size."""
-    names: dict[int | str, str] = {}
+    """By COCO id: the id of each listed image, and the size of those wanted and of the right size; and the faults."""
+    listed: dict[int | str, str] = {}
     sized: dict[int | str, tuple[int, int]] = {}
     faults: list[Fault] = []
     seen: set[str] = set()
@@ -119,11 +156,11 @@ def _coco_names(
         if not isinstance(key, int | str) or not isinstance(file_name, str):
             faults.append(Fault(f"image no. {number}", str(path), "has no id or no file_name", _COCO_REMEDY))
             continue
-        name = Path(file_name).stem
-        if key in names or name in seen:
+        name = names.id_of(file_name) or file_name
+        if key in listed or name in seen:
             faults.append(Fault(name, str(path), f"image {key!r} ({file_name}) is listed twice", "list it once"))
             continue
-        names[key] = name
+        listed[key] = name
         seen.add(name)
         said, shape_hw = (image.get("height"), image.get("width")), shapes.get(name)
         if shape_hw is None:
@@ -135,48 +172,38 @@ def _coco_names(
             faults.append(Fault(name, str(path), rule, "correct height and width, or the image"))
     unlisted = [name for name in shapes if name not in seen]
     faults += [Fault(name, str(path), "image is not listed", "list it, or drop the image") for name in unlisted]
-    return names, sized, faults
+    return listed, sized, faults
 
 
-def _coco_runs(
-    path: Path, name: str, annotations: list[tuple[str, Any]], shape_hw: tuple[int, int]
-) -> tuple[Runs | None, list[Fault]]:
-    """The union of an image's annotations, each a label and a segmentation; or all that is wrong with them."""
-    canvas_HW = np.zeros(shape_hw, np.uint8)
-    faults = []
-    for label, segmentation in annotations:
-        try:
-            paint_coco(canvas_HW, segmentation)
-        except (ValueError, TypeError, OverflowError) as error:
-            faults.append(Fault(name, str(path), f"{label}: {error}", "mend or drop the annotation"))
-    return (None if faults else runs_from_mask(canvas_HW)), faults
-
-
-def paint_coco(canvas_HW: np.ndarray, segmentation: Any) -> None:
-    """Add a COCO segmentation to a mask.
+def coco_runs(segmentation: Any, shape_hw: tuple[int, int]) -> list[Runs]:
+    """The parts of a COCO segmentation, each as runs; they may overlap.
 
     Args:
-        canvas_HW: uint8 (H, W), set to 1 where the segmentation covers it.
         segmentation: Polygons, or an object of counts (a list or a compressed string) and perhaps size.
+        shape_hw: Height and width of the image.
 
     Raises:
         ValueError: If the segmentation is malformed, or of another size.
     """
     if isinstance(segmentation, list):
-        # One ring a call: fillPoly of several rings at once would leave their overlaps out.
-        for ring_N2 in list(_coco_rings(segmentation, canvas_HW.shape)):
-            cv2.fillPoly(canvas_HW, [ring_N2], color=1)
-    elif isinstance(segmentation, dict):
-        _paint_counts(canvas_HW, segmentation)
-    else:
+        rings = _coco_rings(segmentation, shape_hw)
+        drawn = coco_mask.frPyObjects(rings, *shape_hw)
+        return [_runs_of_counts(coco_counts(each["counts"].decode()), shape_hw) for each in drawn]
+    if not isinstance(segmentation, dict):
         raise ValueError("segmentation is neither polygons nor run lengths")
+    size = segmentation.get("size", [*shape_hw])
+    if list(size) != [*shape_hw]:
+        raise ValueError(f"size {size} differs from the image's {[*shape_hw]}")
+    counts = segmentation.get("counts")
+    return [_runs_of_counts(coco_counts(counts) if isinstance(counts, str) else counts, shape_hw)]
 
 
-def _coco_rings(segmentation: list[Any], shape_hw: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Rings as int32 (N, 2), x before y, as OpenCV wants them; they may reach one image's side beyond the image."""
+def _coco_rings(segmentation: list[Any], shape_hw: tuple[int, int]) -> list[list[float]]:
+    """Rings as x, y, x, y ... of three points or more; they may reach one image's side beyond the image."""
     if not segmentation:
         raise ValueError("segmentation without rings")
     sides_xy = np.array(shape_hw[::-1], float)
+    rings = []
     for number, ring in enumerate(segmentation):
         try:
             values = np.asarray(ring, float).ravel()
@@ -189,30 +216,23 @@ def _coco_rings(segmentation: list[Any], shape_hw: tuple[int, ...]) -> Iterator[
             raise ValueError(f"ring {number} has a coordinate that is not finite")
         if (points_N2 < -sides_xy).any() or (points_N2 > 2 * sides_xy).any():
             raise ValueError(f"ring {number} lies far outside the image of {tuple(shape_hw)} (H, W) pixels")
-        yield np.round(points_N2).astype(np.int32)
+        rings.append(values.tolist())
+    return rings
 
 
-def _paint_counts(canvas_HW: np.ndarray, segmentation: Mapping[str, Any]) -> None:
-    height, width = canvas_HW.shape
-    size = segmentation.get("size", [height, width])
-    if list(size) != [height, width]:
-        raise ValueError(f"size {size} differs from the image's {[height, width]}")
-    counts = segmentation.get("counts")
-    numbers = np.asarray(coco_counts(counts) if isinstance(counts, str) else counts)
+def _runs_of_counts(counts: Any, shape_hw: tuple[int, int]) -> Runs:
+    """Counts of pixels outside, inside, outside ... column by column, held against the size of the image."""
+    numbers = np.asarray(counts)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or (numbers < 0).any():
         raise ValueError("counts are no list of whole numbers of at least 0")
-    pixels = height * width
+    pixels = shape_hw[0] * shape_hw[1]
     # The largest first: a sum of absurd counts could overflow to the right one.
     if int(numbers.max()) > pixels or int(numbers.sum()) != pixels:
         raise ValueError(f"counts do not add up to the image's {pixels} pixels")
     ends = np.cumsum(numbers.astype(np.int64))[1::2]
     lengths = numbers[1::2].astype(np.int64)
     held = lengths > 0
-    if not held.any():
-        return
-    runs = Runs((ends - lengths)[held], lengths[held], (height, width))
-    left, right = int(runs.starts[0]) // height, (int(runs.starts[-1] + runs.lengths[-1]) - 1) // height + 1
-    canvas_HW[:, left:right] |= runs.to_window(slice(0, height), slice(left, right))
+    return Runs((ends - lengths)[held], lengths[held], shape_hw)
 
 
 def coco_counts(text: str) -> list[int]:

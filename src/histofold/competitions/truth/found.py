@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from histofold.core.faults import Fault, InputError
-from histofold.core.rle.runs import Masks
+from histofold.core.rle.runs import Masks, Runs
 from histofold.schema.sample import Sample
 
 ONE_CLASS = ("ftu",)
@@ -23,6 +23,8 @@ class FoundTruth:
     """What was read already, by id."""
     readers: dict[str, Callable[[Sample], Masks]] = field(default_factory=dict)
     """What reads the others, by id."""
+    ignored: dict[str, Runs] = field(default_factory=dict)
+    """Pixels that neither training nor a score shall count, by id; of what `readers` read only once it was read."""
     faults: list[Fault] = field(default_factory=list)
     """What is wrong, as far as nothing was decoded."""
 
@@ -37,3 +39,9 @@ class FoundTruth:
         if sample.id not in self.readers:
             raise InputError(f"{sample.id}: no truth was found: check the dataset first")
         return self.readers[sample.id](sample)
+
+    def ignored_pixels(self, sample: Sample) -> Runs | None:
+        """Pixels of a sample that do not count; None where there are none. Raises as `target`."""
+        if sample.id not in self.targets:
+            self.target(sample)
+        return self.ignored.get(sample.id)

@@ -9,6 +9,7 @@ from pathlib import Path
 from histofold.competitions.base import IMAGE_SUFFIXES, image_error_fault
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
 from histofold.competitions.truth.mask_files import MASK_SUFFIXES, read_labels, read_mask
+from histofold.competitions.truth.names import listed_files
 from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.rle.runs import Masks, join_classes, runs_from_mask
 from histofold.imaging.slide import open_slide
@@ -74,15 +75,6 @@ def _read_masks(sample: Sample, paths: Sequence[Path], labels: int) -> Masks:
         return join_classes([runs_from_mask(read_mask(path, shape_hw)) for path in paths])
     except ImageError as error:
         raise InputError([image_error_fault(sample.id, paths[0], error)]) from error
-
-
-def listed_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Files of some suffixes, in any case, by their name without suffix; sorted, hidden ones left aside."""
-    listed: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("*"), key=lambda path: (path.stem, path.suffix)):
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
-            listed.setdefault(path.stem, []).append(path)
-    return listed
 
 
 def _read_class_names(path: Path) -> tuple[str, ...]:

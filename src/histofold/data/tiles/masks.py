@@ -8,6 +8,7 @@ import numpy as np
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import Masks, Runs, class_runs
+from histofold.core.rle.sets import union_runs
 from histofold.imaging.resample import resample_mask_region
 
 MAX_CLASSES = 7
@@ -37,17 +38,7 @@ def any_class(target: Masks) -> Runs:
         ValueError: If the classes differ in size or in the order of their runs.
     """
     parts = class_runs(target)
-    if len({(runs.shape_hw, runs.order) for runs in parts}) != 1:
-        raise ValueError("classes whose masks differ in size or order: encode all at the image's size, in one order")
-    if len(parts) == 1:
-        return parts[0]
-    starts = np.concatenate([runs.starts for runs in parts])
-    ends = starts + np.concatenate([runs.lengths for runs in parts])
-    order = starts.argsort(kind="stable")
-    starts, reached = starts[order], np.maximum.accumulate(ends[order])
-    first = np.concatenate([[True], starts[1:] > reached[:-1]]) if len(starts) else np.zeros(0, bool)
-    last = np.concatenate([first[1:], [True]]) if len(starts) else first
-    return Runs(starts[first], reached[last] - starts[first], parts[0].shape_hw, parts[0].order)
+    return parts[0] if len(parts) == 1 else union_runs(parts)
 
 
 def masked_fraction(target: Masks) -> float:
