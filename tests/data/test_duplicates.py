@@ -59,6 +59,29 @@ def test_cores_that_only_look_alike_from_far_are_none():
     assert find_duplicates(prints) == []
 
 
+def framed(image_HWC, grey):
+    """The image in an even frame, a third of it on each side."""
+    margin = max(image_HWC.shape[:2]) // 3
+    return cv2.copyMakeBorder(image_HWC, *[margin] * 4, cv2.BORDER_CONSTANT, value=[grey] * 3)
+
+
+def core_on(image_HWC, grey):
+    """A small round core of the image on an even background."""
+    height, width = image_HWC.shape[:2]
+    y, x = np.ogrid[:height, :width]
+    core = (y - height / 2) ** 2 + (x - width / 2) ** 2 < (0.25 * height) ** 2
+    return np.where(core[:, :, np.newaxis], image_HWC, np.uint8(grey))
+
+
+@pytest.mark.parametrize("put", [framed, core_on])
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_a_common_frame_or_outline_is_no_evidence_and_hides_no_second_scan(put, grey):
+    images = {f"a{seed}": put(tissue(seed, (240, 240)), grey) for seed in range(5)}
+    images["b3"] = scanned_again(images["a3"], 5, 6)
+    pairs = find_duplicates({key: fingerprint(image_HWC) for key, image_HWC in images.items()})
+    assert [(pair.first, pair.second) for pair in pairs] == [("a3", "b3")]
+
+
 @pytest.mark.parametrize("grey", [0, 128, 255])
 def test_flat_images_are_no_duplicates(grey):
     flat = np.full((33, 57, 3), grey, np.uint8)

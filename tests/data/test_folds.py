@@ -117,3 +117,12 @@ def test_the_committed_folds_of_the_main_competition(project_root):
     assert sizes.max() - sizes.min() <= 5
     by_organ = pd.crosstab(organs, table["fold"])
     assert (by_organ.max(axis=1) - by_organ.min(axis=1)).max() <= 4
+
+
+def test_a_refusal_for_too_few_groups_names_the_near_duplicates_that_made_them_few():
+    samples = [Sample(id=f"i{number}", image_path="a.tif", group=f"g{number}") for number in range(4)]
+    clusters = {"i0": "i0", "i2": "i0", "i3": "i0"}
+    with pytest.raises(InputError, match="2 groups cannot fill 4 folds") as caught:
+        plan_folds(samples, {sample.id: 0.5 for sample in samples}, TilesConfig(folds=4), clusters=clusters)
+    assert "i0, i2, i3" in caught.value.faults[1].rule
+    assert "--folds" in caught.value.faults[1].remedy

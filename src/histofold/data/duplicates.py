@@ -4,6 +4,10 @@ Two steps. A perceptual hash (signs of the lowest cosine terms of a grey thumbna
 Benchmarking of Perceptual Image Hash Functions", 2010) names candidates under the eight symmetries of the square. It
 mostly sees where the tissue lies, so that two round cores look alike to it; each candidate is therefore held to the
 correlation of fine structure (the thumbnail less its local mean, over its local spread) at the best shift and zoom.
+
+Even background (glass, a black or white frame, the grey around a round core) is no evidence: local means and spreads
+are taken over the rest alone, so that not even its outline counts, and the less of an image is left, the more alike it
+must be.
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ MAX_HASH_DISTANCE = 24
 """Most differing bits (of 63) of two images that are compared closely; unrelated images differ in 32 on average."""
 MIN_CORRELATION = 0.35
 """Least correlation of fine structure of a near-duplicate; unrelated images have less than half of it."""
+FULL_EVIDENCE = 1 / 3
+"""Images of which less than this share is no even background must be more alike: chance correlation grows with the
+inverse root of the share."""
 MAX_SHIFT = 0.15
 """Largest shift that is looked at, as a share of a side."""
 ZOOMS = (0.92, 0.96, 1.0, 1.04, 1.08)
@@ -35,6 +42,8 @@ ZOOMS = (0.92, 0.96, 1.0, 1.04, 1.08)
 _ROUGH_CORRELATION = 0.08  # without zoom; a pair below it is not looked at further
 _DETAIL_SIGMA = 3.0  # pixels of the fingerprint: structure finer than this is compared
 _DETAIL_FLOOR = 4.0  # grey levels: flatter parts are glass, whose noise must not be blown up
+_EVEN_SIDE, _EVEN_LEVELS = 5, 6  # squares of the fingerprint within so many grey levels are even background
+_MIXED_RIM = 2  # pixels beside it that hold some of it, or ringing of a JPEG
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,7 @@ def find_duplicates(fingerprints: Mapping[str, np.ndarray]) -> list[DuplicatePai
     hashes_NP = np.stack([perceptual_hash(fingerprints[key]) for key in ids])
     turned = [square_symmetries(fingerprints[key]) for key in ids]
     # Single precision: there is one of each image, and an audit must stay small.
+    evidence = [_evidence(fingerprints[key]) for key in ids]
     details = [np.fft.rfft2(_detail(fingerprints[key])).astype(np.complex64) for key in ids]
     pairs = []
     for second in range(1, len(ids)):
@@ -101,12 +111,21 @@ def find_duplicates(fingerprints: Mapping[str, np.ndarray]) -> list[DuplicatePai
             near = np.flatnonzero(distances <= MAX_HASH_DISTANCE).tolist()
             if near:
                 plain = np.fft.rfft2(_detail(symmetry))
-                close = [first for first in near if _peak_correlation(details[first], plain) >= _ROUGH_CORRELATION]
+                close = [
+                    first
+                    for first in near
+                    if _peak_correlation(details[first], plain) * min(evidence[first], evidence[second])
+                    >= _ROUGH_CORRELATION
+                ]
                 for zoom in ZOOMS if close else ():
                     detail = np.fft.rfft2(_detail(_zoomed(symmetry, zoom)))
                     for first in close:
                         best[first] = max(best.get(first, -1.0), _peak_correlation(details[first], detail))
-        found = {first: value for first, value in sorted(best.items()) if value >= MIN_CORRELATION}
+        found = {
+            first: value
+            for first, value in sorted(best.items())
+            if value * min(evidence[first], evidence[second]) >= MIN_CORRELATION
+        }
         pairs += [DuplicatePair(ids[first], ids[second], value) for first, value in found.items()]
     return pairs
 
@@ -120,13 +139,30 @@ def _zoomed(square_HW: np.ndarray, zoom: float) -> np.ndarray:
     return np.asarray(zoomed)
 
 
+def _even_background(square_HW: np.ndarray) -> np.ndarray:
+    """Where a fingerprint is even over a square of some pixels, with the rim that is mixed with it: bool (H, W)."""
+    square_HW = np.ascontiguousarray(square_HW)
+    around = np.ones((_EVEN_SIDE, _EVEN_SIDE), np.uint8)
+    is_even_HW = cv2.dilate(square_HW, around) - cv2.erode(square_HW, around) <= _EVEN_LEVELS
+    reach = _EVEN_SIDE + 2 * _MIXED_RIM
+    return np.asarray(cv2.dilate(is_even_HW.astype(np.uint8), np.ones((reach, reach), np.uint8))) > 0
+
+
+def _evidence(square_HW: np.ndarray) -> float:
+    """By how much a correlation counts, 0 to 1: less where little of an image is no even background."""
+    return float(np.sqrt(min(1.0, (1 - _even_background(square_HW).mean()) / FULL_EVIDENCE)))
+
+
 def _detail(square_HW: np.ndarray) -> np.ndarray:
-    """Fine structure of a fingerprint, tapered to its border and of unit energy; zero for a flat image."""
+    """Fine structure of a fingerprint, tapered to its border and of unit energy; zero on even background."""
+    weight_HW = np.where(_even_background(square_HW), 0.0, 1.0)
+    around_HW = cv2.GaussianBlur(weight_HW, (0, 0), _DETAIL_SIGMA) + 1e-6
     grey_HW = square_HW.astype(np.float64)
-    mean_HW = cv2.GaussianBlur(grey_HW, (0, 0), _DETAIL_SIGMA)
-    spread_HW = np.sqrt(np.maximum(cv2.GaussianBlur((grey_HW - mean_HW) ** 2, (0, 0), _DETAIL_SIGMA), 0))
+    mean_HW = cv2.GaussianBlur(grey_HW * weight_HW, (0, 0), _DETAIL_SIGMA) / around_HW
+    variance_HW = cv2.GaussianBlur((grey_HW - mean_HW) ** 2 * weight_HW, (0, 0), _DETAIL_SIGMA) / around_HW
     taper = np.hanning(len(grey_HW) + 2)[1:-1]
-    detail_HW = (grey_HW - mean_HW) / (spread_HW + _DETAIL_FLOOR) * np.sqrt(np.outer(taper, taper))
+    detail_HW = (grey_HW - mean_HW) / (np.sqrt(np.maximum(variance_HW, 0)) + _DETAIL_FLOOR)
+    detail_HW *= weight_HW * np.sqrt(np.outer(taper, taper))
     energy = float(np.sqrt((detail_HW**2).sum()))
     return detail_HW / energy if energy > 0 else detail_HW
 

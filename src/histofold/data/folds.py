@@ -52,12 +52,15 @@ def plan_folds(
     groups = merge_groups({sample.id: sample.group or sample.id for sample in samples}, clusters or {})
     units = _fold_units(samples, tiles.fold_by, groups, root)
     strata = stratum_names(samples, mask_fractions)
-    if tiles.fold_by in LEAVE_ONE_OUT_RULES:
-        assignment = _one_fold_each(units, tiles.fold_by)
-    elif tiles.holdout:
-        assignment = _hold_out(units, strata, tiles.holdout, tiles.seed)
-    else:
-        assignment = _balanced_folds(units, strata, tiles.folds, tiles.seed)
+    try:
+        if tiles.fold_by in LEAVE_ONE_OUT_RULES:
+            assignment = _one_fold_each(units, tiles.fold_by)
+        elif tiles.holdout:
+            assignment = _hold_out(units, strata, tiles.holdout, tiles.seed)
+        else:
+            assignment = _balanced_folds(units, strata, tiles.folds, tiles.seed)
+    except InputError as error:
+        raise InputError([*error.faults, *_cluster_faults(samples, clusters or {})]) from None
     ids = [sample.id for sample in samples]
     return pd.DataFrame({"id": ids, "group": [groups[key] for key in ids], "stratum": strata, "fold": assignment})
 
@@ -76,6 +79,20 @@ def merge_groups(groups: Mapping[str, str], clusters: Mapping[str, str]) -> dict
     pairs = [(first_of.setdefault(clusters[key], group), group) for key, group in groups.items() if key in clusters]
     joined = cluster_pairs(pairs)
     return {key: joined.get(group, group) for key, group in groups.items()}
+
+
+def _cluster_faults(samples: Sequence[Sample], clusters: Mapping[str, str]) -> list[Fault]:
+    """The near-duplicates that join groups, named beside a refusal for too few of them."""
+    members: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.id in clusters:
+            members.setdefault(clusters[sample.id], []).append(sample)
+    remedy = "look at them side by side; where they are none, write folds.csv by hand and give it by --folds"
+    return [
+        Fault(cluster, "folds.csv", f"near-duplicates count as one group: {', '.join(s.id for s in found)}", remedy)
+        for cluster, found in members.items()
+        if len({sample.group or sample.id for sample in found}) > 1
+    ]
 
 
 def stratum_names(samples: Sequence[Sample], mask_fractions: Mapping[str, float]) -> list[str]:
