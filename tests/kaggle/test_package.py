@@ -1,8 +1,11 @@
 """Runs become one folder of weights: their shares, the files that name them, and what does not belong together."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from histofold.core.faults import InputError
 from histofold.kaggle.package import package_runs
@@ -17,7 +20,7 @@ def make_run(folder, folds=(0, 1), limit=None, **manifest):
     for fold in folds:
         home = folder / f"fold{fold}"
         home.mkdir(parents=True)
-        (home / "model.safetensors").write_bytes(f"{folder.name} {fold}".encode())
+        save_file({f"{folder.name} {fold}": np.zeros(2, np.float32)}, home / "model.safetensors")
         record = RunRecord(
             digest="0",
             fold=fold,
@@ -66,7 +69,7 @@ def test_each_member_carries_its_own_preprocessing(tmp_path):
 def test_what_does_not_belong_together_is_refused_before_anything_is_written(tmp_path):
     good = make_run(tmp_path / "good")
     same = make_run(tmp_path / "same", folds=(2,))
-    (same / "fold2" / "model.safetensors").write_bytes(b"good 0")
+    shutil.copyfile(good / "fold0" / "model.safetensors", same / "fold2" / "model.safetensors")
     for runs, words in (
         ([], "no run given"),
         ([Path("nowhere")], "no finished fold"),

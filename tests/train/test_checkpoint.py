@@ -1,6 +1,9 @@
 """States on disk, and which settings make another run of an experiment."""
 
+import errno
+import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +11,16 @@ import torch
 from histofold.core.faults import InputError
 from histofold.schema.dataset import DataConfig, SourceConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from histofold.schema.files import disk_fault
 from histofold.schema.parse import to_toml
-from histofold.train.checkpoint import changed_settings, load_state, save_state, state_paths, training_settings
+from histofold.train.checkpoint import (
+    changed_settings,
+    load_state,
+    save_state,
+    save_weights,
+    state_paths,
+    training_settings,
+)
 
 PLAIN = Experiment()
 
@@ -101,6 +112,39 @@ def test_two_states_are_kept_and_the_newest_readable_one_is_taken(tmp_path):
     path.write_bytes(path.read_bytes()[:50])
     assert load_state(tmp_path, "d", Experiment())["step"] == 20
     assert load_state(tmp_path / "empty", "d", Experiment()) is None
+
+
+class FullStream(io.BytesIO):
+    """A file on a disk that holds 4 KiB."""
+
+    def write(self, content):
+        if self.tell() + len(content) > 4096:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(content)
+
+
+def test_a_full_disk_is_named_and_leaves_the_states_that_are_there(tmp_path, monkeypatch):
+    save_state(tmp_path, 10, {"digest": "d", "step": 10})
+    monkeypatch.setattr(Path, "open", lambda *arguments, **options: FullStream())
+    with pytest.raises(Exception, match=r".") as caught:  # torch makes an error of its own of it
+        save_state(tmp_path, 20, {"digest": "d", "step": 20, "weights": torch.zeros(10_000)})
+    fault = disk_fault(caught.value)
+    assert (fault.id, fault.rule) == ("state_0000020.pt", "the disk is full")
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["state_0000010.pt"]
+    assert load_state(tmp_path, "d", Experiment())["step"] == 10
+
+
+def test_weights_that_cannot_be_written_leave_nothing(tmp_path, monkeypatch):
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise ValueError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("histofold.train.checkpoint.save_file", full)
+    with pytest.raises(ValueError, match="os error 28") as caught:
+        save_weights(torch.nn.Linear(2, 3), tmp_path / "model.safetensors")
+    assert str(tmp_path / "model.safetensors") in str(disk_fault(caught.value))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_state_of_another_run_is_refused(tmp_path):

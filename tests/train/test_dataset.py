@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from histofold.core.faults import InputError
 from histofold.data.tiles.files import write_tile
 from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.imaging.tissue import tissue_mask
@@ -176,7 +177,7 @@ def test_glass_is_found_on_the_tile_as_cut_and_moves_with_it(tmp_path):
 def test_a_missing_tile_says_what_to_do(tile_folder):
     folder, index = tile_folder
     (folder / "masks" / "t3.png").unlink()
-    with pytest.raises(FileNotFoundError, match="build the dataset anew"):
+    with pytest.raises(InputError, match="build the dataset anew"):
         TileDataset(folder, index, Augmenter(AugmentConfig(crop=32), 64), 0)[(3, 0, 0)]
 
 

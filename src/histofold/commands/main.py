@@ -60,6 +60,7 @@ def usage() -> str:
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Load a verb's module and run it, turning faults of the input into words."""
     from histofold.core.faults import ImageError, InputError
+    from histofold.schema.files import disk_fault
 
     # Threads that wait must sleep, not spin: beside any other busy process a spinning pool slows training several
     # times. It must be set before torch is loaded.
@@ -82,6 +83,10 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     except Exception as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             return _interrupted(verb)  # a library turned it into an error of its own, as torch.save does
+        of_disk = disk_fault(error)
+        if of_disk is not None:
+            print(f"{of_disk}\nhistofold {verb}: the disk is at fault", file=sys.stderr)
+            return 2
         if isinstance(error, OSError) and error.filename is not None:
             print(f"{error.filename}: {error.strerror}: check the path, its permissions and the disk", file=sys.stderr)
             return 2

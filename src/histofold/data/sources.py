@@ -24,6 +24,7 @@ from histofold.data.store import DatasetInfo, complete_preprocessing, load_datas
 from histofold.schema.dataset import SourceConfig
 from histofold.schema.experiment import Experiment
 from histofold.schema.files import write_atomically
+from histofold.schema.parse import kept_json
 from histofold.schema.sample import Sample
 
 MAIN = "main"
@@ -219,10 +220,9 @@ def _near_copies(source: Source, others: Mapping[str, Sample]) -> dict[str, str]
     described = [[name, image_stamp(sample.image_path)] for name, sample in [*others.items(), *own.items()]]
     digest = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     path = source.folder / NEAR_DUPLICATES
-    if path.is_file():
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if known["digest"] == digest:
-            return dict(known["near"])
+    known = kept_json(path)
+    if known.get("digest") == digest:
+        return dict(known["near"])
     clusters = duplicate_groups([replace(sample, id=name) for name, sample in [*others.items(), *own.items()]])
     first = {cluster: name for name, cluster in reversed(clusters.items()) if name in others}
     near = {key: first[c] for key in source.samples if (c := clusters.get(source.key(key), "")) in first}

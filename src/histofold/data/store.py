@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pandas as pd
 from histofold.core.faults import Fault, InputError
 from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.tiles.cut import COLOUR_FIELDS, INDEX_COLUMNS
+from histofold.data.tiles.files import REBUILD
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.experiment import Experiment
 from histofold.schema.files import write_atomically
+from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import load_json, plain
 from histofold.schema.preprocessing import Preprocessing, StainReference
 
@@ -42,6 +45,8 @@ class DatasetInfo:
     """Mean of the tiles' channels, in 0 to 1."""
     std: tuple[float, float, float]
     """Standard deviation of the tiles' channels, in 0 to 1."""
+    index_sha256: str = ""
+    """SHA-256 of index.csv; empty in datasets of earlier versions."""
     stain_reference: StainReference = field(default_factory=StainReference)
     """Colours of the images in data.stain_references; what an experiment without a reference of its own aims at."""
 
@@ -55,6 +60,7 @@ def begin_dataset(folder: Path, folds: pd.DataFrame) -> None:
 def finish_dataset(folder: Path, index: pd.DataFrame, info: DatasetInfo) -> None:
     """Write index.csv and, last of all, dataset.json."""
     write_atomically(folder / "index.csv", index.to_csv(index=False, lineterminator="\n"))
+    info = replace(info, index_sha256=file_sha256(folder / "index.csv"))
     write_atomically(folder / "dataset.json", json.dumps(plain(info), indent=2) + "\n")
 
 
@@ -73,12 +79,50 @@ def load_dataset(folder: Path) -> tuple[DatasetInfo, pd.DataFrame, pd.DataFrame]
         raise InputError([Fault("dataset", str(folder), "no built dataset here", remedy)])
     info = load_json(DatasetInfo, folder / "dataset.json")
     text = dict.fromkeys(("tile_id", "id", "bin", "organ", "source", "grid", "region", "label_origin"), str)
-    index = pd.read_csv(folder / "index.csv", dtype=text, keep_default_na=False)
+    path = folder / "index.csv"
+    index = read_own_table(path, text, REBUILD)
     missing = [column for column in INDEX_COLUMNS if column not in index.columns]
     if missing:
-        raise InputError([Fault(c, str(folder / "index.csv"), "missing column", "build it anew") for c in missing])
-    folds = pd.read_csv(folder / "folds.csv", dtype={"id": str, "group": str, "stratum": str}, keep_default_na=False)
-    return info, index, folds
+        raise InputError([Fault(c, str(path), "missing column", "build it anew") for c in missing])
+    if info.index_sha256 not in ("", file_sha256(path)):
+        rule = "its bytes are not those that dataset.json names: it was changed or cut short"
+        raise InputError([Fault("index", str(path), rule, REBUILD)])
+    return info, index, _read_folds(folder / "folds.csv", set(index["id"]))
+
+
+def _read_folds(path: Path, ids: set[str]) -> pd.DataFrame:
+    """folds.csv of a built dataset, which names each image that tiles were cut of."""
+    remedy = "put the file back, or remove it and build the dataset anew"
+    folds = read_own_table(path, {"id": str, "group": str, "stratum": str}, remedy)
+    missing = [column for column in ("id", "group", "stratum", "fold") if column not in folds.columns]
+    faults = [Fault(column, str(path), "missing column", remedy) for column in missing]
+    if not missing and folds["fold"].dtype.kind != "i":
+        faults.append(Fault("fold", str(path), "a row without a whole number: it was cut short", remedy))
+    if not missing and (lost := sorted(ids - set(folds["id"]))):
+        rule = f"{len(lost)} images of the tiles have no row, the first is {lost[0]}: it was changed or cut short"
+        faults.append(Fault("folds", str(path), rule, remedy))
+    if faults:
+        raise InputError(faults)
+    return folds
+
+
+def read_own_table(path: Path, text: Mapping[str, type], remedy: str) -> pd.DataFrame:
+    """Read a csv that we wrote.
+
+    Args:
+        path: The file.
+        text: Columns that are read as text; where there are some, empty cells are empty texts, else they are NaN.
+        remedy: What is to be done where it is missing or broken.
+
+    Raises:
+        InputError: If it is missing, cut short or no table.
+    """
+    try:
+        return pd.read_csv(path, dtype=dict(text), keep_default_na=not text)
+    except OSError as error:
+        raise InputError([Fault(path.stem, str(path), f"{error.strerror}", remedy)]) from error
+    except ValueError as error:  # also of pandas' own errors
+        raise InputError([Fault(path.stem, str(path), f"not a table ({error})", remedy)]) from error
 
 
 def known_folds(experiment: Experiment) -> list[int]:

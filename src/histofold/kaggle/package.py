@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from histofold.competitions.tables import read_table
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.kaggle.weights_folder import check_target, write_package
 from histofold.schema.experiment import JointRuns
-from histofold.schema.files import write_atomically
+from histofold.schema.files import weights_rule, write_atomically
 from histofold.schema.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -23,8 +23,9 @@ from histofold.schema.manifest import (
     file_sha256,
     joined_thresholds,
     manifest_json,
+    read_thresholds,
 )
-from histofold.schema.parse import load_toml, plain
+from histofold.schema.parse import load_toml, plain, read_json
 from histofold.schema.run_record import RunRecord, finished_records, read_records
 
 AGREED_SETTINGS = (
@@ -145,6 +146,9 @@ def _member_sources(records: Sequence[tuple[Path, RunRecord]]) -> dict[str, Path
         if not source.is_file():
             faults.append(Fault(target, str(source), "no such file", "train the fold anew"))
             continue
+        if rule := weights_rule(source):
+            faults.append(Fault(target, str(source), rule, "copy the run again, or train the fold anew"))
+            continue
         digest = file_sha256(source)
         if target in sources or digest in hashes:
             rule = f"the same checkpoint or name as {hashes.get(digest, target)}"
@@ -184,7 +188,7 @@ def _mean_thresholds(evaluated: dict[Path, bool]) -> dict[str, float]:
     for run, as_it_is in evaluated.items():
         path = run / "thresholds.json"
         if path.is_file() and as_it_is:
-            tables.append(json.loads(path.read_text(encoding="utf-8")))
+            tables.append(read_thresholds(path))
         else:
             logger.warning("%s was not evaluated since it was trained: packaged with the threshold 0.5", run)
             tables.append({"default": 0.5})
@@ -196,16 +200,37 @@ def _evaluated_as_it_is(run: Path) -> bool:
     path = run / "summary.json"
     if not path.is_file():
         return False
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    remedy = f"run `histofold evaluate {run}` again"
+    summary = read_json(path, remedy)
+    if not isinstance(summary, dict) or not {"weights_sha256", "settings", "images"} <= set(summary):
+        raise InputError([Fault(path.stem, str(path), "no summary of an evaluation", remedy)])
     weights = {p.parent.name: file_sha256(p) for p in run.glob("fold*/model.safetensors")}
     settings = {folder.name: plain(record.manifest) for folder, record in read_records(run).items()}
-    return summary["weights_sha256"] == weights and summary["settings"] == settings
+    as_it_is: bool = summary["weights_sha256"] == weights and summary["settings"] == settings
+    if as_it_is and (found := len(_oof_table(run))) != summary["images"]:
+        rule = f"{found} images, and {summary['images']} were evaluated: it was cut short"
+        raise InputError([Fault("oof", str(run / "oof.csv"), rule, remedy)])
+    return as_it_is
+
+
+def _oof_table(run: Path) -> pd.DataFrame:
+    """oof.csv of an evaluated run, the Dice as numbers; no rows where there is no file.
+
+    Raises:
+        InputError: If it is cut short or no table.
+    """
+    path = run / "oof.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=["fold", "dice"])
+    table = read_table(path, ("id", "fold", "dice"))
+    try:
+        return table.astype({"fold": int, "dice": float})
+    except ValueError as error:
+        rule, remedy = f"not a table of scores ({error})", f"run `histofold evaluate {run}` again"
+        raise InputError([Fault("oof", str(path), rule, remedy)]) from error
 
 
 def _oof_score(run: Path, fold: int) -> float | None:
-    path = run / "oof.csv"
-    if not path.is_file():
-        return None
-    table = pd.read_csv(path, dtype={"id": str})
+    table = _oof_table(run)
     scores = table.loc[table["fold"] == fold, "dice"]
     return round(float(scores.mean()), 6) if len(scores) else None

@@ -16,7 +16,7 @@ from histofold.kaggle.metadata.dataset import (
     wheels_notice,
 )
 from histofold.kaggle.wheel import build_wheel
-from histofold.schema.files import write_atomically, write_bytes_atomically
+from histofold.schema.files import weights_rule, write_atomically, write_bytes_atomically
 from histofold.schema.manifest import MANIFEST_NAME, Manifest, load_manifest, manifest_json
 from histofold.schema.network import needs_smp
 
@@ -94,6 +94,7 @@ def check_weights_folder(folder: Path) -> tuple[Manifest, list[str]]:
     path = folder / DATASET_METADATA_NAME
     try:
         manifest = load_manifest(folder)
+        faults += _broken_members(manifest, folder)
         get_competition(manifest.competition)  # refuses one that no adapter could write a submission for
     except InputError as error:
         faults += error.faults
@@ -118,6 +119,13 @@ def upload_files(manifest: Manifest, folder: Path) -> list[Path]:
     """The files of a weights folder that belong to the dataset, sorted: manifest, members and wheels."""
     names = {MANIFEST_NAME, *(member.file for member in manifest.members)}
     return sorted([folder / name for name in names] + list(folder.glob("*.whl")))
+
+
+def _broken_members(manifest: Manifest, folder: Path) -> list[Fault]:
+    """Members that are no whole files of weights, though their bytes are those that the manifest names."""
+    rules = {member.file: weights_rule(folder / member.file) for member in manifest.members}
+    remedy = "package the weights anew: `histofold package`"
+    return [Fault(name, str(folder), rule, remedy) for name, rule in rules.items() if rule]
 
 
 def _wheel_faults(manifest: Manifest, folder: Path) -> list[Fault]:

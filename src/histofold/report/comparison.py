@@ -8,10 +8,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 from matplotlib import colormaps
 
 from histofold.competitions.base import Truth, class_dice
+from histofold.competitions.tables import read_table
 from histofold.core.faults import Fault, InputError
 from histofold.data.sources import JoinedTruth, joined_samples, load_sources
 from histofold.imaging.slide import open_slide
@@ -87,7 +87,11 @@ def comparison_sheet(
     Raises:
         InputError: If a run is not evaluated, or no fold of it held out one of the slides.
     """
-    oof = pd.read_csv(runs[0] / "oof.csv", dtype={"id": str}).sort_values(["dice", "id"], ascending=[False, True])
+    oof = (
+        read_table(runs[0] / "oof.csv", ("id", "dice"))
+        .astype({"dice": float})
+        .sort_values(["dice", "id"], ascending=[False, True])
+    )
     places = dict.fromkeys(np.linspace(0, len(oof) - 1, min(slides, len(oof))).round().astype(int))
     folds = {run: finished_folds(run) for run in runs}
     thresholds = {run: run_thresholds(run) for run in runs}

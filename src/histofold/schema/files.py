@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from histofold.core.faults import Fault
+
+DISK_ERRORS = {
+    errno.ENOSPC: ("the disk is full", "free some space and run the same command again"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space and run the same command again"),
+    errno.EFBIG: ("the file grows larger than the disk or the system allows", "raise that limit, or write elsewhere"),
+    errno.EROFS: ("the disk can only be read", "write to another folder"),
+    errno.EACCES: ("permission denied", "change the permissions, or take another folder"),
+    errno.EPERM: ("permission denied", "change the permissions, or take another folder"),
+    errno.EIO: ("the disk fails to read or write", "check the disk, and run the same command again"),
+}
+"""What the disk may say: the rule in words, and the remedy."""
+_DISK_TEXTS = {"database or disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly database": errno.EROFS}
 
 
 @contextmanager
@@ -23,6 +39,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except Exception as error:
+        error.add_note(f"{path}")  # a full disk, or a library that meets one, does not name the file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -38,6 +57,43 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text with the line ends that it has, whole or not at all."""
     write_bytes_atomically(path, text.encode())
+
+
+def disk_fault(error: BaseException) -> Fault | None:
+    """The fault of the disk behind an error, that of a library which wrote to it included; None where there is none.
+
+    torch and safetensors make errors of their own of what the system said, which stands in their text or their cause.
+    """
+    number, file, link = 0, "", error
+    while link is not None:
+        text = str(link)
+        said = re.search(r"(?:os error |Errno )(\d+)", text)
+        found = getattr(link, "errno", None) or (int(said[1]) if said else 0)
+        found = found or next((code for words, code in _DISK_TEXTS.items() if words in text), 0)
+        number = number or (found if found in DISK_ERRORS else 0)
+        notes = getattr(link, "__notes__", [""])
+        file = file or notes[0] or str(getattr(link, "filename", None) or "")
+        link = link.__cause__ or link.__context__  # type: ignore[assignment]
+    return Fault(Path(file).name or "disk", file or "a file", *DISK_ERRORS[number]) if number else None
+
+
+def weights_rule(path: Path) -> str:
+    """The rule that a .safetensors file breaks by its header and length, empty where it is whole.
+
+    Args:
+        path: The file, which is not loaded.
+    """
+    with path.open("rb") as stream:
+        size, header_bytes = path.stat().st_size, int.from_bytes(stream.read(8), "little")
+        if not 2 <= header_bytes <= size - 8:
+            return f"no whole file of weights ({size} bytes): it is empty, cut short or something else"
+        try:
+            header = json.loads(stream.read(header_bytes))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            wanted = 8 + header_bytes + max(ends)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            return "no file of weights: its header cannot be read"
+    return "" if size == wanted else f"cut short, or longer than its header says: {size} of {wanted} bytes"
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from histofold.core.faults import Fault, InputError
-from histofold.schema.parse import load_json, plain
+from histofold.schema.parse import load_json, plain, read_json
 from histofold.schema.prediction import PredictConfig
 from histofold.schema.preprocessing import Preprocessing
 
@@ -133,6 +133,21 @@ def joined_thresholds(tables: Sequence[Mapping[str, float]]) -> dict[str, float]
         values = [table.get(key, look_up_threshold(table, organ, source)) for table in tables]
         joined[key] = sum(values) / len(values)
     return joined
+
+
+def read_thresholds(path: Path) -> dict[str, float]:
+    """Read thresholds.json of an evaluated run, by the keys of a manifest.
+
+    Raises:
+        InputError: If it is missing, cut short or holds anything else.
+    """
+    remedy = f"run `histofold evaluate {path.parent}` again"
+    values = read_json(path, remedy)
+    known = isinstance(values, dict) and "default" in values
+    if not known or not all(isinstance(value, float) and 0 < value < 1 for value in values.values()):
+        rule = "no table of thresholds between 0 and 1 with a default"
+        raise InputError([Fault(path.stem, str(path), rule, remedy)])
+    return dict(values)
 
 
 def file_sha256(path: Path) -> str:

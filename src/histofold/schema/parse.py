@@ -26,7 +26,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         InputError: If the file is missing or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError([Fault(path.stem, str(path), f"{error.strerror}", "check the path")]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -48,13 +48,31 @@ def load_json(cls: type[Parsed], path: Path) -> Parsed:
     Raises:
         InputError: As `load_toml`.
     """
+    return parse_dataclass(cls, read_json(path), str(path))
+
+
+def read_json(path: Path, remedy: str = "write it anew") -> Any:
+    """Read a JSON file as plain data.
+
+    Raises:
+        InputError: If the file is missing, cut short or no JSON.
+    """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError([Fault(path.stem, str(path), f"{error.strerror}", "check the path")]) from error
     except ValueError as error:
-        raise InputError([Fault(path.stem, str(path), f"not a JSON file ({error})", "write it anew")]) from error
-    return parse_dataclass(cls, data, str(path))
+        rule = f"not a JSON file ({error})"
+        raise InputError([Fault(path.stem, str(path), rule, remedy)]) from error
+
+
+def kept_json(path: Path) -> dict[str, Any]:
+    """The object of a file of results that can be had again; empty where it is missing, cut short or no object."""
+    try:
+        data = read_json(path)
+    except InputError:
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 RETIRED_SETTINGS = {"smooth_um": "smoothing by discs gained nothing out-of-fold and is gone: leave it out"}

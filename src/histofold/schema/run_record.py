@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from histofold.core.faults import Fault, InputError
+from histofold.schema.dataset import DataConfig
+from histofold.schema.experiment import Experiment
 from histofold.schema.files import write_atomically
 from histofold.schema.manifest import Manifest
-from histofold.schema.parse import load_json, plain
+from histofold.schema.parse import load_json, plain, to_toml
 
 RECORD_NAME = "run.json"
 """Where it stands, a fold counts as finished: it is written last."""
@@ -48,6 +51,13 @@ class RunRecord:
     """Network family, as `build_model` knows it."""
     arguments: dict[str, Any]
     """What the network is built with."""
+    settings_sha256: str = ""
+    """Identifies experiment.toml beside it, where its data lies aside; empty in records of earlier versions."""
+
+
+def settings_sha256(experiment: Experiment) -> str:
+    """Identifies the settings of an experiment, where its data lies aside: runs are moved."""
+    return hashlib.sha256(to_toml(replace(experiment, data=DataConfig())).encode()).hexdigest()
 
 
 def write_record(folder: Path, record: RunRecord) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.schema.experiment import Experiment
+from histofold.schema.files import written_whole
 from histofold.schema.parse import plain, to_toml
 
 _WITHOUT_EFFECT = ("workers", "tracker", "save_every")
@@ -28,15 +29,10 @@ def state_paths(folder: Path) -> list[Path]:
 def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Write a state atomically and drop all but the last two."""
     path = folder / f"state_{step:07d}.pt"
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as temporary, temporary.open("wb") as stream:
+        torch.save(state, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
     for old in state_paths(folder)[:-2]:
         old.unlink()
     return path
@@ -92,9 +88,8 @@ def refuse_other_run(folder: Path, is_same: bool, experiment: Experiment, what: 
 def save_weights(model: torch.nn.Module, path: Path) -> None:
     """Write a network's weights as safetensors, atomically, in plain memory order."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        save_file(tensors, temporary)
 
 
 def training_settings(experiment: Experiment) -> dict[str, Any]:

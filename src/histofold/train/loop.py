@@ -18,12 +18,13 @@ from histofold.competitions.base import masks_dice
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.data.store import known_folds, tile_differences
+from histofold.data.tiles.files import refuse_cut_tiles
 from histofold.predict.image import predict_masks
 from histofold.predict.stages import stages_of
 from histofold.schema.experiment import Experiment
-from histofold.schema.files import write_atomically
+from histofold.schema.files import weights_rule, write_atomically
 from histofold.schema.parse import to_toml
-from histofold.schema.run_record import RECORD_NAME, RunRecord, read_record, write_record
+from histofold.schema.run_record import RECORD_NAME, RunRecord, read_record, settings_sha256, write_record
 from histofold.schema.sample import Sample
 from histofold.train.checkpoint import save_state, save_weights
 from histofold.train.dataset import make_loader, training_tiles
@@ -64,6 +65,9 @@ def train_experiment(
     setups = [prepare_fold(experiment, name, runs, k, limit) for k in folds]
     for difference in tile_differences(experiment, Path(experiment.data.dataset)):
         logger.warning("%s", difference)
+    refuse_cut_tiles(
+        {key for s in setups for key in s.index[["folder", "tile_id", "size"]].itertuples(index=False, name=None)}
+    )
     for setup in setups:
         make_room(setup, resume)
     for setup in setups:
@@ -209,6 +213,7 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
         manifest=setup.manifest,
         architecture=setup.experiment.model.architecture,
         arguments=setup.experiment.model.arguments(),
+        settings_sha256=settings_sha256(setup.experiment),
     )
     write_record(setup.folder, record)
     return dice
@@ -216,8 +221,12 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
 
 def is_finished(setup: FoldSetup) -> bool:
     """Whether this very run has come to its end."""
-    files = (RECORD_NAME, "model.safetensors")
-    return all((setup.folder / name).is_file() for name in files) and read_record(setup.folder).digest == setup.digest
+    files = [setup.folder / name for name in (RECORD_NAME, "model.safetensors")]
+    if not all(path.is_file() for path in files) or read_record(setup.folder).digest != setup.digest:
+        return False
+    if rule := weights_rule(files[1]):
+        logger.warning("%s: %s: it is made again from the last state", files[1], rule)
+    return not rule
 
 
 def _refresh_record(setup: FoldSetup) -> float:
@@ -225,7 +234,8 @@ def _refresh_record(setup: FoldSetup) -> float:
     record = read_record(setup.folder)
     if record.manifest != setup.manifest:
         logger.info("fold %d: prediction settings changed; evaluate the run anew", setup.fold)
-        write_record(setup.folder, replace(record, manifest=setup.manifest))
+        digest = settings_sha256(setup.experiment)
+        write_record(setup.folder, replace(record, manifest=setup.manifest, settings_sha256=digest))
         write_atomically(setup.folder / "experiment.toml", to_toml(setup.experiment))
     return record.dice
 

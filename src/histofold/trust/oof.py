@@ -21,10 +21,10 @@ from histofold.predict.devices import best_device
 from histofold.predict.image import predict_masks
 from histofold.predict.stages import Stage, stages_of
 from histofold.schema.experiment import Experiment
-from histofold.schema.files import LineJournal
-from histofold.schema.manifest import Manifest, file_sha256
+from histofold.schema.files import LineJournal, weights_rule
+from histofold.schema.manifest import Manifest, file_sha256, read_thresholds
 from histofold.schema.parse import load_toml, plain
-from histofold.schema.run_record import RunRecord, finished_records
+from histofold.schema.run_record import RECORD_NAME, RunRecord, finished_records, read_record, settings_sha256
 from histofold.schema.sample import Sample
 from histofold.trust.thresholds import score_column
 
@@ -41,7 +41,10 @@ class FoldRun:
     def ensemble(self) -> list[Stage]:
         """Its averaged weights as an ensemble of one."""
         model = build_model(self.record.architecture, self.record.arguments)
-        model.load_state_dict(load_file(self.folder / "model.safetensors"))
+        path = self.folder / "model.safetensors"
+        if rule := weights_rule(path):
+            raise InputError([Fault(self.folder.name, str(path), rule, "copy the run again, or train the fold anew")])
+        model.load_state_dict(load_file(path))
         return stages_of(model.eval().to(best_device()).to(memory_format=torch.channels_last), self.manifest)
 
 
@@ -56,8 +59,21 @@ def finished_folds(run: Path) -> list[FoldRun]:
 
 
 def run_experiment(run: Path) -> Experiment:
-    """The experiment of a run, as its first fold recorded it."""
-    return load_toml(Experiment, sorted(run.glob("fold*/experiment.toml"))[0])
+    """The experiment of a run, as its first fold recorded it.
+
+    Raises:
+        InputError: If it is missing, or is not what the run wrote.
+    """
+    paths = sorted(run.glob("fold*/experiment.toml"))
+    if not paths:
+        rule, remedy = "no fold has an experiment.toml", "copy the run again, or train it anew"
+        raise InputError([Fault(run.name, str(run), rule, remedy)])
+    experiment = load_toml(Experiment, paths[0])
+    held = read_record(paths[0].parent).settings_sha256 if (paths[0].parent / RECORD_NAME).is_file() else ""
+    if held not in ("", settings_sha256(experiment)):
+        rule, remedy = "not what the run wrote: it was changed or cut short", "copy the run again, or train it anew"
+        raise InputError([Fault(run.name, str(paths[0]), rule, remedy)])
+    return experiment
 
 
 def run_thresholds(run: Path) -> dict[str, float]:
@@ -69,8 +85,7 @@ def run_thresholds(run: Path) -> dict[str, float]:
     path = run / "thresholds.json"
     if not path.is_file():
         raise InputError([Fault(run.name, str(path), "no thresholds", f"run `histofold evaluate {run}` first")])
-    thresholds: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-    return thresholds
+    return read_thresholds(path)
 
 
 THRESHOLD_GRID = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))

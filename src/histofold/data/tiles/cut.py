@@ -29,7 +29,7 @@ from histofold.imaging.slide import open_slide
 from histofold.imaging.tissue import tissue_fraction
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.files import write_bytes_atomically
-from histofold.schema.parse import plain
+from histofold.schema.parse import kept_json, plain
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample
 
@@ -146,8 +146,8 @@ def cut_slide(job: TileJob) -> CutSlide:
     part = job.out / "parts" / f"{job.sample.id}.json"
     digest = _job_digest(job)
     before: list[Row] = []
-    if part.is_file():
-        known = json.loads(part.read_text(encoding="utf-8"))
+    known = kept_json(part)
+    if known:
         done, before = CutSlide(**known["cut"]), known["cut"]["rows"]
         if known["digest"] == digest and all(has_tile(job.out, str(r["tile_id"]), int(r["size"])) for r in done.rows):
             return done

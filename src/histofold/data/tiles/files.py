@@ -8,14 +8,20 @@ takes 1.4 to 1.9 times the disk of these. Any picture viewer opens both files. M
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from histofold.core.faults import Fault, InputError
+from histofold.schema.files import written_whole
+
 IMAGE_SUFFIX, MASK_SUFFIX = ".bmp", ".png"
 TILE_FOLDERS = ("images", "masks")
+REBUILD = "build the dataset anew: tiles that are whole are kept"
 _BMP_HEADER_BYTES = 54
+_PNG_END = b"IEND\xaeB`\x82"
 
 
 def tile_paths(folder: Path, tile_id: str) -> tuple[Path, Path]:
@@ -45,9 +51,8 @@ def write_tile(folder: Path, tile_id: str, image_HWC: np.ndarray, bits_HW: np.nd
 def _write_picture(path: Path, picture: np.ndarray, options: list[int]) -> None:
     done, data = cv2.imencode(path.suffix, picture, options)
     assert done, path
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data.data)
-    os.replace(temporary, path)  # a new file: the old one may be shared with another dataset as a hard link
+    with written_whole(path) as temporary:  # a new file: the old one may be shared with another dataset as a hard link
+        temporary.write_bytes(data.data)
 
 
 def read_tile(folder: Path, tile_id: str, classes: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -57,26 +62,45 @@ def read_tile(folder: Path, tile_id: str, classes: int = 1) -> tuple[np.ndarray,
         Image uint8 (H, W, 3), RGB, and mask uint8 (H, W): 0 and 1 for one class, else bit k for class k.
 
     Raises:
-        FileNotFoundError: If a file of the tile is missing or cannot be decoded.
+        InputError: If a file of the tile is missing or cannot be decoded.
     """
     image_path, mask_path = tile_paths(folder, tile_id)
     bgr_HWC = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
     bits_HW = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE)
     if bgr_HWC is None or bits_HW is None:
-        raise FileNotFoundError(f"{image_path} or its mask cannot be read: build the dataset anew")
+        path = image_path if bgr_HWC is None else mask_path
+        raise InputError([Fault(tile_id, str(path), "the file of a tile is missing or cut short", REBUILD)])
     if classes == 1:
         bits_HW = np.minimum(bits_HW, 1)
     return cv2.cvtColor(bgr_HWC, cv2.COLOR_BGR2RGB), bits_HW
 
 
 def has_tile(folder: Path, tile_id: str, size: int) -> bool:
-    """Whether both files of a tile of `size` pixels a side are there, none of them cut short by a crash."""
+    """Whether both files of a tile of `size` pixels a side are there, none of them cut short."""
     image_path, mask_path = tile_paths(folder, tile_id)
     row_bytes = -(-3 * size // 4) * 4  # rows of a BMP are padded to four bytes
     try:
-        return image_path.stat().st_size == _BMP_HEADER_BYTES + row_bytes * size and mask_path.stat().st_size > 0
+        with mask_path.open("rb") as stream:
+            stream.seek(-len(_PNG_END), os.SEEK_END)
+            is_whole = stream.read() == _PNG_END
+        return is_whole and image_path.stat().st_size == _BMP_HEADER_BYTES + row_bytes * size
     except OSError:
         return False
+
+
+def refuse_cut_tiles(tiles: Iterable[tuple[str, str, int]]) -> None:
+    """Refuse tiles that are missing or cut short before a run has begun that would meet them in its midst.
+
+    Args:
+        tiles: Folder, id and side in pixels of each.
+
+    Raises:
+        InputError: With the first of them, and how many there are.
+    """
+    broken = [(folder, tile) for folder, tile, size in tiles if not has_tile(Path(folder), tile, size)]
+    if broken:
+        rule = f"{len(broken)} tiles are missing or cut short, the first is {broken[0][1]}"
+        raise InputError([Fault("tiles", broken[0][0], rule, REBUILD)])
 
 
 def remove_tile(folder: Path, tile_id: str) -> None:

@@ -115,7 +115,10 @@ class SubmissionJournal:
 
     def _tick(self) -> None:
         while not self._stopped.wait(self._interval_s):
-            self.flush()
+            try:
+                self.flush()
+            except OSError as error:
+                logger.warning("%s is not rebuilt now: %s", self.path, error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -14,7 +14,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from histofold.core.faults import Fault, InputError
+from histofold.data.store import read_own_table
 from histofold.report.graphs import INK, MUTED, PALETTE, finish_figure, new_figure, style_axes
+from histofold.schema.run_record import RECORD_NAME, read_record
 
 _COLOUR = PALETTE[0]
 _SMOOTHING_SHARE = 1 / 40
@@ -50,10 +53,24 @@ def plot_curves(log: pd.DataFrame, path: Path | None = None) -> bytes:
     return finish_figure(figure, path)
 
 
+def read_log(folder: Path) -> pd.DataFrame:
+    """The log.csv of a fold.
+
+    Raises:
+        InputError: If it is missing, cut short, or ends before the finished run did.
+    """
+    path, remedy = folder / "log.csv", "copy the run again, or train the fold anew"
+    log = read_own_table(path, {}, remedy)
+    steps = read_record(folder).steps if (folder / RECORD_NAME).is_file() else None
+    if "step" not in log or (steps is not None and steps not in log["step"].tolist()):
+        raise InputError([Fault(folder.name, str(path), "it ends before the run did: it was cut short", remedy)])
+    return log
+
+
 def draw_fold_curves(folder: Path) -> Path:
     """Draw curves.png beside the log.csv of a fold."""
     path = folder / "curves.png"
-    plot_curves(pd.read_csv(folder / "log.csv"), path)
+    plot_curves(read_log(folder), path)
     return path
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from histofold.core.stain import DENSITY_OF_VALUE, map_in_bands, stain_basis
 from histofold.imaging.tissue import tissue_mask
 from histofold.schema.files import write_atomically
-from histofold.schema.parse import parse_dataclass, plain
+from histofold.schema.parse import kept_json, parse_dataclass, plain
 
 HAEMATOXYLIN = np.array([0.65, 0.704, 0.286])
 SECOND_STAINS = np.array([[0.268, 0.57, 0.776], [0.07, 0.99, 0.11], [0.175, 0.95, 0.26]])
@@ -177,10 +177,9 @@ def kept_templates(
         read_image: Gives the uint8 RGB image of a tile by its place in `sources`.
         keep: Whether to write the file.
     """
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["digest"] == digest:
-            return tuple(parse_dataclass(ColourTemplates, entry, str(path)) for entry in kept["templates"])
+    kept = kept_json(path)
+    if kept.get("digest") == digest:
+        return tuple(parse_dataclass(ColourTemplates, entry, str(path)) for entry in kept["templates"])
     names = np.asarray(sources, dtype=object)
     tiles = {}
     for source in sorted(set(sources)):

@@ -12,6 +12,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from histofold.core.faults import Fault, InputError
+from histofold.data.store import read_own_table
 from histofold.schema.experiment import Experiment
 from histofold.schema.files import write_atomically
 from histofold.schema.parse import plain, read_toml, to_toml
@@ -181,7 +182,7 @@ def trial_costs(folder: Path) -> dict[str, float]:
     """Training loss (mean over folds of the last tenth of each log), steps and seconds of a trial as its logs tell."""
     losses, steps, seconds = [], 0, 0.0
     for path in sorted(folder.glob("fold*/log.csv")):
-        log = pd.read_csv(path)
+        log = read_own_table(path, {}, "run the sweep again, or remove the trial's folder")
         if log.empty:
             continue
         steps += int(log["step"].iloc[-1])
