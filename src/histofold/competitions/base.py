@@ -38,6 +38,10 @@ class Truth(Protocol):
         """The truth of a training sample."""
         ...
 
+    def ignored(self, sample: Sample) -> Runs | None:
+        """Pixels of a training sample that neither training nor a score counts; None where there are none."""
+        ...
+
 
 class Competition(Truth, Protocol):
     """An adapter: the only home of column names, organ names, RLE dialect, metric and output format."""
@@ -132,6 +136,10 @@ class Adapter:
         if sample.id not in self._targets:
             raise InputError(f"{sample.id}: train.csv gave no truth: check the dataset first")
         return self._targets[sample.id]
+
+    def ignored(self, sample: Sample) -> Runs | None:
+        """None: only some truth of plain folders says of pixels that they do not count."""
+        return None
 
     def score(self, predictions: Mapping[str, Masks], targets: Mapping[str, Masks]) -> Score:
         """Mean over images of Dice, of several classes of the mean over classes; 1 where both masks are empty."""

@@ -149,6 +149,7 @@ def _tile_jobs(
             out=out,
             classes=competition.classes,
             regions=regions_of(sample),
+            ignored=competition.ignored(sample),
         )
         for sample in samples
     ]

@@ -15,7 +15,7 @@ from histofold.competitions.base import Competition, Split
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.core.rle.runs import Masks
+from histofold.core.rle.runs import Masks, Runs
 from histofold.data.duplicates import duplicate_groups
 from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.leaks import PSEUDO, image_stamp, listed_ids
@@ -275,3 +275,8 @@ class JoinedTruth:
         """The truth of a training sample of any of the datasets."""
         source, key = self._owners[sample.id]
         return source.competition.target(source.samples[key])
+
+    def ignored(self, sample: Sample) -> Runs | None:
+        """Pixels of a training sample of any of the datasets that do not count."""
+        source, key = self._owners[sample.id]
+        return source.competition.ignored(source.samples[key])

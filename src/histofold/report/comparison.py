@@ -13,6 +13,7 @@ from matplotlib import colormaps
 from histofold.competitions.base import Truth, class_dice
 from histofold.competitions.tables import read_table
 from histofold.core.faults import Fault, InputError
+from histofold.core.rle.sets import without_runs
 from histofold.data.sources import JoinedTruth, joined_samples, load_sources
 from histofold.imaging.slide import open_slide
 from histofold.imaging.stain import network_view
@@ -133,7 +134,7 @@ def _class_rows(
         cuts = look_up_thresholds(thresholds[run], sample.organ, sample.source, classes)
         (prediction,) = predict_masks(ensemble, sample, [cuts], truth.never_empty)
         overlays = class_overlays(sample.image_path, target, prediction, CELL_SIDE)
-        scores = class_dice(prediction, target)
+        scores = class_dice(without_runs(prediction, truth.ignored(sample)), target)
         for row, logits_HW, overlay, score in zip(rows, logits_KHW, overlays, scores, strict=True):
             words = f"{run.name}: logits, -{COLOUR_LIMIT:g} blue to {COLOUR_LIMIT:g} red"
             row.append((draw_logits(logits_HW, row[0][0].shape[:2]), words))

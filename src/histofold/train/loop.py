@@ -17,6 +17,7 @@ from tqdm import tqdm
 from histofold.competitions.base import masks_dice
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
+from histofold.core.rle.sets import without_runs
 from histofold.data.store import known_folds, tile_differences
 from histofold.data.tiles.files import refuse_cut_tiles
 from histofold.predict.image import predict_masks
@@ -281,6 +282,7 @@ def validate_slides(model: torch.nn.Module, setup: FoldSetup, samples: list[Samp
     by_id = {}
     for sample in tqdm(samples, desc="validate", unit="slide", leave=False, dynamic_ncols=True):
         (masks,) = predict_masks(stages, sample, [0.5], setup.competition.never_empty)
-        by_id[sample.id] = masks_dice(masks, setup.competition.target(sample))
+        counted = without_runs(masks, setup.competition.ignored(sample))
+        by_id[sample.id] = masks_dice(counted, setup.competition.target(sample))
     model.train(was_training)
     return by_id

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from histofold.competitions.base import Truth, class_dice
 from histofold.core.faults import Fault, InputError
+from histofold.core.rle.sets import without_runs
 from histofold.data.sources import joined_folds, load_sources
 from histofold.models.build import build_model
 from histofold.predict.devices import best_device
@@ -157,7 +158,7 @@ def _fold_key(fold: FoldRun) -> str:
 
 def score_slide(ensemble: Sequence[Stage], truth: Truth, sample: Sample) -> list[list[float]]:
     """Dice of each class of one slide at each threshold of the grid, (K, T)."""
-    target = truth.target(sample)
+    target, ignored = truth.target(sample), truth.ignored(sample)
     predictions = predict_masks(ensemble, sample, THRESHOLD_GRID, truth.never_empty)
-    by_threshold = [class_dice(masks, target) for masks in predictions]
+    by_threshold = [class_dice(without_runs(masks, ignored), target) for masks in predictions]
     return [list(of_class) for of_class in zip(*by_threshold, strict=True)]

@@ -5,7 +5,7 @@ import pytest
 from skimage.measure import points_in_poly
 
 from histofold.core.rle.runs import runs_from_mask
-from histofold.core.rle.sets import fill_rings, subtract_runs, union_runs
+from histofold.core.rle.sets import fill_rings, subtract_runs, union_runs, without_runs
 
 
 @pytest.mark.parametrize("order", ["F", "C"])
@@ -44,3 +44,14 @@ def test_a_pixel_belongs_to_an_outline_if_its_middle_does():
         middles = np.stack([x.ravel(), y.ravel()], axis=1)
         odd = np.sum([points_in_poly(middles, ring) for ring in rings], axis=0) % 2 == 1
         np.testing.assert_array_equal(fill_rings(rings, (height, width)).to_mask(), odd.reshape(height, width))
+
+
+def test_every_class_loses_what_is_taken_and_nothing_is_copied_where_nothing_is():
+    first, second, taken = np.random.default_rng(2).random((3, 7, 11)) < 0.5
+    masks = (runs_from_mask(first), runs_from_mask(second))
+    assert without_runs(masks, None) is masks
+    assert without_runs(masks, runs_from_mask(taken)) == (
+        runs_from_mask(first & ~taken),
+        runs_from_mask(second & ~taken),
+    )
+    assert without_runs(masks[0], runs_from_mask(taken)) == runs_from_mask(first & ~taken)

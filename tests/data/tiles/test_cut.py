@@ -16,6 +16,7 @@ from histofold.core.faults import InputError
 from histofold.core.rle.runs import runs_from_mask
 from histofold.data.tiles.cut import TileJob, bin_of, cut_slide, cut_slides, mean_saturation
 from histofold.data.tiles.files import has_tile, read_tile, tile_paths
+from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.data.tiles.plan import training_grid
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.preprocessing import Preprocessing
@@ -212,6 +213,29 @@ def test_index_has_the_agreed_columns(job):
     assert set(index["grid"]) == {"grid"}
     middle_x = index["x"] + 16
     assert (index["region"] == np.where(middle_x <= 45, "Cortex", "")).all(), "the slide is seen at half its size"
+
+
+def test_ignored_pixels_are_a_bit_of_the_mask_and_tiles_of_nothing_else_are_left_out(job):
+    native = dataclasses.replace(job, preprocessing=Preprocessing(target_pixel_size_um=0.5))
+    ignored_HW = np.zeros((200, 333), bool)
+    ignored_HW[40:60, :100] = ignored_HW[:, 60:140] = True
+    before = {row["tile_id"]: row for row in cut_slide(native).rows}
+    after = {
+        row["tile_id"]: row for row in cut_slide(dataclasses.replace(native, ignored=runs_from_mask(ignored_HW))).rows
+    }
+    target_HW, bits = job.target.to_mask(), set()
+    for key, row in before.items():
+        region = slice(row["y"], row["y"] + 32), slice(row["x"], row["x"] + 32)
+        assert (key in after) == (not ignored_HW[region].all())
+        if key in after:
+            stored_HW = read_tile(job.out, key)[1]
+            np.testing.assert_array_equal(stored_HW >= IGNORED_BIT, ignored_HW[region])
+            seen_HW = ~ignored_HW[region]
+            np.testing.assert_array_equal(stored_HW[seen_HW], target_HW[region][seen_HW])
+            assert after[key] == row, "the table of tiles says what the truth says"
+            bits |= set(np.unique(stored_HW).tolist())
+    assert bits == {0, 1, IGNORED_BIT}
+    assert 0 < len(after) < len(before)
 
 
 @pytest.mark.parametrize("stride", [32, 24, 7])

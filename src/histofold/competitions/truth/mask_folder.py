@@ -19,11 +19,15 @@ from histofold.schema.sample import Sample
 def find_masks(root: Path, samples: Sequence[Sample]) -> FoundTruth:
     """Find out the classes, by sub-folders of masks/ or classes.txt, and the masks of each; nothing is decoded yet."""
     folder, names = root / "masks", root / "classes.txt"
-    found = [path.name for path in sorted(folder.glob("[!.]*")) if path.is_dir() and listed_files(path, MASK_SUFFIXES)]
+    found = [
+        path.name
+        for path in sorted(folder.glob("[!.]*"))
+        if path.is_dir() and listed_files(path, MASK_SUFFIXES, deep=False)
+    ]
     listed, faults = (_read_class_names(names) if names.is_file() else (), [])
     if len(set(listed)) < len(listed):
         faults.append(Fault("classes", str(names), "a class stands there twice", "name each class once"))
-    if found and listed_files(folder, MASK_SUFFIXES):
+    if found and listed_files(folder, MASK_SUFFIXES, deep=False):
         rule = f"masks beside the folders of classes ({', '.join(found)})"
         faults.append(Fault("masks", str(folder), rule, "move them into the folder of their class"))
     if found and listed and set(found) != set(listed):
@@ -43,8 +47,8 @@ def find_masks(root: Path, samples: Sequence[Sample]) -> FoundTruth:
 def _find_class_masks(folder: Path, samples: Sequence[Sample], paths: dict[str, list[Path]]) -> list[Fault]:
     """Add the mask of each sample in one folder to its paths; gives the faults."""
     faults = []
-    masks = listed_files(folder, MASK_SUFFIXES)
-    others = listed_files(folder, tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in MASK_SUFFIXES))
+    masks = listed_files(folder, MASK_SUFFIXES, deep=False)
+    others = listed_files(folder, tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in MASK_SUFFIXES), deep=False)
     for sample in samples:
         found = masks.get(sample.id, [])
         if len(found) == 1:

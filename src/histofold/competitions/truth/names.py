@@ -10,8 +10,8 @@ ID_SEPARATOR = "__"
 """Stands for the separators of a path in an id: ids become names of files."""
 
 
-def listed_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Files of some suffixes, in any case, by their id; those of sub-folders too, hidden ones left aside.
+def listed_files(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> dict[str, list[Path]]:
+    """Files of some suffixes, in any case, by their id; if `deep` those of sub-folders too; hidden ones left aside.
 
     The id is the name without suffix where no other folder has it too, else the path with `ID_SEPARATOR`.
 
@@ -19,7 +19,9 @@ def listed_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path
         In the order of names; several paths of an id differ in their suffix alone.
     """
     by_path: dict[PurePosixPath, list[Path]] = {}
-    for path in sorted(folder.rglob("*"), key=lambda path: (path.stem, path.suffix, path)):
+    for path in sorted(
+        folder.rglob("*") if deep else folder.glob("*"), key=lambda path: (path.stem, path.suffix, path)
+    ):
         relative = path.relative_to(folder)
         is_hidden = any(part.startswith(".") for part in relative.parts)
         if path.suffix.lower() in suffixes and not is_hidden and path.is_file():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from histofold.core.rle.runs import Runs
+from histofold.core.rle.runs import Masks, Runs, class_runs, join_classes
 
 
 def union_runs(parts: Sequence[Runs]) -> Runs:
@@ -39,6 +39,11 @@ def subtract_runs(runs: Runs, taken: Runs) -> Runs:
     bounds = np.unique(np.concatenate(edges))
     kept = (_covers(runs, bounds) & ~_covers(taken, bounds))[:-1]
     return union_runs([Runs(bounds[:-1][kept], np.diff(bounds)[kept], runs.shape_hw, runs.order)])
+
+
+def without_runs(masks: Masks, taken: Runs | None) -> Masks:
+    """The pixels of each class that are not taken; the masks themselves where nothing is."""
+    return masks if taken is None else join_classes([subtract_runs(runs, taken) for runs in class_runs(masks)])
 
 
 def _covers(runs: Runs, positions: np.ndarray) -> np.ndarray:

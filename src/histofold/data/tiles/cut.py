@@ -19,11 +19,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from histofold.core.faults import Fault, ImageError, InputError
-from histofold.core.rle.runs import Masks, class_runs, runs_to_text
+from histofold.core.rle.runs import Masks, Runs, class_runs, runs_to_text
 from histofold.core.threads import map_here, map_in_order
 from histofold.data.tiles.bands import stream_tiles
 from histofold.data.tiles.files import TILE_FOLDERS, has_tile, remove_tile, write_tile
-from histofold.data.tiles.masks import check_class_count, class_fractions, target_bits
+from histofold.data.tiles.masks import IGNORED_BIT, check_class_count, class_fractions, target_bits
 from histofold.data.tiles.plan import PlannedTile, Rings, SlidePlan, keeps_background
 from histofold.imaging.slide import open_slide
 from histofold.imaging.tissue import tissue_fraction
@@ -60,6 +60,8 @@ class TileJob:
     """Names of the mask classes."""
     regions: Rings = field(default_factory=dict)
     """Regions of the anatomy in slide pixels."""
+    ignored: Runs | None = None
+    """Pixels that training passes over."""
     threads: int = 1
     """Threads that finish tiles; where there are several, one more decodes ahead."""
 
@@ -202,10 +204,14 @@ def _finish_tile(
     fraction, tissue = np.count_nonzero(bits_HW) / bits_HW.size, tissue_fraction(image_HWC)
     if fraction == 0 and not _keeps_unmasked(job.tiles, tile.tile_id, image_HWC, tissue):
         return None
+    own = class_fractions(bits_HW, len(job.classes)) if len(job.classes) > 1 else []
+    if job.ignored is not None:
+        bits_HW |= target_bits(job.ignored, view_hw, tile.y, tile.x) * np.uint8(IGNORED_BIT)
+        if bits_HW.min() >= IGNORED_BIT:
+            return None  # nothing to learn from
     padded_HWC = np.pad(image_HWC, (*tile.pad, (0, 0)), mode="reflect") if np.any(tile.pad) else image_HWC
     padded_HW = np.pad(bits_HW, tile.pad, mode="reflect") if np.any(tile.pad) else bits_HW
     write_tile(job.out, tile.tile_id, padded_HWC, padded_HW, len(job.classes))
-    own = class_fractions(bits_HW, len(job.classes)) if len(job.classes) > 1 else []
     values = [
         *(tile.tile_id, job.sample.id, job.fold, tile.y.start, tile.x.start, plan.size),
         *(round(view_hw[0] / plan.shape_hw[0], 6), round(fraction, 6), round(tissue, 6)),
@@ -243,4 +249,6 @@ def _job_digest(job: TileJob) -> str:
     sample = [job.sample.id, job.sample.organ, job.sample.source, job.sample.pixel_size_um, job.fold]
     truth = [job.classes, [runs_to_text(runs) for runs in class_runs(job.target)], dict(job.regions)]
     parts = [sample, status.st_size, status.st_mtime_ns, scale, plain(job.tiles), truth]
+    if job.ignored is not None:
+        parts.append(runs_to_text(job.ignored))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from histofold.core.faults import Fault, InputError
+from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.schema.files import written_whole
 
 IMAGE_SUFFIX, MASK_SUFFIX = ".bmp", ".png"
@@ -22,6 +23,8 @@ TILE_FOLDERS = ("images", "masks")
 REBUILD = "build the dataset anew: tiles that are whole are kept"
 _BMP_HEADER_BYTES = 54
 _PNG_END = b"IEND\xaeB`\x82"
+_ONE_CLASS_BITS = np.minimum(np.arange(256), 1).astype(np.uint8)  # of each value of a mask file
+_ONE_CLASS_BITS[IGNORED_BIT] = IGNORED_BIT
 
 
 def tile_paths(folder: Path, tile_id: str) -> tuple[Path, Path]:
@@ -36,14 +39,16 @@ def write_tile(folder: Path, tile_id: str, image_HWC: np.ndarray, bits_HW: np.nd
         folder: The dataset.
         tile_id: Id of the tile.
         image_HWC: uint8 (H, W, 3), RGB.
-        bits_HW: uint8 (H, W), bit k for class k.
-        classes: Number of classes; the mask of a single one is black and white.
+        bits_HW: uint8 (H, W), bit k for class k, `IGNORED_BIT` for pixels that do not count.
+        classes: Number of classes; the mask of a single one is black and white, and grey where it does not count.
     """
     image_path, mask_path = tile_paths(folder, tile_id)
     _write_picture(image_path, cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR), [])
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    if classes == 1:
+    if classes == 1 and not (bits_HW & IGNORED_BIT).any():
         _write_picture(mask_path, bits_HW * np.uint8(255), [*options, cv2.IMWRITE_PNG_BILEVEL, 1])
+    elif classes == 1:
+        _write_picture(mask_path, np.where(bits_HW >= IGNORED_BIT, IGNORED_BIT, bits_HW * np.uint8(255)), options)
     else:
         _write_picture(mask_path, bits_HW, [*options, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE])
 
@@ -59,7 +64,7 @@ def read_tile(folder: Path, tile_id: str, classes: int = 1) -> tuple[np.ndarray,
     """Read a tile.
 
     Returns:
-        Image uint8 (H, W, 3), RGB, and mask uint8 (H, W): 0 and 1 for one class, else bit k for class k.
+        Image uint8 (H, W, 3), RGB, and mask uint8 (H, W): 0, 1 and `IGNORED_BIT` for one class, else its bits.
 
     Raises:
         InputError: If a file of the tile is missing or cannot be decoded.
@@ -71,7 +76,7 @@ def read_tile(folder: Path, tile_id: str, classes: int = 1) -> tuple[np.ndarray,
         path = image_path if bgr_HWC is None else mask_path
         raise InputError([Fault(tile_id, str(path), "the file of a tile is missing or cut short", REBUILD)])
     if classes == 1:
-        bits_HW = np.minimum(bits_HW, 1)
+        bits_HW = cv2.LUT(bits_HW, _ONE_CLASS_BITS)
     return cv2.cvtColor(bgr_HWC, cv2.COLOR_BGR2RGB), bits_HW
 
 

@@ -18,7 +18,7 @@ from histofold.data.explore.label_fit import other_order
 from histofold.data.explore.notices import Notice
 from histofold.data.thumbnails import fitting_shape, read_small, small_mask
 from histofold.data.tiles.files import read_tile
-from histofold.data.tiles.masks import any_class
+from histofold.data.tiles.masks import IGNORED_BIT, any_class
 from histofold.imaging.slide import open_slide
 from histofold.report.pictures.overlays import contact_sheet, draw_overlay
 from histofold.schema.sample import Sample
@@ -38,7 +38,7 @@ def sample_tiles(dataset: Path, index: pd.DataFrame) -> list[tuple[str, np.ndarr
     for name, part in index.groupby("bin", sort=False):
         for row in part.iloc[np.linspace(0, len(part) - 1, min(TILES_A_BIN, len(part))).astype(int)].to_dict("records"):
             image_HWC, mask_HW = read_tile(dataset, row["tile_id"])
-            overlay = draw_overlay(image_HWC, mask_HW > 0, None)
+            overlay = draw_overlay(image_HWC, mask_HW % IGNORED_BIT > 0, None)
             pictures.append((f"{row['tile_id']} · {name} ({row['mask_fraction']:.0%})", overlay))
     return pictures
 
