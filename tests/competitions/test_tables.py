@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from histofold.competitions.base import find_image
-from histofold.competitions.tables import read_table, rows_by_id, scan_table, submission_ids
-from histofold.core.faults import InputError
+from histofold.competitions.tables import (
+    parse_pixel_size,
+    read_table,
+    rows_by_id,
+    scan_host_table,
+    scan_table,
+    submission_ids,
+    table_separator,
+)
+from histofold.core.faults import InputError, InputNotice
 
 
 @pytest.fixture
@@ -21,7 +29,7 @@ def table(tmp_path):
 
 
 def test_text_stays_as_it_stands(table):
-    read = read_table(table("\ufeffid,v\r\n007,nan\r\n1e3, NA \r\n\r\n'x',\"a,\nb\"\r\n"), ("id", "v"))
+    read, _ = scan_host_table(table("\ufeffid,v\r\n007,nan\r\n1e3, NA \r\n\r\n'x',\"a,\nb\"\r\n"), ("id", "v"))
     assert read.to_dict("records") == [
         {"id": "007", "v": "nan"},
         {"id": "1e3", "v": " NA "},
@@ -64,7 +72,7 @@ def test_what_is_no_table_is_refused_in_words(table, content, words):
 
 
 def test_fields_of_many_megabytes(table):
-    text = "1 2 " * 1_000_000
+    text = "1 2 " * 999_999 + "1 2"
     assert read_table(table(f"id,rle\na,{text}\n"), ("id", "rle"))["rle"][0] == text
 
 
@@ -92,3 +100,57 @@ def test_suffixes_of_either_case_are_found(tmp_path, suffix):
 def test_a_name_that_no_file_can_have_is_not_found(tmp_path):
     assert not find_image(tmp_path, "short").exists()
     assert find_image(tmp_path, "x" * 5000).suffix == ".tiff"
+
+
+ROWS = [{"id": "é1", "organ": "lung", "pixel_size": "0,5"}, {"id": "2", "organ": "", "pixel_size": "0.25"}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_table_is_read_whatever_program_saved_it(table, encoding, separator, end):
+    """Separator, encoding, line ends, blanks in headers and cells; text in quotes parts nothing."""
+    lines = ["id, Organ ,pixel size", "é1 , lung,0|5", "2,,0.25 "]
+    text = end.join(line.replace(",", separator) for line in lines).replace("0|5", '"0,5"') + end
+    content = text.encode(encoding)
+    content = b"\xff\xfe" + content if encoding == "utf-16-le" else content
+    read, faults = scan_table(table(content), ("id", "organ"), ("pixel_size",))
+    assert read.to_dict("records") == ROWS
+    assert [type(fault) for fault in faults] == [InputNotice]
+    assert "'Organ' as 'organ', 'pixel size' as 'pixel_size'" in faults[0].rule
+    assert [parse_pixel_size(size) for size in read["pixel_size"]] == [0.5, 0.25]
+
+
+def test_a_header_in_quotes_parts_at_what_stands_outside_of_them():
+    assert table_separator('id,"a;b;c;d"\n') == ","
+    assert table_separator('"id";"size, um"\n') == ";"
+    assert table_separator("id\n") == ","
+
+
+@pytest.mark.parametrize("content", ["id,patient\né,1\n".encode("cp1252"), "id,v\na,1\n".encode("utf-16-le")])
+def test_other_encodings_are_refused_with_the_remedy(table, content):
+    with pytest.raises(InputError, match="save it as CSV UTF-8"):
+        read_table(table(content), ("id",))
+
+
+def test_a_host_s_table_keeps_its_blanks(table):
+    assert submission_ids(table("id,rle\n a ,\nb,\n"), ("id", "rle")) == [" a ", "b"]
+
+
+@pytest.mark.parametrize("key", ["../../x", "/abs", "a\\b", "..", "a/../b", "a//b", "a\tb"])
+def test_ids_that_leave_their_folder_are_refused_where_they_are_read(table, key, tmp_path, caplog):
+    path = table(f'id,rle\n"{key}",\nok,\n')
+    for scan in (scan_table, scan_host_table):
+        assert [fault.id for fault in scan(path, ("id", "rle"))[1]] == [key]
+    with pytest.raises(InputError, match="leads out of its folder"):
+        read_table(path, ("id",))
+    with caplog.at_level(logging.WARNING, logger="histofold"):
+        assert submission_ids(path, ("id", "rle")) == [key, "ok"], "a host's id is predicted, or gets its fallback row"
+    assert "leads out" in caplog.text
+
+
+def test_an_image_beyond_the_folder_is_not_found(tmp_path):
+    (tmp_path / "test_images").mkdir()
+    (tmp_path / "secret.tiff").write_bytes(b"x")
+    assert not find_image(tmp_path / "test_images", "../secret").exists()
+    assert not find_image(tmp_path / "test_images", str(tmp_path / "secret")).exists()

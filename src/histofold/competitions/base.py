@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from histofold.core.faults import Fault, ImageError, InputError
+from histofold.core.faults import Fault, ImageError, InputError, InputNotice, parted
 from histofold.core.rle.runs import Masks, Runs, class_runs, runs_to_text
-from histofold.schema.sample import Sample
+from histofold.schema.sample import Sample, is_safe_id
 
 Split = Literal["train", "test"]
 IMAGE_SUFFIXES = (".tiff", ".tif", ".png", ".jpg", ".jpeg")
+_LEAST_UM, _MOST_UM = 0.05, 20.0  # pixels of light microscopy, thumbnails of whole organs among them
+_USUAL_RATIO = 100.0  # no two images of one folder differ so much in scale
+_UNITS = {1e3: "millimetres", 1e-3: "nanometres", 1e6: "metres"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,9 @@ class Competition(Truth, Protocol):
     hidden_image_side: int
     """Side in pixels of a square of as many pixels as the largest hidden image, as far as is known."""
 
+    notices: Sequence[Fault]
+    """What the last call of `inspect` found to deserve a look."""
+
     def inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
         """The samples of a split, as far as they can be made out, and every fault of the tables."""
         ...
@@ -97,6 +104,7 @@ class Adapter:
     visible_test_images = 0
     hidden_test_images = 0
     hidden_image_side = 0
+    notices: Sequence[Fault] = ()
     root_remedy = "give the competition's folder"
     """What to do where the folder is not there."""
 
@@ -109,12 +117,15 @@ class Adapter:
 
     def inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
         """The samples of a split, as far as they can be made out, and every fault of the tables."""
+        self.notices = ()
         if not root.is_dir():
             return [], [Fault(root.name, str(root), "no such folder", self.root_remedy)]
         try:
-            return self._inspect(root, split)
+            samples, found = self._inspect(root, split)
         except InputError as error:
             return [], error.faults
+        faults, self.notices = parted([*found, *scale_notices(samples)])
+        return samples, faults
 
     def samples(self, root: Path, split: Split) -> list[Sample]:
         """As `inspect`.
@@ -163,11 +174,34 @@ def image_error_fault(key: str, path: Path, error: ImageError) -> Fault:
     )
 
 
+def scale_notices(samples: Sequence[Sample]) -> list[InputNotice]:
+    """Pixel sizes that look like another unit, and images without one among others that have it."""
+    sizes = {sample.id: size for sample in samples if (size := sample.pixel_size_um) is not None}
+    if not sizes:
+        return []
+    usual = statistics.median(sizes.values())
+    notices = []
+    for key, size in sizes.items():
+        if not (_LEAST_UM <= size <= _MOST_UM) or not 1 / _USUAL_RATIO < size / usual < _USUAL_RATIO:
+            other = next((words for factor, words in _UNITS.items() if _LEAST_UM <= size * factor <= _MOST_UM), "")
+            rule = f"a pixel size of {size:g} um, where the median is {usual:g}{other and f': is it {other}?'}"
+            notices.append(InputNotice(key, "pixel_size", rule, "write micrometres per pixel"))
+    without = [sample.id for sample in samples if sample.id not in sizes]
+    if without:
+        rule = f"no pixel size, which {len(sizes)} other images have"
+        remedy = "write it: the image is read at the whole-image scale (preprocessing.whole_size) until then"
+        notices += [InputNotice(key, "pixel_size", rule, remedy) for key in without]
+    return notices
+
+
 def find_image(folder: Path, sample_id: str) -> Path:
     """The image of an id: the first suffix that exists, else the path where the host would put it.
 
-    Suffixes are tried as `.tif`, `.TIF` and `.Tif`. A name that no file can have counts as not found.
+    Suffixes are tried as `.tif`, `.TIF` and `.Tif`. A name that no file can have, or that leads out of the folder,
+    counts as not found.
     """
+    if not is_safe_id(sample_id):
+        return folder / "unsafe id"  # no such file: a table must not make us read beyond its folder
     for suffix in IMAGE_SUFFIXES:
         for spelling in (suffix, suffix.upper(), f".{suffix[1:].capitalize()}"):
             path = folder / f"{sample_id}{spelling}"

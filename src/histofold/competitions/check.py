@@ -9,7 +9,7 @@ import pandas as pd
 
 from histofold.competitions.base import Competition, submission_columns
 from histofold.competitions.registry import detect_competition, get_competition, submission_competition
-from histofold.competitions.tables import CLASS_KEYS, TABLE_ANY_SHAPE, header_shape_of, scan_table
+from histofold.competitions.tables import CLASS_KEYS, TABLE_ANY_SHAPE, header_shape_of, scan_host_table
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.schema.sample import Sample
@@ -33,7 +33,7 @@ def check_submission(path: Path, data: Path | None = None, competition: str = ""
         adapter = get_competition(competition) if competition else submission_competition(path)
     else:
         adapter = detect_competition(data)
-    table, faults = scan_table(path, adapter.columns, CLASS_KEYS if adapter.class_column else ("id",))
+    table, faults = scan_host_table(path, adapter.columns, CLASS_KEYS if adapter.class_column else ("id",))
     if not set(adapter.columns) <= set(table.columns):
         raise InputError(faults)
     classes = _submission_classes(adapter, table)

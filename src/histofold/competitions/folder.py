@@ -17,11 +17,13 @@ A submission has the columns id, rle; of several classes id, class, rle, with a 
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from histofold.competitions.base import IMAGE_SUFFIXES, Adapter, Split, find_image
-from histofold.competitions.tables import log_faults, parse_pixel_size, rows_by_id, submission_ids
+from histofold.competitions.ids import broken_links, meet_ids
+from histofold.competitions.image_table import read_image_table
+from histofold.competitions.tables import log_faults, parse_pixel_size, submission_ids
 from histofold.competitions.truth.coco import coco_truth
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
 from histofold.competitions.truth.mask_folder import find_masks
@@ -30,6 +32,9 @@ from histofold.competitions.truth.rles import read_rles
 from histofold.core.faults import Fault
 from histofold.core.rle.runs import Masks, Runs
 from histofold.schema.sample import Sample
+
+TRUTH_FILES = ("masks", "rles.csv", "annotations.json")
+"""What may hold the truth: one of them."""
 
 
 class Folder(Adapter):
@@ -61,22 +66,33 @@ class Folder(Adapter):
             for name, paths in listed.items()
             if len(paths) > 1
         ]
-        names = list(listed)
+        faults += broken_links(folder)
+        names, meant = list(listed), {name: name for name in listed}
         if split == "test" and (root / "sample_submission.csv").is_file():
             names = submission_ids(root / "sample_submission.csv", ("id",))
+            meant, notices = meet_ids(root / "sample_submission.csv", names, listed)
+            log_faults(notices)
         if not names:
             remedy = f"put images ({', '.join(IMAGE_SUFFIXES)}) there"
             faults.append(Fault("images", str(folder), "no images", remedy))
         rows: dict[str, dict[str, str]] = {}
         if (root / "images.csv").is_file():
-            rows, table_faults = rows_by_id(root / "images.csv", ("id",))
-            table_faults = table_faults + _scale_faults(rows, listed, root / "images.csv")
+            others = {
+                *listed_files(root / "images", IMAGE_SUFFIXES),
+                *listed_files(root / "test_images", IMAGE_SUFFIXES),
+            }
+            wanted = list(listed) if split == "train" else []
+            rows, table_faults = read_image_table(root / "images.csv", wanted, sorted(others.union(meant.values())))
             if split == "train":
                 faults += table_faults
             else:
                 log_faults(table_faults)
         samples = [
-            _folder_sample(name, listed[name][0] if name in listed else find_image(folder, name), rows.get(name, {}))
+            _folder_sample(
+                name,
+                listed[meant[name]][0] if name in meant else find_image(folder, name),
+                rows.get(meant.get(name, name), {}),
+            )
             for name in names
         ]
         if split == "train":
@@ -105,6 +121,11 @@ def _image_names(folder: Path, listed: Mapping[str, Sequence[Path]]) -> ImageNam
 
 def _find_truth(root: Path, samples: list[Sample], names: ImageNames) -> FoundTruth:
     """Find out where the truth of each sample lies."""
+    kinds = [name for name in TRUTH_FILES if (root / name).exists()]
+    if len(kinds) > 1:
+        rule = f"several kinds of truth: {', '.join(kinds)}"
+        remedy = "keep the one that counts, and move the others elsewhere"
+        return FoundTruth(faults=[Fault("masks", str(root), rule, remedy)])
     if (root / "masks").is_dir():
         return find_masks(root, samples)
     if (root / "rles.csv").is_file():
@@ -113,15 +134,6 @@ def _find_truth(root: Path, samples: list[Sample], names: ImageNames) -> FoundTr
         return coco_truth(root / "annotations.json", samples, names)
     remedy = "add masks/, rles.csv or annotations.json"
     return FoundTruth(faults=[Fault("masks", str(root), "no truth beside images/", remedy)])
-
-
-def _scale_faults(rows: Mapping[str, Mapping[str, str]], images: Container[str], path: Path) -> list[Fault]:
-    """Pixel sizes of images that are no positive numbers; an empty cell says that it is not known."""
-    return [
-        Fault(key, str(path), f"pixel_size {size!r} is not a positive number of um", "mend the cell, or leave it empty")
-        for key, size in ((key, row.get("pixel_size", "").strip()) for key, row in rows.items())
-        if key in images and size.lower() not in ("", "nan") and parse_pixel_size(size) is None
-    ]
 
 
 def _folder_sample(name: str, path: Path, row: Mapping[str, str]) -> Sample:

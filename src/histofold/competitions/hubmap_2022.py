@@ -6,15 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from histofold.competitions.base import Adapter, Split, find_image
-from histofold.competitions.tables import (
-    log_faults,
-    parse_pixel_size,
-    read_shape,
-    read_truth,
-    rows_by_id,
-    scan_training_table,
-    submission_ids,
-)
+from histofold.competitions.labels import read_truth, scan_training_table
+from histofold.competitions.tables import log_faults, parse_pixel_size, read_shape, rows_by_id, submission_ids
 from histofold.core.faults import Fault
 from histofold.schema.sample import Sample
 
@@ -58,7 +51,7 @@ class Hubmap2022(Adapter):
     def _train_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
         path, folder = root / "train.csv", root / "train_images"
         self._targets = {}
-        rows, faults = scan_training_table(path, HUBMAP_2022_COLUMNS, folder)
+        rows, faults = scan_training_table(path, HUBMAP_2022_COLUMNS, folder, "rle", ("patient",))
         samples = [
             self._train_sample(folder, row, group, path, faults)
             for row, group in zip(rows, self.fold_groups(rows), strict=True)

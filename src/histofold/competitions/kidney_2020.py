@@ -21,15 +21,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from histofold.competitions.base import Adapter, Split, find_image
+from histofold.competitions.labels import read_truth, scan_training_table
 from histofold.competitions.outlines import OutlineRing, read_outlines
 from histofold.competitions.tables import (
     header_shape_of,
     log_faults,
     parse_pixel_size,
     read_shape,
-    read_truth,
     scan_table,
-    scan_training_table,
     submission_ids,
 )
 from histofold.core.faults import Fault, InputError
@@ -85,7 +84,7 @@ class Kidney2020(Adapter):
     def _train_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
         path, folder, facts_path = root / "train.csv", root / "train", root / KIDNEY_2020_INFORMATION
         self._targets = {}
-        rows, faults = scan_training_table(path, KIDNEY_2020_COLUMNS, folder)
+        rows, faults = scan_training_table(path, KIDNEY_2020_COLUMNS, folder, "encoding")
         information, information_faults = _read_information(facts_path)
         faults += information_faults
         if not facts_path.is_file():

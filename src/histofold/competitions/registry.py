@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from histofold.competitions.base import Competition
 from histofold.competitions.folder import Folder
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.competitions.kidney_2020 import KIDNEY_2020_COLUMNS, KIDNEY_2020_INFORMATION, Kidney2020
+from histofold.competitions.tables import table_header
 from histofold.core.faults import Fault, InputError
 
 ADAPTERS: dict[str, Callable[[], Competition]] = {
@@ -17,7 +17,6 @@ ADAPTERS: dict[str, Callable[[], Competition]] = {
     "folder": Folder,
     "kidney_2020": Kidney2020,
 }
-_HEADER_CHARACTERS = 1 << 16  # of a table's first line; a file that is no table may hold no line end at all
 
 
 def get_competition(name: str) -> Competition:
@@ -40,14 +39,14 @@ def detect_competition(root: Path) -> Competition:
     """
     if not root.is_dir():
         raise InputError([Fault(root.name, str(root), "no such folder", "check the path")])
-    header = set(_csv_header(root / "train.csv"))
+    header = set(table_header(root / "train.csv"))
     looks_like_2022 = {"organ", "rle"} <= header or (
-        {"id", "organ"} <= set(_csv_header(root / "test.csv")) and not header
+        {"id", "organ"} <= set(table_header(root / "test.csv")) and not header
     )
     looks_like_kidney = set(KIDNEY_2020_COLUMNS) <= header or (root / KIDNEY_2020_INFORMATION).is_file()
     if looks_like_2022 or ((root / "train_images").is_dir() and "id" in header and not looks_like_kidney):
         return Hubmap2022()
-    submission = set(_csv_header(root / "sample_submission.csv"))
+    submission = set(table_header(root / "sample_submission.csv"))
     if looks_like_kidney or set(Kidney2020.columns) <= submission:
         return Kidney2020()
     if (root / "images").is_dir():
@@ -71,15 +70,8 @@ def submission_competition(path: Path) -> Competition:
 
     One of several classes goes before those that take a single one.
     """
-    header = set(_csv_header(path))
+    header = set(table_header(path))
     adapters = [get_competition(name) for name in ADAPTERS]
     fitting = [adapter for adapter in adapters if set(adapter.columns) <= header]
     several = [adapter for adapter in fitting if adapter.class_column in header]
     return (several or fitting or adapters)[0]
-
-
-def _csv_header(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-        return next(csv.reader([stream.readline(_HEADER_CHARACTERS)]), [])

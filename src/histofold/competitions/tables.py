@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from histofold.core.faults import Fault, ImageError, InputError
+from histofold.competitions.columns import column_faults, spelled_columns
+from histofold.core.faults import Fault, ImageError, InputError, parted
 from histofold.core.log import logger
-from histofold.core.rle.runs import Runs, parse_rle
 from histofold.imaging.slide import open_slide
+from histofold.schema.sample import is_safe_id
 
 CLASS_KEYS = ("id", "class")
 """What identifies a row of a table of several classes; of a table without classes it is the id alone."""
 TABLE_ANY_SHAPE = (1 << 24, 1 << 24)
 """Larger than any slide: stands for the size of an image that cannot be opened."""
+_HEADER_CHARACTERS = 1 << 16  # of a table's first line; a file that is no table may hold no line end at all
+_CSV_REMEDY = "save it as CSV UTF-8 (spreadsheets may write Windows-1252), or download it again"
 _CSV_FIELD_LIMIT = 1 << 30  # characters; the rle of one slide may be many megabytes
 
 
@@ -27,22 +31,60 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     Raises:
         InputError: If the file is missing or is no csv, or with every fault of its rows and columns.
     """
-    table, faults = scan_table(path, required)
+    table, found = scan_table(path, required)
+    faults, notices = parted(found)
     if faults:
         raise InputError(faults)
+    log_faults(notices)
     return table
 
 
-def scan_table(path: Path, required: Sequence[str], keys: Sequence[str] = ("id",)) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read a csv as far as it can be made out: every value as it stands, as text.
+def scan_table(
+    path: Path, required: Sequence[str], optional: Sequence[str] = (), *, is_strict: bool = False
+) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read a table that people may have written, as far as it can be made out; of rows of one id the first is kept.
 
-    Cells that are not there are empty strings, empty lines and surplus empty fields are dropped. Of rows of one id
-    (of one key), and of columns of one name, the first is kept.
+    As `spelled_table` otherwise.
+    """
+    table, faults = spelled_table(path, required, optional, is_strict=is_strict)
+    table, repeats = first_rows(path, table, ("id",))
+    return table, faults + repeats
+
+
+def spelled_table(
+    path: Path, required: Sequence[str], optional: Sequence[str] = (), *, is_strict: bool = False
+) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read a table that people may have written: every value as text without the blanks around it, and all rows.
+
+    Args:
+        path: The file: commas, semicolons or tabs, in UTF-8 or UTF-16.
+        required: Columns that must be there; one that is not is a fault and stays absent from the table.
+        optional: Columns that are read where they are there. Names that differ in case, blanks and underscores alone
+            are read as these, with a notice.
+        is_strict: As in `column_faults`.
+
+    Returns:
+        The table, and its faults and notices: of its columns, of rows without an id and of rows longer than the header.
+
+    Raises:
+        InputError: If the file is missing, empty, or no csv.
+    """
+    (_, header), *lines = table_lines(path)
+    names, faults = spelled_columns(path, header, (*required, *optional))
+    faults += column_faults(path, names, required, optional, is_strict)
+    table, row_faults = table_of_lines(path, names, [(number, [each.strip() for each in row]) for number, row in lines])
+    return table, faults + row_faults
+
+
+def scan_host_table(
+    path: Path, required: Sequence[str], keys: Sequence[str] = ("id",)
+) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read a csv as its host wrote it, or wants it: every name and every value as it stands, as text.
 
     Args:
         path: The file.
         required: Columns that must be there; one that is not is a fault and stays absent from the table.
-        keys: The id and, where an id may have several rows, what identifies each.
+        keys: The id and, where an id may have several rows, what identifies each; the first row of each is kept.
 
     Returns:
         The table, and its faults: missing or repeated columns, rows without or of one id, rows longer than the header.
@@ -50,12 +92,23 @@ def scan_table(path: Path, required: Sequence[str], keys: Sequence[str] = ("id",
     Raises:
         InputError: If the file is missing, empty, or no csv.
     """
-    (_, names), *lines = _csv_table_lines(path)
-    faults = _table_header_faults(path, names, required)
+    (_, names), *lines = table_lines(path)
+    faults = [
+        Fault(column, str(path), "missing column", f"add it; the file has: {', '.join(names)}")
+        for column in required
+        if column not in names
+    ]
+    table, row_faults = table_of_lines(path, names, lines)
+    table, repeats = first_rows(path, table, keys)
+    return table, faults + row_faults + repeats
+
+
+def table_of_lines(
+    path: Path, names: Sequence[str], lines: Sequence[tuple[int, list[str]]]
+) -> tuple[pd.DataFrame, list[Fault]]:
+    """All rows that have an id, and faults of rows; cells that are not there are empty, surplus empty ones dropped."""
     place = names.index("id") if "id" in names else None
-    places = [names.index(name) for name in keys if name in names]
-    seen: dict[str, int] = {}
-    rows = []
+    faults, rows = [], []
     for number, fields in lines:
         cells = (fields + [""] * len(names))[: len(names)]
         key = "" if place is None else cells[place]
@@ -63,23 +116,50 @@ def scan_table(path: Path, required: Sequence[str], keys: Sequence[str] = ("id",
             rule = f"line {number} has {len(fields)} fields and the header {len(names)}"
             remedy = "take the surplus out, or quote the text that holds a comma"
             faults.append(Fault(key or f"line {number}", str(path), rule, remedy))
-        if place is not None:
-            if not key:
-                faults.append(Fault(f"line {number}", str(path), "row without an id", "write its id, or drop the row"))
-                continue
-            full = " ".join(cells[each] for each in places)
-            seen[full] = seen.get(full, 0) + 1
-            if seen[full] > 1:
-                continue
+        if place is not None and not key:
+            faults.append(Fault(f"line {number}", str(path), "row without an id", "write its id, or drop the row"))
+            continue
+        if place is not None and not is_safe_id(key):
+            faults.append(Fault(key, str(path), "an id that leads out of its folder", "write the name of an image"))
         rows.append(cells)
-    key_words = " and ".join(name for name in keys if name in names)
-    rule, remedy = f"duplicate {key_words}", f"keep one row an {key_words}"
-    faults += [Fault(key, str(path), rule, remedy) for key, count in seen.items() if count > 1]
-    table = pd.DataFrame(rows, columns=names, dtype=str)
+    table = pd.DataFrame(rows, columns=list(names), dtype=str)
     return table.loc[:, ~table.columns.duplicated()], faults
 
 
-def _csv_table_lines(path: Path) -> list[tuple[int, list[str]]]:
+def first_rows(path: Path, table: pd.DataFrame, keys: Sequence[str]) -> tuple[pd.DataFrame, list[Fault]]:
+    """The first row of each key, and a fault of each that has more; a table without ids stays as it is."""
+    known = [name for name in keys if name in table.columns]
+    if "id" not in known:
+        return table, []
+    repeated = table.duplicated(known)
+    words = " and ".join(known)
+    names = dict.fromkeys(map(" ".join, table.loc[repeated, known].itertuples(index=False)))
+    faults = [Fault(name, str(path), f"duplicate {words}", f"keep one row an {words}") for name in names]
+    return table[~repeated], faults
+
+
+def table_encoding(path: Path) -> str:
+    """How a table is encoded, by its first bytes: UTF-16 as spreadsheets save "Unicode text", else UTF-8."""
+    with path.open("rb") as stream:
+        return "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def table_separator(header: str) -> str:
+    """What parts the fields of a table: comma, semicolon or tab, whichever stands most often in its first line."""
+    bare = re.sub(r'"[^"]*"', "", header)
+    return max(",;\t", key=bare.count)
+
+
+def table_header(path: Path) -> list[str]:
+    """The names in the first line of a table, without blanks around them; none where there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding=table_encoding(path), errors="replace") as stream:
+        line = stream.readline(_HEADER_CHARACTERS)
+    return [name.strip() for name in next(csv.reader([line], delimiter=table_separator(line)), [])]
+
+
+def table_lines(path: Path) -> list[tuple[int, list[str]]]:
     """Line number and fields of the header and of each row that is not empty.
 
     Raises:
@@ -89,36 +169,27 @@ def _csv_table_lines(path: Path) -> list[tuple[int, list[str]]]:
         raise InputError([Fault(path.stem, str(path), "no such file", "check the path")])
     csv.field_size_limit(_CSV_FIELD_LIMIT)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
+        with path.open(newline="", encoding=table_encoding(path)) as stream:
+            separator = table_separator(stream.readline(_HEADER_CHARACTERS))
+            stream.seek(0)
             # Strict, so that a quote that never ends is an error and does not swallow the rest of the table.
-            reader = csv.reader(stream, strict=True)
+            reader = csv.reader(stream, delimiter=separator, strict=True)
             lines = [(reader.line_num, fields) for fields in reader if any(fields)]
     except (csv.Error, ValueError, OSError) as error:
-        raise InputError([Fault(path.stem, str(path), f"not a csv table ({error})", "download it again")]) from error
+        raise InputError([Fault(path.stem, str(path), f"not a csv table in UTF-8 ({error})", _CSV_REMEDY)]) from error
     if not lines:
         raise InputError([Fault(path.stem, str(path), "the table is empty", "download it again")])
     broken = [number for number, fields in lines if any("\0" in field for field in fields)]
     if broken:
         rule = f"not a csv table (line {broken[0]} holds NUL bytes)"
-        raise InputError([Fault(path.stem, str(path), rule, "download it again")])
+        raise InputError([Fault(path.stem, str(path), rule, _CSV_REMEDY)])
     return lines
-
-
-def _table_header_faults(path: Path, names: Sequence[str], required: Sequence[str]) -> list[Fault]:
-    known = ", ".join(names)
-    faults = [
-        Fault(column, str(path), "missing column", f"add it; the file has: {known}")
-        for column in required
-        if column not in names
-    ]
-    repeated = dict.fromkeys(name for name in names if name and names.count(name) > 1)
-    return faults + [Fault(name, str(path), "two columns of this name", "keep one") for name in repeated]
 
 
 def rows_by_id(path: Path, required: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[Fault]]:
     """The rows of a table that may be at fault or absent, by id, and its faults; no rows where it has no ids."""
     try:
-        table, faults = scan_table(path, required)
+        table, faults = scan_host_table(path, required)
     except InputError as error:
         return {}, error.faults
     if "id" not in table.columns:
@@ -134,7 +205,7 @@ def submission_ids(path: Path, columns: Sequence[str]) -> list[str]:
     Raises:
         InputError: If the file is missing, no csv, or lacks one of the columns.
     """
-    table, faults = scan_table(path, columns, CLASS_KEYS)
+    table, faults = scan_host_table(path, columns, CLASS_KEYS)
     if not set(columns) <= set(table.columns):
         raise InputError(faults)
     log_faults(faults)
@@ -150,7 +221,7 @@ def log_faults(faults: Sequence[Fault]) -> None:
 def parse_pixel_size(text: str) -> float | None:
     """A pixel size in um, or None where the cell holds no finite positive number."""
     try:
-        value = float(text)
+        value = float(text.replace(",", "."))  # a decimal comma, in tables of semicolons
     except ValueError:
         return None
     return value if math.isfinite(value) and value > 0 else None
@@ -180,59 +251,6 @@ def read_shape(row: Mapping[str, str], sides: tuple[str, str]) -> tuple[tuple[in
     return None, rule if set(sides) <= set(row) else ""
 
 
-def scan_training_table(path: Path, required: Sequence[str], images: Path) -> tuple[list[dict[str, str]], list[Fault]]:
-    """The rows of a training table, as far as they can be made out, and every fault of it.
-
-    Args:
-        path: The table.
-        required: Its columns, `id` among them.
-        images: The folder of its images; that there is none is a fault too.
-
-    Returns:
-        The rows, none where the table has no ids; and the faults.
-    """
-    faults = []
-    if not images.is_dir():
-        faults.append(Fault(images.name, str(images), "no such folder", f"unpack the images into {images.name}"))
-    try:
-        table, table_faults = scan_table(path, required)
-    except InputError as error:
-        return [], error.faults + faults
-    faults = table_faults + faults
-    if "id" not in table.columns:
-        return [], faults
-    if table.empty:
-        faults.append(Fault(path.stem, str(path), "no rows", "download it again"))
-    return table.to_dict("records"), faults
-
-
-def read_truth(
-    row: dict[str, str], column: str, shape_hw: tuple[int, int] | None, path: Path
-) -> tuple[Runs | None, list[Fault]]:
-    """The truth of a training row; a row without any is a fault.
-
-    Args:
-        row: The row, with its id.
-        column: The column of its run-length text: 1-based, column-major.
-        shape_hw: Height and width of the image in pixels; None (unknown) holds the text only to the rules of any size.
-        path: The table, for the fault.
-
-    Returns:
-        The runs, None where there are none or the size is unknown; and the faults.
-    """
-    text = row[column]
-    if text.strip().lower() in ("", "nan"):
-        remedy = f"drop the row or give its {column}"
-        return None, [Fault(row["id"], str(path), f"no {column}: every training image has objects", remedy)]
-    try:
-        runs = parse_rle(text, shape_hw or TABLE_ANY_SHAPE)
-    except ValueError as error:
-        within = f", within {shape_hw[0]} x {shape_hw[1]} pixels" if shape_hw else ""
-        remedy = f"mend the {column} (1-based, column-major{within})"
-        return None, [Fault(row["id"], str(path), f"malformed {column}: {error}", remedy)]
-    return (runs if shape_hw else None), []
-
-
 def header_shape_of(path: Path) -> tuple[int, int] | None:
     """Height and width in pixels of an image; None where it cannot be opened, which is a fault of the image alone."""
     try:
@@ -240,28 +258,3 @@ def header_shape_of(path: Path) -> tuple[int, int] | None:
             return slide.shape_hw
     except ImageError:
         return None
-
-
-def read_class_rows(path: Path) -> tuple[dict[tuple[str, str], dict[str, str]], tuple[str, ...], list[Fault]]:
-    """The rows of a table of id, rle and perhaps class, which may be at fault.
-
-    Returns:
-        The rows by id and class, the classes in the order in which they first stand there, and all faults. Without a
-        column of classes there are none, and that of every row is empty.
-    """
-    try:
-        table, faults = scan_table(path, ("id", "rle"), CLASS_KEYS)
-    except InputError as error:
-        return {}, (), error.faults
-    if "id" not in table.columns:
-        return {}, (), faults
-    if "class" not in table.columns:
-        return {(row["id"], ""): row for row in table.to_dict("records")}, (), faults
-    nameless = table["class"] == ""
-    faults += [
-        Fault(key, str(path), "row without a class", "write its class, or drop the row")
-        for key in table.loc[nameless, "id"]
-    ]
-    named = table[~nameless]
-    rows = {(row["id"], row["class"]): row for row in named.to_dict("records")}
-    return rows, tuple(dict.fromkeys(named["class"])), faults

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -23,6 +23,18 @@ class Fault:
     def __str__(self) -> str:
         """One line: id, file, rule, remedy."""
         return f"{self.id}: {self.file}: {self.rule}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class InputNotice(Fault):
+    """What deserves a look and stops nothing; it comes among the faults of a folder, and `parted` takes it out."""
+
+
+def parted(found: Iterable[Fault]) -> tuple[list[Fault], list[InputNotice]]:
+    """What must be mended, and what only deserves a look."""
+    both = list(found)
+    notices = [each for each in both if isinstance(each, InputNotice)]
+    return [each for each in both if not isinstance(each, InputNotice)], notices
 
 
 class InputError(ValueError):

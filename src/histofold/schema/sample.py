@@ -1,9 +1,29 @@
-"""One image of a competition, as every layer above sees it."""
+"""One image of a competition, as every layer above sees it, and what its id may be."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+_UNSAFE_ID = re.compile(r"[\\\x00-\x1f]|(^|/)\.{0,2}(/|$)")
+_NO_FILE_NAME = re.compile(r"[%/\\\x00-\x1f]")
+
+
+def is_safe_id(text: str) -> bool:
+    """Whether a text can be an id: no path out of its folder (`..`, `/abs`, `a\\b`), no character that ends a name.
+
+    `case/slide` is safe: it names an image in a sub-folder.
+    """
+    return _UNSAFE_ID.search(text) is None
+
+
+def id_file_name(sample_id: str) -> str:
+    """An id as the name of a file without its suffix, another one for each id: `case/slide` becomes `case%2Fslide`.
+
+    Whatever is written under the name of an id goes through this, so that no id leads out of the folder.
+    """
+    return _NO_FILE_NAME.sub(lambda found: f"%{ord(found[0]):02X}", sample_id)
 
 
 @dataclass(frozen=True, kw_only=True)

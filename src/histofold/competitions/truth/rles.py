@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from histofold.competitions.tables import TABLE_ANY_SHAPE, header_shape_of, read_class_rows
+from histofold.competitions.labels import read_class_rows
+from histofold.competitions.tables import TABLE_ANY_SHAPE, header_shape_of
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
 from histofold.core.faults import Fault
 from histofold.core.rle.runs import Runs, join_classes, parse_rle
@@ -14,7 +15,7 @@ from histofold.schema.sample import Sample
 
 def read_rles(path: Path, samples: Sequence[Sample]) -> FoundTruth:
     """The truth of samples by an rles.csv: id, rle (1-based, column-major), or id, class, rle."""
-    rows, classes, faults = read_class_rows(path)
+    rows, classes, faults = read_class_rows(path, [sample.id for sample in samples])
     if not rows:
         return FoundTruth(faults=faults or [Fault(path.stem, str(path), "no rows", "write a row for each image")])
     truth = FoundTruth(classes=classes or ONE_CLASS, faults=faults)

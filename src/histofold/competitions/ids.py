@@ -1,0 +1,96 @@
+"""Ids of tables and of files: where they meet, and what does not."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from histofold.competitions.base import IMAGE_SUFFIXES
+from histofold.competitions.truth.names import ID_SEPARATOR
+from histofold.core.faults import Fault, InputNotice
+
+MOST_NAMED = 20
+"""Ids of one kind that are named one by one."""
+_EXAMPLES = 3
+
+
+def plain_id(text: str) -> str:
+    """An id as it is compared where a table spells it otherwise than the file.
+
+    In Unicode's composed form and lower case, folders joined as in ids, without folder `images/`, suffix of an image,
+    leading zeros, and the `.0` that a spreadsheet adds.
+    """
+    name = unicodedata.normalize("NFC", text).strip().casefold().removeprefix("./").removeprefix("images/")
+    for suffix in sorted(IMAGE_SUFFIXES, key=len, reverse=True):
+        name = name.removesuffix(suffix)
+    number = re.fullmatch(r"0*(\d+)(\.0+)?", name)
+    return number[1] if number else name.replace("/", ID_SEPARATOR)
+
+
+def _last_part(text: str) -> str:
+    return plain_id(text.rpartition("/")[2])
+
+
+def meet_ids(path: Path, keys: Iterable[str], images: Iterable[str]) -> tuple[dict[str, str], list[Fault]]:
+    """Which image each id of a table means.
+
+    Equal ids first; of the others those whose `plain_id`, or the last part of it, is that of one image and of one id
+    alone.
+
+    Args:
+        path: The table, for the notice.
+        keys: Its ids.
+        images: The ids of the images.
+
+    Returns:
+        The image of each id that has one, and a notice of those that are spelled otherwise.
+    """
+    wanted, known = list(dict.fromkeys(keys)), list(dict.fromkeys(images))
+    meant = {key: key for key in wanted if key in set(known)}
+    forms: tuple[Callable[[str], str], ...] = (plain_id, _last_part)
+    for form in forms:
+        waiting = [key for key in wanted if key not in meant]
+        of_keys, of_images = Counter(map(form, waiting)), Counter(map(form, known))
+        taken = set(meant.values())
+        free = {form(image): image for image in known if image not in taken and of_images[form(image)] == 1}
+        meant |= {key: free[form(key)] for key in waiting if form(key) in free and of_keys[form(key)] == 1}
+    otherwise = [f"{key!r} is {image!r}" for key, image in meant.items() if key != image]
+    if not otherwise:
+        return meant, []
+    more = f" and {len(otherwise) - _EXAMPLES} more" if len(otherwise) > _EXAMPLES else ""
+    rule = f"{len(otherwise)} ids are spelled otherwise than their images: {', '.join(otherwise[:_EXAMPLES])}{more}"
+    return meant, [InputNotice("id", str(path), rule, "write them as the images are named, without suffix")]
+
+
+def unmet_faults(path: Path, keys: Iterable[str], images: Sequence[str]) -> list[Fault]:
+    """Faults of ids of a table that are no image, and of images that the table does not name.
+
+    Args:
+        path: The table.
+        keys: Ids that mean no image.
+        images: Images that no id means.
+    """
+    lost = list(dict.fromkeys(keys))
+    faults = [Fault(key, str(path), "row without an image", _row_remedy(key, images)) for key in lost[:MOST_NAMED]]
+    if len(lost) > MOST_NAMED:
+        faults.append(Fault(path.stem, str(path), f"{len(lost) - MOST_NAMED} more rows without an image", "drop them"))
+    faults += [Fault(key, str(path), "image without a row", "add its row, or drop the image") for key in images]
+    return faults
+
+
+def _row_remedy(key: str, images: Sequence[str]) -> str:
+    near = difflib.get_close_matches(key, images, 1)
+    return f"is it {near[0]!r}? write the image's name" if near else "add the image, or drop the row"
+
+
+def broken_links(folder: Path) -> list[Fault]:
+    """Links of a folder, and of those in it, that lead nowhere."""
+    return [
+        Fault(path.stem, str(path), "a link to a file that is not there", "mend the link, or remove it")
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() and not path.exists()
+    ]

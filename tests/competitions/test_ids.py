@@ -1,0 +1,85 @@
+"""Ids of tables meet those of images where there is no doubt; what does not meet is named."""
+
+from pathlib import Path
+
+import pytest
+
+from histofold.competitions.ids import MOST_NAMED, broken_links, meet_ids, plain_id, unmet_faults
+from histofold.schema.sample import id_file_name, is_safe_id
+
+PATH = Path("images.csv")
+
+
+@pytest.mark.parametrize(
+    ("key", "image"),
+    [
+        ("a", "a"),
+        ("a.jpg", "a"),
+        ("A.PNG", "a"),
+        ("images/a.tif", "a"),
+        ("7", "007"),
+        ("7.0", "007"),
+        ("007", "7"),
+        ("1.0.tiff", "01"),
+        ("e\u0301", "\u00e9"),
+        ("caseA/slide1", "slide1"),
+        ("images/caseA/slide1.png", "caseA__slide1"),
+    ],
+)
+def test_spellings_of_one_id(key, image):
+    meant, notices = meet_ids(PATH, [key], [image, "other"])
+    assert meant == {key: image}
+    assert len(notices) == (key != image)
+    assert all(repr(key) in notice.rule and repr(image) in notice.rule for notice in notices)
+
+
+@pytest.mark.parametrize(
+    ("keys", "images"),
+    [
+        (["001"], ["1", "01"]),
+        (["a.png", "a.jpg"], ["A"]),
+        (["slide1"], ["caseA__slide1", "caseB__slide1"]),
+        (["b"], ["a"]),
+        (["A"], []),
+    ],
+)
+def test_what_could_be_two_is_neither(keys, images):
+    assert meet_ids(PATH, keys, images) == ({}, [])
+
+
+def test_an_image_that_is_named_exactly_is_nobody_else_s():
+    meant, notices = meet_ids(PATH, ["1", "01", "x"], ["1"])
+    assert meant == {"1": "1"}
+    assert notices == []
+
+
+def test_equal_forms_stay_equal():
+    for text in ("a.jpg", "0012", "Ünï.TIFF", "images/x.png", "1.50"):
+        assert plain_id(plain_id(text)) == plain_id(text)
+    assert plain_id("1.50") == "1.50", "no number of an image"
+
+
+def test_what_does_not_meet_is_named_and_what_it_may_be():
+    faults = unmet_faults(PATH, ["slide_12", "zzz"], ["slide-12"])
+    assert [fault.id for fault in faults] == ["slide_12", "zzz", "slide-12"]
+    assert "'slide-12'" in faults[0].remedy
+    many = unmet_faults(PATH, [str(number) for number in range(MOST_NAMED + 5)], [])
+    assert len(many) == MOST_NAMED + 1
+    assert many[-1].rule.startswith("5 more")
+
+
+def test_links_that_lead_nowhere(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "whole.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "lost.png").symlink_to(tmp_path / "nothing.png")
+    assert [fault.id for fault in broken_links(tmp_path)] == ["lost"]
+
+
+def test_every_id_has_a_file_name_of_its_own_within_the_folder(tmp_path):
+    ids = ["a", "a.b", "case/slide", "case%2Fslide", "../x", "/abs", "a\\b", "..", "é"]
+    names = [id_file_name(key) for key in ids]
+    assert len(set(names)) == len(ids)
+    assert all((tmp_path / f"{name}.png").parent == tmp_path for name in names)
+    assert [is_safe_id(key) for key in ids] == [True] * 4 + [False] * 4 + [True]
+    assert names[:2] == ids[:2]
