@@ -255,7 +255,7 @@ def client_in_process(command, lock, limit_s=None):
     """Stands in for the client's own process: the same code in this one, which saves its start.
 
     Args:
-        command: `-m kaggle ...` or `-m histofold.kaggle.submit.probe ...`.
+        command: `-m kaggle ...` or `-m histofold.kaggle.submit.client ...`.
         lock: Not needed here.
         limit_s: Not kept here.
 
@@ -283,12 +283,12 @@ def client_in_process(command, lock, limit_s=None):
 def _run_client(module, arguments):
     from kaggle.cli import main
 
-    from histofold.kaggle.submit.probe import probe
+    from histofold.kaggle.submit.client import probe
     from kaggle import api
 
     api.config_values, api._authenticated = {}, False
     api.authenticate()
-    return (main() or 0) if module == "kaggle" else probe(list(arguments))
+    return (main() or 0) if module == "kaggle" else probe(*arguments)
 
 
 def submit_in_child(environment, folder, arguments, own_process):

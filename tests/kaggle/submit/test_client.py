@@ -57,6 +57,6 @@ def test_questions_have_a_limit_and_changes_have_none(monkeypatch, tmp_path):
             continue
     changes = [("datasets", "create"), ("datasets", "version"), ("kernels", "push"), ("kernels", "output")]
     changes.append(("competitions", "submit"))
-    questions = [("config", "view"), ("datasets", "status"), ("kernel", "me/kernel"), ("kernels", "status")]
-    questions.append(("submissions", "hubmap"))
+    questions = [("config", "view"), ("datasets", "status"), ("GetKernel", "me/kernel"), ("kernels", "status")]
+    questions.append(("ListSubmissions", "hubmap"))
     assert limits == dict.fromkeys(changes) | dict.fromkeys(questions, QUESTION_LIMIT_S)

@@ -5,12 +5,13 @@ import logging
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
 from histofold.commands.main import main
 from histofold.kaggle.submit import client
-from histofold.kaggle.submit.state import Upload, read_states
+from histofold.kaggle.submit.request import StateFile
 from histofold.schema.files import LineJournal
 from loopback import OWNER, TOKEN, client_in_process, loopback, submit_in_child
 from small_submission import SLUG, make_kernel, make_weights
@@ -48,7 +49,19 @@ def own_process_site(place, monkeypatch):
 
 
 def the_state(place):
-    (file,) = read_states(place / "runs" / "submissions")
+    return StateFile(place / "runs" / "submissions", "hubmap_2022")
+
+
+def the_folder(place):
+    (progress,) = the_state(place).state.requests.values()
+    return place / "runs" / "submissions" / progress.name
+
+
+def forget(place, **changes):
+    """Note of every request that less is done of it, as if it had been killed before."""
+    file = the_state(place)
+    for key, progress in file.state.requests.items():
+        file.note_progress(key, replace(progress, **changes))
     return file
 
 
@@ -69,7 +82,7 @@ def test_from_weights_to_a_score_without_a_word_of_the_credentials(place, own_pr
     site.log = f"the environment: KAGGLE_API_TOKEN={TOKEN}\n"
     with caplog.at_level(logging.DEBUG, logger="histofold"):
         assert main(COMMAND) == 0
-    folder = the_state(place).folder
+    folder = the_folder(place)
     (version,) = site.datasets[DATASET]["versions"]
     assert set(version) == UPLOADED, "neither the metadata nor the README"
     assert version["a_fold0.safetensors"] == b"weights"
@@ -148,7 +161,7 @@ def test_a_failed_kernel_is_explained_and_pushed_anew(place, site, capsys, caplo
     told = capsys.readouterr().err
     assert "CUDA out of memory: the GPU's memory was used up" in told
     assert any("Tried to allocate" in record.getMessage() for record in caplog.records)
-    assert list(the_state(place).folder.glob("failed_1/*.log"))
+    assert list(the_folder(place).glob("failed_1/*.log"))
     assert main(COMMAND) == 0
     assert (site.count("CreateDataset"), site.count("SaveKernel"), site.count("CreateCodeSubmission")) == (1, 2, 1)
     assert ledger(place)[0]["kernel"] == f"{KERNEL}/2"
@@ -250,9 +263,9 @@ def test_what_another_submission_uploaded_since_is_not_taken_for_ours(place, sit
 
 def test_a_step_that_was_only_begun_takes_over_nothing_of_others(place, site):
     assert main([*COMMAND, "--no-submit"]) == 0
-    ours = the_state(place)
-    ours.update(dataset=Upload(name=DATASET, before=0), kernel=Upload(name=KERNEL, before=0))  # as if killed before it
-    ours.update(kernel_done=False, output_fetched=False)
+    file = forget(place, kernel_version=0, kernel_done=False, output_fetched=False)
+    for name, upload in file.state.uploads.items():
+        file.note_upload(name, replace(upload, before=0, version=0))
     site.datasets.clear()
     site.kernels.clear()
     make_weights(place / "weights", b"others")
@@ -261,13 +274,13 @@ def test_a_step_that_was_only_begun_takes_over_nothing_of_others(place, site):
     assert main([*COMMAND, "--no-submit"]) == 0
     contents = [version["a_fold0.safetensors"] for version in site.datasets[DATASET]["versions"]]
     assert contents == [b"others", b"weights"]
-    states = [file.state for file in read_states(place / "runs" / "submissions")]
-    assert [(state.dataset.version, state.kernel.version) for state in states] == [(2, 2), (1, 1)]
+    requests = the_state(place).state.requests.values()
+    assert [(progress.dataset_version, progress.kernel_version) for progress in requests] == [(2, 2), (1, 1)]
 
 
 def test_the_output_of_another_version_is_not_taken_for_ours(place, site, capsys):
     assert main([*COMMAND, "--no-submit"]) == 0
-    the_state(place).update(kernel_done=False, output_fetched=False)
+    forget(place, kernel_done=False, output_fetched=False)
     site.kernels[KERNEL].append(["COMPLETE"])  # by hand, or from another machine
     assert main(COMMAND) == 2
     assert "version 2 was pushed since" in capsys.readouterr().err
@@ -282,7 +295,6 @@ def test_a_dataset_that_the_kernel_finds_broken_is_uploaded_anew(place, site):
     assert main(COMMAND) == 2
     assert main(COMMAND) == 0
     assert (site.count("CreateDataset"), site.count("CreateDatasetVersion"), site.count("SaveKernel")) == (1, 1, 2)
-    assert not the_state(place).state.dataset.anew
 
 
 def test_a_refused_push_takes_over_nothing_that_is_pushed_by_hand(place, site):
@@ -445,9 +457,9 @@ def test_the_ledger_has_each_submission_once_and_is_only_added_to(place, site):
     before = path.read_text()
     with path.open("a") as stream:
         stream.write('{"name": "half')
-    the_state(place).update(in_ledger=False)
+    forget(place, in_ledger=False)
     assert main(COMMAND) == 0
     assert main([*COMMAND, "--again"]) == 0
-    states = read_states(place / "runs" / "submissions")
-    assert [entry["name"] for entry in ledger(place)] == [file.state.name for file in states]
+    folders = sorted(path.name for path in (place / "runs" / "submissions").iterdir() if path.is_dir())
+    assert [entry["name"] for entry in ledger(place)] == folders
     assert path.read_text().startswith(before), "what stands is never changed"

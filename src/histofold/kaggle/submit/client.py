@@ -1,4 +1,9 @@
-"""Kaggle's own command line client, asked in a process of its own: credentials stay in there."""
+"""Kaggle's own command line client, asked in a process of its own: credentials stay in there.
+
+Two questions that its command line cannot ask go through its package, in a process of their own too:
+`python -m histofold.kaggle.submit.client GetKernel OWNER/SLUG` gives the newest version of a kernel, and
+`... ListSubmissions SLUG` the newest submissions with the site's words on those that failed, as a line of JSON.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +14,30 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.kaggle.submit.explain import CLIENT_WORDS, explain
+from histofold.kaggle.submit.request import Submission
 
 CALLS = {
     "owner": ("config view", "whose name to fill in"),
     "dataset": ("datasets status {dataset} --format json", "is it there? is it ready?"),
     "create": ("datasets create -p {folder}/dataset", "where it is not there"),
     "version": ("datasets version -p {folder}/dataset -m {message}", "where it is, with other files"),
+    "newest": ("GetKernel {kernel}", "a request"),
     "push": ("kernels push -p {folder}/kernel -t {timeout_s} --accelerator {accelerator}", ""),
     "kernel": ("kernels status {kernel}", "until it says COMPLETE"),
     "output": ("kernels output {kernel} -p {output} -o", ""),
     "submit": ("competitions submit {slug} -k {kernel} -v {version} -f submission.csv -m {message}", ""),
+    "submissions": ("ListSubmissions {slug}", "a request"),
 }
-"""All that the client is ever asked for, and a note to the user."""
-QUESTIONS = ("owner", "dataset", "kernel")
+"""All that Kaggle is ever asked for, in order, and a note to the user; what no command asks is put as a request."""
+REQUESTS = ("newest", "submissions")
+QUESTIONS = ("owner", "dataset", "kernel", *REQUESTS)
 """Those that change nothing, and may be asked again."""
 QUESTION_LIMIT_S = 180.0
 """Seconds that the client may take over a question: it would wait for ever on a dead network."""
@@ -65,8 +73,7 @@ class ClientError(InputError):
         super().__init__([Fault(f"kaggle {' '.join(arguments[:2])}", "the client's answer", shown, remedy)])
 
 
-@dataclass(frozen=True)
-class DatasetAnswer:
+class DatasetAnswer(NamedTuple):
     """What Kaggle says about a dataset."""
 
     status: str = ""
@@ -75,32 +82,11 @@ class DatasetAnswer:
     """Number of the newest version; 0 where there is no dataset."""
 
     def __str__(self) -> str:
-        return f"{self.status or 'not there'}, version {self.version}" if self.version else "not there yet"
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What Kaggle says about a submission; empty texts where it says nothing."""
-
-    ref: str = ""
-    """Its number."""
-    status: str = ""
-    """PENDING, COMPLETE or ERROR."""
-    error: str = ""
-    """The site's words where it failed."""
-    public_score: str = ""
-    """Score on the public part, as the site writes it."""
-    private_score: str = ""
-    """Score on the private part."""
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing more will come of it."""
-        return self.status in ("COMPLETE", "ERROR")
+        return f"{self.status}, version {self.version}" if self.version else "not there yet"
 
 
 def command(call: str, values: Mapping[str, object]) -> tuple[str, ...]:
-    """The client's arguments for one of `CALLS`.
+    """The words of one of `CALLS`.
 
     Example:
         >>> command("kernel", {"kernel": "ada/kidneys"})
@@ -122,10 +108,7 @@ def without_secrets(text: str) -> str:
 def run_process(arguments: Sequence[str], lock: int | None, limit_s: float | None = None) -> tuple[int, str]:
     """Run this Python with arguments; gives its exit status and all that it prints.
 
-    Args:
-        arguments: The arguments.
-        lock: A file descriptor that it inherits.
-        limit_s: Seconds after which it is killed and has failed for want of a connection; None waits for ever.
+    It inherits the lock's descriptor. After `limit_s` it is killed, and has failed for want of a connection.
     """
     try:
         done = subprocess.run(
@@ -170,7 +153,7 @@ class KaggleClient:
 
     def dataset(self) -> DatasetAnswer:
         """State of the dataset; version 0 where there is none that we may see."""
-        answer = _if_there(lambda: self._ask("dataset"))
+        answer = self._facts("dataset")
         return DatasetAnswer(str(answer.get("status", "")).lower(), int(answer.get("current_version_number") or 0))
 
     def upload(self, call: Literal["create", "version"]) -> None:
@@ -185,7 +168,7 @@ class KaggleClient:
 
     def kernel_version(self) -> int:
         """Number of the kernel's newest version; 0 where there is no such kernel."""
-        return int(_if_there(lambda: self._probe("kernel", self._values["kernel"])).get("version") or 0)
+        return int(self._facts("newest").get("version") or 0)
 
     def kernel_status(self) -> str:
         """QUEUED, RUNNING, COMPLETE, ERROR or CANCEL_..., and after a blank the message of a run that failed."""
@@ -206,46 +189,39 @@ class KaggleClient:
 
     def submission(self) -> Submission | None:
         """The submission that our message is of; None where there is none."""
-        answer = _read_json(self._probe("submissions", self._values["slug"]))
-        for entry in answer if isinstance(answer, list) else []:
+        for entry in _read_json(self._ask("submissions")) or []:
             words = {key: "" if value is None else str(value) for key, value in entry.items()}
             if str(self._values["tag"]) in words.pop("description"):
-                return Submission(**words | {"status": words["status"].upper()})
+                return Submission(error=words.pop("error_description"), **words)
         return None
 
     def _ask(self, call: str, wanted: str = "", refused: str = "", **values: object) -> str:
-        """What the client prints on a call.
+        """What is printed on one of `CALLS`; without `wanted` in it, or with `refused`, or on an error it has failed.
 
-        Args:
-            call: One of `CALLS`.
-            wanted: A regular expression for what it prints where all went well.
-            refused: One for what it prints on a refusal, after which it may exit with 0 all the same.
-            values: More of what is filled in.
-
-        Raises:
-            ClientError: It failed, or was refused.
+        After a refusal the client may exit with 0 all the same.
         """
         arguments = command(call, {**self._values, **values})
-        text = self._run(("-m", "kaggle", *arguments), arguments, QUESTION_LIMIT_S if call in QUESTIONS else None)
-        if not re.search(wanted, text) or (refused and re.search(refused, text, re.IGNORECASE)):
-            raise ClientError(arguments, text)
-        return text
-
-    def _probe(self, question: str, name: object) -> str:
-        arguments = (question, str(name))
-        return self._run(("-m", "histofold.kaggle.submit.probe", *arguments), ("probe", *arguments), QUESTION_LIMIT_S)
-
-    def _run(self, arguments: Sequence[str], shown: Sequence[str], limit_s: float | None) -> str:
-        code, output = run_process(arguments, self._lock, limit_s)
+        module = __name__ if call in REQUESTS else "kaggle"
+        limit_s = QUESTION_LIMIT_S if call in QUESTIONS else None
+        code, output = run_process(("-m", module, *arguments), self._lock, limit_s)
         text = without_secrets(output)
-        entry = without_secrets(f"$ kaggle {shlex.join(shown)}\n{text.rstrip()}\n-> {code}\n")
+        entry = without_secrets(f"$ kaggle {shlex.join(arguments)}\n{text.rstrip()}\n-> {code}\n")
         logger.debug("%s", entry.rstrip())
         if self._log is not None:
             with self._log.open("a", encoding="utf-8") as stream:
                 stream.write(entry)
-        if code:
-            raise ClientError(shown, text)
+        if code or not re.search(wanted, text) or (refused and re.search(refused, text, re.IGNORECASE)):
+            raise ClientError(arguments, text)
         return text
+
+    def _facts(self, call: str) -> dict[str, Any]:
+        """The JSON object that describes something; empty where there is no such thing that we may see."""
+        try:
+            return _read_json(self._ask(call)) or {}
+        except ClientError as error:
+            if error.code in (403, 404):  # 403 of a private thing that is not there
+                return {}
+            raise
 
 
 def _http_code(text: str) -> int | None:
@@ -257,21 +233,6 @@ def _http_code(text: str) -> int | None:
     return 404 if re.search(r"not found", text, re.IGNORECASE) else None
 
 
-def _if_there(ask: Callable[[], str]) -> dict[str, Any]:
-    """The JSON object that describes something; empty where there is no such thing that we may see.
-
-    Raises:
-        ClientError: On anything but an answer, a 404, or the 403 that Kaggle gives for a private thing not there.
-    """
-    try:
-        answer = _read_json(ask())
-    except ClientError as error:
-        if error.code in (403, 404):
-            return {}
-        raise
-    return answer if isinstance(answer, dict) else {}
-
-
 def _read_json(text: str) -> Any:
     """The JSON value among the lines of an answer, which warnings may stand before; None where there is none."""
     decoder = json.JSONDecoder()
@@ -281,3 +242,33 @@ def _read_json(text: str) -> Any:
         except ValueError:
             continue
     return None
+
+
+def probe(request: str, name: str) -> int:
+    """Put one of `REQUESTS`; 0 with the answer on stdout, 1 with a message on stderr."""
+    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
+    from requests.exceptions import RequestException
+
+    from kaggle import api  # it reads the credentials
+
+    answer: Any
+    try:
+        if request == "GetKernel":
+            asked = ApiGetKernelRequest()
+            asked.user_name, asked.kernel_slug = name.split("/")
+            with api.build_kaggle_client() as client:
+                found = client.kernels.kernels_api_client.get_kernel(asked)
+            answer = {"version": found.metadata.current_version_number}
+        else:
+            names = ("ref", "description", "error_description", "public_score", "private_score")
+            found = api.competition_submissions(name) or []
+            answer = [{"status": entry.status.name} | {key: getattr(entry, key) for key in names} for entry in found]
+    except (RequestException, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(probe(*sys.argv[1:]))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class UploadFolder:
         """The same with an account's name for the placeholder."""
         return replace(self, metadata=with_owner(self.metadata, owner)) if owner else self
 
+    @cached_property
     def sha256(self) -> str:
         """Digest of all that is uploaded."""
         return digest_of({"metadata": self.metadata, "files": {path.name: file_sha256(path) for path in self.files}})

@@ -1,13 +1,22 @@
-"""What the user asks `histofold submit` for."""
+"""What the user asks `histofold submit` for, and how far it has come: one file, written whole after every step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from histofold.core.faults import Fault, InputError
+from histofold.core.log import logger
 from histofold.kaggle.metadata.kernel import MACHINE_SHAPES
 from histofold.kaggle.metadata.report import NAME_FORM, PLACEHOLDER_OWNER
+from histofold.schema.files import write_atomically
+from histofold.schema.parse import load_json, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,3 +77,127 @@ class SubmitRequest:
     def submits(self) -> bool:
         """Whether a submission is made of the kernel's output; a training run has none."""
         return self.submit and self.training is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What Kaggle says about a submission; empty texts where it says nothing."""
+
+    ref: str = ""
+    """Its number."""
+    status: str = ""
+    """PENDING, COMPLETE or ERROR."""
+    error: str = ""
+    """The site's words where it failed."""
+    public_score: str = ""
+    """Score on the public part, as the site writes it."""
+    private_score: str = ""
+    """Score on the private part."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.status in ("COMPLETE", "ERROR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """What was put into a dataset or kernel at Kaggle's last; one that was refused or found broken is forgotten."""
+
+    content: str
+    """What it is: a digest of the dataset's files, the name of the submission that the kernel is run for."""
+    before: int
+    """Newest version before it began."""
+    version: int = 0
+    """Its version; 0: it was begun, and may have arrived or not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What of a request is done. A step that is done is never done again."""
+
+    name: str
+    """Name of its folder, which the message of the submission carries as its tag."""
+    dataset_version: int = 0
+    """The version of the dataset that the kernel was pushed onto."""
+    kernel_version: int = 0
+    """Our version of the kernel; 0: none was pushed, or it failed."""
+    kernel_done: bool = False
+    """Whether that version has run to its end."""
+    attempts: int = 0
+    """Runs of the kernel that failed."""
+    output_fetched: bool = False
+    """Whether its output and log are here."""
+    submitting: bool = False
+    """Whether the submission has been asked for; it may have reached Kaggle or not."""
+    submission: Submission = field(default_factory=Submission)
+    """What Kaggle says of it; without a number where none is known."""
+    in_ledger: bool = False
+    """Whether the ledger has its line."""
+
+    def is_done(self, submits: bool) -> bool:
+        """Whether nothing is left of a request, which may end with the kernel's output."""
+        return self.in_ledger if submits else self.output_fetched
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitState:
+    """All that is known of the submissions to a competition from here."""
+
+    uploads: dict[str, Upload] = field(default_factory=dict)
+    """By the name of dataset or kernel, owner/slug."""
+    requests: dict[str, Progress] = field(default_factory=dict)
+    """By a digest of all that was asked for."""
+
+
+class StateFile:
+    """The state of a competition's submissions and the file that holds it, OUT/COMPETITION.json.
+
+    Raises:
+        InputError: The file is no state.
+    """
+
+    def __init__(self, out: Path, competition: str) -> None:
+        self.path = out / f"{competition}.json"
+        self.state = load_json(SubmitState, self.path) if self.path.exists() else SubmitState()
+
+    def note_upload(self, name: str, upload: Upload | None) -> None:
+        """Write down what was put into a dataset or kernel; None forgets it."""
+        uploads = {known: entry for known, entry in self.state.uploads.items() if known != name}
+        self._write(uploads=uploads if upload is None else uploads | {name: upload})
+
+    def note_progress(self, key: str, progress: Progress) -> None:
+        """Write down how far a request has come."""
+        self._write(requests=self.state.requests | {key: progress})
+
+    def shares(self, name: str) -> bool:
+        """Whether submissions to another competition from here put something of theirs into the same dataset."""
+        others = (path for path in self.path.parent.glob("*.json") if path != self.path)
+        return any(name in load_json(SubmitState, path).uploads for path in others)
+
+    def _write(self, **changes: Any) -> None:
+        self.state = replace(self.state, **changes)
+        write_atomically(self.path, json.dumps(plain(self.state), indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def locked(out: Path, competition: str) -> Iterator[int]:
+    """Keep others from submitting to the same competition; waits for them.
+
+    The lock belongs to an open file that the client's processes inherit: where we are killed while one of them is
+    still uploading, the next start waits for it, and then sees what it has done.
+
+    Yields:
+        The descriptor of the locked file.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(out / f".{competition}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("another submission to %s is at work here: waiting for its end", competition)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)

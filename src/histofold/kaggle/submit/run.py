@@ -7,18 +7,15 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tqdm import tqdm
-
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.kaggle.metadata.report import PLACEHOLDER_OWNER
-from histofold.kaggle.submit.client import CALLS, KaggleClient, command
+from histofold.kaggle.submit.client import CALLS, REQUESTS, KaggleClient, command
 from histofold.kaggle.submit.explain import SUBMISSION_WORDS, explain
 from histofold.kaggle.submit.inputs import UploadFolder, check_inputs, digest_of
-from histofold.kaggle.submit.request import SubmitRequest
-from histofold.kaggle.submit.state import StateFile, SubmitState, Upload, locked, read_states
-from histofold.kaggle.submit.steps import Job, steps_of
+from histofold.kaggle.submit.request import Progress, StateFile, SubmitRequest, locked
+from histofold.kaggle.submit.steps import Job, do_steps
 
 CLIENT_LOG_NAME = "client.log"
 
@@ -48,17 +45,28 @@ def submit(request: SubmitRequest) -> str:
             owner = request.owner or _owner_of_credentials(KaggleClient({}, lock=lock))
             logger.info("owner: %s", owner)
             dataset, kernel = dataset.owned_by(owner), kernel.owned_by(owner)
-        file = _state_file(request, dataset, kernel)
-        dataset.copy_to(file.folder / "dataset", link=True)
-        kernel.copy_to(file.folder / "kernel", link=False)
-        values = _call_values(request, slug, dataset, kernel, file.folder)
-        job = Job(request=request, client=KaggleClient(values, file.folder / CLIENT_LOG_NAME, lock), file=file)
-        with tqdm(steps_of(request), desc="submit", unit="step", dynamic_ncols=True) as bar:
-            for step in bar:
-                bar.set_postfix_str(step.words)
-                if not step.is_done(file.state):
-                    step.act(job)
-    return _outcome(file)
+        # The same request is what would put the same onto Kaggle.
+        asked = [request.message, request.training is not None, request.accelerator, request.timeout_s]
+        key = digest_of([*asked, dataset.sha256, kernel.sha256])
+        file = StateFile(request.out, request.competition)
+        folder = request.out / _begin(file, key, request).name
+        dataset.copy_to(folder / "dataset", link=True)
+        kernel.copy_to(folder / "kernel", link=False)
+        client = KaggleClient(_call_values(request, slug, dataset, kernel, folder), folder / CLIENT_LOG_NAME, lock)
+        job = Job(request=request, key=key, dataset=dataset, kernel=kernel, client=client, file=file)
+        do_steps(job)
+    return _outcome(job)
+
+
+def _begin(file: StateFile, key: str, request: SubmitRequest) -> Progress:
+    """How far an earlier start of the same request has come, or a new one."""
+    earlier = file.state.requests.get(key)
+    if earlier and not (request.again and earlier.is_done(request.submits)):
+        logger.info("going on with %s", request.out / earlier.name)
+        return earlier
+    progress = Progress(name=f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{key[:6]}")
+    file.note_progress(key, progress)
+    return progress
 
 
 def planned_commands(request: SubmitRequest) -> list[str]:
@@ -72,18 +80,13 @@ def planned_commands(request: SubmitRequest) -> list[str]:
         checked = check_inputs(request, slug, *_folders(request, slug, Path(scratch)))
     dataset, kernel = (folder.owned_by(request.owner) for folder in checked)
     values = _call_values(request, slug, dataset, kernel, request.out / "TIME") | {"version": "VERSION"}
-    calls = ["dataset", "create", "version", "dataset", "GetKernel {kernel}", "push", "kernel", "output"]
-    if dataset.needs_owner or kernel.needs_owner:
-        calls.insert(0, "owner")
-    if request.submits:
-        calls += ["submit", "ListSubmissions {slug}"]  # what no call can ask is put as a request
+    left_out = set() if dataset.needs_owner or kernel.needs_owner else {"owner"}
+    left_out |= set() if request.submits else {"submit", "submissions"}
     lines = []
-    for call in calls:
-        if call in CALLS:
-            note = f"    # {CALLS[call][1]}" if CALLS[call][1] else ""
-            lines.append(f"kaggle {shlex.join(command(call, values))}{note}")
-        else:
-            lines.append(f"{call.format(**values)}    # a request")
+    for call, (_, note) in CALLS.items():
+        if call not in left_out:
+            words = shlex.join(command(call, values))
+            lines.append(f"{'' if call in REQUESTS else 'kaggle '}{words}{'    # ' if note else ''}{note}")
     return lines
 
 
@@ -106,11 +109,7 @@ def _call_values(
 
 
 def _slug_of(request: SubmitRequest) -> str:
-    """Name of the competition on Kaggle.
-
-    Raises:
-        InputError: It is not one of Kaggle's.
-    """
+    """Name of the competition on Kaggle; one that is not Kaggle's is refused."""
     slug = get_competition(request.competition).slug
     if not slug:
         rule = "it is not a competition of Kaggle's"
@@ -130,11 +129,7 @@ def _folders(request: SubmitRequest, slug: str, out: Path) -> tuple[Path, Path]:
 
 
 def _owner_of_credentials(client: KaggleClient) -> str:
-    """The account that the client is logged in to.
-
-    Raises:
-        InputError: There is none.
-    """
+    """The account that the client is logged in to; without one nothing can be submitted."""
     owner = client.owner()
     if not owner or owner == PLACEHOLDER_OWNER:
         rule = f"the placeholder {PLACEHOLDER_OWNER} stands there, and the credentials name no account"
@@ -143,49 +138,15 @@ def _owner_of_credentials(client: KaggleClient) -> str:
     return owner
 
 
-def _state_file(request: SubmitRequest, dataset: UploadFolder, kernel: UploadFolder) -> StateFile:
-    """The state of an earlier start of the same request, or a new one.
-
-    The same is what would put the same onto Kaggle: weights, kernel, message, machine and time-out.
-    """
-    weights_sha256, kernel_sha256 = dataset.sha256(), kernel.sha256()
-    machine = [request.accelerator, request.timeout_s]
-    asked = [request.competition, request.message, request.training is not None, machine, weights_sha256, kernel_sha256]
-    key = digest_of(asked)
-    earlier = [file for file in read_states(request.out) if file.state.key == key]
-    if earlier and not (request.again and all(step.is_done(earlier[-1].state) for step in steps_of(request))):
-        logger.info("going on with %s", earlier[-1].folder)
-        return earlier[-1]
-    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{key[:6]}"
-    (request.out / name).mkdir(parents=True)
-    state = SubmitState(
-        key=key,
-        name=name,
-        competition=request.competition,
-        weights_sha256=weights_sha256,
-        kernel_sha256=kernel_sha256,
-        dataset=Upload(name=dataset.id),
-        kernel=Upload(name=kernel.id),
-    )
-    file = StateFile(request.out / name, state)
-    file.update()
-    return file
-
-
-def _outcome(file: StateFile) -> str:
-    """What is printed at the end.
-
-    Raises:
-        InputError: The submission was not scored; with the site's word, its cause and the cure.
-    """
-    submission, kernel = file.state.submission, file.state.kernel
-    where = f"output and log: {file.folder / 'output'}"
+def _outcome(job: Job) -> str:
+    """What is printed at the end; of a submission that was not scored, the site's word, its cause and the cure."""
+    submission, where = job.progress.submission, f"output and log: {job.folder / 'output'}"
     if submission.status == "ERROR":
         word = submission.error or "no word"
         known = explain(word, SUBMISSION_WORDS)
         remedy = "; ".join(map(str, known)) if known else "look at the submission's page"
-        raise InputError([Fault(f"submission {submission.ref}", str(file.folder), word, remedy)])
+        raise InputError([Fault(f"submission {submission.ref}", str(job.folder), word, remedy)])
     if not submission.ref:
-        return f"kernel {kernel.name}, version {kernel.version}, has run; {where}"
+        return f"kernel {job.kernel.id}, version {job.progress.kernel_version}, has run; {where}"
     public, private = submission.public_score or "not given", submission.private_score or "not given"
     return f"submission {submission.ref}: public {public}, private {private}; {where}"

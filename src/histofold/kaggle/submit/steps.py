@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.kaggle.submit.client import ClientError, DatasetAnswer, KaggleClient
 from histofold.kaggle.submit.explain import blames_dataset, check_output, failed_run
-from histofold.kaggle.submit.request import SubmitRequest
-from histofold.kaggle.submit.state import StateFile, SubmitState, read_states
+from histofold.kaggle.submit.inputs import UploadFolder
+from histofold.kaggle.submit.request import Progress, StateFile, SubmitRequest, Upload
 from histofold.schema.files import LineJournal
 
 LEDGER_NAME = "submissions.jsonl"
@@ -23,7 +26,7 @@ SCORING_LIMIT_S = 14 * 3600.0  # the hidden run may take 12 hours
 UPLOAD_ATTEMPTS = 6
 QUESTION_ATTEMPTS = 8  # as many in a row may fail for reasons that pass by themselves
 _SETTLED = ("ready", "failed", "deleted")
-_FAILED_RUNS = ("ERROR", "CANCEL_ACKNOWLEDGED", "CANCEL_REQUESTED")
+_ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED", "CANCEL_REQUESTED")
 Answer = TypeVar("Answer")
 
 
@@ -33,23 +36,39 @@ class Job:
 
     request: SubmitRequest
     """What the user asks for."""
+    key: str
+    """Its digest."""
+    dataset: UploadFolder
+    """The weights."""
+    kernel: UploadFolder
+    """The kernel."""
     client: KaggleClient
     """Kaggle's client."""
     file: StateFile
     """How far it has come."""
 
     @property
-    def state(self) -> SubmitState:
-        """The state as it is now."""
-        return self.file.state
+    def progress(self) -> Progress:
+        """What is done of it now."""
+        return self.file.state.requests[self.key]
 
-    def note_upload(self, kind: Literal["dataset", "kernel"], **changes: Any) -> None:
-        """Write down what is known of dataset or kernel."""
-        self.file.update(**{kind: replace(getattr(self.state, kind), **changes)})
+    @property
+    def folder(self) -> Path:
+        """Where its logs and output go."""
+        return self.request.out / self.progress.name
 
-    def others(self) -> list[SubmitState]:
-        """The states of all other submissions here."""
-        return [file.state for file in read_states(self.file.folder.parent) if file.state.name != self.state.name]
+    def note(self, **changes: Any) -> None:
+        """Write down what is done."""
+        self.file.note_progress(self.key, replace(self.progress, **changes))
+
+    def find_upload(self, name: str, content: str, newest: int) -> int:
+        """The version that holds our content, if the newest one does: as we know, or as a killed start has left it."""
+        known = self.file.state.uploads.get(name)
+        if known is None or known.content != content:
+            return 0
+        if known.version:
+            return newest if known.version == newest else 0
+        return newest if newest > known.before and not self.file.shares(name) else 0
 
     def pauses(self) -> Iterator[float]:
         """The seconds between two questions: they grow, up to five minutes."""
@@ -85,230 +104,186 @@ class Job:
             if time.monotonic() - started > limit_s:
                 break
             time.sleep(pause)
-        rule, remedy = (
-            f"not done after {limit_s / 3600:.1f} hours",
-            "look at its page; the same command goes on waiting",
-        )
-        raise InputError([Fault(what, "Kaggle", rule, remedy)])
+        rule = f"not done after {limit_s / 3600:.1f} hours"
+        raise InputError([Fault(what, "Kaggle", rule, "look at its page; the same command goes on waiting")])
 
-    def settled_dataset(self, at_least: int) -> DatasetAnswer:
+    def settled_dataset(self, least: int) -> DatasetAnswer:
         """The dataset once nothing of it is being processed; version 0 where there is none, and none has been made.
 
         Args:
-            at_least: A version that is known to be there, although Kaggle may not show it yet.
+            least: A version that is known to be there, although Kaggle may not show it yet.
         """
         return self.wait_for(
-            f"dataset {self.state.dataset.name}",
+            f"dataset {self.dataset.id}",
             self.client.dataset,
-            lambda found: (
-                found.version >= at_least and (found.status in _SETTLED or (not found.status and not at_least))
-            ),
+            lambda found: found.version >= least and (found.status in _SETTLED or not (found.status or least)),
         )
 
 
-# --- the dataset ------------------------------------------------------------------------------------------------------
-
-
-def upload_dataset(job: Job) -> None:
-    """Create the dataset, or a new version of it, unless these very files are its newest one; wait for its processing.
+def _upload_dataset(job: Job) -> int:
+    """See that these very files are the newest version of the dataset and are processed; gives that version.
 
     A kernel that is pushed earlier would see the old files, or none.
-
-    Raises:
-        ClientError: It is refused.
-        InputError: Kaggle has failed to process it.
     """
-    ours = job.state.dataset
-    found = job.settled_dataset(max(ours.before, 0))
-    if ours.takes_over(found.version, (other.dataset for other in job.others())):
-        pass  # an earlier start was killed after the upload
-    elif ours.before < 0 and _holds_our_files(job, found):
-        logger.info("the dataset %s holds these files already", ours.name)
-    else:
-        job.note_upload("dataset", before=found.version)
-        _upload(job, found.version)
+    known = job.file.state.uploads.get(job.dataset.id)
+    found = job.settled_dataset(max(known.before, known.version) if known else 0)
+    if not job.find_upload(job.dataset.id, job.dataset.sha256, found.version):
+        job.file.note_upload(job.dataset.id, Upload(content=job.dataset.sha256, before=found.version))
+        _send_dataset(job, found.version)
         found = job.settled_dataset(found.version + 1)
     if found.status != "ready":
-        job.file.update(dataset=ours.forgotten(ours.anew))
+        job.file.note_upload(job.dataset.id, None)
         rule, remedy = f"Kaggle says {found.status!r} of the new version", "run the same command again: it uploads anew"
-        raise InputError([Fault(ours.name, "Kaggle", rule, remedy)])
-    job.note_upload("dataset", version=found.version, anew=False)
+        raise InputError([Fault(job.dataset.id, "Kaggle", rule, remedy)])
+    upload = Upload(content=job.dataset.sha256, before=found.version - 1, version=found.version)
+    job.file.note_upload(job.dataset.id, upload)
+    return found.version
 
 
-def _holds_our_files(job: Job, found: DatasetAnswer) -> bool:
-    """Whether the newest version is one that an earlier submission has made of these very files."""
-    made = [
-        other.dataset.version
-        for other in job.others()
-        if other.dataset.name == job.state.dataset.name and other.weights_sha256 == job.state.weights_sha256
-    ]
-    return found.status == "ready" and 0 < found.version == max(made, default=0) and not job.state.dataset.anew
-
-
-def _upload(job: Job, version: int) -> None:
-    """Upload; while Kaggle still processes another upload it answers 403, whatever the status says, and is asked again.
-
-    Raises:
-        ClientError: If it is refused for another reason or too often, or a file did not arrive.
-    """
+def _send_dataset(job: Job, version: int) -> None:
+    """Upload; while Kaggle processes another upload it answers 403, whatever the status says, and is asked again."""
     for attempt, pause in enumerate(job.pauses(), start=1):
         try:
             job.client.upload("version" if version else "create")
             return
         except ClientError as error:
             if not (error.code == 403 and version) or attempt == UPLOAD_ATTEMPTS:
-                job.note_upload("dataset", before=-1)  # what may have arrived is not whole
+                job.file.note_upload(job.dataset.id, None)  # what may have arrived is not whole
                 raise
             logger.warning("Kaggle is not ready for a new version (403): waiting")
             time.sleep(pause)
             job.settled_dataset(version)
 
 
-# --- the kernel -------------------------------------------------------------------------------------------------------
-
-
-def push_kernel(job: Job) -> None:
+def _push_kernel(job: Job) -> None:
     """Push the kernel, unless an earlier start has, which was killed before it could write it down.
 
-    A kernel mounts the newest version of its dataset: where another submission has made one since, ours is made anew.
-
-    Raises:
-        ClientError: If it is refused.
+    It mounts the newest version of its dataset, which is looked at before.
     """
-    name, dataset = job.state.kernel.name, job.state.dataset
+    tag = job.progress.name
     newest = job.client.kernel_version()
-    if job.state.kernel.takes_over(newest, (other.kernel for other in job.others())):
-        job.note_upload("kernel", version=newest)
-        return
-    if job.settled_dataset(dataset.version).version > dataset.version:
-        logger.info("the dataset %s has a newer version with other files: ours go up again", dataset.name)
-        job.file.update(dataset=dataset.forgotten())
-        upload_dataset(job)
-    job.note_upload("kernel", before=newest)
-    try:
-        version = job.client.push()
-    except ClientError as error:
-        if not error.transient:  # no version was made, or one that lacks an input
-            job.note_upload("kernel", before=-1)
-        raise
-    logger.info("kernel %s, version %d", name, version)
-    job.note_upload("kernel", version=version)
+    version = job.find_upload(job.kernel.id, tag, newest)
+    if not version:
+        job.note(dataset_version=_upload_dataset(job))
+        newest = job.client.kernel_version()
+        job.file.note_upload(job.kernel.id, Upload(content=tag, before=newest))
+        try:
+            version = job.client.push()
+        except ClientError as error:
+            if not error.transient:  # no version was made, or one that lacks an input
+                job.file.note_upload(job.kernel.id, None)
+            raise
+        logger.info("kernel %s, version %d", job.kernel.id, version)
+    job.file.note_upload(job.kernel.id, Upload(content=tag, before=newest, version=version))
+    job.note(kernel_version=version)
 
 
-def await_kernel(job: Job) -> None:
+def _await_kernel(job: Job) -> None:
     """Wait until the kernel has run; where it failed, fetch its log and say why.
 
-    Raises:
-        InputError: It failed or was stopped. The next start pushes it again, and where it found the dataset broken,
-            uploads that again too.
+    The next start pushes it again, and where it found the dataset broken, uploads that again too.
     """
-    kernel = job.state.kernel
     found = job.wait_for(
-        f"kernel {kernel.name}",
+        f"kernel {job.kernel.id}",
         job.client.kernel_status,
-        lambda status: status.startswith(("COMPLETE", *_FAILED_RUNS)),
+        lambda status: status.startswith(_ENDED),
         job.request.timeout_s + QUEUE_LIMIT_S,
     )
     if found.startswith("COMPLETE"):
-        job.file.update(kernel_done=True)
+        job.note(kernel_done=True)
         return
-    attempts = job.state.attempts + 1
-    folder = job.file.folder / f"failed_{attempts}"
+    version, attempts = job.progress.kernel_version, job.progress.attempts + 1
+    folder = job.folder / f"failed_{attempts}"
     try:
         job.client.fetch_output(folder)
     except ClientError as error:
         logger.warning("its log cannot be fetched: %s", error)
-    dataset = job.state.dataset.forgotten(anew=True) if blames_dataset(folder) else job.state.dataset
-    job.file.update(attempts=attempts, kernel=kernel.forgotten(), dataset=dataset)
-    raise InputError([failed_run(f"{kernel.name} version {kernel.version}", found, folder)])
+    if blames_dataset(folder):
+        job.file.note_upload(job.dataset.id, None)
+    _forget_kernel(job, attempts=attempts)
+    raise InputError([failed_run(f"{job.kernel.id} version {version}", found, folder)])
 
 
-def fetch_output(job: Job) -> None:
-    """Fetch output and log, and see that there is a submission, or of a training run its weights.
+def _forget_kernel(job: Job, **changes: Any) -> None:
+    """Have the next start push the kernel anew."""
+    job.file.note_upload(job.kernel.id, None)
+    job.note(kernel_version=0, kernel_done=False, **changes)
 
-    Raises:
-        InputError: There is none, its columns are others, files of the weights did not arrive whole, or another version
-            of the kernel was pushed since, of which alone Kaggle would speak.
-    """
-    ours = job.state.kernel
+
+def _fetch_output(job: Job) -> None:
+    """Fetch output and log of our version, and see that there is a submission, or of a training run its weights."""
+    ours = job.progress.kernel_version
     newest = job.wait_for("newest version of the kernel", job.client.kernel_version, lambda _: True)
-    if newest > ours.version:
-        job.file.update(kernel_done=False, kernel=ours.forgotten())
+    if newest > ours:
+        _forget_kernel(job)
         rule = f"version {newest} was pushed since, and Kaggle gives status and output of the newest version alone"
         remedy = "run the same command again: it pushes the kernel anew; push no other one before that is done"
-        raise InputError([Fault(f"{ours.name} version {ours.version}", "Kaggle", rule, remedy)])
-    output = job.file.folder / "output"
+        raise InputError([Fault(f"{job.kernel.id} version {ours}", "Kaggle", rule, remedy)])
+    output = job.folder / "output"
     job.client.fetch_output(output)
-    check_output(output, job.state.competition, job.request.training is not None)
-    job.file.update(output_fetched=True)
+    check_output(output, job.request.competition, job.request.training is not None)
+    job.note(output_fetched=True)
 
 
-# --- the submission ---------------------------------------------------------------------------------------------------
-
-
-def make_submission(job: Job) -> None:
+def _make_submission(job: Job) -> None:
     """Submit, unless an earlier start has; the message carries our tag, by which it is found again."""
-    found = job.client.submission() if job.state.submitting else None
+    found = job.client.submission() if job.progress.submitting else None
     if found is None:
-        job.file.update(submitting=True)
-        logger.info("%s", job.client.submit(job.state.kernel.version))
+        job.note(submitting=True)
+        logger.info("%s", job.client.submit(job.progress.kernel_version))
         found = job.wait_for("submission in the list", job.client.submission, lambda entry: entry is not None)
-    job.file.update(submission=found)
+    job.note(submission=found)
 
 
-def read_score(job: Job) -> None:
+def _read_score(job: Job) -> None:
     """Wait for the score, or for the word that says why there is none."""
     found = job.wait_for(
-        "score",
-        job.client.submission,
-        lambda entry: entry is not None and entry.is_final,
-        SCORING_LIMIT_S,
+        "score", job.client.submission, lambda entry: entry is not None and entry.is_final, SCORING_LIMIT_S
     )
-    job.file.update(submission=found)
+    job.note(submission=found)
 
 
-def write_ledger(job: Job) -> None:
+def _write_ledger(job: Job) -> None:
     """Add the submission to the ledger, a line of JSON that is only ever added; a killed start may have done so."""
-    state = job.state
-    ledger = LineJournal(job.file.folder.parent / LEDGER_NAME)
-    if not any(entry.get("name") == state.name for entry in ledger.entries):
+    progress = job.progress
+    ledger = LineJournal(job.request.out / LEDGER_NAME)
+    if not any(entry.get("name") == progress.name for entry in ledger.entries):
         ledger.add(
             {
-                "name": state.name,
+                "name": progress.name,
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                "competition": state.competition,
+                "competition": job.request.competition,
                 "message": job.request.message,
-                "weights_sha256": state.weights_sha256,
-                "kernel_sha256": state.kernel_sha256,
-                "dataset": f"{state.dataset.name}/{state.dataset.version}",
-                "kernel": f"{state.kernel.name}/{state.kernel.version}",
-                **asdict(state.submission),
+                "weights_sha256": job.dataset.sha256,
+                "kernel_sha256": job.kernel.sha256,
+                "dataset": f"{job.dataset.id}/{progress.dataset_version}",
+                "kernel": f"{job.kernel.id}/{progress.kernel_version}",
+                **asdict(progress.submission),
             }
         )
-    job.file.update(in_ledger=True)
+    job.note(in_ledger=True)
 
 
-class Step(NamedTuple):
-    """One step: what it does in words, whether a state says that it is done, and doing it."""
+def do_steps(job: Job) -> None:
+    """Do all that is left of a request, in order.
 
-    words: str
-    is_done: Callable[[SubmitState], bool]
-    act: Callable[[Job], None]
-
-
-RUN_STEPS = (
-    Step("upload the dataset", lambda state: state.dataset.version > 0, upload_dataset),
-    Step("push the kernel", lambda state: state.kernel.version > 0, push_kernel),
-    Step("wait for the kernel", lambda state: state.kernel_done, await_kernel),
-    Step("fetch output and log", lambda state: state.output_fetched, fetch_output),
-)
-SUBMIT_STEPS = (
-    Step("submit", lambda state: bool(state.submission.ref), make_submission),
-    Step("read the score", lambda state: state.submission.is_final, read_score),
-    Step("write the ledger", lambda state: state.in_ledger, write_ledger),
-)
-
-
-def steps_of(request: SubmitRequest) -> tuple[Step, ...]:
-    """The steps that a request asks for, in order."""
-    return RUN_STEPS + SUBMIT_STEPS if request.submits else RUN_STEPS
+    Raises:
+        InputError: Kaggle has refused something (`ClientError`), a run or its output is at fault, or the wait took too
+            long; the next start goes on from there.
+    """
+    steps: list[tuple[str, Callable[[Progress], object], Callable[[Job], None]]] = [
+        ("push dataset and kernel", lambda progress: progress.kernel_version, _push_kernel),
+        ("wait for the kernel", lambda progress: progress.kernel_done, _await_kernel),
+        ("fetch output and log", lambda progress: progress.output_fetched, _fetch_output),
+    ]
+    if job.request.submits:
+        steps += [
+            ("submit", lambda progress: progress.submission.ref, _make_submission),
+            ("read the score", lambda progress: progress.submission.is_final, _read_score),
+            ("write the ledger", lambda progress: progress.in_ledger, _write_ledger),
+        ]
+    with tqdm(steps, desc="submit", unit="step", dynamic_ncols=True) as bar:
+        for words, is_done, act in bar:
+            bar.set_postfix_str(words)
+            if not is_done(job.progress):
+                act(job)
