@@ -148,15 +148,14 @@ def test_upper_case_suffixes_are_listed_and_opened(tmp_path):
     assert competition.target(sample).area == 35
 
 
-def test_masks_that_are_jpeg_or_double_are_refused(folder, masks):
+def test_double_masks_are_refused_and_masks_of_no_image_named(folder, masks):
     (folder / "masks").mkdir()
-    for name in ("a.jpg", "b.png", "b.tif", "empty.png"):
+    for name in ("a.jpg", "b.png", "b_mask.tif", "empty.png", "gone.png"):
         cv2.imwrite(str(folder / "masks" / name), np.zeros((21, 34), np.uint8))
-    faults = audit_folder(Folder(), folder)[1]
-    assert [(fault.id, fault.rule.split(":")[0]) for fault in faults] == [
-        ("a", "a JPEG as mask"),
-        ("b", "two masks of this name"),
-    ]
+    competition = Folder()
+    faults = audit_folder(competition, folder)[1]
+    assert [(fault.id, fault.rule) for fault in faults] == [("b", "two masks of this name: b.png, b_mask.tif")]
+    assert [notice.rule for notice in competition.notices] == ["1 files are of no image: gone.png"]
 
 
 def test_without_any_truth_the_images_are_still_looked_at(folder):

@@ -27,12 +27,15 @@ from histofold.competitions.tables import log_faults, parse_pixel_size, submissi
 from histofold.competitions.truth.coco import coco_truth
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
 from histofold.competitions.truth.mask_folder import find_masks
+from histofold.competitions.truth.mask_values import MaskSettings
 from histofold.competitions.truth.names import ImageNames, listed_files
 from histofold.competitions.truth.rles import read_rles
 from histofold.core.faults import Fault
 from histofold.core.rle.runs import Masks, Runs
+from histofold.schema.parse import load_toml
 from histofold.schema.sample import Sample
 
+SETTINGS = "folder.toml"
 TRUTH_FILES = ("masks", "rles.csv", "annotations.json")
 """What may hold the truth: one of them."""
 
@@ -108,7 +111,10 @@ class Folder(Adapter):
             InputError: If the mask cannot be read or differs in size from the image; without further faults where no
                 truth was found at all.
         """
-        return self._truth.target(sample)
+        before = len(self._truth.notices)
+        target = self._truth.target(sample)
+        self.notices = [*self.notices, *self._truth.notices[before:]]
+        return target
 
     def ignored(self, sample: Sample) -> Runs | None:
         """Pixels of a training sample that neither training nor a score counts; None where there are none."""
@@ -121,13 +127,14 @@ def _image_names(folder: Path, listed: Mapping[str, Sequence[Path]]) -> ImageNam
 
 def _find_truth(root: Path, samples: list[Sample], names: ImageNames) -> FoundTruth:
     """Find out where the truth of each sample lies."""
+    settings = load_toml(MaskSettings, root / SETTINGS) if (root / SETTINGS).is_file() else MaskSettings()
     kinds = [name for name in TRUTH_FILES if (root / name).exists()]
     if len(kinds) > 1:
         rule = f"several kinds of truth: {', '.join(kinds)}"
         remedy = "keep the one that counts, and move the others elsewhere"
         return FoundTruth(faults=[Fault("masks", str(root), rule, remedy)])
     if (root / "masks").is_dir():
-        return find_masks(root, samples)
+        return find_masks(root / "masks", samples, names, settings)
     if (root / "rles.csv").is_file():
         return read_rles(root / "rles.csv", samples)
     if (root / "annotations.json").is_file():

@@ -8,10 +8,15 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histofold.competitions.truth.mask_files import read_mask
+from histofold.competitions.truth.mask_files import decode_mask
+from histofold.competitions.truth.mask_values import MaskReading
 from histofold.core.faults import ImageError
 
 SHAPE = (23, 38)
+
+
+def read_mask(path, shape_hw):
+    return MaskReading().read(decode_mask(path, shape_hw))[0]
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ def test_png_of_any_colour_type(tmp_path, labels, mode):
         image = Image.fromarray(labels.astype(np.uint16))
     elif mode == "P":
         image = Image.fromarray(labels.astype(np.uint8))
-        image.putpalette([9, 9, 9] * 256)
+        image.putpalette([0, 0, 0] + [9, 9, 9] * 255)
     elif mode == "1":
         image = Image.fromarray(labels > 0)
     else:
@@ -83,7 +88,7 @@ def test_another_size_is_refused_before_decoding(tmp_path, labels, monkeypatch):
 def test_what_cannot_be_a_mask_is_refused_in_words(tmp_path, labels):
     small = labels.astype(np.uint8)
     bomb_png(tmp_path / "bomb.png")
-    Image.fromarray(small).save(tmp_path / "jpeg.png", format="JPEG")
+    Image.fromarray(small).save(tmp_path / "gif.png", format="GIF")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "cut.tif").write_bytes(b"II*\0\x08")
     tifffile.imwrite(tmp_path / "stack.tif", np.stack([small] * 4), photometric="minisblack")
@@ -105,7 +110,7 @@ def test_what_cannot_be_a_mask_is_refused_in_words(tmp_path, labels):
             said[path.stem] = caught.value.rule
     assert all(said.values()), said
     assert "more than" in said["bomb"]
-    assert "no PNG or TIFF" in said["jpeg"]
+    assert "no PNG, TIFF, BMP or JPEG" in said["gif"]
     assert "stack" in said["stack"]
     assert "white" in said["white"]
     assert "NaN" in said["nan"]

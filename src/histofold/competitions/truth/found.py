@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, InputError, InputNotice
 from histofold.core.rle.runs import Masks, Runs
 from histofold.schema.sample import Sample
 
@@ -26,7 +26,9 @@ class FoundTruth:
     ignored: dict[str, Runs] = field(default_factory=dict)
     """Pixels that neither training nor a score shall count, by id; of what `readers` read only once it was read."""
     faults: list[Fault] = field(default_factory=list)
-    """What is wrong, as far as nothing was decoded."""
+    """What is wrong, as far as nothing was decoded; notices among them."""
+    notices: list[InputNotice] = field(default_factory=list)
+    """What deserves a look of what `readers` have read."""
 
     def target(self, sample: Sample) -> Masks:
         """The truth of a sample, of each class where there are several.

@@ -5,95 +5,101 @@ Slides are read as 8-bit colour, which would round small labels away; masks ther
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tifffile
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from histofold.core.faults import ImageError, image_fault
 from histofold.imaging.samples import DEFLATE_RATIO
 from histofold.imaging.slide import open_slide
 
-MASK_SUFFIXES = (".png", ".tif", ".tiff")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 _MASK_REMEDY = "export the mask again, as one 8-bit grey PNG or TIFF"
 _MASK_SIZE_REMEDY = "export the mask at the image's size"
 _MASK_NONE, _MASK_LZW, _MASK_PACKBITS = 1, 5, 32773
 # The most decoded bytes that one stored byte can yield; other codecs (zstd, LERC) have no such bound.
 _MASK_RATIOS = {_MASK_NONE: 1, _MASK_LZW: 1365, 8: DEFLATE_RATIO, 32946: DEFLATE_RATIO, _MASK_PACKBITS: 64}
-_MASK_JPEG = (6, 7)
+_MASK_OLD_JPEG, _MASK_JPEG = 6, 7
 
 
-def read_mask(path: Path, shape_hw: tuple[int, int]) -> np.ndarray:
-    """Read a mask image as bool (H, W): any non-zero value of any colour channel; alpha does not count.
+@dataclass(frozen=True)
+class MaskFile:
+    """A decoded mask file, with the values that it stores."""
 
-    A palette counts by its index. Labels of 1 to 64 bits, whole or floating, are read as they are stored.
+    path: Path
+    """The file."""
+    values: np.ndarray
+    """(H, W) or (H, W, S), of any type: grey or indices, perhaps alpha; or colours, perhaps alpha."""
+    palette_L3: np.ndarray | None = None  # noqa: N815
+    """uint8 colours of the indices, where the values are indices."""
+    is_lossy: bool = False
+    """Whether it is a JPEG, whose values are not those that were saved."""
+
+    @property
+    def white(self) -> float:
+        """The value of white: 255 where none is larger, else the largest of its type; of bits and fractions 1."""
+        if self.values.dtype == bool or (self.values.dtype.kind == "f" and self.values.max() <= 1):
+            return 1.0
+        if self.values.dtype.kind == "f" or self.values.dtype.itemsize == 1 or self.values.max() <= 255:
+            return 255.0
+        return float(np.iinfo(self.values.dtype).max)
+
+    def planes(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Colours or grey values (H, W, S) with S 1 or 3, palettes looked up; and alpha (H, W) where there is any."""
+        samples_HWS = self.values[:, :, None] if self.values.ndim == 2 else self.values
+        alpha_HW = samples_HWS[:, :, -1] if samples_HWS.shape[2] in (2, 4) else None
+        colours_HWS = samples_HWS if alpha_HW is None else samples_HWS[:, :, :-1]
+        if self.palette_L3 is None:
+            return colours_HWS, alpha_HW
+        if int(colours_HWS.max()) >= len(self.palette_L3):
+            raise image_fault(self.path, "an index beyond the end of its palette", _MASK_REMEDY)
+        return self.palette_L3[colours_HWS[:, :, 0]], alpha_HW
+
+    def numbers(self) -> np.ndarray:
+        """One number a pixel, (H, W), as the file stores it; alpha does not count.
+
+        Raises:
+            ImageError: If it is a colour image.
+        """
+        if self.values.ndim == 3 and self.values.shape[2] > 2:
+            rule = "a colour image, where each pixel must hold one number"
+            raise image_fault(self.path, rule, "export labels as grey values, or one mask a class in masks/CLASS/")
+        return self.values[:, :, 0] if self.values.ndim == 3 else self.values
+
+
+def decode_mask(path: Path, shape_hw: tuple[int, int]) -> MaskFile:
+    """Decode a mask file.
 
     Args:
-        path: A PNG or TIFF, by its first bytes.
+        path: A PNG, TIFF, BMP or JPEG, by its first bytes.
         shape_hw: Height and width of its image; a header that says otherwise is refused before anything is decoded.
 
     Raises:
         ImageError: If the file cannot be decoded, is no single image of that size, or claims more than it can hold.
     """
-    return _decoded_mask(path, shape_hw, _nonzero_pixels)
-
-
-def read_labels(path: Path, shape_hw: tuple[int, int], classes: int) -> np.ndarray:
-    """Read a label image as uint8 (H, W): 0 is background, k the k-th class.
-
-    Args:
-        path: A PNG or TIFF of one grey or palette sample a pixel; alpha does not count.
-        shape_hw: Height and width of its image.
-        classes: Number of classes, at most 255.
-
-    Raises:
-        ImageError: As `read_mask`; or if it is a colour image, or holds a value that is no class.
-    """
-
-    def checked(path: Path, values: np.ndarray) -> np.ndarray:
-        if values.ndim == 3 and values.shape[2] > 2:
-            rule = "a colour image, where each pixel must hold the number of its class"
-            raise image_fault(path, rule, "export labels as grey values, or one mask a class in masks/CLASS/")
-        labels_HW = values[:, :, 0] if values.ndim == 3 else values
-        known = np.isin(labels_HW, np.arange(classes + 1))
-        if not known.all():
-            rule = f"holds the value {labels_HW[~known][0]}, and there are {classes} classes: 0 to {classes} are known"
-            raise image_fault(path, rule, "name the class in classes.txt, or correct the mask")
-        return labels_HW.astype(np.uint8)
-
-    return _decoded_mask(path, shape_hw, checked)
-
-
-def _decoded_mask(
-    path: Path, shape_hw: tuple[int, int], finish: Callable[[Path, np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """What `finish` makes of the values of a mask file; whatever a decoder raises becomes an ImageError."""
     try:
         with open(path, "rb") as file:
             magic = file.read(4)
-        if magic.startswith(b"\x89PNG"):
-            values = _png_mask_values(path, shape_hw)
+        if magic.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM")):
+            mask = _raster_mask(path, shape_hw, magic)
         elif magic[:2] in (b"II", b"MM"):
-            values = _tiff_mask_values(path, shape_hw)
+            mask = _tiff_mask(path, shape_hw)
         else:
-            raise image_fault(path, "the mask is no PNG or TIFF", _MASK_REMEDY)
-        return finish(path, values)
+            raise image_fault(path, "the mask is no PNG, TIFF, BMP or JPEG", _MASK_REMEDY)
+        if mask.values.dtype.kind == "f" and np.isnan(mask.values).any():
+            raise image_fault(path, "the mask holds NaN", "write 0 where there is no mask")
     except ImageError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, MemoryError and more
         rule = f"the mask cannot be decoded ({type(error).__name__}: {error})"
         raise image_fault(path, rule, _MASK_REMEDY) from error
-
-
-def _nonzero_pixels(path: Path, values: np.ndarray) -> np.ndarray:
-    """Values (H, W) or (H, W, S) as bool (H, W)."""
-    if values.ndim == 3:
-        values = values[:, :, : 3 if values.shape[2] > 2 else 1]
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        raise image_fault(path, "the mask holds NaN", "write 0 where there is no mask")
-    return (values != 0).any(axis=2) if values.ndim == 3 else values != 0
+    return mask
 
 
 def _require_mask_shape(path: Path, found_hw: tuple[int, int], shape_hw: tuple[int, int]) -> None:
@@ -101,20 +107,27 @@ def _require_mask_shape(path: Path, found_hw: tuple[int, int], shape_hw: tuple[i
         raise image_fault(path, f"mask is {found_hw} and its image is {shape_hw} (H, W) pixels", _MASK_SIZE_REMEDY)
 
 
-def _png_mask_values(path: Path, shape_hw: tuple[int, int]) -> np.ndarray:
-    """The samples of a PNG, once its header has passed the rule of all images and fits."""
-    with open_slide(path) as slide:
-        _require_mask_shape(path, slide.shape_hw, shape_hw)
-    # Pillow's plugin directly: its global guard against large images would refuse honest masks of large slides.
-    with PngImageFile(path) as image:
-        if image.mode != "I;16" and "16" in str(image.tile[0][3]):
+def _raster_mask(path: Path, shape_hw: tuple[int, int], magic: bytes) -> MaskFile:
+    """The samples of a PNG, JPEG or BMP, once its header fits; that of a PNG has passed the rule of all images."""
+    if magic.startswith(b"\x89PNG"):
+        with open_slide(path) as slide:
+            _require_mask_shape(path, slide.shape_hw, shape_hw)
+    # Pillow's plugins directly: its global guard against large images would refuse honest masks of large slides.
+    kind: type[Image.Image] = PngImageFile if magic.startswith(b"\x89PNG") else JpegImageFile
+    with (BmpImageFile if magic.startswith(b"BM") else kind)(path) as image:
+        _require_mask_shape(path, (image.height, image.width), shape_hw)
+        if isinstance(image, PngImageFile) and image.mode != "I;16" and "16" in str(image.tile[0][3]):
             raise image_fault(path, "16-bit colour is not read as a mask", _MASK_REMEDY)
+        if image.mode == "CMYK":
+            raise image_fault(path, "CMYK colours are not read as a mask", _MASK_REMEDY)
         image.load()
-        return np.asarray(image)
+        palette = image.getpalette("RGB") if image.mode in ("P", "PA") else None
+        palette_L3 = None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
+        return MaskFile(path, np.asarray(image), palette_L3, is_lossy=isinstance(image, JpegImageFile))
 
 
-def _tiff_mask_values(path: Path, shape_hw: tuple[int, int]) -> np.ndarray:
-    """The samples of a TIFF's first page, (H, W) or (H, W, S), once its header fits."""
+def _tiff_mask(path: Path, shape_hw: tuple[int, int]) -> MaskFile:
+    """The samples of a TIFF's first page, once its header fits."""
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages[0]
         _require_mask_shape(path, (page.imagelength, page.imagewidth), shape_hw)
@@ -123,11 +136,14 @@ def _tiff_mask_values(path: Path, shape_hw: tuple[int, int]) -> np.ndarray:
             raise image_fault(path, rule, _MASK_REMEDY)
         values = page.asarray(maxworkers=1)
         planes_first = page.planarconfig == 2 and page.samplesperpixel > 1
+        is_lossy = int(page.compression) == _MASK_JPEG
+        # Colours of a TIFF's palette have 16 bits; many writers fill the low byte alone with zeros.
+        palette_L3 = (page.colormap.T >> 8).astype(np.uint8) if page.photometric == 3 else None
     if planes_first:
         values = np.moveaxis(values, 0, -1)
     if values.shape[:2] != tuple(shape_hw) or values.ndim not in (2, 3):
         raise image_fault(path, f"the mask decodes to shape {values.shape}", _MASK_REMEDY)
-    return values
+    return MaskFile(path, values, palette_L3, is_lossy)
 
 
 def _tiff_mask_fault(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> str:
@@ -141,8 +157,8 @@ def _tiff_mask_fault(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> str:
         return f"{page.samplesperpixel} samples a pixel, of {page.bitspersample} bits, are not read as a mask"
     if page.photometric == 0:
         return "its zero means white, so that mask and background would be exchanged"
-    if page.compression in _MASK_JPEG:
-        return "JPEG smears a mask's edges"
+    if page.compression == _MASK_OLD_JPEG:
+        return "JPEG of the old kind is not read as a mask"
     if len(page.dataoffsets) != len(page.databytecounts) or not any(page.databytecounts):
         return "a header without data"
     spans = list(zip(page.dataoffsets, page.databytecounts, strict=True))

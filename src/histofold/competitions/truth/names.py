@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 ID_SEPARATOR = "__"
 """Stands for the separators of a path in an id: ids become names of files."""
@@ -33,6 +35,20 @@ def listed_files(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> 
     }
 
 
+_MASK_WORDS = r"masks?|annos?|annotations?|annotated|labels?|seg|segmentations?|segmented|gt|ground[ _-]?truth|truth"
+_IMAGE_WORDS = r"images?|imgs?|pictures?"
+_AFFIXES = {
+    kind: re.compile(rf"^(?:(?:{words})[ _.-]+)?(?P<name>.+?)(?:[ _.-]+(?:{words}))?$", re.IGNORECASE)
+    for kind, words in (("mask", _MASK_WORDS), ("image", _IMAGE_WORDS))
+}
+
+
+def bare_name(name: str, kind: Literal["mask", "image"] = "mask") -> str:
+    """A name without what says that it is a mask (or an image): `ID` of `ID_mask`, `ID-labels`, `anno_ID`."""
+    match = _AFFIXES[kind].match(name)
+    return match["name"] if match else name
+
+
 class ImageNames:
     """Finds the image that a name or a path means, whoever wrote it: with or without folders, suffix, backslashes.
 
@@ -40,11 +56,17 @@ class ImageNames:
         ids: The path of each image below its folder, by id.
     """
 
+    folders: set[str]
+    """Names of the sub-folders that hold images."""
+
     def __init__(self, ids: Mapping[str, PurePosixPath]) -> None:
         self._by_path = {relative.with_suffix(""): key for key, relative in ids.items()}
         self._by_name: dict[str, list[str]] = {}
+        self._by_bare_name: dict[str, list[str]] = {}
         for key, relative in ids.items():
             self._by_name.setdefault(relative.stem, []).append(key)
+            self._by_bare_name.setdefault(bare_name(relative.stem, "image"), []).append(key)
+        self.folders = {relative.parts[0] for relative in ids.values() if len(relative.parts) > 1}
 
     def id_of(self, name: str) -> str | None:
         """The id of the image that a name means; None where none or several are meant."""
@@ -57,3 +79,33 @@ class ImageNames:
             if len(self._by_name.get(whole.name, [])) == 1:
                 return self._by_name[whole.name][0]
         return None
+
+    def id_of_bare(self, name: str) -> str | None:
+        """The id of the image whose name, without `image_` or the like, is this; None where none or several are."""
+        found = self._by_bare_name.get(name, [])
+        return found[0] if len(found) == 1 else None
+
+
+def files_of_images(folder: Path, paths: Iterable[Path], names: ImageNames) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Which files are of which image, by their names below a folder.
+
+    A name may say beside that of the image what the file is: `ID_mask`, `anno_ID`.
+
+    Returns:
+        The files of each id, and those of no image.
+    """
+    exact: dict[str, list[Path]] = {}
+    marked: dict[str, list[Path]] = {}
+    strays = []
+    for path in paths:
+        relative = PurePosixPath(path.relative_to(folder).as_posix())
+        bare = bare_name(relative.stem)
+        if key := names.id_of(str(relative)):
+            exact.setdefault(key, []).append(path)
+        elif key := names.id_of(str(relative.with_name(f"{bare}{relative.suffix}"))) or names.id_of_bare(bare):
+            marked.setdefault(key, []).append(path)
+        else:
+            strays.append(path)
+    for key, own in marked.items():
+        exact.setdefault(key, []).extend(own)
+    return exact, strays
