@@ -2,10 +2,13 @@ from dataclasses import replace
 
 import pytest
 
+from histofold.commands.main import main
 from histofold.core.faults import InputError
 from histofold.data.store import complete_preprocessing, load_dataset, tile_differences
+from histofold.data.tiles.files import refuse_cut_tiles, tile_paths
 from histofold.imaging.stain import fit_slide_reference
 from histofold.schema.dataset import DataConfig
+from histofold.schema.parse import to_toml
 from small_datasets import BASE, build, draw, make_folder
 
 
@@ -38,6 +41,63 @@ def test_normalisation_without_a_reference_is_refused_with_the_remedy(folder, tm
     wanted = replace(BASE, preprocessing=replace(BASE.preprocessing, stain="macenko"))
     with pytest.raises(InputError, match=r"data\.stain_references"):
         complete_preprocessing(wanted, info, tmp_path)
+
+
+def test_a_dataset_of_another_folder_or_other_files_are_not_built_over(folder, tmp_path, capsys):
+    other = make_folder(tmp_path / "other", {f"q{n}": draw(10 + n) for n in range(4)})
+    out = build(folder, tmp_path / "tiles")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (tmp_path / "e.toml").write_text(to_toml(BASE))
+
+    def command(data, target, *more):
+        options = ["--experiment", str(tmp_path / "e.toml"), "--workers", "1", *more]
+        return main(["build", "--data", str(data), "--out", str(target), *options])
+
+    assert command(other, out) == 2
+    assert f"holds the dataset of another folder, {folder}; give another --out, or add --overwrite" in (
+        capsys.readouterr().err
+    )
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert command(folder, out) == 0, "its own folder is built again"
+    assert command(other, out, "--overwrite") == 0
+    assert set(load_dataset(out)[1]["id"]) == {f"q{n}" for n in range(4)}
+    assert not list((out / "images").glob("p*"))
+    assert command(other, other) == 2
+    assert command(other, other, "--overwrite") == 2
+    assert "is the competition folder itself" in capsys.readouterr().err
+    (tmp_path / "mine" / "images").mkdir(parents=True)
+    assert command(other, tmp_path / "mine") == 2
+    assert "holds images, and no dataset of ours" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "index.csv", "folds.csv"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.97])
+def test_tables_that_were_cut_short_are_refused_by_name_and_built_anew(folder, tmp_path, name, share):
+    out = build(folder, tmp_path / "tiles")
+    path = out / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError, match=rf"{name}: .+; .*build"):
+        load_dataset(out)
+    if name == "folds.csv":
+        path.unlink()
+    build(folder, out)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(("part", "size"), [("images", -1), ("masks", -1), ("masks", 0)])
+def test_a_tile_that_was_cut_short_is_seen_before_training_and_cut_again(folder, tmp_path, part, size):
+    out = build(folder, tmp_path / "tiles")
+    index = load_dataset(out)[1]
+    tiles = [(str(out), key, int(side)) for key, side in zip(index["tile_id"], index["size"], strict=True)]
+    refuse_cut_tiles(tiles)
+    path = next(path for path in tile_paths(out, index["tile_id"][1]) if path.parent.name == part)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:size])
+    with pytest.raises(InputError, match=rf"1 tiles are missing or cut short, the first is {index['tile_id'][1]}"):
+        refuse_cut_tiles(tiles)
+    build(folder, out)
+    assert path.read_bytes() == whole
 
 
 def test_an_unknown_reference_is_named(folder, tmp_path):

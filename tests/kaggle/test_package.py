@@ -1,5 +1,8 @@
 """Runs become one folder of weights: their shares, the files that name them, and what does not belong together."""
 
+import errno
+import json
+import os
 import shutil
 from pathlib import Path
 
@@ -7,11 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from histofold.commands.main import main
 from histofold.core.faults import InputError
 from histofold.kaggle.package import package_runs
-from histofold.schema.manifest import Manifest, load_manifest
+from histofold.schema.manifest import Manifest, file_sha256, load_manifest
+from histofold.schema.parse import plain
 from histofold.schema.preprocessing import Preprocessing
-from histofold.schema.run_record import RunRecord, write_record
+from histofold.schema.run_record import RunRecord, read_record, write_record
 
 
 def make_run(folder, folds=(0, 1), limit=None, **manifest):
@@ -85,3 +90,77 @@ def test_what_does_not_belong_together_is_refused_before_anything_is_written(tmp
     with pytest.raises(InputError, match="holds a run"):
         package_runs([good], good)
     assert not (tmp_path / "weights").exists()
+
+
+def test_a_folder_of_other_files_is_no_target_unless_that_is_said(tmp_path, capsys):
+    run, out = make_run(tmp_path / "a"), tmp_path / "photos"
+    out.mkdir()
+    (out / "README.md").write_text("only this")
+    arguments = ["package", str(run), "--out", str(out)]
+    assert main(arguments) == 0
+    assert main(arguments) == 0, "a package gives way to the next"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "holiday.jpg").write_bytes(b"mine")
+    assert main(["package", str(run), "--out", str(other)]) == 2
+    assert "no weights of ours but other files: holiday.jpg; give a folder of its own" in capsys.readouterr().err
+    assert [path.name for path in other.iterdir()] == ["holiday.jpg"]
+    assert main(["package", str(run), "--out", str(other), "--overwrite"]) == 0
+    assert (other / "holiday.jpg").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("size", [0, 30, 70])
+def test_weights_that_were_cut_short_are_neither_packaged_nor_checked_as_good(tmp_path, size, capsys):
+    run, out = make_run(tmp_path / "a"), tmp_path / "weights"
+    package_runs([run], out)
+    for path in (run / "fold1" / "model.safetensors", out / "a_fold1.safetensors"):
+        path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(InputError, match=rf"a_fold1.safetensors: .*{size} (bytes|of)"):
+        package_runs([run], tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    manifest = load_manifest_text(out)
+    manifest["members"][1]["sha256"] = file_sha256(out / "a_fold1.safetensors")  # packaged before it was looked at
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["check", "weights", str(out)]) == 2
+    assert "a_fold1.safetensors" in capsys.readouterr().err
+
+
+def load_manifest_text(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def test_a_full_disk_leaves_the_earlier_package_whole(tmp_path, monkeypatch):
+    out = tmp_path / "weights"
+    package_runs([make_run(tmp_path / "a")], out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    written = []
+
+    def full(descriptor):
+        written.append(descriptor)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        package_runs([make_run(tmp_path / "b")], out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["run.json", "summary.json", "thresholds.json", "oof.csv"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_records_that_were_cut_short_are_refused_by_name(tmp_path, name, share):
+    run = make_run(tmp_path / "a")
+    (run / "thresholds.json").write_text(json.dumps({"default": 0.45}))
+    (run / "oof.csv").write_text("id,fold,organ,source,dice\nx,0,,,0.5\ny,1,,,0.7\n")
+    summary = {
+        "weights_sha256": {f"fold{k}": file_sha256(run / f"fold{k}" / "model.safetensors") for k in (0, 1)},
+        "settings": {f"fold{k}": plain(read_record(run / f"fold{k}").manifest) for k in (0, 1)},
+        "images": 2,
+    }
+    (run / "summary.json").write_text(json.dumps(summary))
+    members = package_runs([run], tmp_path / "weights").members
+    assert [member.oof_score for member in members] == [0.5, 0.7]
+    path = run / "fold0" / name if name == "run.json" else run / name
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(InputError, match=rf"{name}: .+; .*(evaluate|copy the run again|download it again)"):
+        package_runs([run], tmp_path / "weights")

@@ -105,7 +105,7 @@ def test_each_group_has_its_own_rate(dataset, tmp_path, monkeypatch):
 def test_a_plateau_in_the_scores_lowers_the_rate(dataset, tmp_path, monkeypatch):
     use_tiny_nets(monkeypatch)
     scores = iter([0.5, 0.4, 0.4, 0.4, 0.4, 0.4])
-    monkeypatch.setattr("histofold.train.validation.validate_slides", lambda *_: {"a": next(scores)})
+    monkeypatch.setattr("histofold.train.loop.validate_slides", lambda *_: {"a": next(scores)})
     optim = {"schedule": "plateau", "plateau_patience": 1, "gamma": 0.5, "warmup": 0.0, "lr": 0.01}
     setup = trained(dataset, tmp_path, optim=optim, train={"steps": 10, "validate_every": 2})
     log = pd.read_csv(setup.folder / "log.csv")

@@ -28,6 +28,8 @@ class BuildOptions:
     """A folds.csv to read and keep; without it folds are made."""
     experiment: Path | None = None
     """An experiment whose scale and tiles are wanted; without it the defaults."""
+    overwrite: bool = False
+    """Build over the dataset of another folder, which is lost."""
     workers: int = os.cpu_count() or 1
     """Processes that cut tiles."""
     num_folds: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
@@ -47,6 +49,7 @@ def run(arguments: list[str]) -> int:
         return _label_images(options, options.pseudo_labels)
     from histofold.competitions.registry import find_competition
     from histofold.data.build import build_dataset
+    from histofold.data.store import clear_dataset, refuse_other_dataset
     from histofold.report.dataset import write_build_report
 
     experiment = load_toml(Experiment, options.experiment) if options.experiment else Experiment()
@@ -54,6 +57,13 @@ def run(arguments: list[str]) -> int:
         raise InputError(f"--folds {options.folds}: no such file: give a folds.csv; for a number use --num-folds")
     experiment = _with_fold_options(experiment, options)
     competition = find_competition(options.competition, options.data)
+    try:
+        refuse_other_dataset(options.out, options.data)
+    except InputError:
+        if not options.overwrite or options.out.resolve() == options.data.resolve():
+            raise
+        competition.samples(options.data, "train")  # tables at fault cost no dataset
+        clear_dataset(options.out)
     built = build_dataset(options.data, competition, experiment, options.out, options.folds, options.workers)
     report = write_build_report(built)
     print(f"{len(built.index)} tiles of {built.index['id'].nunique()} images in {options.out}\nreport: {report}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histofold.commands import parse_options
-from histofold.core.faults import InputError
+from histofold.core.faults import Fault, InputError
 from histofold.schema.experiment import Experiment
 
 DEFAULT_COMPETITION = "hubmap_2022"
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
     from histofold.competitions.registry import find_competition
     from histofold.data.build import build_dataset
     from histofold.data.check import audit_folder
-    from histofold.data.demo import demo_experiment
+    from histofold.data.demo import changed_since, demo_experiment
     from histofold.kaggle.package import package_runs
     from histofold.predict.submission.shards import predict_folder
     from histofold.report.dataset import write_build_report
@@ -65,6 +65,7 @@ def run(arguments: list[str]) -> int:
         seed=options.seed,
         synthetic=truth is not None,
     )
+    _refuse_other_demo(experiment, options.out, changed_since(options.out / "dataset", competition, samples))
     _print_forecast(experiment)
     write_build_report(build_dataset(root, competition, experiment, options.out / "dataset", None, os.cpu_count() or 1))
     run_folder = _train(experiment, options.out / "runs")
@@ -86,14 +87,35 @@ def run(arguments: list[str]) -> int:
 
 def _synthetic_folder(options: DemoOptions) -> tuple[Path, Path]:
     """A competition folder, made where it is not there yet, and the truth of its hidden test beside it."""
+    from histofold.competitions.registry import detect_competition
     from histofold.synth.competitions import demo_folder
 
-    folder = demo_folder(options.competition or DEFAULT_COMPETITION)
-    root, truth = options.out / "competition", options.out / "hidden_truth.csv"
-    if not truth.is_file():
-        shutil.rmtree(root, ignore_errors=True)
-        folder.make(root, seed=options.seed, truth_path=truth)
+    name = options.competition or DEFAULT_COMPETITION
+    folder = demo_folder(name)
+    root, truth, begun = (options.out / each for each in ("competition", "hidden_truth.csv", ".competition"))
+    if not root.exists() and not truth.exists():
+        shutil.rmtree(begun, ignore_errors=True)  # ours, of a demo that was interrupted
+        folder.make(begun, seed=options.seed, truth_path=truth)
+        begun.rename(root)
+    found = detect_competition(root).name
+    if found != name or not truth.is_file():
+        rule = f"holds slides of {found}" if truth.is_file() else "not made by the demo to its end"
+        remedy = f"give another --out, or remove {root} and {truth}"
+        raise InputError([Fault("competition", str(root), rule, remedy)])
     return root, truth
+
+
+def _refuse_other_demo(experiment: Experiment, out: Path, changed: list[str]) -> None:
+    """Refuse to go on with a demo of other data or settings, before anything of it is overwritten."""
+    from histofold.train.checkpoint import changed_settings
+
+    kept = sorted(out.glob("runs/demo/fold*/experiment.toml"))
+    words = [f"its data has changed: {'; '.join(changed)}"] if changed else []
+    if kept and (settings := changed_settings(kept[0], experiment)):
+        words.append(f"its settings have changed: {'; '.join(settings)}")
+    if words:
+        remedy = f"undo the change, give another --out, or remove {out} to begin anew"
+        raise InputError([Fault("demo", str(out), "; ".join(words), remedy)])
 
 
 def _print_forecast(experiment: Experiment) -> None:

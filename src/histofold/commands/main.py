@@ -6,6 +6,7 @@ import difflib
 import importlib
 import logging
 import os
+import signal
 import sys
 import traceback
 
@@ -76,13 +77,13 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     except ImageError as error:
         print(f"{error}\nhistofold {verb}: an image cannot be read", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return _interrupted(verb)
+    except KeyboardInterrupt as stop:
+        return _interrupted(verb, stop)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else (0 if stop.code is None else 2)
     except Exception as error:
         if isinstance(error.__context__, KeyboardInterrupt):
-            return _interrupted(verb)  # a library turned it into an error of its own, as torch.save does
+            return _interrupted(verb, error.__context__)  # of which a library made an error of its own
         of_disk = disk_fault(error)
         if of_disk is not None:
             print(f"{of_disk}\nhistofold {verb}: the disk is at fault", file=sys.stderr)
@@ -95,10 +96,11 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         return 1
 
 
-def _interrupted(verb: str) -> int:
+def _interrupted(verb: str, stop: KeyboardInterrupt) -> int:
+    """Say what is saved and how to go on; gives the exit status that a shell has for the signal."""
     again = "add --resume to go on from the last saved state" if verb == "train" else "run it again to go on"
-    print(f"histofold {verb}: interrupted; {again}", file=sys.stderr)
-    return 130
+    print(f"histofold {verb}: interrupted; {stop or again}", file=sys.stderr)
+    return 128 + getattr(stop, "number", signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ class PackageOptions:
     """Where to write."""
     shares: tuple[float, ...] = ()
     """Part of each run in the average, in their order, divided among its folds; else every member counts alike."""
+    overwrite: bool = False
+    """Write into a folder that holds other files, and no weights of ours."""
     tune: bool = False
     """Time batches of growing size here and write the best one into the manifest."""
     slug: str = ""
@@ -48,6 +50,10 @@ def run(arguments: list[str]) -> int:
     if not options.files and options.settings != ImportSettings():
         rule = "options of an import, and runs say all this themselves"
         raise InputError([Fault("import", "command line", rule, "add --import FILE, or leave them out")])
+    if not options.overwrite:
+        from histofold.kaggle.weights_folder import refuse_foreign_target
+
+        refuse_foreign_target(options.out)
     if options.files:
         from histofold.kaggle.published.weights import import_package
 

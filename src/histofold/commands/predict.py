@@ -25,6 +25,8 @@ class PredictOptions:
     """The competition folder; ids and order come from its sample_submission.csv (a plain folder needs none)."""
     out: Path
     """The submission."""
+    competition: str = ""
+    """Name of the adapter of --data (folder: any images); else that of the weights, or what --data is seen to be."""
     limit_s: float | None = None
     """Seconds that the run may take; it then leaves out views, members and images, in this order."""
     num_shards: int | None = None
@@ -48,7 +50,7 @@ def run(arguments: list[str]) -> int:
         return _run_shard(options, options.num_shards, options.shard_id)
     from histofold.predict.submission.shards import predict_folder
 
-    summary = predict_folder(options.weights, options.data, options.out, options.limit_s)
+    summary = predict_folder(options.weights, options.data, options.out, options.limit_s, options.competition)
     _tell_fallbacks(summary.failed)
     total = summary.done + summary.taken_over + len(summary.failed)
     print(f"{total} rows, {len(summary.failed)} of them fallback rows, in {options.out}")
@@ -63,8 +65,9 @@ def _tell_fallbacks(failed: Mapping[str, str]) -> None:
 def _run_shard(options: PredictOptions, num_shards: int, shard_id: int) -> int:
     from histofold.predict.submission.shards import predict_shard
 
+    part, competition = (num_shards, shard_id), options.competition
     shard, is_new = predict_shard(
-        options.weights, options.data, options.out, num_shards, shard_id, limit_s=options.limit_s
+        options.weights, options.data, options.out, part, limit_s=options.limit_s, competition=competition
     )
     if not is_new:
         print(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,10 +16,11 @@ from histofold.core.log import logger
 from histofold.core.rle.runs import Masks
 from histofold.data.check import audit_folder
 from histofold.data.cleaning import cleaned_targets
+from histofold.data.contents import measure_contents, truth_digest
 from histofold.data.explore.folder import Exploration, explore_folder
 from histofold.data.folds import plan_folds, read_folds
 from histofold.data.leaks import find_leaks
-from histofold.data.store import DatasetInfo, begin_dataset, finish_dataset
+from histofold.data.store import DatasetInfo, begin_dataset, dataset_origin, finish_dataset
 from histofold.data.tiles.cut import CutTiles, TileJob, cut_slides
 from histofold.data.tiles.masks import masked_fraction
 from histofold.data.tiles.plan import Rings
@@ -77,6 +80,7 @@ def build_dataset(
         raise InputError(faults)
     targets = {sample.id: competition.target(sample) for sample in samples}
     fractions = {key: masked_fraction(target) for key, target in targets.items()}
+    origin = dataset_origin(root, out, measure_contents(samples, partial(truth_digest, competition)))
     if experiment.data.clean_blank:
         targets = cleaned_targets(samples, targets)
     reference = _stain_reference(samples, experiment)
@@ -94,7 +98,7 @@ def build_dataset(
         raise InputError(leaks.faults)
     for notice in leaks.notices:
         logger.warning("leak: %s", notice)
-    info = _dataset_info(root, competition, experiment, cut, reference)
+    info = _dataset_info(origin, competition, experiment, cut, reference)
     finish_dataset(out, cut.index, info)
     return BuiltDataset(
         folder=out,
@@ -156,11 +160,11 @@ def _tile_jobs(
 
 
 def _dataset_info(
-    root: Path, competition: Competition, experiment: Experiment, cut: CutTiles, reference: StainReference
+    origin: dict[str, Any], competition: Competition, experiment: Experiment, cut: CutTiles, reference: StainReference
 ) -> DatasetInfo:
     return DatasetInfo(
         competition=competition.name,
-        root=str(root.resolve()),
+        **origin,
         preprocessing=experiment.preprocessing,
         tiles=experiment.tiles,
         classes=competition.classes,

@@ -5,16 +5,21 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from histofold.competitions.base import Competition
 from histofold.core.faults import ImageError, InputError
+from histofold.data.contents import changed_contents, truth_digest
+from histofold.data.leaks import listed_ids
+from histofold.data.store import DatasetInfo
 from histofold.data.tiles.masks import masked_fraction
 from histofold.imaging.slide import open_slide
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
+from histofold.schema.parse import load_json
 from histofold.schema.preprocessing import Preprocessing, has_pixel_size
 from histofold.schema.sample import Sample
 
@@ -68,6 +73,25 @@ def demo_experiment(
         ),
         predict=PredictConfig(tile=320, halo=32),
     )
+
+
+def changed_since(dataset: Path, competition: Competition, samples: Sequence[Sample]) -> list[str]:
+    """What a folder holds beside, instead of or without what an earlier demo built its dataset from, in words.
+
+    Args:
+        dataset: The dataset; nothing has changed where there is none.
+        competition: The adapter that gave the samples.
+        samples: All training samples that are there now.
+    """
+    path = dataset / "dataset.json"
+    contents = load_json(DatasetInfo, path).contents if path.is_file() else {}
+    if not contents:
+        return []
+    now = {sample.id: sample for sample in samples}
+    words = changed_contents(contents, now, partial(truth_digest, competition))
+    for told, ids in (("new images", now.keys() - contents.keys()), ("images gone", contents.keys() - now.keys())):
+        words += [f"{told}: {listed_ids(sorted(ids))}"] if ids else []
+    return words
 
 
 def quartile_bins(fractions: Sequence[float]) -> tuple[float, float, float]:

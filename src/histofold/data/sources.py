@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,11 +17,12 @@ from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.core.rle.runs import Masks, Runs
+from histofold.data.contents import changed_contents, content_inputs, folder_listing, truth_digest
 from histofold.data.duplicates import duplicate_groups
 from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.leaks import PSEUDO, image_stamp, listed_ids
 from histofold.data.pseudo import PSEUDO_RECORD, PseudoRecord, load_pseudo_record, pseudo_folder
-from histofold.data.store import DatasetInfo, complete_preprocessing, load_dataset
+from histofold.data.store import DatasetInfo, complete_preprocessing, dataset_root, load_dataset
 from histofold.schema.dataset import SourceConfig
 from histofold.schema.experiment import Experiment
 from histofold.schema.files import write_atomically
@@ -45,6 +47,8 @@ class Source:
     """`train` or `folds`; the main one is `folds`."""
     info: DatasetInfo
     """What build_dataset.py recorded."""
+    root: Path
+    """Its competition folder."""
     index: pd.DataFrame
     """Its tiles."""
     folds: pd.DataFrame
@@ -130,19 +134,65 @@ def _load_source(config: SourceConfig, name: str, experiment: Experiment) -> Sou
         rule = f"predicted labels without {PSEUDO_RECORD}: nothing says what their network has seen"
         raise InputError([Fault(name, str(folder / "index.csv"), rule, "predict the labels anew")])
     split: Split = "test" if pseudo else "train"
-    samples = {sample.id: sample for sample in competition.samples(Path(config.root or info.root), split)}
+    root = Path(config.root) if config.root else dataset_root(folder, info)
+    if not root.is_dir():
+        setting = "data.root" if name == MAIN else "root of its [[data.sources]] table"
+        rule = f"its competition folder is not there: {root}"
+        raise InputError([Fault(name, str(folder / "dataset.json"), rule, f"give its place as {setting}")])
+    samples = {sample.id: sample for sample in competition.samples(root, split)}
     return Source(
         name=name,
         folder=folder,
         weight=config.weight,
         role=config.role,
         info=info,
+        root=root,
         index=index,
         folds=folds,
         competition=competition,
         samples={key: samples[key] for key in folds["id"] if key in samples},
         pseudo=pseudo,
     )
+
+
+def refuse_changed_data(sources: Sequence[Source]) -> None:
+    """Refuse datasets whose images, masks or tables are no longer those that they were built from.
+
+    Raises:
+        InputError: With what has changed in each of them, and of which images.
+    """
+    faults = []
+    for source in sources:
+        contents = source.info.contents
+        if not contents or folder_listing(source.root, source.folder) == source.info.listing:
+            continue
+        digest = (lambda sample: "") if source.pseudo else partial(truth_digest, source.competition)
+        rule = "; ".join(changed_contents(contents, source.samples, digest))
+        if rule:
+            remedy = f"build it anew: `python build_dataset.py --data {source.root} --out {source.folder}`"
+            faults.append(Fault(source.name, str(source.folder), f"{source.root} now has {rule}", remedy))
+    if faults:
+        raise InputError(faults)
+
+
+def fold_inputs(
+    sources: Sequence[Source], trained: Mapping[str, Sequence[str]], held_out: Iterable[str]
+) -> dict[str, str]:
+    """All that decides a training beside its settings, as `changed_inputs` compares it.
+
+    Args:
+        sources: The datasets that it trains on.
+        trained: Their images that it trains on, by their own ids, by the name of the dataset.
+        held_out: The images that it is scored on, by the ids that the experiment knows.
+    """
+    parts = {source.key(key): "trained on" for source in sources for key in trained[source.name]}
+    parts |= dict.fromkeys(held_out, "held out")
+    inputs = {f"part {key}": part for key, part in parts.items()}
+    for source in sources:
+        inputs[f"share {source.name}"] = str(source.weight)
+        contents = {source.key(key): content for key, content in source.info.contents.items()}
+        inputs |= content_inputs({key: content for key, content in contents.items() if key in parts})
+    return inputs
 
 
 def _source_faults(source: Source, before: Sequence[Source]) -> list[Fault]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from histofold.core.faults import Fault, InputError
+from histofold.data.contents import Content, folder_listing
 from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.tiles.cut import COLOUR_FIELDS, INDEX_COLUMNS
-from histofold.data.tiles.files import REBUILD
+from histofold.data.tiles.files import REBUILD, TILE_FOLDERS
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.experiment import Experiment
-from histofold.schema.files import write_atomically
+from histofold.schema.files import moved_path, write_atomically
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import load_json, plain
 from histofold.schema.preprocessing import Preprocessing, StainReference
@@ -32,7 +36,9 @@ class DatasetInfo:
     competition: str
     """Name of the adapter."""
     root: str
-    """The competition folder."""
+    """The competition folder, as it was called then."""
+    root_beside: str = ""
+    """The same from the dataset's own folder, which counts first: projects are moved."""
     preprocessing: Preprocessing
     """The spec that the tiles were cut with."""
     tiles: TilesConfig
@@ -47,8 +53,66 @@ class DatasetInfo:
     """Standard deviation of the tiles' channels, in 0 to 1."""
     index_sha256: str = ""
     """SHA-256 of index.csv; empty in datasets of earlier versions."""
+    contents: dict[str, Content] = field(default_factory=dict)
+    """What each image and its truth were; empty in datasets of earlier versions."""
+    listing: str = ""
+    """Names, sizes and times of the files of the competition folder, as one digest."""
     stain_reference: StainReference = field(default_factory=StainReference)
     """Colours of the images in data.stain_references; what an experiment without a reference of its own aims at."""
+
+
+def dataset_origin(root: Path, folder: Path, contents: dict[str, Content]) -> dict[str, Any]:
+    """The fields of `DatasetInfo` that say what a dataset is built from.
+
+    Args:
+        root: The competition folder.
+        folder: The dataset.
+        contents: Its images and truths, by id.
+    """
+    return {
+        "root": str(root.resolve()),
+        "root_beside": os.path.relpath(root.resolve(), folder.resolve()),
+        "contents": contents,
+        "listing": folder_listing(root, folder),
+    }
+
+
+def refuse_other_dataset(folder: Path, root: Path) -> None:
+    """Refuse to build into a folder that holds the dataset of another competition folder, or other files.
+
+    Raises:
+        InputError: With what the folder holds.
+    """
+    rule, info = "", _info_of(folder)
+    if info is not None:
+        before = dataset_root(folder, info).resolve()
+        rule = "" if before == root.resolve() else f"holds the dataset of another folder, {before}"
+    elif folder.resolve() == root.resolve():
+        rule = "is the competition folder itself"
+    elif not (folder / "parts").is_dir():
+        own = [name for name in (*TILE_FOLDERS, "index.csv") if (folder / name).exists()]
+        rule = f"holds {', '.join(own)}, and no dataset of ours" if own else ""
+    if rule:
+        remedy = "give another --out, or add --overwrite (the folds are then drawn anew)"
+        raise InputError([Fault("out", str(folder), f"this folder {rule}", remedy)])
+
+
+def _info_of(folder: Path) -> DatasetInfo | None:
+    """What a folder says that it was built from; None where it says nothing, or was cut short."""
+    try:
+        return load_json(DatasetInfo, folder / "dataset.json")
+    except InputError:
+        return None
+
+
+def clear_dataset(folder: Path) -> None:
+    """Remove a dataset, its tables and tiles; a folder that holds none is left as it is."""
+    if _info_of(folder) is None:
+        return
+    for name in ("dataset.json", "folds.csv", "index.csv"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("parts", *TILE_FOLDERS):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def begin_dataset(folder: Path, folds: pd.DataFrame) -> None:
@@ -77,7 +141,7 @@ def load_dataset(folder: Path) -> tuple[DatasetInfo, pd.DataFrame, pd.DataFrame]
         command = f"python build_dataset.py --data DIR --experiment E.toml --out {folder}"
         remedy = f"run `{command}` first, or set data.dataset"
         raise InputError([Fault("dataset", str(folder), "no built dataset here", remedy)])
-    info = load_json(DatasetInfo, folder / "dataset.json")
+    info = load_json(DatasetInfo, folder / "dataset.json", REBUILD)
     text = dict.fromkeys(("tile_id", "id", "bin", "organ", "source", "grid", "region", "label_origin"), str)
     path = folder / "index.csv"
     index = read_own_table(path, text, REBUILD)
@@ -123,6 +187,12 @@ def read_own_table(path: Path, text: Mapping[str, type], remedy: str) -> pd.Data
         raise InputError([Fault(path.stem, str(path), f"{error.strerror}", remedy)]) from error
     except ValueError as error:  # also of pandas' own errors
         raise InputError([Fault(path.stem, str(path), f"not a table ({error})", remedy)]) from error
+
+
+def dataset_root(folder: Path, info: DatasetInfo) -> Path:
+    """Where the competition folder of a built dataset lies now: beside it as then, else where it was, else near it."""
+    beside = Path(os.path.normpath(folder.resolve() / info.root_beside))
+    return beside if info.root_beside and beside.is_dir() else moved_path(Path(info.root), folder)
 
 
 def known_folds(experiment: Experiment) -> list[int]:

@@ -222,11 +222,10 @@ def _oof_table(run: Path) -> pd.DataFrame:
     path = run / "oof.csv"
     if not path.is_file():
         return pd.DataFrame(columns=["fold", "dice"])
-    table = read_table(path, ("id", "fold", "dice"))
     try:
-        return table.astype({"fold": int, "dice": float})
-    except ValueError as error:
-        rule, remedy = f"not a table of scores ({error})", f"run `histofold evaluate {run}` again"
+        return read_table(path, ("id", "fold", "dice")).astype({"fold": int, "dice": float})
+    except ValueError as error:  # an InputError is one
+        rule, remedy = f"not a whole table of scores ({error})", f"run `histofold evaluate {run}` again"
         raise InputError([Fault("oof", str(path), rule, remedy)]) from error
 
 

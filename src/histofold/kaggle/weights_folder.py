@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,8 +20,9 @@ from histofold.kaggle.metadata.dataset import (
 )
 from histofold.kaggle.wheel import build_wheel
 from histofold.schema.files import weights_rule, write_atomically, write_bytes_atomically
-from histofold.schema.manifest import MANIFEST_NAME, Manifest, load_manifest, manifest_json
+from histofold.schema.manifest import MANIFEST_FORMAT, MANIFEST_NAME, Manifest, load_manifest, manifest_json
 from histofold.schema.network import needs_smp
+from histofold.schema.parse import kept_json
 
 DEFAULT_SLUG = "histofold-weights"  # the dataset that a kernel names by default
 WHEEL_DISTRIBUTION = "segmentation-models-pytorch"
@@ -36,17 +40,24 @@ def write_package(manifest: Manifest, sources: Mapping[str, Path], out: Path, sl
     """
     name = slug or DEFAULT_SLUG
     dataset_metadata(slug=name, title=name, licence=licence)
-    # Everything is checked; only now is anything touched. The old manifest goes first and the new one comes last, so
-    # that no half of a package can be taken for a whole.
     out.mkdir(parents=True, exist_ok=True)
-    _remove_earlier(out)
-    for member in manifest.members:
-        write_bytes_atomically(out / member.file, sources[member.file].read_bytes())
-    smp = any(needs_smp(member.architecture) for member in manifest.members)
-    wheels = [build_wheel(WHEEL_DISTRIBUTION, out)] if smp else []
-    metadata = dataset_metadata(slug=name, title=name, licence=licence, description=wheels_notice(wheels))
-    write_atomically(out / DATASET_METADATA_NAME, json.dumps(metadata, indent=2) + "\n")
-    write_atomically(out / MANIFEST_NAME, manifest_json(manifest))
+    for stale in out.glob(".new-*"):  # of a call that was killed
+        shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=out) as folder:
+        new = Path(folder)  # on the same disk: should it be full, the earlier package stays whole
+        for member in manifest.members:
+            write_bytes_atomically(new / member.file, sources[member.file].read_bytes())
+        smp = any(needs_smp(member.architecture) for member in manifest.members)
+        wheels = [build_wheel(WHEEL_DISTRIBUTION, new)] if smp else []
+        metadata = dataset_metadata(slug=name, title=name, licence=licence, description=wheels_notice(wheels))
+        write_atomically(new / DATASET_METADATA_NAME, json.dumps(metadata, indent=2) + "\n")
+        write_atomically(new / MANIFEST_NAME, manifest_json(manifest))
+        load_manifest(new)
+        # Everything is checked; only now is anything touched. The old manifest goes first and the new one comes last,
+        # so that no half of a package can be taken for a whole.
+        _remove_earlier(out)
+        for path in sorted(new.iterdir(), key=lambda path: path.name == MANIFEST_NAME):
+            os.replace(path, out / path.name)
     return load_manifest(out)
 
 
@@ -58,6 +69,19 @@ def check_target(out: Path) -> None:
     """
     if any(out.glob("run.json")) or any(out.glob("fold*/run.json")):
         raise InputError([Fault("out", str(out), "this folder holds a run", "give a folder of its own, as weights")])
+
+
+def refuse_foreign_target(out: Path) -> None:
+    """Refuse to write a package beside files that are none of ours.
+
+    Raises:
+        InputError: `out` holds files, a README aside, and no package's manifest.
+    """
+    entries = [path.name for path in sorted(out.glob("[!.]*")) if path.name != "README.md"] if out.is_dir() else []
+    if entries and kept_json(out / MANIFEST_NAME).get("format") != MANIFEST_FORMAT:
+        named = ", ".join(entries[:3]) + " ..." * (len(entries) > 3)
+        rule = f"this folder holds no weights of ours but other files: {named}"
+        raise InputError([Fault("out", str(out), rule, "give a folder of its own, or add --overwrite")])
 
 
 def _remove_earlier(out: Path) -> None:

@@ -96,6 +96,26 @@ def weights_rule(path: Path) -> str:
     return "" if size == wanted else f"cut short, or longer than its header says: {size} of {wanted} bytes"
 
 
+def moved_path(path: Path, beside: Path) -> Path:
+    """Where a path that a file names leads after a project was moved.
+
+    Args:
+        path: What the file names.
+        beside: The file or folder that names it.
+
+    Returns:
+        The path itself where there is something; else the longest of its ends that is there below the nearest folder
+        above `beside`; else the path itself.
+    """
+    ends = [Path(*path.parts[place:]) for place in range(int(path.is_absolute()), len(path.parts))]
+    if not path.exists():
+        for end in ends:
+            for folder in beside.resolve().parents:
+                if (folder / end).exists():
+                    return folder / end
+    return path
+
+
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Rows as csv text with a header, Unix line ends."""
     buffer = io.StringIO()

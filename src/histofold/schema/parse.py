@@ -42,16 +42,16 @@ def load_toml(cls: type[Parsed], path: Path) -> Parsed:
     return parse_dataclass(cls, read_toml(path), str(path))
 
 
-def load_json(cls: type[Parsed], path: Path) -> Parsed:
+def load_json(cls: type[Parsed], path: Path, remedy: str = "write it anew") -> Parsed:
     """Read a JSON file into a dataclass.
 
     Raises:
         InputError: As `load_toml`.
     """
-    return parse_dataclass(cls, read_json(path), str(path))
+    return parse_dataclass(cls, read_json(path, remedy), str(path))
 
 
-def read_json(path: Path, remedy: str = "write it anew") -> Any:
+def read_json(path: Path, remedy: str) -> Any:
     """Read a JSON file as plain data.
 
     Raises:
@@ -69,7 +69,7 @@ def read_json(path: Path, remedy: str = "write it anew") -> Any:
 def kept_json(path: Path) -> dict[str, Any]:
     """The object of a file of results that can be had again; empty where it is missing, cut short or no object."""
     try:
-        data = read_json(path)
+        data = read_json(path, "")
     except InputError:
         return {}
     return data if isinstance(data, dict) else {}

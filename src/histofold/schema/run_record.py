@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,11 @@ class RunRecord:
     """Network family, as `build_model` knows it."""
     arguments: dict[str, Any]
     """What the network is built with."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """All that decided the training beside its settings: pixels, mask, table row and part of each image, as digests or
+    words; empty in records of earlier versions."""
+    folds: tuple[int, ...] = ()
+    """All folds of its dataset that could be held out; empty in records of earlier versions."""
     settings_sha256: str = ""
     """Identifies experiment.toml beside it, where its data lies aside; empty in records of earlier versions."""
 

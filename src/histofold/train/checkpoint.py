@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import save_file
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
+from histofold.data.contents import changed_inputs
 from histofold.schema.experiment import Experiment
 from histofold.schema.files import written_whole
 from histofold.schema.parse import plain, to_toml
 
 _WITHOUT_EFFECT = ("workers", "tracker", "save_every")
+_ELSEWHERE = ("predict.", "data.dataset", "data.root", "model.init")
+"""Settings that decide no weights, and places: what lies there is named by its content."""
 _VALIDATIONS = ("validate_every", "validate_images")
 """Settings of `train` that decide the weights only where the learning rate follows the scores."""
 
@@ -48,41 +53,44 @@ def newest_state(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def load_state(folder: Path, digest: str, experiment: Experiment) -> dict[str, Any] | None:
+def load_state(
+    folder: Path, digest: str, experiment: Experiment, inputs: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any] | None:
     """The newest state that can be read, None where there is none.
 
     Args:
         folder: runs/E/fold{k}, with the experiment.toml that the state was made with.
         digest: Of the run that wants it.
         experiment: Of the run that wants it.
+        inputs: What decides that run beside its settings.
 
     Raises:
         InputError: If it belongs to another experiment or dataset: resuming would mix two runs.
     """
     state = newest_state(folder)
-    if state is not None:
-        refuse_other_run(folder, state["digest"] == digest, experiment, "the state")
+    if state is not None and state["digest"] != digest:
+        refuse_other_run(folder, changed_inputs(state.get("inputs", {}), inputs), experiment, "the state")
     return state
 
 
-def refuse_other_run(folder: Path, is_same: bool, experiment: Experiment, what: str) -> None:
-    """Refuse to go on with what another run has left, and say in which settings it differs.
+def refuse_other_run(folder: Path, data: Sequence[str], experiment: Experiment, what: str) -> NoReturn:
+    """Refuse to go on with what another run has left, and say in what it differs.
 
     Args:
         folder: runs/E/fold{k}.
-        is_same: Whether it is the same run after all.
+        data: What of its data has changed, in words, as `changed_inputs` gives it.
         experiment: The experiment that would go on.
         what: What was left there, in words.
 
     Raises:
-        InputError: If it is another run.
+        InputError: Always, with the settings and the data that differ.
     """
-    if is_same:
-        return
-    changed = changed_settings(folder / "experiment.toml", experiment)
-    differs = f"was made with other settings: {'; '.join(changed)}" if changed else "is of other data or first weights"
-    rule = f"{what} {differs}"
-    raise InputError([Fault(folder.name, str(folder), rule, "undo the change, or train under another name")])
+    settings = changed_settings(folder / "experiment.toml", experiment)
+    words = [f"was made with other settings: {'; '.join(settings)}"] if settings else []
+    words += [f"was made of what has changed since: now there are {'; '.join(data)}"] if data else []
+    rule = f"{what} {', and '.join(words) or 'is of other data or first weights'}"
+    remedy = f"undo the change, train under another name, or remove {folder} to train it anew"
+    raise InputError([Fault(folder.name, str(folder), rule, remedy)])
 
 
 def save_weights(model: torch.nn.Module, path: Path) -> None:
@@ -125,7 +133,7 @@ def changed_settings(old_toml: Path, new: Experiment) -> list[str]:
     return [
         f"{key}: {_told(before, key)} then, {_told(after, key)} now"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key not in skipped and not key.startswith("predict.")
+        if before.get(key) != after.get(key) and key not in skipped and not key.startswith(_ELSEWHERE)
     ]
 
 

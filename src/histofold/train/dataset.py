@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -187,6 +188,8 @@ def make_loader(
 
 
 def _quiet_worker(worker: int) -> None:
-    """One thread a worker: they are parallel already."""
+    """One thread a worker: they are parallel already. A terminal's interrupt is for the process that they work for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

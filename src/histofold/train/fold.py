@@ -15,7 +15,7 @@ from histofold.competitions.base import Truth
 from histofold.core.faults import Fault, InputError
 from histofold.data.leaks import forbidden_samples, image_stamp
 from histofold.data.pseudo import label_faults
-from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_samples, load_sources
+from histofold.data.sources import JoinedTruth, Source, fold_inputs, joined_folds, joined_samples, load_sources
 from histofold.data.store import complete_preprocessing, known_folds
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Manifest, file_sha256
@@ -50,6 +50,10 @@ class FoldSetup:
     """Number of training slides of an overfitting check, None for a real run."""
     digest: str
     """Identifies experiment, datasets, fold and limit: states of another digest are not resumed."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """All that decides the training beside its settings, as `changed_inputs` compares it."""
+    folds: tuple[int, ...] = ()
+    """All folds that can be held out."""
     weights: dict[str, float] = field(default_factory=dict)
     """Share of the draws of each dataset by its name, as the index has it in its column `dataset`."""
     initial: Path | None = None
@@ -115,7 +119,8 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
     described = [[s.name, file_sha256(s.folder / "index.csv"), s.weight, chosen[s.name]] for s in used]
     begun = [file_sha256(path) for path in (initial.path if initial else None, _encoder_file(experiment)) if path]
     held_out = [sample.id for sample in validation]
-    text = json.dumps([training_settings(experiment), described, held_out, limit, begun])
+    inputs = fold_inputs(used, chosen, held_out) | {"weights of the first step": " ".join(begun)}
+    text = json.dumps([training_settings(experiment), described, held_out, limit, begun, sorted(inputs.items())])
     preprocessing = complete_preprocessing(experiment, main.info, main.folder)
     return FoldSetup(
         experiment=experiment,
@@ -129,6 +134,8 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
         manifest=experiment.manifest(preprocessing, main.info.competition, main.competition.classes),
         limit=limit,
         digest=hashlib.sha256(text.encode()).hexdigest(),
+        inputs=inputs,
+        folds=tuple(folds),
         weights={source.name: source.weight for source in used},
         initial=initial.path if initial else None,
         trained_on=_all_stamps(stamps, earlier, main.info.competition),

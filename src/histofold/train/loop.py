@@ -5,6 +5,7 @@ same seed gives the same weights, interrupted or not."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ from histofold.competitions.base import masks_dice
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.core.rle.sets import without_runs
+from histofold.data.sources import load_sources, refuse_changed_data
 from histofold.data.store import known_folds, tile_differences
 from histofold.data.tiles.files import refuse_cut_tiles
 from histofold.predict.image import predict_masks
@@ -30,6 +32,7 @@ from histofold.schema.sample import Sample
 from histofold.train.checkpoint import save_state, save_weights
 from histofold.train.dataset import make_loader, training_tiles
 from histofold.train.fold import FoldSetup, prepare_fold
+from histofold.train.interruption import Interrupted, Interruption, saved_words
 from histofold.train.log import check_tracker, log_to_tracker, stop_tracker, write_log
 from histofold.train.processes import broadcast
 from histofold.train.run import Run, Stopped, make_room, refuse_other_finished_run, start_run
@@ -63,6 +66,7 @@ def train_experiment(
         ...     print(setup.fold, dice)
     """
     folds = known_folds(experiment) if fold is None else [fold]
+    refuse_changed_data(load_sources(experiment))
     setups = [prepare_fold(experiment, name, runs, k, limit) for k in folds]
     for difference in tile_differences(experiment, Path(experiment.data.dataset)):
         logger.warning("%s", difference)
@@ -101,24 +105,29 @@ def train_fold(setup: FoldSetup, resume: bool, on_validation: OnValidation | Non
         return _refresh_record(setup)
     run = start_run(setup, resume)
     try:
-        _take_steps(run, setup, on_validation)
-        return _finish(run, setup)
+        with Interruption(enabled=run.accelerator.num_processes == 1) as interruption:
+            _take_steps(run, setup, on_validation, interruption)
+            return _finish(run, setup)
+    except KeyboardInterrupt as stop:
+        raise Interrupted(getattr(stop, "number", signal.SIGINT), saved_words(setup.folder, setup.fold)) from None
     finally:
         stop_tracker(run.accelerator)
 
 
-def _take_steps(run: Run, setup: FoldSetup, on_validation: OnValidation | None) -> None:
+def _take_steps(run: Run, setup: FoldSetup, on_validation: OnValidation | None, interruption: Interruption) -> None:
     """Step, log, validate and save, from the step that the run is at to its last one."""
     config = setup.experiment.train
     batches = training_batches(run, setup)
     bar = _step_bar(run, setup)
     while run.step < config.steps:
         started = time.monotonic()
-        losses = training_step(run, setup, batches)
-        run.step += 1
+        with interruption.held_back():
+            losses = training_step(run, setup, batches)
+            run.step += 1
         is_last = run.step == config.steps
         validates = run.step % config.validate_every == 0 and not is_last
-        saves = run.step % config.save_every == 0 or is_last
+        stopped = interruption.number
+        saves = run.step % config.save_every == 0 or is_last or stopped > 0
         logs = run.step % LOG_EVERY == 0 or validates or is_last
         if logs or saves:
             refuse_non_finite(run, setup, losses)  # waits for the device
@@ -127,10 +136,14 @@ def _take_steps(run: Run, setup: FoldSetup, on_validation: OnValidation | None) 
         if logs and run.accelerator.is_main_process:
             _log_step(run, setup, losses)
             bar.set_postfix(loss=f"{run.rows[-1]['loss']:.3f}")
+        if validates and stopped:  # a state that is saved before its validation would be resumed behind it
+            raise Interrupted(stopped)
         if validates:
             _validate(run, setup, config.validate_images)
         if saves:
             _save(run, setup)
+        if stopped:
+            raise Interrupted(stopped)
         if validates and on_validation is not None:
             stops = on_validation(run.step, run.scores[-1])
             if broadcast(stops, run.accelerator):
@@ -185,7 +198,7 @@ def _validate(run: Run, setup: FoldSetup, most: int | None) -> dict[str, float]:
 
 def _save(run: Run, setup: FoldSetup) -> None:
     if run.accelerator.is_main_process:
-        save_state(setup.folder, run.step, run.state(setup.digest, setup.limit))
+        save_state(setup.folder, run.step, run.state(setup))
         write_log(run.rows, setup.folder / "log.csv")
     run.accelerator.wait_for_everyone()
 
@@ -214,6 +227,8 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
         manifest=setup.manifest,
         architecture=setup.experiment.model.architecture,
         arguments=setup.experiment.model.arguments(),
+        inputs=setup.inputs,
+        folds=setup.folds,
         settings_sha256=settings_sha256(setup.experiment),
     )
     write_record(setup.folder, record)

@@ -13,6 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
+from histofold.data.contents import changed_inputs
 from histofold.models.build import build_model
 from histofold.models.weights import load_encoder_weights
 from histofold.predict.devices import best_device, best_precision
@@ -67,12 +68,13 @@ class Run:
         plain = self.network.model
         return plain if self.average is None else self.average.averaged(plain)
 
-    def state(self, digest: str, limit: int | None) -> dict[str, Any]:
+    def state(self, setup: FoldSetup) -> dict[str, Any]:
         """All of it as plain data and tensors; random numbers are none of it, since each step seeds its own."""
         scaler = self.accelerator.scaler
         return {
-            "digest": digest,
-            "limit": limit,
+            "digest": setup.digest,
+            "inputs": setup.inputs,
+            "limit": setup.limit,
             "processes": self.accelerator.num_processes,
             "step": self.step,
             "seconds": self.seconds,
@@ -135,7 +137,7 @@ def start_run(setup: FoldSetup, resume: bool) -> Run:
     experiment = setup.experiment
     accelerator = _make_accelerator(setup)
     set_seed(experiment.train.seed)
-    state = load_state(setup.folder, setup.digest, experiment) if resume or restarts() else None
+    state = load_state(setup.folder, setup.digest, experiment, setup.inputs) if resume or restarts() else None
     network = _make_network(setup, fresh=state is None).to(accelerator.device)
     network = network.to(memory_format=torch.channels_last)
     average = _make_average(network.model, experiment)
@@ -221,5 +223,7 @@ def refuse_other_finished_run(setup: FoldSetup) -> None:
         InputError: With the settings that differ.
     """
     if (setup.folder / RECORD_NAME).is_file():
-        is_same = read_record(setup.folder).digest == setup.digest
-        refuse_other_run(setup.folder, is_same, setup.experiment, "the finished run")
+        record = read_record(setup.folder)
+        if record.digest != setup.digest:
+            changed = changed_inputs(record.inputs, setup.inputs)
+            refuse_other_run(setup.folder, changed, setup.experiment, "the finished run")

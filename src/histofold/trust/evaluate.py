@@ -18,8 +18,9 @@ from histofold.competitions.base import Truth
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.core.rle.runs import class_runs
+from histofold.data.contents import changed_inputs, content_inputs
 from histofold.data.leaks import run_leaks
-from histofold.data.sources import JoinedTruth, joined_samples, load_sources
+from histofold.data.sources import JoinedTruth, Source, joined_samples, load_sources, refuse_changed_data
 from histofold.data.store import known_folds
 from histofold.imaging.slide import open_slide
 from histofold.imaging.stain import network_view
@@ -94,6 +95,8 @@ def evaluate_run(run: Path) -> Evaluation:
         raise InputError(leaks)
     experiment = run_experiment(run)
     sources = load_sources(experiment)
+    refuse_changed_data(sources)
+    _refuse_other_inputs(folds, sources)
     for fold, source in itertools.product(folds, sources):
         source.held_out(fold.fold)  # refuses images that are gone before anything is predicted
     truth, samples = JoinedTruth(sources), joined_samples(sources)
@@ -118,6 +121,22 @@ def evaluate_run(run: Path) -> Evaluation:
         summary=summary,
         notes=notes,
     )
+
+
+def _refuse_other_inputs(folds: Sequence[FoldRun], sources: Sequence[Source]) -> None:
+    """Refuse folds whose images or masks are no longer those that they were trained on and scored by."""
+    now: dict[str, str] = {}
+    for source in sources:
+        now |= content_inputs({source.key(key): content for key, content in source.info.contents.items()})
+    faults = []
+    for fold in folds:
+        before = {key: value for key, value in fold.record.inputs.items() if key in now}
+        rule = "; ".join(changed_inputs(before, now))
+        if rule:
+            remedy = f"remove {fold.folder} and train it anew, or undo the change"
+            faults.append(Fault(fold.folder.name, str(fold.folder), f"since it was trained there are {rule}", remedy))
+    if faults:
+        raise InputError(faults)
 
 
 def _unfinished_notes(folds: Sequence[FoldRun], expected: Sequence[int]) -> list[str]:

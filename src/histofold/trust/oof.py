@@ -107,11 +107,12 @@ def score_folds(run: Path, folds: Sequence[FoldRun], truth: Truth, samples: dict
     known = {(entry["key"], entry["id"]): _scores_of(entry) for entry in journal.entries}
     rows = []
     for fold in folds:
-        key = _fold_key(fold)
+        weights_key = _fold_key(fold)
         ids = _held_out_ids(fold, table)
         ensemble = None
         for sample_id in tqdm(ids, desc=f"out-of-fold {fold.fold}", unit="slide", dynamic_ncols=True):
             sample = samples[sample_id]
+            key = _slide_key(fold, weights_key, sample_id)
             scores = known.get((key, sample_id))
             if scores is None:
                 ensemble = ensemble or fold.ensemble()
@@ -154,6 +155,14 @@ def _held_out_ids(fold: FoldRun, table: pd.DataFrame) -> list[str]:
 def _fold_key(fold: FoldRun) -> str:
     """Identifies weights and prediction settings: scores of another key are not reused."""
     return file_sha256(fold.folder / "model.safetensors")[:16] + json.dumps(plain(fold.manifest), sort_keys=True)
+
+
+def _slide_key(fold: FoldRun, weights_key: str, sample_id: str) -> str:
+    """The same with the slide's pixels and mask: a mended mask is scored anew by the same weights."""
+    inputs = fold.record.inputs
+    return " ".join(
+        [weights_key, *(inputs[key] for kind in ("pixels", "mask") if (key := f"{kind} {sample_id}") in inputs)]
+    )
 
 
 def score_slide(ensemble: Sequence[Stage], truth: Truth, sample: Sample) -> list[list[float]]:

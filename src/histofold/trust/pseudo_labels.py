@@ -13,10 +13,11 @@ from tqdm import tqdm
 from histofold.competitions.base import Competition, image_error_fault
 from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.rle.runs import Runs, class_runs, parse_rle, runs_to_text
+from histofold.data.contents import measure_contents
 from histofold.data.folds import ALWAYS_TRAINED, stratum_names
 from histofold.data.leaks import image_stamp
 from histofold.data.pseudo import PSEUDO_RECORD, LabelMaker, PseudoRecord, cut_pseudo_tiles
-from histofold.data.store import DatasetInfo, begin_dataset, finish_dataset
+from histofold.data.store import DatasetInfo, begin_dataset, dataset_origin, finish_dataset
 from histofold.imaging.slide import open_slide
 from histofold.predict.image import predict_masks
 from histofold.schema.files import LineJournal, write_atomically
@@ -77,7 +78,7 @@ def build_pseudo_dataset(root: Path, competition: Competition, run: Path, out: P
     cut = cut_pseudo_tiles(samples, labels, experiment, out, workers)
     info = DatasetInfo(
         competition=competition.name,
-        root=str(root.resolve()),
+        **dataset_origin(root, out, measure_contents(samples, lambda sample: "")),
         preprocessing=experiment.preprocessing,
         tiles=experiment.tiles,
         classes=folds[0].manifest.classes,

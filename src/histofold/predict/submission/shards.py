@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from histofold.competitions.base import submission_columns
-from histofold.competitions.registry import get_competition
+from histofold.competitions.base import Competition, submission_columns
+from histofold.competitions.registry import detect_competition, get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
+from histofold.predict.submission.earlier import earlier_kept
 from histofold.predict.submission.journal import inputs_digest
 from histofold.predict.submission.runner import RunSummary, run_submission
 from histofold.schema.files import write_atomically
@@ -178,22 +179,41 @@ def shard_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **installed_versions(SHARD_PACKAGES)}
 
 
-def predict_folder(weights: Path, data: Path, out: Path, limit_s: float | None = None) -> RunSummary:
-    """Predict the test split of a folder with packaged weights; the competition is the manifest's.
+def predict_folder(
+    weights: Path, data: Path, out: Path, limit_s: float | None = None, competition: str = ""
+) -> RunSummary:
+    """Predict the test split of a folder with packaged weights.
+
+    A better submission that lies at `out` is kept beside it, see `earlier_kept`.
+
+    Args:
+        weights: What `histofold package` has written.
+        data: The folder.
+        out: The submission.
+        limit_s: Seconds that the run may take; None means no limit.
+        competition: Name of the adapter of the folder; without it the manifest's, or what the folder is seen to be.
 
     Raises:
         InputError: If weights or tables are at fault; single images never are.
     """
     manifest = load_manifest(weights)
-    competition = get_competition(manifest.competition)
-    samples = competition.samples(data, "test")
-    return run_submission(competition, samples, [(weights, manifest)], out, limit_s)
+    adapter, samples = _adapter_of(manifest, data, competition)
+    with earlier_kept(out, submission_columns(adapter, manifest.classes), adapter.fallback_row):
+        return run_submission(adapter, samples, [(weights, manifest)], out, limit_s)
 
 
 def predict_shard(
-    weights: Path, data: Path, out: Path, num_shards: int, shard_id: int, *, limit_s: float | None = None
+    weights: Path, data: Path, out: Path, part: tuple[int, int], *, limit_s: float | None = None, competition: str = ""
 ) -> tuple[Shard, bool]:
     """Predict one part of what `predict_folder` predicts, and write its sidecar; a finished part is left as it is.
+
+    Args:
+        weights: As for `predict_folder`, as are the others.
+        data: The folder.
+        out: The rows of this part.
+        part: How many parts there are, and which of them this is, counted from 0.
+        limit_s: Seconds that the run may take.
+        competition: Name of the adapter.
 
     Returns:
         What the sidecar says, and whether anything was predicted.
@@ -203,15 +223,51 @@ def predict_shard(
         ValueError: If the numbers name no shard.
     """
     manifest = load_manifest(weights)
-    competition = get_competition(manifest.competition)
-    samples = competition.samples(data, "test")
-    columns = submission_columns(competition, manifest.classes)
-    planned = planned_shard(WholeRun(competition.name, columns, (manifest,), tuple(samples)), num_shards, shard_id)
+    adapter, samples = _adapter_of(manifest, data, competition)
+    columns = submission_columns(adapter, manifest.classes)
+    planned = planned_shard(WholeRun(adapter.name, columns, (manifest,), tuple(samples)), *part)
     finished = finished_shard(out, planned)
     if finished is not None:
         return finished, False
-    sidecar_path(out).unlink(missing_ok=True)  # from here on the csv is not finished
-    own = [samples[place] for place in planned.places]
-    summary = run_submission(competition, own, [(weights, manifest)], out, limit_s)
+    with earlier_kept(out, columns, adapter.fallback_row):
+        sidecar_path(out).unlink(missing_ok=True)  # from here on the csv is not finished
+        own = [samples[place] for place in planned.places]
+        summary = run_submission(adapter, own, [(weights, manifest)], out, limit_s)
     degraded = [image.id for image in summary.images if image.outcome == "degraded"]
     return finish_shard(out, planned, summary.failed, degraded), True
+
+
+def _adapter_of(manifest: Manifest, data: Path, name: str) -> tuple[Competition, list[Sample]]:
+    """The adapter that a folder is read and its rows are written by, and its images.
+
+    Raises:
+        InputError: With the faults of the folder by the adapter that is named, or by the manifest's.
+    """
+    adapter = get_competition(name or manifest.competition)
+    try:
+        return adapter, adapter.samples(data, "test")
+    except InputError as error:
+        found = None if name else _other_adapter(manifest, data)
+        if found is None:
+            raise _with_missing_submission(error, adapter.name, data) from None
+    logger.warning("%s: weights of %s predict a folder of %s, in its form of rows", data, adapter.name, found.name)
+    return found, found.samples(data, "test")
+
+
+def _other_adapter(manifest: Manifest, data: Path) -> Competition | None:
+    """The adapter that a folder is seen to be of, where it is not the manifest's."""
+    try:
+        found = detect_competition(data)
+    except InputError:
+        return None
+    return None if found.name == manifest.competition else found
+
+
+def _with_missing_submission(error: InputError, name: str, data: Path) -> InputError:
+    """The error; where the table is missing that names what is to be predicted, with what it is for."""
+    path = data / "sample_submission.csv"
+    if not data.is_dir() or path.is_file() or not any(fault.file == str(path) for fault in error.faults):
+        return error
+    rule = f"no such file: a folder of {name} names in it the images to predict, and their order"
+    remedy = "add it with a row for each image, or put the images into images/ and say --competition folder"
+    return InputError([Fault("sample_submission", str(path), rule, remedy)])

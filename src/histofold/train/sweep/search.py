@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from histofold.data.sources import load_sources, refuse_changed_data
 from histofold.predict.devices import release_memory
 from histofold.schema.experiment import Experiment
 from histofold.schema.sweep import SweepConfig, with_settings
@@ -108,6 +109,7 @@ def check_folds(config: SweepConfig, folder: Path) -> str:
     Raises:
         InputError: If a fold is unknown or its data is not there.
     """
+    refuse_changed_data(load_sources(config.experiment))
     first = with_settings(config.experiment, config.first_point(), str(folder))
     digests = [prepare_fold(first, folder.name, folder.parent, fold, None).digest for fold in config.folds]
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()

@@ -1,0 +1,83 @@
+"""Ctrl-C and SIGTERM while a fold trains: the step is finished and saved first, and what `--resume` does is said."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from histofold.train.checkpoint import state_paths
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was interrupted by a signal.
+
+    Args:
+        number: The signal.
+        words: What is saved.
+    """
+
+    def __init__(self, number: int, words: str = "") -> None:
+        super().__init__(words)
+        self.number = number
+
+
+class Interruption:
+    """Holds signals back while a step changes weights; between steps, and the second time, they interrupt at once.
+
+    Args:
+        enabled: Whether to; only the main thread may, and under torchrun each process is left to its agent.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.number = 0
+        self._enabled = enabled and threading.current_thread() is threading.main_thread()
+        self._holds = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        """Take the signals over, those aside that the process ignores."""
+        for number in (signal.SIGINT, signal.SIGTERM) if self._enabled else ():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give them back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number or not self._holds:
+            raise Interrupted(number)
+        self.number = number
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """For the time of a step: `number` then says whether it was interrupted."""
+        self._holds = True
+        try:
+            yield
+        except Exception:
+            if self.number:  # the terminal interrupts what the step depends on, too
+                raise Interrupted(self.number) from None
+            raise
+        finally:
+            self._holds = False
+
+
+def saved_words(folder: Path, fold: int) -> str:
+    """What is left of an interrupted fold, and where `--resume` starts.
+
+    Args:
+        folder: runs/E/fold{k}.
+        fold: Its number.
+    """
+    paths = state_paths(folder)
+    if not paths:
+        return f"fold {fold}: nothing is saved yet, --resume starts at step 0"
+    return f"fold {fold}: saved at step {int(paths[-1].stem.removeprefix('state_'))}, --resume goes on there"
