@@ -13,7 +13,7 @@ from histofold.competitions.tables import (
     scan_host_table,
     scan_table,
     submission_ids,
-    table_separator,
+    table_header,
 )
 from histofold.core.faults import InputError, InputNotice
 
@@ -76,11 +76,11 @@ def test_fields_of_many_megabytes(table):
     assert read_table(table(f"id,rle\na,{text}\n"), ("id", "rle"))["rle"][0] == text
 
 
-def test_rows_by_id_of_tables_that_are_absent_or_have_no_ids(table, tmp_path):
-    assert rows_by_id(tmp_path / "absent.csv", ("id",))[0] == {}
-    rows, faults = rows_by_id(table("key,v\n1,2\n"), ("id", "w"))
-    assert rows == {}
-    assert [fault.id for fault in faults] == ["id", "w"]
+def test_rows_by_id_of_tables_that_are_absent_or_have_no_ids(table, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="histofold"):
+        assert rows_by_id(tmp_path / "absent.csv", ("id",)) == {}
+        assert rows_by_id(table("key,v\n1,2\n"), ("id", "w")) == {}
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["absent", "id", "w"]
 
 
 def test_repeated_ids_to_predict_are_kept_once_and_logged(table, caplog):
@@ -121,10 +121,10 @@ def test_a_table_is_read_whatever_program_saved_it(table, encoding, separator, e
     assert [parse_pixel_size(size) for size in read["pixel_size"]] == [0.5, 0.25]
 
 
-def test_a_header_in_quotes_parts_at_what_stands_outside_of_them():
-    assert table_separator('id,"a;b;c;d"\n') == ","
-    assert table_separator('"id";"size, um"\n') == ";"
-    assert table_separator("id\n") == ","
+def test_a_header_in_quotes_parts_at_what_stands_outside_of_them(table):
+    assert table_header(table('id,"a;b;c;d"\n')) == ["id", "a;b;c;d"]
+    assert table_header(table('"id";"size, um"\n')) == ["id", "size, um"]
+    assert table_header(table("id\n")) == ["id"]
 
 
 @pytest.mark.parametrize("content", ["id,patient\né,1\n".encode("cp1252"), "id,v\na,1\n".encode("utf-16-le")])

@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from histofold.competitions.base import Competition, submission_columns
+from histofold.competitions.labels import cut_faults
 from histofold.competitions.registry import detect_competition, get_competition, submission_competition
-from histofold.competitions.tables import CLASS_KEYS, TABLE_ANY_SHAPE, header_shape_of, scan_host_table
+from histofold.competitions.tables import CLASS_KEYS, TABLE_ANY_SHAPE, header_shape_of, scan_host_table, table_header
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.schema.sample import Sample
@@ -38,8 +39,9 @@ def check_submission(path: Path, data: Path | None = None, competition: str = ""
         raise InputError(faults)
     classes = _submission_classes(adapter, table)
     columns = submission_columns(adapter, classes)
-    if list(table.columns) != list(columns):
-        rule = f"columns are {', '.join(table.columns)}"
+    header = table_header(path)
+    if header != list(columns):
+        rule = f"columns are {', '.join(header)}"
         faults.append(Fault("columns", str(path), rule, f"write exactly {', '.join(columns)}"))
     faults += _class_faults(path, table, classes)
     shapes: dict[str, tuple[int, int]] = {}
@@ -50,7 +52,9 @@ def check_submission(path: Path, data: Path | None = None, competition: str = ""
             rule = f"{len(ids)} ids that are not the {len(samples)} of sample_submission.csv in its order"
             faults.append(Fault("id", str(path), rule, "write every id once, in the sample's order"))
         shapes = _image_shapes(samples)
-    faults += _row_faults(path, table, adapter, shapes)
+    cut = cut_faults(path, table["id"], table[adapter.columns[1]].tolist(), adapter.columns[1])
+    faults += cut.values()
+    faults += _row_faults(path, table.drop(index=table.index[list(cut)]), adapter, shapes)
     if faults:
         raise InputError(faults)
     return [] if data is not None else ["without --data neither ids nor sizes were checked"]

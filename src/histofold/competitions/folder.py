@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from histofold.competitions.base import IMAGE_SUFFIXES, Adapter, Split, find_image
 from histofold.competitions.ids import broken_links, meet_ids
 from histofold.competitions.image_table import read_image_table
-from histofold.competitions.tables import log_faults, parse_pixel_size, submission_ids
+from histofold.competitions.tables import log_faults, parse_pixel_size, scan_table
 from histofold.competitions.truth.coco import coco_truth
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
 from histofold.competitions.truth.mask_folder import find_masks
@@ -72,9 +72,11 @@ class Folder(Adapter):
         faults += broken_links(folder)
         names, meant = list(listed), {name: name for name in listed}
         if split == "test" and (root / "sample_submission.csv").is_file():
-            names = submission_ids(root / "sample_submission.csv", ("id",))
+            table, found = scan_table(root / "sample_submission.csv", ("id",))
+            faults += [fault for fault in found if "id" not in table.columns]
+            names = table["id"].tolist() if "id" in table.columns else []
             meant, notices = meet_ids(root / "sample_submission.csv", names, listed)
-            log_faults(notices)
+            log_faults([*found, *notices])
         if not names:
             remedy = f"put images ({', '.join(IMAGE_SUFFIXES)}) there"
             faults.append(Fault("images", str(folder), "no images", remedy))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from histofold.competitions.base import Adapter, Split, find_image
 from histofold.competitions.labels import read_truth, scan_training_table
-from histofold.competitions.tables import log_faults, parse_pixel_size, read_shape, rows_by_id, submission_ids
+from histofold.competitions.tables import parse_pixel_size, read_shape, rows_by_id, submission_ids
 from histofold.core.faults import Fault
 from histofold.schema.sample import Sample
 
@@ -90,8 +90,7 @@ class Hubmap2022(Adapter):
             InputError: If sample_submission.csv is missing or cannot be used.
         """
         ids = submission_ids(root / "sample_submission.csv", self.columns)
-        rows, faults = rows_by_id(root / "test.csv", HUBMAP_2022_COLUMNS[:-1])
-        log_faults(faults)
+        rows = rows_by_id(root / "test.csv", HUBMAP_2022_COLUMNS[:-1])
         return [self._sample(root / "test_images", key, rows.get(key, {}), key) for key in ids]
 
     @staticmethod

@@ -69,7 +69,7 @@ def spelled_table(
     Raises:
         InputError: If the file is missing, empty, or no csv.
     """
-    (_, header), *lines = table_lines(path)
+    (_, header), *lines = table_lines(path, *table_dialect(path)) if path.is_file() else table_lines(path)
     names, faults = spelled_columns(path, header, (*required, *optional))
     faults += column_faults(path, names, required, optional, is_strict)
     table, row_faults = table_of_lines(path, names, [(number, [each.strip() for each in row]) for number, row in lines])
@@ -138,28 +138,33 @@ def first_rows(path: Path, table: pd.DataFrame, keys: Sequence[str]) -> tuple[pd
     return table[~repeated], faults
 
 
-def table_encoding(path: Path) -> str:
-    """How a table is encoded, by its first bytes: UTF-16 as spreadsheets save "Unicode text", else UTF-8."""
+def table_dialect(path: Path) -> tuple[str, str]:
+    """Encoding and separator of a table that people may have saved.
+
+    UTF-16 by its first bytes, as spreadsheets save "Unicode text", else UTF-8; comma, semicolon or tab, whichever
+    stands most often in the first line outside of quotes.
+
+    Raises:
+        OSError: If there is no such file.
+    """
     with path.open("rb") as stream:
-        return "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-
-
-def table_separator(header: str) -> str:
-    """What parts the fields of a table: comma, semicolon or tab, whichever stands most often in its first line."""
-    bare = re.sub(r'"[^"]*"', "", header)
-    return max(",;\t", key=bare.count)
+        encoding = "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    with path.open(encoding=encoding, errors="replace") as stream:
+        bare = re.sub(r'"[^"]*"', "", stream.readline(_HEADER_CHARACTERS))
+    return encoding, max(",;\t", key=bare.count)
 
 
 def table_header(path: Path) -> list[str]:
     """The names in the first line of a table, without blanks around them; none where there is no such file."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding=table_encoding(path), errors="replace") as stream:
+    encoding, separator = table_dialect(path)
+    with path.open(newline="", encoding=encoding, errors="replace") as stream:
         line = stream.readline(_HEADER_CHARACTERS)
-    return [name.strip() for name in next(csv.reader([line], delimiter=table_separator(line)), [])]
+    return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
 
 
-def table_lines(path: Path) -> list[tuple[int, list[str]]]:
+def table_lines(path: Path, encoding: str = "utf-8-sig", separator: str = ",") -> list[tuple[int, list[str]]]:
     """Line number and fields of the header and of each row that is not empty.
 
     Raises:
@@ -169,9 +174,7 @@ def table_lines(path: Path) -> list[tuple[int, list[str]]]:
         raise InputError([Fault(path.stem, str(path), "no such file", "check the path")])
     csv.field_size_limit(_CSV_FIELD_LIMIT)
     try:
-        with path.open(newline="", encoding=table_encoding(path)) as stream:
-            separator = table_separator(stream.readline(_HEADER_CHARACTERS))
-            stream.seek(0)
+        with path.open(newline="", encoding=encoding) as stream:
             # Strict, so that a quote that never ends is an error and does not swallow the rest of the table.
             reader = csv.reader(stream, delimiter=separator, strict=True)
             lines = [(reader.line_num, fields) for fields in reader if any(fields)]
@@ -186,15 +189,14 @@ def table_lines(path: Path) -> list[tuple[int, list[str]]]:
     return lines
 
 
-def rows_by_id(path: Path, required: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[Fault]]:
-    """The rows of a table that may be at fault or absent, by id, and its faults; no rows where it has no ids."""
+def rows_by_id(path: Path, required: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The rows by id of a host's table that may be at fault or absent, which is logged; none where it has no ids."""
     try:
         table, faults = scan_host_table(path, required)
     except InputError as error:
-        return {}, error.faults
-    if "id" not in table.columns:
-        return {}, faults
-    return {row["id"]: row for row in table.to_dict("records")}, faults
+        table, faults = pd.DataFrame(), error.faults
+    log_faults(faults)
+    return {row["id"]: row for row in table.to_dict("records")} if "id" in table.columns else {}
 
 
 def submission_ids(path: Path, columns: Sequence[str]) -> list[str]:
