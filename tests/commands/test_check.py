@@ -200,7 +200,9 @@ def test_labels_alone_are_checked_and_shown(folder, rows, elsewhere, capsys):
     table = folder / "rows.csv.gz"
     table.write_bytes(gzip.compress((folder / "train.csv").read_bytes()))
     assert main(["check", "dataset", str(table), "--report", "r.html", "--folds", str(folds)]) == 0
-    assert "No leak between folds" in (elsewhere / "r.html").read_text()
+    page = (elsewhere / "r.html").read_text()
+    assert "No leak between folds" not in page, "who the patients are is not known"
+    assert f"None of the {len(GOOD)} groups stands in two folds; but no patient is known" in page
     change(rows, "3", rle="5 1 3 1")
     write_csv(folder / "other.csv", COLUMNS, rows.values())
     write_csv(folds, ["id", "group", "stratum", "fold"], [[key, "all", "lung-low", str(int(key) % 2)] for key in GOOD])

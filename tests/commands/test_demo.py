@@ -100,5 +100,5 @@ def test_the_scale_follows_the_images():
     assert spec.scale_mode == "physical"
     assert max(spec.scaled_hw((300, 400), 0.5)) == pytest.approx(300, abs=3)
     assert max(demo_preprocessing(samples, 600).scaled_hw((300, 400), 0.5)) == pytest.approx(600, abs=6)
-    unknown = [*samples, Sample(id="b", image_path="b", shape_hw=(10, 10))]
+    unknown = [*samples, *(Sample(id=key, image_path=key, shape_hw=(10, 10)) for key in "bcde")]
     assert demo_preprocessing(unknown).scale_mode == "whole"

@@ -207,3 +207,96 @@ def test_faults_of_a_test_split_s_metadata_are_logged(folder, caplog):
         (sample,) = Folder().samples(folder, "test")
     assert sample.organ == "lung"
     assert caplog.text.count("duplicate id") == 2
+
+
+def groups(folder):
+    """Group and pixel size by id, and the notices; the folder has rles.csv as truth."""
+    (folder / "rles.csv").write_text("id,rle\na,1 1\nb,1 1\nempty,\n")
+    competition = Folder()
+    samples = competition.samples(folder, "train")
+    return {s.id: (s.group, s.pixel_size_um) for s in samples}, [notice.rule for notice in competition.notices]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,patient,pixel_size\na,p,0.5\nb,p,0.25\nempty,q,0.5\n",
+        "id,Patient,pixel_size\na,p,0.5\nb,p,0.25\nempty,q,0.5\n",
+        "ID;PATIENT;Pixel Size\na.png;p;0,5\nB.PNG;p;0,25\nempty;q;0,5\n",
+        "\ufeffid\tpatient\tpixel size\r\nimages/a.png\tp\t0.5\r\n b \tp \t0.25\r\nempty\tq\t0.5\r\n",
+    ],
+)
+def test_patients_are_kept_however_the_table_was_written(folder, text):
+    (folder / "images.csv").write_text(text)
+    found, notices = groups(folder)
+    assert found == {"a": ("p", 0.5), "b": ("p", 0.25), "empty": ("q", 0.5)}
+    assert len(notices) == text.count("Patient") + 2 * text.startswith("ID") + 2 * text.startswith("\ufeff")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,patient\na,p\nb,p\n", {"empty": "image without a row"}),
+        ("id,patient\na,p\nb,p\nempty,q\nzz,q\n", {"zz": "row without an image"}),
+        (
+            "id,patient\nx,p\ny,p\n",
+            dict.fromkeys(("x", "y"), "row without an image")
+            | dict.fromkeys(("a", "b", "empty"), "image without a row"),
+        ),
+        ("id,patient_id\na,p\nb,p\nempty,q\n", {"patient_id": "looks like 'patient'"}),
+        ("id,patient,mpp\na,p,1\nb,p,1\nempty,q,1\n", {"mpp": "looks like 'pixel_size'"}),
+        ("image,patient\na,p\nb,p\nempty,q\n", {"id": "missing column"}),
+        ("id,patient\na,p\nb,p\nempty,q\n../x,q\n", {"../x": "leads out of its folder"}),
+    ],
+)
+def test_what_does_not_meet_is_a_fault(folder, text, said):
+    (folder / "images.csv").write_text(text)
+    (folder / "rles.csv").write_text("id,rle\na,1 1\nb,1 1\nempty,\n")
+    _, faults = Folder().inspect(folder, "train")
+    found = {fault.id: str(fault) for fault in faults}
+    assert found.keys() == said.keys()
+    assert all(words in found[key] for key, words in said.items())
+
+
+def test_images_of_the_test_split_may_have_rows_and_are_found_by_their_names(folder, caplog):
+    (folder / "test_images").mkdir()
+    cv2.imwrite(str(folder / "test_images" / "007.png"), np.zeros((5, 6, 3), np.uint8))
+    (folder / "images.csv").write_text("id,pixel_size\na,1\nb,1\nempty,1\n7,0.5\n")
+    assert groups(folder)[0]["a"] == ("a", 1)
+    (folder / "sample_submission.csv").write_text("id,rle\n7.0,\n../b,\n")
+    with caplog.at_level(logging.WARNING, logger="histofold"):
+        first, second = Folder().samples(folder, "test")
+    assert (first.id, first.image_path.name, first.pixel_size_um) == ("7.0", "007.png", 0.5), (
+        "the id stays as asked for"
+    )
+    assert second.id == "../b", "it gets a row, the fallback one"
+    assert not second.image_path.exists()
+    assert "'7.0' is '007'" in caplog.text
+
+
+def test_rows_of_rles_meet_their_images_or_are_named(folder):
+    (folder / "rles.csv").write_text("id,rle\na.png,1 1\nB,2 1\nB,3 4\nempty,\n")
+    competition = Folder()
+    a, b, _ = competition.samples(folder, "train")
+    assert (competition.target(a).area, competition.target(b).area) == (1, 5)
+    assert len(competition.notices) == 2
+    (folder / "rles.csv").write_text("id,rle\na,1 1\nb,2 1\nempty,\nlost,1 1\n")
+    assert [(fault.id, fault.rule) for fault in Folder().inspect(folder, "train")[1]] == [
+        ("lost", "row without an image")
+    ]
+
+
+def test_two_kinds_of_truth_are_refused(folder):
+    (folder / "masks").mkdir()
+    (folder / "rles.csv").write_text("id,rle\na,1 1\nb,1 1\nempty,\n")
+    (fault,) = Folder().inspect(folder, "train")[1]
+    assert fault.rule == "several kinds of truth: masks, rles.csv"
+
+
+def test_links_that_lead_nowhere_and_names_that_no_table_can_hold_are_named(folder):
+    (folder / "rles.csv").write_text("id,rle\na,1 1\nb,1 1\nempty,\n")
+    (folder / "images" / "moved.png").symlink_to(folder / "gone.png")
+    (folder / "images" / "b.png").rename(folder / "images" / "c\\b.png")
+    said = {(fault.id, fault.rule) for fault in Folder().inspect(folder, "train")[1]}
+    assert ("moved", "a link to a file that is not there") in said
+    assert ("c\\b", "a name with a backslash or a control character") in said

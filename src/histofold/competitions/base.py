@@ -17,6 +17,8 @@ from histofold.schema.sample import Sample, is_safe_id
 
 Split = Literal["train", "test"]
 IMAGE_SUFFIXES = (".tiff", ".tif", ".png", ".jpg", ".jpeg")
+CLUSTER_PREFIX = "near-"
+"""Begins the name of a group that is a cluster of near-duplicates: it says nothing of patients."""
 _LEAST_UM, _MOST_UM = 0.05, 20.0  # pixels of light microscopy, thumbnails of whole organs among them
 _USUAL_RATIO = 100.0  # no two images of one folder differ so much in scale
 _UNITS = {1e3: "millimetres", 1e-3: "nanometres", 1e6: "metres"}

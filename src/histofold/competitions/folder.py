@@ -33,7 +33,7 @@ from histofold.competitions.truth.rles import read_rles
 from histofold.core.faults import Fault
 from histofold.core.rle.runs import Masks, Runs
 from histofold.schema.parse import load_toml
-from histofold.schema.sample import Sample
+from histofold.schema.sample import Sample, is_safe_id
 
 SETTINGS = "folder.toml"
 TRUTH_FILES = ("masks", "rles.csv", "annotations.json")
@@ -70,6 +70,11 @@ class Folder(Adapter):
             if len(paths) > 1
         ]
         faults += broken_links(folder)
+        faults += [
+            Fault(name, str(folder), "a name with a backslash or a control character", "rename the image")
+            for name in listed
+            if not is_safe_id(name)
+        ]
         names, meant = list(listed), {name: name for name in listed}
         if split == "test" and (root / "sample_submission.csv").is_file():
             table, found = scan_table(root / "sample_submission.csv", ("id",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from histofold.competitions.base import Adapter, Split, find_image
+from histofold.competitions.base import CLUSTER_PREFIX, Adapter, Split, find_image
 from histofold.competitions.labels import read_truth, scan_training_table
 from histofold.competitions.tables import parse_pixel_size, read_shape, rows_by_id, submission_ids
 from histofold.core.faults import Fault
@@ -80,7 +80,7 @@ class Hubmap2022(Adapter):
     @staticmethod
     def fold_groups(rows: Sequence[Mapping[str, str]]) -> list[str]:
         """What folds must not split: the patient column where there is one, else clusters of near-duplicates."""
-        clusters = {key: f"near-{cluster[0]}" for cluster in HUBMAP_2022_NEAR_DUPLICATES for key in cluster}
+        clusters = {key: f"{CLUSTER_PREFIX}{cluster[0]}" for cluster in HUBMAP_2022_NEAR_DUPLICATES for key in cluster}
         return [row.get("patient", "").strip() or clusters.get(row["id"], row["id"]) for row in rows]
 
     def test_samples(self, root: Path) -> list[Sample]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from histofold.competitions.base import IMAGE_SUFFIXES
 from histofold.competitions.truth.names import ID_SEPARATOR
 from histofold.core.faults import Fault, InputNotice
+from histofold.schema.sample import is_safe_id
 
 MOST_NAMED = 20
 """Ids of one kind that are named one by one."""
@@ -71,10 +72,10 @@ def unmet_faults(path: Path, keys: Iterable[str], images: Sequence[str]) -> list
 
     Args:
         path: The table.
-        keys: Ids that mean no image.
+        keys: Ids that mean no image; those that lead out of the folder are named where they are read.
         images: Images that no id means.
     """
-    lost = list(dict.fromkeys(keys))
+    lost = [key for key in dict.fromkeys(keys) if is_safe_id(key)]
     faults = [Fault(key, str(path), "row without an image", _row_remedy(key, images)) for key in lost[:MOST_NAMED]]
     if len(lost) > MOST_NAMED:
         faults.append(Fault(path.stem, str(path), f"{len(lost) - MOST_NAMED} more rows without an image", "drop them"))

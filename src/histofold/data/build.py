@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,21 @@ import pandas as pd
 from histofold.competitions.base import Competition, image_error_fault
 from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.log import logger
-from histofold.core.rle.runs import Masks
-from histofold.data.check import audit_folder
+from histofold.core.rle.runs import Masks, class_runs
+from histofold.data.check import audit_images
 from histofold.data.cleaning import cleaned_targets
 from histofold.data.contents import measure_contents, truth_digest
 from histofold.data.explore.folder import Exploration, explore_folder
-from histofold.data.folds import plan_folds, read_folds
-from histofold.data.leaks import find_leaks
+from histofold.data.explore.notices import Notice
+from histofold.data.folds import check_fold_rule, plan_folds, read_folds
+from histofold.data.leaks import MOST_LINES, find_leaks, patients_in_words
 from histofold.data.store import DatasetInfo, begin_dataset, dataset_origin, finish_dataset
 from histofold.data.tiles.cut import CutTiles, TileJob, cut_slides
 from histofold.data.tiles.masks import masked_fraction
 from histofold.data.tiles.plan import Rings
 from histofold.imaging.stain import fit_slide_reference
 from histofold.schema.experiment import Experiment
-from histofold.schema.preprocessing import StainReference
+from histofold.schema.preprocessing import StainReference, has_pixel_size
 from histofold.schema.sample import Sample
 
 
@@ -50,6 +51,8 @@ class BuiltDataset:
     """index.csv."""
     leaks: Sequence[str]
     """What makes scores look better than they are."""
+    patients: str
+    """What is not known of patients, in words."""
 
 
 def build_dataset(
@@ -75,9 +78,14 @@ def build_dataset(
         >>> built = build_dataset(Path("raw"), get_competition("folder"), Experiment(), Path("dataset"), None, 4)
         >>> write_build_report(built)  # of histofold.report.dataset
     """
-    samples, faults = audit_folder(competition, root)
+    samples, faults = competition.inspect(root, "train")
+    if folds_path is None and (out / "folds.csv").is_file():
+        folds_path = out / "folds.csv"  # folds are computed once: other library versions would give others
+    kept = _early_folds(samples, faults, experiment, root, folds_path)  # before a single image is opened
+    faults += audit_images(competition, samples, decode=False)
     if faults:
         raise InputError(faults)
+    _warn(competition.notices[:MOST_LINES])
     targets = {sample.id: competition.target(sample) for sample in samples}
     fractions = {key: masked_fraction(target) for key, target in targets.items()}
     origin = dataset_origin(root, out, measure_contents(samples, partial(truth_digest, competition)))
@@ -85,19 +93,19 @@ def build_dataset(
         targets = cleaned_targets(samples, targets)
     reference = _stain_reference(samples, experiment)
     exploration = explore_folder(competition, samples)
-    if folds_path is None and (out / "folds.csv").is_file():
-        folds_path = out / "folds.csv"  # folds are computed once: other library versions would give others
-    if folds_path is not None:
-        folds = read_folds(folds_path, samples, experiment.tiles.fold_by)
-    else:
+    hints = scale_hints(samples, targets, experiment)
+    _warn(hints)
+    exploration = replace(exploration, notices=[*exploration.notices, *hints])
+    folds = kept
+    if folds is None:
         folds = plan_folds(samples, fractions, experiment.tiles, clusters=exploration.clusters, root=root)
     begin_dataset(out, folds)
     cut = cut_slides(_tile_jobs(samples, targets, folds, competition, experiment, out), workers)
     leaks = find_leaks(folds, samples, index=cut.index, clusters=exploration.clusters)
     if leaks.faults:
         raise InputError(leaks.faults)
-    for notice in leaks.notices:
-        logger.warning("leak: %s", notice)
+    patients = patients_in_words({sample.id: sample.group for sample in samples}, folds)
+    _warn([*(f"leak: {notice}" for notice in leaks.notices), *filter(None, [patients])])
     info = _dataset_info(origin, competition, experiment, cut, reference)
     finish_dataset(out, cut.index, info)
     return BuiltDataset(
@@ -109,7 +117,50 @@ def build_dataset(
         folds=folds,
         index=cut.index,
         leaks=leaks.notices,
+        patients=patients,
     )
+
+
+def _warn(lines: Iterable[object]) -> None:
+    for line in lines:
+        logger.warning("%s", line)
+
+
+def _early_folds(
+    samples: Sequence[Sample], faults: Sequence[Fault], experiment: Experiment, root: Path, path: Path | None
+) -> pd.DataFrame | None:
+    """The folds that are kept, None where they are to be made; what is wrong with either is known without an image.
+
+    Raises:
+        InputError: With the faults of the folds, and those that are known already.
+    """
+    if not samples:
+        return None
+    try:
+        if path is not None:
+            return read_folds(path, samples, experiment.tiles.fold_by)
+        check_fold_rule(samples, experiment.tiles, root)
+    except InputError as error:
+        raise InputError([*faults, *error.faults]) from error
+    return None
+
+
+def scale_hints(samples: Sequence[Sample], targets: Mapping[str, Masks], experiment: Experiment) -> list[Notice]:
+    """Tiles that are larger than every image at the network's scale, and a physical scale without one pixel size."""
+    spec, size = experiment.preprocessing, experiment.tiles.size
+    if spec.scale_mode == "whole" or not samples:
+        return []
+    hints = []
+    if not any(has_pixel_size(sample.pixel_size_um) for sample in samples):
+        text = f"no image has one: all are read at the whole-image scale, their long side {spec.whole_size} px"
+        hints.append(Notice(kind="scale", ids=("pixel_size",), text=text))
+    scaled = [spec.scaled_hw(class_runs(targets[sample.id])[0].shape_hw, sample.pixel_size_um) for sample in samples]
+    largest = max(scaled, key=max)
+    if max(largest) < size:
+        text = f"tiles of {size} px are larger than every image at the network's scale, of which the largest has "
+        text += f"{largest[0]} x {largest[1]} px: lower tiles.size or preprocessing.target_pixel_size_um"
+        hints.append(Notice(kind="scale", ids=("tiles.size",), text=text))
+    return hints
 
 
 def _stain_reference(samples: Sequence[Sample], experiment: Experiment) -> StainReference:

@@ -20,8 +20,9 @@ from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.log import logger
 from histofold.core.rle.runs import Masks, class_runs
 from histofold.data.explore.folder import Exploration, Explorer
+from histofold.data.explore.notices import table_notices
 from histofold.data.folds import read_folds
-from histofold.data.leaks import find_leaks
+from histofold.data.leaks import find_leaks, patients_in_words
 from histofold.imaging.slide import Slide, open_slide
 from histofold.schema.sample import Sample
 
@@ -156,6 +157,8 @@ class CheckedFolder:
     """The folds.csv that the samples were held against, where there is one without fault."""
     leaks: Sequence[str]
     """What the folds let leak."""
+    patients: str
+    """What is not known of patients, in words."""
 
     @property
     def notices(self) -> int:
@@ -188,9 +191,11 @@ def _check(root: Path, competition: Competition, folds_path: Path | None, has_im
     explorer = Explorer(competition)
     if has_images:
         samples, faults = audit_folder(competition, root, decode=True, look=explorer.look)
+        explorer.notices += table_notices(competition.notices)
         faults += audit_test_images(competition, root)
     else:
         samples, faults = competition.inspect(root, "train")
+        explorer.notices += table_notices(competition.notices)
         for sample in samples:
             with contextlib.suppress(InputError):  # a label that is at fault is among the faults already
                 explorer.look_at_labels(sample, competition.target(sample))
@@ -201,8 +206,17 @@ def _check(root: Path, competition: Competition, folds_path: Path | None, has_im
             leaks = find_leaks(folds, samples, clusters=exploration.clusters).notices
         except InputError as error:
             faults += error.faults
+    patients = patients_in_words({sample.id: sample.group for sample in samples}, folds)
+    if patients:
+        logger.warning("%s", patients)
     return CheckedFolder(
-        competition=competition, samples=samples, faults=faults, exploration=exploration, folds=folds, leaks=leaks
+        competition=competition,
+        samples=samples,
+        faults=faults,
+        exploration=exploration,
+        folds=folds,
+        leaks=leaks,
+        patients=patients,
     )
 
 

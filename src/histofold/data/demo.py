@@ -12,6 +12,7 @@ import numpy as np
 
 from histofold.competitions.base import Competition
 from histofold.core.faults import ImageError, InputError
+from histofold.core.log import logger
 from histofold.data.contents import changed_contents, truth_digest
 from histofold.data.leaks import listed_ids
 from histofold.data.store import DatasetInfo
@@ -25,6 +26,8 @@ from histofold.schema.sample import Sample
 
 NETWORK_SIDE = 300
 """Long side of a typical image at the network's scale, in pixels."""
+WHOLE_SIDE = 320
+"""Long side of an image whose pixel size is not known: about `NETWORK_SIDE`, in multiples of 32."""
 NETWORK_SIDES = {"kidney_2020": 400}
 """The same where it is another, by competition: sections of whole organs hold smaller objects."""
 SYNTHETIC_STEPS = 250
@@ -101,11 +104,18 @@ def quartile_bins(fractions: Sequence[float]) -> tuple[float, float, float]:
 
 
 def demo_preprocessing(samples: Sequence[Sample], side: int = NETWORK_SIDE) -> Preprocessing:
-    """A physical scale at which a typical image has `side` pixels; whole images where sizes are unknown."""
+    """A physical scale at which a typical image has `side` pixels; whole images where most pixel sizes are unknown.
+
+    Of few that lack one each is read as an image of typical extent.
+    """
     sides_um = []
-    for sample in samples:
-        if not has_pixel_size(sample.pixel_size_um):
-            return Preprocessing(scale_mode="whole", whole_size=320)
+    known = [sample for sample in samples if has_pixel_size(sample.pixel_size_um)]
+    without = len(samples) - len(known)
+    if 2 * len(known) < len(samples):
+        if known:
+            logger.warning("%d of %d images have no pixel size: all are read at one size", without, len(samples))
+        return Preprocessing(scale_mode="whole", whole_size=WHOLE_SIDE)
+    for sample in known:
         shape_hw = sample.shape_hw
         if shape_hw is None:
             try:
@@ -116,4 +126,5 @@ def demo_preprocessing(samples: Sequence[Sample], side: int = NETWORK_SIDE) -> P
         sides_um.append(max(shape_hw) * float(sample.pixel_size_um or 0))
     if not sides_um:
         raise InputError("no image of the folder can be read: run `histofold check dataset`")
-    return Preprocessing(target_pixel_size_um=round(statistics.median(sides_um) / side, 2))
+    scale = Preprocessing(target_pixel_size_um=round(statistics.median(sides_um) / side, 2))
+    return replace(scale, whole_size=WHOLE_SIDE) if without else scale

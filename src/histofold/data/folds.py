@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from histofold.competitions.tables import read_table, scan_table
+from histofold.competitions.ids import meet_ids
+from histofold.competitions.tables import log_faults, read_table, scan_table
 from histofold.core.faults import Fault, InputError
 from histofold.data.duplicates import cluster_pairs
 from histofold.schema.dataset import COLUMN_RULE, LEAVE_ONE_OUT_RULES, TilesConfig
@@ -151,15 +152,32 @@ def _one_fold_each(units: Sequence[str], rule: str) -> np.ndarray:
     return assignment
 
 
+def check_fold_rule(samples: Sequence[Sample], tiles: TilesConfig, root: Path) -> None:
+    """Refuse at once what `plan_folds` would refuse after every slide was looked at.
+
+    Raises:
+        InputError: If the rule needs what the samples lack, or there are fewer groups than folds.
+    """
+    units = _fold_units(samples, tiles.fold_by, {sample.id: sample.group or sample.id for sample in samples}, root)
+    if tiles.fold_by in LEAVE_ONE_OUT_RULES:
+        _one_fold_each(units, tiles.fold_by)
+    elif not tiles.holdout:
+        _require_units(units, tiles.folds)
+
+
+def _require_units(units: Sequence[str], folds: int) -> None:
+    if len(set(units)) < folds:
+        rule = f"{len(set(units))} groups cannot fill {folds} folds: a group is never split"
+        raise InputError([Fault("folds", "folds.csv", rule, "lower the number of folds")])
+
+
 def _balanced_folds(units: Sequence[str], strata: Sequence[str], folds: int, seed: int) -> np.ndarray:
     """Assign each sample to a fold so that units stay whole and strata are spread, int (N,).
 
     scikit-learn's StratifiedGroupKFold is greedy and its result depends on the shuffle (and on its version), so several
     shuffles are drawn and the best balanced one is taken. Folds are computed once and kept in folds.csv.
     """
-    if len(set(units)) < folds:
-        rule = f"{len(set(units))} groups cannot fill {folds} folds: a group is never split"
-        raise InputError([Fault("folds", "folds.csv", rule, "lower the number of folds")])
+    _require_units(units, folds)
     best: tuple[float, np.ndarray] | None = None
     for candidate in range(CANDIDATES):
         assignment = _one_split(strata, units, folds, seed * CANDIDATES + candidate)
@@ -263,6 +281,9 @@ def read_folds(path: Path, samples: Sequence[Sample], fold_by: str = "group") ->
         InputError: With every fault: samples without a fold, folds that are no numbers, groups that are split.
     """
     table = read_table(path, FOLD_COLUMNS)
+    meant, notices = meet_ids(path, table["id"], [sample.id for sample in samples])
+    log_faults(notices)
+    table["id"] = table["id"].map(lambda key: meant.get(key, key))
     if not set(table["id"]) & {sample.id for sample in samples}:
         rule = f"none of the {len(samples)} images stands in this file"
         raise InputError([Fault("folds", str(path), rule, "it is of other data: leave it out, and folds are made")])

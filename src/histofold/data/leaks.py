@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from histofold.competitions.base import CLUSTER_PREFIX
 from histofold.core.faults import Fault
 from histofold.data.folds import ALWAYS_TRAINED
 from histofold.schema.manifest import file_sha256
@@ -30,6 +31,27 @@ class LeakReport:
     """Tables that contradict each other: no score made with them means anything."""
     notices: list[str] = field(default_factory=list)
     """What makes scores look better than they are, though somebody may have wanted it."""
+
+
+def patients_in_words(groups: Mapping[str, str], folds: pd.DataFrame | None = None) -> str:
+    """What is not known of patients; empty where every image has one, or a group of another kind.
+
+    Args:
+        groups: `Sample.group` by id: what the tables say, or the id itself.
+        folds: Columns id and group of a folds.csv, which may name groups that the tables do not.
+    """
+    stated = {group for key, group in groups.items() if group != key} - {""}
+    filed = {} if folds is None else dict(zip(folds["id"], folds["group"], strict=True))
+    # A group of near-duplicates is named after an image in it.
+    known = {group for group in {*stated, *filed.values()} - {""} if not group.startswith(CLUSTER_PREFIX)}
+    known -= set(groups) - stated
+    unknown = [key for key, group in groups.items() if not {group, filed.get(key, "")} & known]
+    if not unknown:
+        return ""
+    if len(unknown) == len(groups):
+        return "no patient is known: each image counts as its own patient"
+    words = f"of {len(unknown)} images no patient is known ({listed_ids(unknown)})"
+    return f"{words}: each of them counts as its own patient"
 
 
 def find_leaks(

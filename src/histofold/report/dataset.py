@@ -10,6 +10,7 @@ import pandas as pd
 
 from histofold.data.build import BuiltDataset
 from histofold.data.check import CheckedFolder
+from histofold.data.leaks import patients_in_words
 from histofold.data.pseudo import pseudo_folder
 from histofold.report.explore import explore_sections
 from histofold.report.graphs.dataset import plot_class_balance
@@ -43,6 +44,7 @@ def write_build_report(built: BuiltDataset) -> Path:
         folds=folds,
         overlays=sample_tiles(built.folder, index),
         notices=built.leaks,
+        patients=built.patients,
         explored=explore_sections(built.exploration, folds, samples, pictures),
     )
     return path
@@ -71,6 +73,7 @@ def write_pseudo_report(built: PseudoDataset) -> Path:
         folds=built.folds,
         overlays=sample_tiles(pseudo_folder(folder, first), index[index["label_fold"] == first]),
         notices=notices,
+        patients=patients_in_words(dict(zip(built.folds["id"], built.folds["group"], strict=True))),
     )
     return path
 
@@ -89,7 +92,14 @@ def write_check_report(path: Path, checked: CheckedFolder) -> None:
         "notices": checked.notices,
     }
     explored = explore_sections(exploration, checked.folds, sample_slides(checked.competition, shown), pictures)
-    write_dataset_report(path, facts=facts, folds=checked.folds, notices=checked.leaks, explored=explored)
+    write_dataset_report(
+        path,
+        facts=facts,
+        folds=checked.folds,
+        notices=checked.leaks,
+        patients=checked.patients,
+        explored=explored,
+    )
 
 
 def write_dataset_report(
@@ -100,6 +110,7 @@ def write_dataset_report(
     folds: pd.DataFrame | None = None,
     overlays: Pictures = (),
     notices: Sequence[str] = (),
+    patients: str = "",
     explored: Sequence[Section] = (),
 ) -> None:
     """Write the report of a data set.
@@ -111,15 +122,16 @@ def write_dataset_report(
         folds: Columns id, group, stratum, fold; None where there are none yet.
         overlays: Sample tiles or slides.
         notices: What else deserves a look but is no fault.
+        patients: What is not known of patients, by `patients_in_words`: no badge then claims that nothing leaks.
         explored: Sections about the slides themselves, as `explore_sections` gives them.
     """
     known_index = pd.DataFrame(columns=_INDEX_COLUMNS) if index is None else index
     caption = f"{len(notices):,} things that deserve a look; none of them stops the work."
     notice_rows = [(number, notice) for number, notice in enumerate(notices, start=1)]
-    statements: list[Text] = []
+    statements = [Text([f"{patients[:1].upper()}{patients[1:]}."], tone="warn")] if patients else []
     tables: list[Block] = []
     if folds is not None:
-        statements = _leak_statements(known_index, folds)
+        statements = _leak_statements(known_index, folds, patients)
         tables = [_fold_table(index, folds), _stratum_table(folds)]
     tiles: list[Block] = []
     if len(known_index):
@@ -139,8 +151,8 @@ def write_dataset_report(
     write_page(path, "Data set", subtitle, [section for section in sections if section.blocks])
 
 
-def _leak_statements(index: pd.DataFrame, folds: pd.DataFrame) -> list[Text]:
-    """Say whether a group stands in two folds, and whether the tiles keep to folds.csv."""
+def _leak_statements(index: pd.DataFrame, folds: pd.DataFrame, patients: str) -> list[Text]:
+    """Say whether a group stands in two folds, and whether the tiles keep to folds.csv; and what is not known."""
     spread = folds.groupby("group")["fold"].nunique()
     split = [str(group) for group in spread.index[spread > 1]]
     known = index.assign(
@@ -158,6 +170,11 @@ def _leak_statements(index: pd.DataFrame, folds: pd.DataFrame) -> list[Text]:
     if problems:
         return [Text(problems, tone="warn")]
     tiles = ", and every tile is in its image's fold" if len(index) else ""
+    if patients:
+        sentence = f"None of the {len(spread):,} groups stands in two folds{tiles}; but {patients}."
+        return [
+            Text([sentence, "Where a patient has several images, scores leak: name patients and build again."], "warn")
+        ]
     sentence = f"No leak between folds: none of the {len(spread):,} groups stands in two folds{tiles}."
     return [Text([sentence], tone="good")]
 

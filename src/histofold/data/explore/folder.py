@@ -11,7 +11,7 @@ from histofold.competitions.base import Competition
 from histofold.core.faults import ImageError, InputError
 from histofold.core.rle.runs import Masks
 from histofold.data.duplicates import DuplicatePair, cluster_pairs, find_duplicates
-from histofold.data.explore.notices import Notice, find_notices
+from histofold.data.explore.notices import Notice, find_notices, table_notices
 from histofold.data.explore.outlines import polygon_dice
 from histofold.data.explore.slides import SlideFacts, label_facts, slide_facts
 from histofold.data.tiles.masks import any_class
@@ -80,10 +80,10 @@ def explore_folder(competition: Competition, samples: Sequence[Sample]) -> Explo
     """Look at every slide of a folder without faults; images that cannot be decoded are left to whoever cuts them.
 
     Args:
-        competition: The adapter that gave the samples.
+        competition: The adapter that gave the samples, its notices still those of these.
         samples: All training samples.
     """
-    explorer = Explorer(competition)
+    explorer = Explorer(competition, notices=table_notices(competition.notices))
     for sample in tqdm(samples, desc="look at slides", unit="image", dynamic_ncols=True):
         try:
             with open_slide(sample.image_path) as slide:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from histofold.core.faults import Fault
 from histofold.data.duplicates import DuplicatePair
 from histofold.data.explore.slides import SlideFacts
 
@@ -60,6 +62,14 @@ class Notice:
     def __str__(self) -> str:
         """One line: ids, kind, text."""
         return f"{', '.join(self.ids)}: {self.kind}: {self.text}"
+
+
+def table_notices(found: Iterable[Fault]) -> list[Notice]:
+    """What an adapter noticed in the tables of a folder."""
+    return [
+        Notice(kind="tables", ids=(each.id,), text=f"{Path(each.file).name}: {each.rule}; {each.remedy}")
+        for each in found
+    ]
 
 
 def find_notices(

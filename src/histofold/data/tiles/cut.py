@@ -31,7 +31,7 @@ from histofold.schema.dataset import TilesConfig
 from histofold.schema.files import write_bytes_atomically
 from histofold.schema.parse import kept_json, plain
 from histofold.schema.preprocessing import Preprocessing
-from histofold.schema.sample import Sample
+from histofold.schema.sample import Sample, id_file_name
 
 TILE_BINS = ("none", "very_small", "small", "some", "large")
 INDEX_COLUMNS = (
@@ -145,7 +145,7 @@ def _cut_or_fault(job: TileJob) -> CutSlide | Fault:
 def cut_slide(job: TileJob) -> CutSlide:
     """Cut one slide into images and masks; its part file is written last and makes it done."""
     cv2.setNumThreads(1)
-    part = job.out / "parts" / f"{job.sample.id}.json"
+    part = job.out / "parts" / f"{id_file_name(job.sample.id)}.json"
     digest = _job_digest(job)
     before: list[Row] = []
     known = kept_json(part)

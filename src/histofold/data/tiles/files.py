@@ -17,6 +17,7 @@ import numpy as np
 from histofold.core.faults import Fault, InputError
 from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.schema.files import written_whole
+from histofold.schema.sample import id_file_name
 
 IMAGE_SUFFIX, MASK_SUFFIX = ".bmp", ".png"
 TILE_FOLDERS = ("images", "masks")
@@ -29,7 +30,8 @@ _ONE_CLASS_BITS[IGNORED_BIT] = IGNORED_BIT
 
 def tile_paths(folder: Path, tile_id: str) -> tuple[Path, Path]:
     """Image and mask of a tile."""
-    return folder / "images" / f"{tile_id}{IMAGE_SUFFIX}", folder / "masks" / f"{tile_id}{MASK_SUFFIX}"
+    name = id_file_name(tile_id)
+    return folder / "images" / f"{name}{IMAGE_SUFFIX}", folder / "masks" / f"{name}{MASK_SUFFIX}"
 
 
 def write_tile(folder: Path, tile_id: str, image_HWC: np.ndarray, bits_HW: np.ndarray, classes: int) -> None:
