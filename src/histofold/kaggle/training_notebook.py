@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import requires
 from pathlib import Path
-from typing import Any
 
 from histofold.core.faults import Fault, InputError
+from histofold.kaggle.bundle.kernels import notebook_json
 from histofold.kaggle.metadata.dataset import DATASET_METADATA_NAME, dataset_metadata, wheels_notice
 from histofold.kaggle.metadata.kernel import KERNEL_METADATA_NAME, kernel_metadata
 from histofold.kaggle.metadata.report import PLACEHOLDER_OWNER
@@ -109,17 +109,13 @@ def write_training(
 def notebook_text(setting: str = "init") -> str:
     """The notebook as JSON (nbformat 4.5); the setting is the key of `model` that takes the file of initial weights."""
     heading = "# Training\n\nTrains every fold, one on each GPU, and leaves `weights/` and the report as its output."
-    cells = [_cell("markdown", 0, heading)]
-    for number, text in enumerate((UNPACK_CELL, TRAIN_CELL, FOLDS_CELL, PACKAGE_CELL), start=1):
-        cells.append(_cell("code", number, text.replace("model.NAME", f"model.{setting.replace('_', '-')}")))
-    kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    metadata = {"kernelspec": kernelspec, "language_info": {"name": "python"}}
-    return json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}, indent=1) + "\n"
-
-
-def _cell(kind: str, number: int, text: str) -> dict[str, Any]:
-    code: dict[str, Any] = {"execution_count": None, "outputs": []} if kind == "code" else {}
-    return {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": text} | code
+    texts = [
+        UNPACK_CELL,
+        TRAIN_CELL.replace("model.NAME", f"model.{setting.replace('_', '-')}"),
+        FOLDS_CELL,
+        PACKAGE_CELL,
+    ]
+    return notebook_json([("markdown", heading), *(("code", text) for text in texts)])
 
 
 def _training_faults(experiment: Experiment, path: Path, folds: Path | None) -> list[Fault]:

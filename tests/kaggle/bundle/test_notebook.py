@@ -129,7 +129,7 @@ def test_a_text_that_is_no_bundle_makes_no_notebook() -> None:
 
 
 def test_one_that_is_too_large_is_refused(nasty_bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "NOTEBOOK_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(kernels, "LIMIT_BYTES", 1000)
     with pytest.raises(InputError, match="more than the 1000 that Kaggle takes"):
         to_notebook(nasty_bundle)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from histofold.competitions.base import Competition
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
-from histofold.kaggle.bundle.bundler import CONTENTS_LINE, bundle
+from histofold.kaggle.bundle.bundler import CONTENTS_LINE, LIMIT_BYTES, bundle
 from histofold.kaggle.bundle.syntax import is_main_guard
 from histofold.kaggle.bundle.text import banner_lines
 from histofold.kaggle.metadata.kernel import kernel_metadata
@@ -77,8 +78,8 @@ images, the worst first.
 decides pixels stands in `manifest.json` beside the weights. The other cells are the package's own modules."""
 
 
-NOTEBOOK_LIMIT_BYTES = 1_000_000  # as for a script: Kaggle takes no larger source
-_Cell = tuple[str, str]  # kind and text
+Cell = tuple[str, str]
+"""Kind (code, markdown) and text of a notebook's cell."""
 
 
 def to_notebook(source: str, introduction: str = "") -> str:
@@ -104,14 +105,14 @@ def to_notebook(source: str, introduction: str = "") -> str:
     ends = [line for line, _ in banners[1:]] + [len(lines)]
     for (start, name), end in zip(banners, ends, strict=True):
         cells += _module_cells(name, "\n".join(lines[start + 1 : end]))
-    text = _notebook_json(cells)
-    if len(text.encode()) > NOTEBOOK_LIMIT_BYTES:
-        rule = f"the notebook has {len(text.encode())} bytes, more than the {NOTEBOOK_LIMIT_BYTES} that Kaggle takes"
+    text = notebook_json(cells)
+    if len(text.encode()) > LIMIT_BYTES:
+        rule = f"the notebook has {len(text.encode())} bytes, more than the {LIMIT_BYTES} that Kaggle takes"
         raise InputError([Fault(banners[-1][1], "kernel.ipynb", rule, "write a script, or shorten the closure")])
     return text
 
 
-def _head_cells(head: list[str], introduction: str) -> list[_Cell]:
+def _head_cells(head: list[str], introduction: str) -> list[Cell]:
     """The introduction with what the header says, and the imports."""
     words = [line.removeprefix("#").removeprefix(" ") for line in head if line.startswith("#")]
     words = words[: words.index(CONTENTS_LINE)]  # a notebook has no such lines
@@ -122,7 +123,7 @@ def _head_cells(head: list[str], introduction: str) -> list[_Cell]:
     ]
 
 
-def _module_cells(name: str, module: str) -> list[_Cell]:
+def _module_cells(name: str, module: str) -> list[Cell]:
     """A heading with the module's summary, its code, and what it runs as a program."""
     first, _, rest = module.partition("\n")
     has_summary = first.startswith("# ") and rest.startswith("\n")
@@ -144,7 +145,8 @@ def _dedented(lines: list[str]) -> str:
     return "\n".join(line.removeprefix(indent) for line in lines)
 
 
-def _notebook_json(cells: list[_Cell]) -> str:
+def notebook_json(cells: Sequence[Cell]) -> str:
+    """A notebook (nbformat 4.5); the ids of cells come from their content, so that the same cells give the same bytes."""
     made = []
     for index, (kind, text) in enumerate((kind, text.strip("\n")) for kind, text in cells):
         cell: dict[str, Any] = {"cell_type": kind, "metadata": {}, "source": text.splitlines(keepends=True)}
