@@ -104,7 +104,8 @@ def _contents(found: Distribution) -> dict[str, bytes]:
     scripts = {entry.name for entry in found.entry_points}  # which pip makes by itself
     for file in found.files or []:
         is_script = ".." in file.parts and file.parts[-2] in ("bin", "Scripts") and file.stem in scripts
-        if is_script or file.suffix == ".pyc" or file.name in _INSTALLER_FILES:
+        is_installers = file.name in _INSTALLER_FILES and file.parent.suffix == ".dist-info"
+        if is_script or is_installers or file.suffix == ".pyc":
             continue
         path = Path(str(file.locate()))
         content = path.read_bytes() if path.is_file() else b""
