@@ -138,7 +138,7 @@ def test_every_line_and_comment_of_what_is_kept_survives_verbatim(nasty_bundle: 
         '    """A docstring stays by its first line."""\n    return',
         'if __name__ == "__main__":\n    print(json.dumps([outside(), parallel([1, 2])]), __name__)',
         'return dict(text="cache=True", cache=True)',
-        "        if factor > 1:\n            pass\n        else:\n            pass\n",
+        "        else:\n            # a comment above an import\n            from os.path import sep\n",
         "scale: float = 2.5  # Words below a constant go beside it. Of more sentences the first line's stay.\n",
         "    name: str  # Words below a field go beside it.\n",
         'if __name__ == "__main__":\n\n\n    raise SystemExit\n"""',
@@ -150,7 +150,7 @@ def test_what_nobody_reaches_goes_with_its_comments(nasty_bundle: str) -> None:
     for gone in (
         *("UNREACHED", "comment above it", "words below it", "QUIET", "limit", "unreached", "comment belongs to"),
         *("def uncalled", "comment of the method", "uncalled_too", "def only(self)", "by_nobody", "not_asked"),
-        *("of_our_own", "another_that_nobody", "antigravity", "Attributes:", "And no more", "too long for"),
+        *("of_our_own", "antigravity", "uncalled_and_cached", "Attributes:", "And no more", "too long for"),
     ):
         assert gone not in nasty_bundle.split(FUTURE)[1], gone
 
@@ -159,8 +159,8 @@ USER = "from bad.a import {}\n\nprint({})\n"
 REACHED: dict[str, tuple[str, str, str]] = {
     # name: (a.py, what the entry imports and prints, what must be kept of a.py)
     "through an attribute": (
-        "class A:\n    def area(self):\n        return 1\n\n\nITEMS = [A()]\n",
-        "ITEMS[0].area()",
+        "class A:\n    def area(self):\n        return 1\n\n\ndef made():\n    return A()\n",
+        "made().area()",
         "def area",
     ),
     "through a string annotation": (
@@ -170,9 +170,9 @@ REACHED: dict[str, tuple[str, str, str]] = {
         "class A",
     ),
     "through a decorator": (
-        "def twice(function):\n    return lambda: 2 * function()\n\n\n@twice\ndef f():\n    return 1\n",
+        "from functools import wraps\n\n\ndef area():\n    return 1\n\n\n@wraps(area)\ndef f():\n    return 1\n",
         "f()",
-        "def twice",
+        "def area",
     ),
     "through a default": (
         "def area():\n    return 1\n\n\ndef f(of=area):\n    return of()\n",
@@ -186,7 +186,8 @@ REACHED: dict[str, tuple[str, str, str]] = {
     ),
     "as a member of a protocol": (
         "from typing import Protocol\n\n\nclass Reads(Protocol):\n    def read(self) -> int: ...\n\n\n"
-        "class A:\n    def read(self):\n        return 1\n\n\ndef f(source: Reads = A()):\n    return source.read()\n",
+        "class A:\n    def read(self):\n        return 1\n\n\n"
+        "def f(source: Reads | None = None):\n    return (source or A()).read()\n",
         "f()",
         "class A:\n    def read",
     ),
@@ -204,8 +205,8 @@ REACHED: dict[str, tuple[str, str, str]] = {
     ),
     "as an override of a builtin": (
         "class A(dict):\n    def get(self, key):\n        return 1\n\n\nclass B(ValueError):\n"
-        "    def with_traceback(self, tb):\n        return self\n\n\nBOTH = A(), B()\n",
-        "len(BOTH)",
+        "    def with_traceback(self, tb):\n        return self\n\n\ndef both():\n    return A(), B()\n",
+        "len(both())",
         "def with_traceback",
     ),
     "as the handler of a field": (
@@ -219,27 +220,6 @@ REACHED: dict[str, tuple[str, str, str]] = {
         "class A:\n    def f(self):\n        return 1\n\n    g = f\n",
         "A().g()",
         "def f",
-    ),
-    "by work at import": (
-        "import sys\n\nsys.area = 1\n\n\ndef f():\n    return sys.area\n",
-        "f()",
-        "sys.area = 1",
-    ),
-    "by a list that grows": (
-        "A = []\nB = A\nB += [1]\n",
-        "A",
-        "B += [1]",
-    ),
-    "by a registry": (
-        "FOUND = {}\n\n\ndef register(function):\n    FOUND[function.__name__] = function\n    return function\n\n\n"
-        "@register\ndef hidden():\n    return 1\n",
-        "sorted(FOUND)",
-        "def hidden",
-    ),
-    "by every binding of the name": (
-        "import sys\n\nif sys.version_info < (3, 11):\n    A = 1\nelse:\n    A = 2\nA = A * 2\n",
-        "A",
-        "else:\n    A = 2\nA = A * 2",
     ),
 }
 
@@ -288,8 +268,8 @@ class A{}:
     place = 1
 
 
-def f(source: Reads = A()):
-    return source.place
+def f(source: Reads | None = None):
+    return (source or A()).place
 """
 
 
@@ -390,8 +370,8 @@ def test_a_changed_comment_changes_the_digest(tmp_path: Path) -> None:
 
 GOOD = {
     "an outside import under two names": {
-        "a.py": "import numpy\nimport json as j\nA = j.dumps(1)\n",
-        "entry.py": "import json\nfrom bad.a import A\nprint(json.dumps(A))\n",
+        "a.py": "import numpy\nimport json as j\n\n\ndef a():\n    return j.dumps(1)\n",
+        "entry.py": "import json\nfrom bad.a import a\nprint(json.dumps(a()))\n",
     },
     "the same import moved here and kept in a block there": {
         "a.py": "try:\n    import json\nfinally:\n    A = 1\n",
@@ -400,14 +380,14 @@ GOOD = {
     "a function under its own name in another scope": {
         "a.py": "def area():\n    return 1\n",
         "entry.py": (
-            "from bad.a import area\n\nclass B:\n    area = 2\n\n    def get(self):\n        from bad.a import area\n"
+            "from bad.a import area\n\nclass B:\n    area = 2\n\n    def get(self):\n"
             "        return area() + self.area\n\ndef other(area=3):\n    return area\n\n"
             "print(area(), other(), B().get())\n"
         ),
     },
     "no newline at the end, form feed": {
         "a.py": "\f\nimport os\nA = os.sep",
-        "entry.py": "def f():\n    from bad.a import A\n\n    return A\n\n\nif __name__ == '__main__':\n    print(f())",
+        "entry.py": "from bad.a import A\n\n\ndef f():\n    return A\n\n\nif __name__ == '__main__':\n    print(f())",
     },
     "only imports": {
         "a.py": '"""Doc."""\nimport os\n',
@@ -451,11 +431,11 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
     "star": ({"entry.py": "from bad.a import *\n"}, "bad/entry.py:1", "star import from bad.a"),
     "relative": ({"entry.py": "from .a import area\n"}, "bad/entry.py:1", "relative import"),
     "relative module": ({"entry.py": "from . import a\n"}, "bad/entry.py:1", "relative import"),
-    "submodule": ({"entry.py": "from bad import a\n"}, "bad/entry.py:1", "bad is a package"),
+    "submodule": ({"entry.py": "from bad import a\n"}, "bad/entry.py:1", "or it is a package"),
     "subpackage": (
         {"sub/b.py": "B = 1\n", "entry.py": "from bad.sub import b\n"},
         "bad/entry.py:1",
-        "bad.sub is a package",
+        "no module bad.sub, or",
     ),
     "in a function too": ({"entry.py": "def f():\n    import bad.a\n"}, "bad/entry.py:2", "from bad.x import name"),
     "missing module": ({"entry.py": "from bad.b import area\n"}, "bad/entry.py:1", "no module bad.b"),
@@ -480,19 +460,10 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
     "same constant": ({"entry.py": "from bad.a import area\nSCALE = 3\n"}, "bad/entry.py:2", "bad/a.py:5"),
     "same annotated": ({"entry.py": "from bad.a import area\nSCALE: int = 3\n"}, "bad/entry.py:2", "`SCALE`"),
     "same in a tuple": ({"entry.py": "from bad.a import area\nx, [*SCALE] = 3, 4\n"}, "bad/entry.py:2", "`SCALE`"),
-    "same in an if": ({"entry.py": "from bad.a import area\nif area:\n    SCALE = 3\n"}, "bad/entry.py:3", "`SCALE`"),
     "same in a try": (
-        {"entry.py": "from bad.a import area\ntry:\n    pass\nexcept OSError as SCALE:\n    pass\n"},
-        "bad/entry.py:4",
+        {"entry.py": "from bad.a import area\ntry:\n    import json\nexcept ImportError:\n    SCALE = 1\n"},
+        "bad/entry.py:5",
         "`SCALE`",
-    ),
-    "same in a with": ({"entry.py": "from bad.a import area\nwith area() as SCALE: pass\n"}, "bad/entry.py:2", "SCALE"),
-    "same in a for": ({"entry.py": "from bad.a import area\nfor SCALE in (): pass\n"}, "bad/entry.py:2", "SCALE"),
-    "same walrus": ({"entry.py": "from bad.a import area\n[(SCALE := x) for x in ()]\n"}, "bad/entry.py:2", "SCALE"),
-    "same match": (
-        {"entry.py": "from bad.a import area\nmatch area:\n    case [SCALE]: pass\n"},
-        "bad/entry.py:3",
-        "SCALE",
     ),
     "outside import hides a name": (
         {"entry.py": "from bad.a import SCALE\nfrom numpy import area\n"},
@@ -509,16 +480,6 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
         "bad/entry.py:2",
         "write both imports alike",
     ),
-    "two imports under one name in one module": (
-        {"entry.py": "import numpy as np\nfrom x import np\n"},
-        "bad/entry.py:1",
-        "bound otherwise in the same module",
-    ),
-    "an import rebound in its module": (
-        {"entry.py": "import json\njson = None\n"},
-        "bad/entry.py:1",
-        "put both into one `try:`",
-    ),
     "two tries of one package": (
         {
             "b.py": "try:\n    import numba\nexcept ImportError:\n    numba = None\nB = 1\n",
@@ -534,74 +495,62 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
         "bad/b.py:1",
         "circular import bad.entry -> bad.b -> bad.entry",
     ),
-    "circle through a function": (
-        {"b.py": "def f():\n    from bad.entry import E\n", "entry.py": "from bad.b import f\nE = 1\n"},
-        "bad/b.py:2",
-        "move what both need into a third module",
-    ),
-    "circle of one": ({"entry.py": "E = 1\ndef f():\n    from bad.entry import E\n"}, "bad/entry.py:3", "circular"),
-    "other future": (
-        {"entry.py": "from __future__ import annotations, division\n"},
-        "bad/entry.py:1",
-        "only annotations may come from __future__",
-    ),
-    "shadowed by a parameter": (
-        {"entry.py": "def f(area):\n    from bad.a import area\n"},
+    "in a function": (
+        {"entry.py": "def f():\n    from bad.a import area\n"},
         "bad/entry.py:2",
-        "`area` is imported in a function and also bound in f()",
+        "move it to the top",
     ),
-    "shadowed by a star parameter": (
-        {"entry.py": "def f(*, x, **area):\n    from bad.a import area\n"},
-        "bad/entry.py:2",
-        "rename the parameter",
-    ),
-    "shadowed by a local": (
-        {"entry.py": "def f():\n    from bad.a import area\n    for x, area in []: pass\n"},
-        "bad/entry.py:2",
-        "bound in f()",
-    ),
-    "shadowed by a nested function": (
-        {"entry.py": "def f():\n    from bad.a import area\n    def area(): ...\n"},
-        "bad/entry.py:2",
-        "bound in f()",
-    ),
-    "shadowed by an outside import": (
-        {"entry.py": "def f():\n    from bad.a import area\n    import area\n"},
-        "bad/entry.py:2",
-        "bound in f()",
-    ),
-    "shadowed by an outer function": (
-        {"entry.py": "def outer():\n    area = 1\n    def f():\n        from bad.a import area\n"},
-        "bad/entry.py:4",
-        "bound in outer()",
-    ),
-    "in a class body": ({"entry.py": "class C:\n    from bad.a import area\n"}, "bad/entry.py:2", "class body"),
+    "in a class body": ({"entry.py": "class C:\n    from bad.a import area\n"}, "bad/entry.py:2", "move it to the top"),
     "in a try that catches it": (
         {"entry.py": "try:\n    from bad.a import area\nexcept (OSError, ImportError):\n    pass\n"},
         "bad/entry.py:2",
-        "in the kernel it cannot fail",
+        "move it to the top",
     ),
-    "late import": (
-        {"entry.py": "import os\nos.environ['A'] = '1'\nimport json\n"},
-        "bad/entry.py:3",
-        "put the imports first",
+    "main guard elsewhere": (
+        {"b.py": "B = 1\nif __name__ == '__main__':\n    print()\n", "entry.py": "from bad.b import B\n"},
+        "bad/b.py:2",
+        "or to the entry",
     ),
-    "late internal import": (
-        {"entry.py": "print()\nfrom bad.a import area\n"},
-        "bad/entry.py:2",
-        "put the imports first",
+    "a change of an object at import": (
+        {"b.py": "import sys\n\nsys.area = B = 1\n", "entry.py": "from bad.b import B\n"},
+        "bad/b.py:3",
+        "more than bind its names",
+    ),
+    "a list that grows": (
+        {"b.py": "B = []\nB += [1]\n", "entry.py": "from bad.b import B\n"},
+        "bad/b.py:2",
+        "more than",
+    ),
+    "an unknown call": (
+        {"b.py": "B = 1\nC: int = B.bit_length()\n", "entry.py": "from bad.b import B\n"},
+        "bad/b.py:2",
+        "more than",
+    ),
+    "an unknown default": (
+        {"b.py": "def b(*, n=len('x')):\n    return n\n", "entry.py": "from bad.b import b\n"},
+        "bad/b.py:1",
+        "move it into a function",
+    ),
+    "a registry": (
+        {"entry.py": "def register(f):\n    return f\n\n\n@register\ndef hidden():\n    return 1\n"},
+        "bad/entry.py:6",
+        "more than",
+    ),
+    "a registry of methods": (
+        {"entry.py": "class A:\n    @A.register\n    def hidden(self):\n        return 1\n"},
+        "bad/entry.py:1",
+        "more than",
+    ),
+    "a name by its version": (
+        {"b.py": "import sys\n\nif sys.version_info < (3, 11):\n    B = 1\n", "entry.py": "from bad.b import B\n"},
+        "bad/b.py:3",
+        "more than",
     ),
     "__name__": ({"entry.py": "NAME = __name__\n"}, "bad/entry.py:1", "`__name__` differs"),
     "__file__ in a function": ({"entry.py": "def f():\n    return __file__\n"}, "bad/entry.py:2", "`__file__` differs"),
     "__doc__": ({"entry.py": '"""Doc."""\nprint(__doc__)\n'}, "bad/entry.py:2", "`__doc__` differs"),
     "__all__": ({"entry.py": "__all__ = []\n"}, "bad/entry.py:1", "`__all__` differs"),
     "globals": ({"entry.py": "globals()['x'] = 1\n"}, "bad/entry.py:1", "globals()"),
-    "module __getattr__": ({"entry.py": "def __getattr__(name): ...\n"}, "bad/entry.py:1", "__getattr__"),
-    "main guard elsewhere": (
-        {"b.py": "B = 1\nif __name__ == '__main__':\n    print()\n", "entry.py": "from bad.b import B\n"},
-        "bad/b.py:2",
-        "move it to the entry",
-    ),
     "outside star": ({"entry.py": "from numpy import *\n"}, "bad/entry.py:1", "star import from numpy"),
     "processes": ({"entry.py": "import multiprocessing as mp\n"}, "bad/entry.py:1", "use threads"),
     "torch's processes": (
@@ -664,17 +613,11 @@ REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
         "bad/entry.py:3",
         "hold it in an object",
     ),
-    "banner": ({"entry.py": "A = 1\n# === bad.fake ===\n"}, "bad/entry.py:2", "banner"),
     "syntax": ({"entry.py": "def f(:\n"}, "bad/entry.py:1", "not Python"),
     "syntax of a needed module": (
         {"b.py": "\nx = = 1\n", "entry.py": "from bad.b import x\n"},
         "bad/b.py:2",
         "not Python",
-    ),
-    "an __init__ that works": (
-        {"__init__.py": "import os\nos.environ['A'] = '1'\n", "entry.py": "A = 1\n"},
-        "bad/__init__.py:2",
-        "the kernel leaves out",
     ),
 }
 
@@ -708,7 +651,7 @@ def test_all_violations_come_at_once_in_the_order_of_their_places(tmp_path: Path
         "a.py": A,
         "b.py": "import sklearn\nfrom bad.a import area as a\nSCALE = 1\nNAME = __name__\n",
         "entry.py": (
-            "import bad.a\nfrom bad.b import NAME\nfrom bad.a import volume\ndef f(area):\n    from bad.a import area\n"
+            "import bad.a\nfrom bad.b import NAME\nfrom bad.a import volume\ndef f():\n    from bad.a import area\n"
         ),
     }
     with pytest.raises(BundleError) as caught:

@@ -13,7 +13,7 @@ import pytest
 import histofold
 from histofold.core.faults import InputError
 from histofold.kaggle.bundle import kernels
-from histofold.kaggle.bundle.bundler import bundle, closure
+from histofold.kaggle.bundle.bundler import Bundle, bundle, closure, gather
 from histofold.kaggle.bundle.kernels import to_notebook
 from small_bundles import NASTY, run_bundle, run_package, run_python, write_package
 
@@ -33,11 +33,11 @@ def cells_of(notebook: str, kind: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def nasty_bundle() -> str:
-    return bundle("nasty.entry", NASTY, "nasty")
+def nasty_bundle() -> Bundle:
+    return gather("nasty.entry", NASTY, "nasty")
 
 
-def test_the_format_is_that_of_a_notebook(nasty_bundle: str) -> None:
+def test_the_format_is_that_of_a_notebook(nasty_bundle: Bundle) -> None:
     notebook = json.loads(to_notebook(nasty_bundle))
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     assert set(notebook) == {"cells", "metadata", "nbformat", "nbformat_minor"}
@@ -50,7 +50,7 @@ def test_the_format_is_that_of_a_notebook(nasty_bundle: str) -> None:
         assert all(isinstance(line, str) for line in cell["source"])
 
 
-def test_joined_and_one_by_one_the_cells_run_as_the_package_does(nasty_bundle: str, tmp_path: Path) -> None:
+def test_joined_and_one_by_one_the_cells_run_as_the_package_does(nasty_bundle: Bundle, tmp_path: Path) -> None:
     notebook = to_notebook(nasty_bundle)
     expected = run_package(NASTY, "nasty.entry", tmp_path).stdout
     joined = run_bundle("\n".join(cells_of(notebook, "code")), tmp_path / "elsewhere")
@@ -60,7 +60,7 @@ def test_joined_and_one_by_one_the_cells_run_as_the_package_does(nasty_bundle: s
     assert (single.returncode, single.stdout) == (0, expected), single.stderr
 
 
-def test_a_heading_stands_before_each_module_and_strings_make_none(nasty_bundle: str) -> None:
+def test_a_heading_stands_before_each_module_and_strings_make_none(nasty_bundle: Bundle) -> None:
     notebook = to_notebook(nasty_bundle, "# Title\n\nWords.\n")
     names = [module.name for module in closure("nasty.entry", NASTY, "nasty")]
     headings = cells_of(notebook, "markdown")
@@ -78,7 +78,7 @@ def test_summaries_become_text_and_comments_stay_in_the_code(tmp_path: Path) -> 
         "b.py": "# a comment that is no docstring\nB = 2\n",
         "entry.py": "from bad.a import A\nfrom bad.b import B\n\nprint(A, B)\n",
     }
-    notebook = to_notebook(bundle("bad.entry", write_package(tmp_path, files), "bad"))
+    notebook = to_notebook(gather("bad.entry", write_package(tmp_path, files), "bad"))
     assert cells_of(notebook, "markdown")[1:] == ["## bad.a\n\nWhat it is.", "## bad.b", "## bad.entry"]
     assert cells_of(notebook, "code")[1:] == [
         "# why\nA = 1  # how",
@@ -90,8 +90,8 @@ def test_summaries_become_text_and_comments_stay_in_the_code(tmp_path: Path) -> 
 def test_what_the_file_runs_has_cells_of_its_own_and_one_a_statement(tmp_path: Path) -> None:
     guard = 'if __name__ == "__main__":\n    value = f()\n    # shown\n    print("""x\n  y""", value)\n'
     code = f"from bad.a import A\n\n\ndef f():\n    return A\n\n\n{guard}"
-    text = bundle("bad.entry", write_package(tmp_path, {"a.py": "A = 1\n", "entry.py": code}), "bad")
-    notebook = to_notebook(text)
+    root = write_package(tmp_path, {"a.py": "A = 1\n", "entry.py": code})
+    notebook, text = to_notebook(gather("bad.entry", root, "bad")), bundle("bad.entry", root, "bad")
     assert cells_of(notebook, "markdown")[-1] == "## Run"
     assert cells_of(notebook, "code")[-2:] == ["value = f()\n# shown", 'print("""x\n  y""", value)']
     (tmp_path / "kernel.ipynb").write_text(notebook, encoding="utf-8")
@@ -106,29 +106,23 @@ def test_each_cell_may_name_in_annotations_what_is_defined_later(tmp_path: Path)
         "    def grow(self, *many: int, by: Later, **rest: str) -> Tree:\n        return self\n\n\n"
         "class Later:\n    pass\n\n\nprint(get_type_hints(Tree, globalns={**vars(), 'Tree': Tree, 'Later': Later}))\n"
     )
-    text = bundle(
-        "bad.entry", write_package(tmp_path, {"entry.py": f"from __future__ import annotations\n\n{code}"}), "bad"
-    )
-    notebook = to_notebook(text)
+    root = write_package(tmp_path, {"entry.py": f"from __future__ import annotations\n\n{code}"})
+    notebook, text = to_notebook(gather("bad.entry", root, "bad")), bundle("bad.entry", root, "bad")
     (tmp_path / "kernel.ipynb").write_text(notebook, encoding="utf-8")
     single = run_python(["-I", "-X", "utf8", "-c", EXEC_CELLS, "kernel.ipynb"], tmp_path)
     assert single.stdout == run_bundle(text, tmp_path / "elsewhere").stdout != "", single.stderr
 
 
-def test_cells_are_deterministic_and_ids_follow_the_content(nasty_bundle: str) -> None:
+def test_cells_are_deterministic_and_ids_follow_the_content(nasty_bundle: Bundle) -> None:
     first = to_notebook(nasty_bundle)
     assert to_notebook(nasty_bundle) == first
-    changed = json.loads(to_notebook(nasty_bundle.replace("scale: float = 2.5", "scale: float = 2.6")))["cells"]
+    modules = [kept._replace(body=kept.body.replace("float = 2.5", "float = 2.6")) for kept in nasty_bundle.modules]
+    changed = json.loads(to_notebook(nasty_bundle._replace(modules=modules)))["cells"]
     moved = [a["id"] == b["id"] for a, b in zip(json.loads(first)["cells"], changed, strict=True)]
     assert moved.count(False) == 1
 
 
-def test_a_text_that_is_no_bundle_makes_no_notebook() -> None:
-    with pytest.raises(ValueError, match="no module banner"):
-        to_notebook("print(1)\n")
-
-
-def test_one_that_is_too_large_is_refused(nasty_bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_is_too_large_is_refused(nasty_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "LIMIT_BYTES", 1000)
     with pytest.raises(InputError, match="more than the 1000 that Kaggle takes"):
         to_notebook(nasty_bundle)
@@ -136,8 +130,9 @@ def test_one_that_is_too_large_is_refused(nasty_bundle: str, monkeypatch: pytest
 
 def test_a_kernels_cells_define_what_its_file_defines() -> None:
     """Cells run one by one leave the names of the file; nothing of it is lost between the cells."""
-    text = bundle("histofold.kernels.hubmap_2022", Path(histofold.__file__).parent)
-    joined = "\n".join(cells_of(to_notebook(text), "code"))
+    entry, root = "histofold.kernels.hubmap_2022", Path(histofold.__file__).parent
+    text = bundle(entry, root)
+    joined = "\n".join(cells_of(to_notebook(gather(entry, root)), "code"))
 
     def names(source: str) -> list[str]:
         return [getattr(statement, "name", "") for statement in ast.parse(source).body]

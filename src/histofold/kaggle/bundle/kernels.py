@@ -12,9 +12,9 @@ from typing import Any
 from histofold.competitions.base import Competition
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
-from histofold.kaggle.bundle.bundler import CONTENTS_LINE, LIMIT_BYTES, bundle
+from histofold.kaggle.bundle.bundler import LIMIT_BYTES, Bundle, BundledModule, bundle, gather
 from histofold.kaggle.bundle.syntax import is_main_guard
-from histofold.kaggle.bundle.text import banner_lines
+from histofold.kaggle.bundle.text import summary
 from histofold.kaggle.metadata.kernel import kernel_metadata
 from histofold.schema.files import write_atomically
 
@@ -39,7 +39,7 @@ def write_kernel(name: str, out: Path, notebook: bool, dataset: str) -> Path:
     if name not in KERNELS:
         raise InputError([Fault(name, "kernel", "no kernel of this competition", f"known ones: {', '.join(KERNELS)}")])
     competition = get_competition(name)
-    source = bundle(f"histofold.kernels.{name}", Path(__file__).parents[2], sections=KERNEL_SECTIONS)
+    entry, root = f"histofold.kernels.{name}", Path(__file__).parents[2]
     folder = out / name
     path = folder / ("kernel.ipynb" if notebook else "kernel.py")
     metadata = kernel_metadata(
@@ -48,7 +48,11 @@ def write_kernel(name: str, out: Path, notebook: bool, dataset: str) -> Path:
         code_file=path.name,
         dataset_sources=[dataset],
     )
-    write_atomically(path, to_notebook(source, kernel_introduction(competition, dataset)) if notebook else source)
+    if notebook:
+        text = to_notebook(gather(entry, root, sections=KERNEL_SECTIONS), kernel_introduction(competition, dataset))
+    else:
+        text = bundle(entry, root, sections=KERNEL_SECTIONS)
+    write_atomically(path, text)
     write_atomically(folder / "kernel-metadata.json", json.dumps(metadata, indent=2) + "\n")
     return path
 
@@ -82,61 +86,44 @@ Cell = tuple[str, str]
 """Kind (code, markdown) and text of a notebook's cell."""
 
 
-def to_notebook(source: str, introduction: str = "") -> str:
-    """Turn a bundled file into a notebook (nbformat 4.5).
+def to_notebook(parts: Bundle, introduction: str = "") -> str:
+    """Turn a bundle into a notebook (nbformat 4.5).
 
-    Its code cells run in order as the file does: in a notebook, which keeps what the first cell takes from __future__,
-    or joined with newlines. The modules' summaries become text; what the file runs as a program is the last cells, one
-    a statement. Cell ids come from the content, so that the same file gives the same bytes.
+    Its code cells run in order as the script does: in a notebook, which keeps what the first cell takes from
+    __future__, or joined with newlines. The modules' summaries become text; what the file runs as a program is the last
+    cells, one a statement.
 
     Args:
-        source: What `bundle` returned.
+        parts: What `gather` returned.
         introduction: Markdown for people, before all else.
 
     Raises:
-        ValueError: If the text has no banner of a module, hence is no bundle.
         InputError: If the notebook is larger than Kaggle takes.
     """
-    banners = banner_lines(source)
-    if not banners:
-        raise ValueError("no module banner in this text: give to_notebook what `histofold kernel` wrote")
-    lines = source.split("\n")
-    cells = _head_cells(lines[: banners[0][0]], introduction)
-    ends = [line for line, _ in banners[1:]] + [len(lines)]
-    for (start, name), end in zip(banners, ends, strict=True):
-        cells += _module_cells(name, "\n".join(lines[start + 1 : end]))
+    facts = "```text\n" + "\n".join(parts.words) + "\n```"
+    words = "\n\n".join(part for part in (introduction.strip("\n"), facts) if part)
+    cells = [("markdown", words), ("code", parts.imports)]
+    for kept in parts.modules:
+        cells += _module_cells(kept)
     text = notebook_json(cells)
-    if len(text.encode()) > LIMIT_BYTES:
-        rule = f"the notebook has {len(text.encode())} bytes, more than the {LIMIT_BYTES} that Kaggle takes"
-        raise InputError([Fault(banners[-1][1], "kernel.ipynb", rule, "write a script, or shorten the closure")])
+    if (size := len(text.encode())) > LIMIT_BYTES:
+        rule = f"the notebook has {size} bytes, more than the {LIMIT_BYTES} that Kaggle takes"
+        entry = parts.modules[-1].module.name
+        raise InputError([Fault(entry, "kernel.ipynb", rule, "write a script, or shorten the closure")])
     return text
 
 
-def _head_cells(head: list[str], introduction: str) -> list[Cell]:
-    """The introduction with what the header says, and the imports."""
-    words = [line.removeprefix("#").removeprefix(" ") for line in head if line.startswith("#")]
-    words = words[: words.index(CONTENTS_LINE)]  # a notebook has no such lines
-    facts = "```text\n" + "\n".join(words).strip("\n") + "\n```"
-    return [
-        ("markdown", "\n\n".join(part for part in (introduction.strip("\n"), facts) if part)),
-        ("code", "\n".join(line for line in head if not line.startswith("#"))),
-    ]
-
-
-def _module_cells(name: str, module: str) -> list[Cell]:
+def _module_cells(kept: BundledModule) -> list[Cell]:
     """A heading with the module's summary, its code, and what it runs as a program."""
-    first, _, rest = module.partition("\n")
-    has_summary = first.startswith("# ") and rest.startswith("\n")
-    code = rest if has_summary else module
-    cells = [("markdown", f"## {name}\n\n{first.removeprefix('# ') if has_summary else ''}"), ("code", code)]
-    guard = ast.parse(code).body[-1]
+    heading: Cell = ("markdown", f"## {kept.module.name}\n\n{summary(kept.module)}")
+    guard = ast.parse(kept.body).body[-1]
     if not isinstance(guard, ast.If) or not is_main_guard(guard):
-        return cells
-    lines = code.split("\n")
-    cells[1] = ("code", "\n".join(lines[: guard.lineno - 1]))
+        return [heading, ("code", kept.body)]
+    lines = kept.body.split("\n")
     starts = [statement.lineno - 1 for statement in guard.body]
     program = [_dedented(lines[start:stop]) for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True)]
-    return [*cells, ("markdown", "## Run"), *(("code", statement) for statement in program)]
+    code = "\n".join(lines[: guard.lineno - 1])
+    return [heading, ("code", code), ("markdown", "## Run"), *(("code", statement) for statement in program)]
 
 
 def _dedented(lines: list[str]) -> str:
@@ -146,7 +133,7 @@ def _dedented(lines: list[str]) -> str:
 
 
 def notebook_json(cells: Sequence[Cell]) -> str:
-    """A notebook (nbformat 4.5); the ids of cells come from their content, so that the same cells give the same bytes."""
+    """A notebook (nbformat 4.5); ids of cells come from their content, so that the same cells give the same bytes."""
     made = []
     for index, (kind, text) in enumerate((kind, text.strip("\n")) for kind, text in cells):
         cell: dict[str, Any] = {"cell_type": kind, "metadata": {}, "source": text.splitlines(keepends=True)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +12,10 @@ from histofold.core.faults import Fault
 from histofold.kaggle.bundle.syntax import (
     Identity,
     ImportNode,
-    ImportSite,
     OutsideName,
-    Place,
     bindings,
-    import_sites,
     is_future,
+    is_text,
     outside_names,
     within,
 )
@@ -56,15 +54,15 @@ class Module:
         return isinstance(node, ast.Import) and any(within(alias.name, self.package) for alias in node.names)
 
     @cached_property
-    def sites(self) -> list[ImportSite]:
-        """All import statements, with their places."""
-        return [site for statement in self.tree.body for site in import_sites(statement, Place())]
+    def imports(self) -> list[ImportNode]:
+        """All import statements, also those in functions."""
+        return [node for node in ast.walk(self.tree) if isinstance(node, ImportNode)]
 
     @cached_property
     def needs(self) -> dict[str, int]:
-        """Internal modules that this one imports when it runs, with the line of the first import of each."""
+        """Internal modules that this one imports, with the line of the first import of each."""
         found: dict[str, int] = {}
-        for node, _ in self.sites:
+        for node in self.tree.body:
             if isinstance(node, ast.ImportFrom) and self.is_internal(node) and not node.level:
                 found.setdefault(node.module or "", node.lineno)
         return found
@@ -72,16 +70,14 @@ class Module:
     @cached_property
     def hoisted(self) -> list[OutsideName]:
         """Names of the plain outside imports at the top level, which move to the head of the file."""
-        return [binding for node, place in self.sites if self._moves(node, place) for binding in outside_names(node)]
+        nodes = [node for node in self.tree.body if isinstance(node, ImportNode) and not is_future(node)]
+        return [binding for node in nodes if not self.is_internal(node) for binding in outside_names(node)]
 
     @cached_property
     def dropped(self) -> frozenset[ast.stmt]:
-        """What the joined file never repeats: imports that move or are internal, and the docstring."""
-        gone: set[ast.AST] = {node for node, place in self.sites if self.is_internal(node) or self._moves(node, place)}
-        gone.update(node for node, _ in self.sites if is_future(node))
-        if ast.get_docstring(self.tree, clean=False) is not None:
-            gone.add(self.tree.body[0])
-        return frozenset(node for node in gone if isinstance(node, ast.stmt))
+        """What the joined file never repeats: imports at the top level, and the docstring."""
+        gone = {node for node in self.tree.body if isinstance(node, ImportNode)}
+        return frozenset[ast.stmt](gone | {node for node in self.tree.body[:1] if is_text(node)})
 
     @cached_property
     def bound(self) -> list[tuple[str, ast.AST, Identity | None]]:
@@ -96,12 +92,9 @@ class Module:
 
     @cached_property
     def scope(self) -> frozenset[str]:
-        """The names of the closure that code of this module can mean: its own, and those that it imports somewhere."""
-        imports = [node for node, _ in self.sites if self.is_internal(node)]
+        """The names of the closure that code of this module can mean: its own, and those that it imports."""
+        imports = [node for node in self.tree.body if isinstance(node, ImportNode) and self.is_internal(node)]
         return self.definitions.union(alias.name for node in imports for alias in node.names)
-
-    def _moves(self, node: ImportNode, place: Place) -> bool:
-        return place.depth == 0 and not self.is_internal(node) and not is_future(node)
 
 
 class Library:
@@ -111,19 +104,18 @@ class Library:
         self.root = root
         self.package = package
         self.reached: dict[str, Module] = {}
-        self._read: dict[str, Module | Fault] = {}
 
     def load(self, entry: str) -> list[Fault]:
         """Read the entry and all that it imports into `reached`; give the faults of files that cannot be read."""
         if not self.has(entry):
             remedy = f"give a module of {self.package}, such as {self.package}.kernels.hubmap_2022"
-            return [Fault(entry, self._display(entry), "no such entry module", remedy)]
+            return [Fault(entry, _display(entry), "no such entry module", remedy)]
         faults, pending = [], [entry]
         while pending:
             name = pending.pop()
             if name in self.reached:
                 continue
-            module = self.read(name)
+            module = self._parse(name)
             if isinstance(module, Fault):
                 faults.append(module)
                 continue
@@ -135,39 +127,24 @@ class Library:
         """Whether a dotted name is a module of the package that has a file (a package's folder does not count)."""
         return name.startswith(self.package + ".") and self._path(name).is_file()
 
-    def is_folder(self, name: str) -> bool:
-        """Whether a dotted name is the package or a package in it."""
-        return within(name, self.package) and self._path(name).with_suffix("").is_dir()
-
-    def read(self, name: str) -> Module | Fault:
-        """The parsed module, or why it cannot be parsed."""
-        if name not in self._read:
-            self._read[name] = self._parse(name, self._path(name), self._display(name))
-        return self._read[name]
-
-    def initialisers(self) -> Iterator[Module | Fault]:
-        """The `__init__` modules that Python runs before the reached ones, which the kernel leaves out."""
-        parents = {name.rsplit(".", depth)[0] for name in self.reached for depth in range(1, name.count(".") + 1)}
-        for parent in sorted(parents):
-            path = self._path(parent).with_suffix("") / "__init__.py"
-            if path.is_file():
-                yield self._parse(parent, path, parent.replace(".", "/") + "/__init__.py")
-
     def _path(self, name: str) -> Path:
-        return self.root.joinpath(*name.split(".")[1:]).with_suffix(".py") if "." in name else self.root
+        return self.root.joinpath(*name.split(".")[1:]).with_suffix(".py")
 
-    def _display(self, name: str) -> str:
-        return name.replace(".", "/") + ".py"
-
-    def _parse(self, name: str, path: Path, file: str) -> Module | Fault:
+    def _parse(self, name: str) -> Module | Fault:
+        """The module, or why it cannot be parsed."""
+        file = _display(name)
         try:
             # Python itself reads "\r\n" and "\r" as line ends; the digest must not depend on them.
-            source = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-            return Module(name, file, source, self.package, ast.parse(source))
+            text = self._path(name).read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+            return Module(name, file, text, self.package, ast.parse(text))
         except SyntaxError as error:
             return Fault(name, f"{file}:{error.lineno or 1}", f"not Python ({error.msg})", "mend that line")
         except ValueError as error:
             return Fault(name, f"{file}:1", f"not UTF-8 text ({error})", "save the file as UTF-8")
+
+
+def _display(name: str) -> str:
+    return name.replace(".", "/") + ".py"
 
 
 class Ordered:

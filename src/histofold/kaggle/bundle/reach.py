@@ -2,8 +2,8 @@
 
 Names are unique over the closure, so that a name which kept code mentions is reached wherever it is defined. A method
 is reached by its name alone, since the type of what it is called on is not known: it stays where any kept code has that
-name as an attribute, keyword or string. Whatever may do more than bind its own names stays too. What this cannot see is
-a method that only outside code calls: it stays if its class has a base from outside, and else it must be a dunder.
+name as an attribute, keyword or string. What the entry runs stays too. What this cannot see is a method that only
+outside code calls: it stays if its class has a base from outside, and else it must be a dunder.
 
 Of a protocol that only annotations mean, its name and docstring stay: nothing runs of what it declares.
 """
@@ -44,7 +44,7 @@ class _Piece(NamedTuple):
     names: set[str]
     """What it binds."""
     works: bool
-    """It may do more than bind them."""
+    """It does more than bind them, which only the entry may."""
     owner: ast.ClassDef | None
     """The class of a method."""
 
@@ -92,7 +92,7 @@ class Reach:
             return False
         (name,) = piece.names
         is_dunder = name.startswith("__") and name.endswith("__")
-        return piece.works or is_dunder or name in self._words or self._overrides(piece.owner, name)
+        return is_dunder or name in self._words or self._overrides(piece.owner, name)
 
     def _overrides(self, cls: ast.ClassDef, method: str) -> bool:
         """Whether a class may have the method for a base from outside, which calls it."""
@@ -130,7 +130,7 @@ def _pieces(module: Module) -> Iterator[_Piece]:
         yield _Piece(module, node, parts, names, does_work(node), None)
         for method in methods:
             assert isinstance(node, ast.ClassDef)
-            yield _Piece(module, method, [method], {method.name}, does_work(method), node)
+            yield _Piece(module, method, [method], {method.name}, False, node)
 
 
 def _mentioned(node: ast.AST) -> tuple[set[str], set[str]]:

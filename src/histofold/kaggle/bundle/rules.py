@@ -13,8 +13,6 @@ from histofold.kaggle.bundle.syntax import (
     FunctionNode,
     Identity,
     ImportNode,
-    ImportSite,
-    bindings,
     does_work,
     is_future,
     is_main_guard,
@@ -22,7 +20,7 @@ from histofold.kaggle.bundle.syntax import (
     outside_names,
     within,
 )
-from histofold.kaggle.bundle.text import CACHED, banner_lines
+from histofold.kaggle.bundle.text import CACHED
 
 _PROCESS_MODULES = frozenset({"multiprocessing", "torch.multiprocessing", "concurrent.futures.process", "joblib"})
 _PROCESS_NAMES = frozenset({"ProcessPoolExecutor", "multiprocessing"})
@@ -33,24 +31,15 @@ _BUILTINS = frozenset(name for name in dir(builtins) if not name.startswith("_")
 
 def import_faults(module: Module, library: Library, forbidden: frozenset[str]) -> Iterator[Fault]:
     """Violations in the import statements of one module."""
-    for site in module.sites:
-        if is_future(site.node):
-            for alias in site.node.names:
-                if alias.name != "annotations":
-                    rule = f"`from __future__ import {alias.name}`"
-                    yield module.fault(site.node, rule, "only annotations may come from __future__")
-        elif module.is_internal(site.node):
-            yield from _internal_form_faults(module, site)
-            yield from _target_faults(module, site, library)
-            yield from _local_faults(module, site)
-        else:
-            yield from _outside_faults(module, site, forbidden)
-    yield from _late_import_faults(module)
+    for node in module.imports:
+        if module.is_internal(node):
+            yield from _internal_faults(module, node, library)
+        elif not is_future(node):
+            yield from _outside_faults(module, node, forbidden)
 
 
-def _internal_form_faults(module: Module, site: ImportSite) -> Iterator[Fault]:
-    """Internal imports that have not the one form allowed, or stand where dropping them changes what runs."""
-    node = site.node
+def _internal_faults(module: Module, node: ImportNode, library: Library) -> Iterator[Fault]:
+    """Internal imports that have not the one form allowed, or of what does not exist."""
     form = f"write `from {module.package}.x import name`"
     if isinstance(node, ast.Import):
         yield module.fault(node, f"`{ast.unparse(node)}` imports a module, not a name", form)
@@ -58,94 +47,44 @@ def _internal_form_faults(module: Module, site: ImportSite) -> Iterator[Fault]:
     if node.level:
         yield module.fault(node, f"relative import `{ast.unparse(node)}`", form)
         return
-    for alias in node.names:
-        if alias.name == "*":
-            yield module.fault(node, f"star import from {node.module}", "import each name that is used")
-        elif alias.asname is not None:
-            yield module.fault(node, f"`{alias.name} as {alias.asname}`: an internal import with an alias", form)
-    if site.place.in_class:
-        yield module.fault(node, "internal import in a class body, where it makes an attribute", "move it to the top")
-    if site.place.guarded:
-        rule = "internal import in a `try:` that catches its failure; in the kernel it cannot fail"
-        yield module.fault(node, rule, "put the try around the outside import, in the module that needs it")
-
-
-def _target_faults(module: Module, site: ImportSite, library: Library) -> Iterator[Fault]:
-    """Internal imports of modules or names that do not exist, or that the module keeps changing."""
-    node = site.node
-    if not isinstance(node, ast.ImportFrom) or node.level:
-        return
+    if node not in module.tree.body:
+        yield module.fault(node, "internal import in a function, class or block", "move it to the top")
     target = node.module or ""
     if not library.has(target):
-        if library.is_folder(target):
-            remedy = "import the name from the module that defines it"
-            yield module.fault(node, f"{target} is a package, not a module", remedy)
-        else:
-            yield module.fault(node, f"there is no module {target}", "mend the name or add the module")
-        return
-    source = library.read(target)
-    if isinstance(source, Fault):
-        return
+        remedy = "import the name from the module that defines it"
+        yield module.fault(node, f"there is no module {target}, or it is a package", remedy)
+    source = library.reached.get(target)
     for alias in node.names:
-        if alias.name != "*" and alias.name not in source.definitions:
+        if alias.name == "*":
+            yield module.fault(node, f"star import from {target}", "import each name that is used")
+        elif alias.asname is not None:
+            yield module.fault(node, f"`{alias.name} as {alias.asname}`: an internal import with an alias", form)
+        if source is not None and alias.name not in ("*", *source.definitions):
             rule = f"{target} defines no top-level name `{alias.name}`"
             yield module.fault(node, rule, "import it from the module that defines it")
 
 
-def _local_faults(module: Module, site: ImportSite) -> Iterator[Fault]:
-    """Internal imports in functions whose name means something else there once the import is gone."""
-    names = {alias.asname or alias.name for alias in site.node.names}
-    for function in site.place.functions:
-        shadowed = _local_names(module, function) & names
-        for name in sorted(shadowed):
-            rule = f"`{name}` is imported in a function and also bound in {function.name}()"
-            yield module.fault(site.node, rule, "rename the parameter or variable, or import at the top")
-
-
-def _local_names(module: Module, function: FunctionNode) -> set[str]:
-    """Parameters and local names of a function, without its internal imports."""
-    arguments = function.args
-    parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
-    found = [binding for statement in function.body for binding in bindings(statement)]
-    names = {name for name, node, _ in found if not module.is_internal(node)}
-    return names | {parameter.arg for parameter in parameters if parameter is not None}
-
-
-def _outside_faults(module: Module, site: ImportSite, forbidden: frozenset[str]) -> Iterator[Fault]:
+def _outside_faults(module: Module, node: ImportNode, forbidden: frozenset[str]) -> Iterator[Fault]:
     """Outside imports that a kernel must not have."""
-    for binding in outside_names(site.node):
+    for binding in outside_names(node):
         full = f"{binding.module}.{binding.name}" if binding.name else binding.module
         if binding.name == "*":
-            yield module.fault(site.node, f"star import from {binding.module}", "import each name that is used")
+            yield module.fault(node, f"star import from {binding.module}", "import each name that is used")
         for package in sorted(forbidden):
             if within(full, package):
                 rule = f"{package} may not be imported in a kernel"
-                yield module.fault(site.node, rule, "do without it, or move this code out of the kernel's closure")
+                yield module.fault(node, rule, "do without it, or move this code out of the kernel's closure")
         if any(within(full, name) for name in _PROCESS_MODULES) or binding.name in _PROCESS_NAMES:
-            yield module.fault(site.node, f"{full} starts processes", "use threads (ThreadPoolExecutor)")
-
-
-def _late_import_faults(module: Module) -> Iterator[Fault]:
-    """Top-level imports after code that runs: in the kernel they come before it."""
-    running = False
-    for statement in module.tree.body:
-        if running and statement in module.dropped and isinstance(statement, ImportNode):
-            rule = "import after code that runs, which would come after it in the kernel"
-            yield module.fault(statement, rule, "put the imports first")
-        running = running or does_work(statement)
+            yield module.fault(node, f"{full} starts processes", "use threads (ThreadPoolExecutor)")
 
 
 def code_faults(module: Module, *, is_entry: bool) -> Iterator[Fault]:
     """Violations in the code of one module."""
-    guards = [statement for statement in module.tree.body if is_main_guard(statement)]
-    exempt = {part for guard in guards for part in ast.walk(guard)}
-    if not is_entry:
-        for guard in guards:
-            rule = "`__main__` guard outside the entry: it would run in the kernel"
-            yield module.fault(guard, rule, "move it to the entry")
     for statement in module.tree.body:
-        if isinstance(statement, FunctionNode) and statement.name in ("__getattr__", "__dir__"):
-            yield module.fault(statement, f"module-level {statement.name}()", "define the names themselves")
+        if does_work(statement) and (not is_entry or isinstance(statement, FunctionNode | ast.ClassDef)):
+            rule = "does more than bind its names when it is imported: a kernel keeps what its entry reaches"
+            yield module.fault(statement, rule, "move it into a function, or to the entry")
+    exempt = {part for guard in filter(is_main_guard, module.tree.body) for part in ast.walk(guard)}
     for node in ast.walk(module.tree):
         yield from _format_faults(module, node)
         if isinstance(node, ast.Name) and node.id in _MODULE_NAMES and node not in exempt:
@@ -156,8 +95,6 @@ def code_faults(module: Module, *, is_entry: bool) -> Iterator[Fault]:
         if isinstance(node, ast.Call):
             yield from _call_faults(module, node)
         yield from _reach_faults(module, node)
-    for line, _ in banner_lines(module.source):
-        yield module.fault(line + 1, "a comment that looks like the bundler's banner", "write it without = signs")
 
 
 def _format_faults(module: Module, node: ast.AST) -> Iterator[Fault]:
@@ -174,9 +111,7 @@ def _call_faults(module: Module, node: ast.Call) -> Iterator[Fault]:
         rule = f"{name}() means other names in a kernel, or names that it does not have"
         yield module.fault(node, rule, "name what is meant")
     if name in ("import_module", "__import__"):
-        target = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
-        if not isinstance(target, str) or within(target, module.package):
-            yield module.fault(node, "an import by a string that the bundler cannot follow", "use an import statement")
+        yield module.fault(node, "an import by a string that the bundler cannot follow", "use an import statement")
     options = {keyword.arg for keyword in node.keywords} if name in ("jit", "njit") else set()
     if options & {None, "cache"} and not CACHED.search(module.lines[node.lineno - 1]):
         rule = "the bundler cannot take `cache=True` out of this call of njit"
@@ -198,42 +133,18 @@ def _reach_faults(module: Module, node: ast.AST) -> Iterator[Fault]:
 
 
 def name_faults(modules: Iterable[Module]) -> Iterator[Fault]:
-    """Top-level names that mean two things in one file."""
+    """Top-level names that mean two things in one file, or hide a builtin."""
     homes: dict[str, list[tuple[Module, ast.AST, Identity | None]]] = defaultdict(list)
     for module in sorted(modules, key=lambda module: module.name):
-        yield from _own_name_faults(module)
         for name, node, identity in module.bound:
             homes[name].append((module, node, identity))
     for name, found in homes.items():
         first, first_node, first_identity = found[0]
+        if name in _BUILTINS and first_identity != ("builtins", name):
+            yield first.fault(first_node, f"top-level name `{name}` hides the builtin from every module", "rename it")
         if first_identity is not None and all(identity == first_identity for _, _, identity in found):
             continue  # one and the same outside import
         others = {module.name: (module, node) for module, node, _ in found if module is not first}
         for module, node in others.values():
             rule = f"top-level name `{name}` is also bound in {first.file}:{getattr(first_node, 'lineno', 1)}"
             yield module.fault(node, rule, "rename one of the two, or write both imports alike")
-
-
-def _own_name_faults(module: Module) -> Iterator[Fault]:
-    """Top-level names of one module that would not stand in the joined file."""
-    for name, node, identity in module.bound:
-        if name in _BUILTINS and identity != ("builtins", name):
-            yield module.fault(node, f"top-level name `{name}` hides the builtin from every module", "rename it")
-    for name in sorted({binding.bound for binding in module.hoisted}):
-        found = [(node, identity) for other, node, identity in module.bound if other == name]
-        differing = [node for node, identity in found if identity != found[-1][1]]
-        if differing:
-            rule = f"`{name}` is imported from outside and also bound otherwise in the same module"
-            yield module.fault(differing[0], rule, "rename one of the two, or put both into one `try:`")
-
-
-def init_faults(library: Library) -> Iterator[Fault]:
-    """`__init__` modules that do more than a kernel, which has none, could do without."""
-    for module in library.initialisers():
-        if isinstance(module, Fault):
-            yield module
-            continue
-        for statement in module.tree.body:
-            if not isinstance(statement, ImportNode) and does_work(statement):
-                rule = "an __init__ that does work, which the kernel leaves out"
-                yield module.fault(statement, rule, "move it into a function of a module")

@@ -1,10 +1,9 @@
-"""What the bundler asks of a syntax tree: import statements with their places, names bound, work done at import."""
+"""What the bundler asks of a syntax tree: names that a statement binds, and whether it does more than that."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from typing import NamedTuple
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
@@ -19,7 +18,6 @@ _QUIET_CALLS = frozenset(
     }
 )
 """Decorators and constructors known to change nothing but the name that they are bound to."""
-_LOUD = (ast.AugAssign, ast.Delete, ast.Raise, ast.Assert, ast.For, ast.While, ast.With, ast.AsyncFor, ast.AsyncWith)
 
 
 class OutsideName(NamedTuple):
@@ -38,27 +36,6 @@ class OutsideName(NamedTuple):
     def identity(self) -> Identity:
         """What the name stands for: `import a.b` and `import a.c` both bind the package a."""
         return (self.module if self.alias or self.name else self.bound, self.name)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a statement stands."""
-
-    functions: tuple[FunctionNode, ...] = ()
-    """The enclosing functions, outermost first."""
-    in_class: bool = False
-    """The innermost scope is a class body."""
-    guarded: bool = False
-    """In a `try:` whose handlers catch a failed import."""
-    depth: int = 0
-    """0 = directly in the module's body."""
-
-
-class ImportSite(NamedTuple):
-    """One import statement and its place."""
-
-    node: ImportNode
-    place: Place
 
 
 def within(name: str, package: str) -> bool:
@@ -110,81 +87,57 @@ def is_main_guard(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
-def blocks(node: ast.AST) -> Iterator[tuple[str, list[ast.stmt]]]:
+def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
     """The lists of statements (or handlers, or cases) that a node holds."""
     for name in ("body", "handlers", "orelse", "finalbody", "cases"):
         block = getattr(node, name, None)
         if isinstance(block, list) and block:
-            yield name, block
-
-
-def import_sites(node: ast.AST, place: Place) -> Iterator[ImportSite]:
-    """All import statements in a statement, with their places."""
-    if isinstance(node, ImportNode):
-        yield ImportSite(node, place)
-        return
-    inner = replace(place, depth=place.depth + 1)
-    if isinstance(node, FunctionNode):
-        inner = replace(inner, functions=(*place.functions, node), in_class=False)
-    elif isinstance(node, ast.ClassDef):
-        inner = replace(inner, in_class=True)
-    for name, block in blocks(node):
-        guarded = name == "body" and isinstance(node, ast.Try | ast.TryStar) and _catches_import_error(node)
-        for child in block:
-            yield from import_sites(child, replace(inner, guarded=inner.guarded or guarded))
-
-
-def _catches_import_error(node: ast.Try | ast.TryStar) -> bool:
-    wide = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
-    kinds = [handler.type for handler in node.handlers]
-    return any(kind is None or any(last_name(part) in wide for part in ast.walk(kind)) for kind in kinds)
+            yield block
 
 
 def does_work(node: ast.AST) -> bool:
-    """Whether running a statement may do more than bind its names: unknown calls, changes of objects, loops."""
+    """Whether running a statement may do more than bind its names: unknown calls, changes of objects, control flow."""
     if isinstance(node, FunctionNode):
-        defaults = [default for default in (*node.args.defaults, *node.args.kw_defaults) if default is not None]
-        return any(map(_decorates, node.decorator_list)) or any(map(does_work, defaults))
+        return _decorates(node) or any(map(_calls, [*node.args.defaults, *filter(None, node.args.kw_defaults)]))
     if isinstance(node, ast.ClassDef):
-        parts = (*node.bases, *node.keywords, *node.body)
-        return any(map(_decorates, node.decorator_list)) or any(map(does_work, parts))
+        return _decorates(node) or any(map(_calls, [*node.bases, *node.keywords])) or any(map(does_work, node.body))
+    if isinstance(node, ast.Try | ast.ExceptHandler):
+        return any(does_work(part) for block in blocks(node) for part in block)
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        parts = (part for target in _targets(node) for part in ast.walk(target))
+        changes = any(isinstance(part, ast.Subscript | ast.Attribute) for part in parts)
+        return changes or (node.value is not None and _calls(node.value))
+    is_constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return not is_constant and not isinstance(node, ImportNode | ast.Pass)
+
+
+def _decorates(node: FunctionNode | ast.ClassDef) -> bool:
+    """Whether a decorator may do more than wrap what it decorates."""
+    return any(last_name(decorator) not in _QUIET_CALLS or _calls(decorator) for decorator in node.decorator_list)
+
+
+def _calls(node: ast.AST) -> bool:
+    """Whether an expression calls what may do more than give a value."""
     if isinstance(node, ast.Lambda):
         return False
-    changes = isinstance(node, ast.Subscript | ast.Attribute) and not isinstance(node.ctx, ast.Load)
-    calls = isinstance(node, ast.Call) and last_name(node) not in _QUIET_CALLS
-    if isinstance(node, ast.Expr):
-        return not isinstance(node.value, ast.Constant)
-    return calls or changes or isinstance(node, _LOUD) or any(map(does_work, ast.iter_child_nodes(node)))
-
-
-def _decorates(decorator: ast.expr) -> bool:
-    """Whether a decorator may do more than wrap what it decorates."""
-    return last_name(decorator) not in _QUIET_CALLS or does_work(decorator)
+    is_loud = isinstance(node, ast.Call) and last_name(node) not in _QUIET_CALLS
+    return is_loud or any(map(_calls, ast.iter_child_nodes(node)))
 
 
 def bindings(node: ast.AST) -> Iterator[tuple[str, ast.AST, Identity | None]]:
-    """The names that a statement binds in its own scope: name, node, and for an import what it stands for."""
+    """The names that a top-level statement binds: name, node, and for an import what it stands for."""
     if isinstance(node, ImportNode):
         yield from ((name.bound, node, name.identity) for name in outside_names(node))
-        return
-    if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-        yield node.id, node, None
-    name = getattr(node, "rest" if isinstance(node, ast.MatchMapping) else "name", None)
-    if name and not isinstance(node, ast.alias):
-        yield name, node, None
-    for part in _own_parts(node):
-        yield from bindings(part)
+    elif isinstance(node, FunctionNode | ast.ClassDef):
+        yield node.name, node, None
+    elif isinstance(node, ast.Try | ast.ExceptHandler | ast.If):
+        for statement in (part for block in blocks(node) for part in block):
+            yield from bindings(statement)
+    elif isinstance(node, ast.Assign | ast.AnnAssign):
+        for part in (part for target in _targets(node) for part in ast.walk(target)):
+            if isinstance(part, ast.Name):
+                yield part.id, part, None
 
 
-def _own_parts(node: ast.AST) -> Iterable[ast.AST]:
-    """The children that belong to the same scope as the node."""
-    if isinstance(node, FunctionNode):
-        return (*node.decorator_list, node.args)
-    if isinstance(node, ast.ClassDef):
-        return (*node.decorator_list, *node.bases, *node.keywords)
-    if isinstance(node, ast.Lambda):
-        return (node.args,)
-    if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
-        # A comprehension keeps its own variables; only a walrus in it reaches out.
-        return [part.target for part in ast.walk(node) if isinstance(part, ast.NamedExpr)]
-    return ast.iter_child_nodes(node)
+def _targets(node: ast.Assign | ast.AnnAssign) -> list[ast.expr]:
+    return node.targets if isinstance(node, ast.Assign) else [node.target]

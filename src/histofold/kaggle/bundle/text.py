@@ -7,9 +7,7 @@ it).
 from __future__ import annotations
 
 import ast
-import io
 import re
-import tokenize
 from collections.abc import Collection, Iterable
 
 from histofold.kaggle.bundle.modules import Module
@@ -18,26 +16,7 @@ from histofold.kaggle.bundle.syntax import blocks, is_text
 CACHED = re.compile(r"(\bn?jit\(.*), cache=True\)")
 """A call of numba's compiler on one line, whose last option is to cache: numba cannot cache what has no file."""
 _WIDTH = 120
-_DEFINITION = re.compile(r"(#.*\n)*(@|class |def |async def )")
 _SENTENCES = re.compile(r".*[.](?= |$)")
-_BANNER = re.compile(r"# =+ ([\w.]+) =+")
-
-
-def module_banner(name: str) -> str:
-    """The line above a module in the joined file."""
-    return f"# ======== {name} ========"
-
-
-def banner_lines(source: str) -> list[tuple[int, str]]:
-    """Line indices (from 0) and module names of the banners; text in strings does not count."""
-    if not any(map(_BANNER.fullmatch, source.split("\n"))):
-        return []
-    found = []
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        banner = _BANNER.fullmatch(token.string) if token.type == tokenize.COMMENT and token.start[1] == 0 else None
-        if banner:
-            found.append((token.start[0] - 1, banner[1]))
-    return found
 
 
 def summary(module: Module) -> str:
@@ -48,17 +27,8 @@ def summary(module: Module) -> str:
 
 
 def bundled_body(module: Module, gone: Collection[ast.stmt]) -> str:
-    """The module's text without some statements, every docstring by its first line, the module's as a comment."""
-    editor = _Editor(module, gone)
-    body = "\n".join(_closed_up(editor.lines[1:])).strip("\n")
-    title = f"# {summary(module)}" if summary(module) else ""
-    gap = "\n\n\n" if _DEFINITION.match(body) else "\n\n"  # as ruff formats it
-    return gap.join(part for part in (title, body) if part)
-
-
-def is_only_comment(body: str) -> bool:
-    """Whether nothing of a module is left."""
-    return all(not line or line.startswith("#") for line in body.split("\n"))
+    """The module's text without its docstring and some statements, every other docstring by its first line."""
+    return "\n".join(_closed_up(_Editor(module, gone).lines[1:])).strip("\n")
 
 
 class _Editor:
@@ -71,7 +41,7 @@ class _Editor:
         self.lines = [line and CACHED.sub(r"\1)", line) for line in self.lines]
 
     def _edit(self, node: ast.AST) -> None:
-        for _, block in blocks(node):
+        for block in blocks(node):
             end = getattr(node, "lineno", 0)
             for statement in block:
                 if statement in self._gone:

@@ -13,7 +13,6 @@ from collections import (  # a parenthesised import
     OrderedDict,
     deque as double_ended,  # with a comment and an alias
 )
-from fractions import Fraction
 
 FIRST, (SECOND, *REST) = 1, (2, 3, 4)  # a comment that stays
 scale: float = 2.5
@@ -25,7 +24,6 @@ limit: int
 # This constant goes, and the comment above it with it.
 UNREACHED = 1 / 3
 """So do the words below it."""
-UNSURE = Fraction(1, 3)  # stays: the bundler does not know what the call does
 QUIET_AND_UNREACHED = frozenset({"reached by nobody"})
 
 

@@ -1,39 +1,23 @@
-"""Names bound in blocks at the top level."""
+"""Names bound in tuples and in a `try:` at the top level, and an object that functions change."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import sys
 
-if sys.version_info >= (3, 11):
-    import tomllib as toml_reader
-    from nasty.alpha import FIRST
-else:
-    toml_reader = None
-
-with contextlib.suppress(KeyError), io.StringIO() as stream:
-    if (doubled := FIRST * 2) > 1:
-        from nasty.alpha import SECOND
-
-        TOTAL = doubled + SECOND
-    raise KeyError
-
-for index in range(3):
-    collected = [letter for letter in "ab"] * index
+from nasty.alpha import FIRST, REST, SECOND
 
 try:
-    from nasty.alpha import REST
-finally:
-    del index
+    import tomllib as toml_reader
+except ImportError:
+    toml_reader = None
 
-while not collected:
-    pass
-else:
-    CLOSED = stream.closed
+(doubled, TOTAL), *collected = (FIRST * 2, FIRST * 2 + SECOND), "a", "b"
+CLOSED: bool = not doubled
+SAID = [letter for letter in "ab" if letter in collected]
 _counter = [0]
 
 
 def count():
-    _counter[0] += 1
-    return [*_counter, toml_reader.loads("a = 1"), TOTAL, collected, CLOSED, REST]
+    with contextlib.suppress(KeyError):
+        _counter[0] += 1
+    return [*_counter, toml_reader.loads("a = 1"), TOTAL, collected, CLOSED, REST, SAID]

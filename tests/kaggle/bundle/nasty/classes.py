@@ -4,6 +4,7 @@ import dataclasses
 import typing
 from dataclasses import dataclass, field
 
+from nasty.alpha import FIRST, area
 from nasty.checking import describe
 
 
@@ -32,8 +33,6 @@ class Shape:
 
     @property
     def size(self):
-        from nasty.alpha import area
-
         return area(sum(self.sides))
 
     # A comment of the method below.
@@ -44,8 +43,6 @@ class Shape:
     def kind(self, what):
         match what:
             case {"sides": [a, b, *_], **others}:
-                from nasty.alpha import FIRST
-
                 return [a + FIRST, b, sorted(others)]
             case str() as word if (length := len(word)) > 3:
                 return [word, length]
@@ -72,7 +69,8 @@ class Emptied(Uncalled):
         return 2
 
 
-SHAPES = {shape.name: dataclasses.asdict(shape) for shape in (Shape("b"), Shape("a", (1,)))}
+def shapes():
+    return {shape.name: dataclasses.asdict(shape) for shape in (Shape("b"), Shape("a", (1,)))}
 
 
 def hints():

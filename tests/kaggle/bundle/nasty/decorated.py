@@ -1,7 +1,8 @@
-"""Decorators that do what nobody sees, and methods that are reached by a string or an operator."""
+"""Decorators that only wrap, and methods that are reached by a string or an operator."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import operator
@@ -15,31 +16,24 @@ from nasty.alpha import (
     scale,
 )
 
-DOUBLE = area(1) * 2
+DOUBLE = scale * 2
 TRIPLE = DOUBLE * 1.5
-CALLS = []
 
 
-def trace(function):
-    CALLS.append(function.__name__)
-
-    @functools.wraps(function)
-    def inner(*values):
-        return [function.__name__, function(*values)]
-
-    return inner
-
-
-@trace
-@trace
+@functools.cache
 def chained(*values):
     return [FIRST * scale, list(itertools.accumulate(values, operator.mul)), os_path.join("a", "b").replace(sep, "/")]
 
 
-@trace
-def never_called():
-    """Stays: what its decorator does is seen."""
+@functools.lru_cache(maxsize=None)
+def uncalled_and_cached(*values):
+    """Goes: what its decorator does nobody sees."""
     return chained(1)
+
+
+@contextlib.contextmanager
+def doubled_area(radius):
+    yield area(radius) * 2
 
 
 class Vector:
@@ -62,5 +56,6 @@ class Vector:
 
 
 def vectors(method="by_string"):
-    total = Vector(1) + Vector(2)
-    return [getattr(total, method)(), *[getattr(total, name)() for name in dict(by_keyword=1)], CALLS]
+    with doubled_area(1) as start:
+        total = Vector(start) + Vector(2)
+    return [getattr(total, method)(), *[getattr(total, name)() for name in dict(by_keyword=1)]]

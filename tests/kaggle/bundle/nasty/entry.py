@@ -8,7 +8,8 @@ import sys
 
 from nasty.alpha import FIRST, REST, SECOND, area, queue_of, scale
 from nasty.blocks import count
-from nasty.classes import SHAPES, Named, Shape, hints
+from nasty.called import outside, parallel
+from nasty.classes import Named, Shape, hints, shapes
 from nasty.decorated import DOUBLE, TRIPLE, chained, vectors
 from nasty.local_imports import awaited, nested, only_statement
 from nasty.optional import HAS_PACKAGE, ordinary
@@ -20,7 +21,7 @@ def main(argv: list[str]) -> int:
     kinds = [{"sides": [1, 2, 3], "x": 1}, "word", Named(), None]
     facts = {
         "alpha": [FIRST, SECOND, REST, scale, area(3), queue_of([1, 2, 3])],
-        "classes": [SHAPES, shape.size, [shape.kind(kind) for kind in kinds], Shape.Inner.upper, hints()],
+        "classes": [shapes(), shape.size, [shape.kind(kind) for kind in kinds], Shape.Inner.upper, hints()],
         "decorated": [DOUBLE, TRIPLE, chained(2, 3), vectors()],
         "local": [nested(2.5), only_statement(), asyncio.run(awaited())],
         "optional": [HAS_PACKAGE, ordinary()],
@@ -36,7 +37,5 @@ def unreached_in_the_entry() -> None:
 
 
 if __name__ == "__main__":
-    from nasty.called import outside, parallel
-
     print(json.dumps([outside(), parallel([1, 2])]), __name__)
     sys.exit(main(sys.argv[1:]))

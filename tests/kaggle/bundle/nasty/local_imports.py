@@ -1,43 +1,43 @@
-"""Imports inside functions."""
+"""Imports inside functions: those from outside stay there."""
 
 from __future__ import annotations
 
+from nasty.alpha import (
+    FIRST,
+    REST,
+    SECOND,
+    area,
+    scale,
+)
+from nasty.decorated import chained  # two in a row
+from nasty.strings import GRÜSSE
+
 
 def only_statement():
-    from nasty.alpha import area
+    import math  # noqa: F401
 
 
 def nested(value):
     """Stays."""
     import math as maths  # an outside import stays here
 
-    from nasty.alpha import (
-        FIRST,
-        SECOND,
-    )
-    from nasty.decorated import chained  # two in a row
-
     def inner(factor):
         def innermost():
-            from nasty.strings import GRÜSSE
-
             return GRÜSSE[:3]
 
         if factor > 1:
-            from nasty.alpha import scale
+            from os import sep
         else:
-            # only a comment and an import
-            from nasty.alpha import scale
-        return [innermost(), scale * factor]
+            # a comment above an import
+            from os.path import sep
+        return [innermost(), scale * factor, len(sep)]
 
-    for _ in range(2):
-        from nasty.alpha import area
     return [maths.floor(value), FIRST + SECOND, chained(1, 2, 3), inner(1), inner(3), area(1)]
 
 
 async def awaited():
     try:
-        from nasty.alpha import REST
+        import fractions
     finally:
         done = True
-    return REST, done
+    return REST, done, str(fractions.Fraction(1, 3))
