@@ -290,7 +290,7 @@ def test_two_kinds_of_truth_are_refused(folder):
     (folder / "masks").mkdir()
     (folder / "rles.csv").write_text("id,rle\na,1 1\nb,1 1\nempty,\n")
     (fault,) = Folder().inspect(folder, "train")[1]
-    assert fault.rule == "several kinds of truth: masks, rles.csv"
+    assert fault.rule == "several kinds of truth: masks/, rles.csv"
 
 
 def test_links_that_lead_nowhere_and_names_that_no_table_can_hold_are_named(folder):

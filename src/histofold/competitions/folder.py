@@ -17,27 +17,19 @@ A submission has the columns id, rle; of several classes id, class, rle, with a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 
 from histofold.competitions.base import IMAGE_SUFFIXES, Adapter, Split, find_image
 from histofold.competitions.ids import broken_links, meet_ids
 from histofold.competitions.image_table import read_image_table
-from histofold.competitions.tables import log_faults, parse_pixel_size, scan_table
-from histofold.competitions.truth.coco import coco_truth
+from histofold.competitions.tables import CLASS_KEYS, first_rows, log_faults, parse_pixel_size, spelled_table
+from histofold.competitions.truth.find import find_truth
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
-from histofold.competitions.truth.mask_folder import find_masks
-from histofold.competitions.truth.mask_values import MaskSettings
-from histofold.competitions.truth.names import ImageNames, listed_files
-from histofold.competitions.truth.rles import read_rles
+from histofold.competitions.truth.layout import find_images, image_faults
 from histofold.core.faults import Fault
 from histofold.core.rle.runs import Masks, Runs
-from histofold.schema.parse import load_toml
 from histofold.schema.sample import Sample, is_safe_id
-
-SETTINGS = "folder.toml"
-TRUTH_FILES = ("masks", "rles.csv", "annotations.json")
-"""What may hold the truth: one of them."""
 
 
 class Folder(Adapter):
@@ -60,15 +52,8 @@ class Folder(Adapter):
         Faults are: no images, two images of a name, images without truth, malformed tables. For the test split those
         of images.csv and of single rows of sample_submission.csv are only logged. Hidden files are left aside.
         """
-        folder = root / "images"
-        if split == "test" and (root / "test_images").is_dir():
-            folder = root / "test_images"
-        listed = listed_files(folder, IMAGE_SUFFIXES)
-        faults = [
-            Fault(name, str(folder), "two images of this name", "keep one")
-            for name, paths in listed.items()
-            if len(paths) > 1
-        ]
+        images = find_images(root, split)
+        listed, folder, faults = images.by_id, images.folder, image_faults(images)
         faults += broken_links(folder)
         faults += [
             Fault(name, str(folder), "a name with a backslash or a control character", "rename the image")
@@ -77,9 +62,10 @@ class Folder(Adapter):
         ]
         names, meant = list(listed), {name: name for name in listed}
         if split == "test" and (root / "sample_submission.csv").is_file():
-            table, found = scan_table(root / "sample_submission.csv", ("id",))
+            table, found = spelled_table(root / "sample_submission.csv", ("id",))
             faults += [fault for fault in found if "id" not in table.columns]
-            names = table["id"].tolist() if "id" in table.columns else []
+            table, repeats = first_rows(root / "sample_submission.csv", table, CLASS_KEYS)
+            names, found = list(dict.fromkeys(table.get("id", ()))), found + repeats
             meant, notices = meet_ids(root / "sample_submission.csv", names, listed)
             log_faults([*found, *notices])
         if not names:
@@ -87,10 +73,7 @@ class Folder(Adapter):
             faults.append(Fault("images", str(folder), "no images", remedy))
         rows: dict[str, dict[str, str]] = {}
         if (root / "images.csv").is_file():
-            others = {
-                *listed_files(root / "images", IMAGE_SUFFIXES),
-                *listed_files(root / "test_images", IMAGE_SUFFIXES),
-            }
+            others = {*find_images(root, "train").by_id, *find_images(root, "test").by_id}
             wanted = list(listed) if split == "train" else []
             rows, table_faults = read_image_table(root / "images.csv", wanted, sorted(others.union(meant.values())))
             if split == "train":
@@ -106,7 +89,7 @@ class Folder(Adapter):
             for name in names
         ]
         if split == "train":
-            self._truth = _find_truth(root, samples, _image_names(folder, listed))
+            self._truth = find_truth(root, images, samples)
             self.classes = self._truth.classes
             faults += self._truth.faults
         return samples, faults
@@ -126,28 +109,6 @@ class Folder(Adapter):
     def ignored(self, sample: Sample) -> Runs | None:
         """Pixels of a training sample that neither training nor a score counts; None where there are none."""
         return self._truth.ignored_pixels(sample)
-
-
-def _image_names(folder: Path, listed: Mapping[str, Sequence[Path]]) -> ImageNames:
-    return ImageNames({key: PurePosixPath(paths[0].relative_to(folder).as_posix()) for key, paths in listed.items()})
-
-
-def _find_truth(root: Path, samples: list[Sample], names: ImageNames) -> FoundTruth:
-    """Find out where the truth of each sample lies."""
-    settings = load_toml(MaskSettings, root / SETTINGS) if (root / SETTINGS).is_file() else MaskSettings()
-    kinds = [name for name in TRUTH_FILES if (root / name).exists()]
-    if len(kinds) > 1:
-        rule = f"several kinds of truth: {', '.join(kinds)}"
-        remedy = "keep the one that counts, and move the others elsewhere"
-        return FoundTruth(faults=[Fault("masks", str(root), rule, remedy)])
-    if (root / "masks").is_dir():
-        return find_masks(root / "masks", samples, names, settings)
-    if (root / "rles.csv").is_file():
-        return read_rles(root / "rles.csv", samples)
-    if (root / "annotations.json").is_file():
-        return coco_truth(root / "annotations.json", samples, names)
-    remedy = "add masks/, rles.csv or annotations.json"
-    return FoundTruth(faults=[Fault("masks", str(root), "no truth beside images/", remedy)])
 
 
 def _folder_sample(name: str, path: Path, row: Mapping[str, str]) -> Sample:

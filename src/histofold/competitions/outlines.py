@@ -55,10 +55,15 @@ def read_outlines(path: Path, sample_id: str) -> dict[str, list[OutlineRing]]:
 
 def _named_rings(feature: Any) -> tuple[str, list[OutlineRing]]:
     """Name and rings of a feature; raises whatever its nesting makes Python raise, or ValueError in words."""
-    properties, geometry = feature["properties"], feature["geometry"]
+    properties = feature["properties"]
     name = (properties.get("classification") or properties)["name"]
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"its class has the name {name!r}")
+    return name.strip(), geometry_rings(feature["geometry"])
+
+
+def geometry_rings(geometry: Any) -> list[OutlineRing]:
+    """The rings of a Polygon or MultiPolygon of GeoJSON, closed; raises as `_named_rings`."""
     kind, coordinates = geometry["type"], geometry["coordinates"]
     if kind not in ("Polygon", "MultiPolygon"):
         raise ValueError(f"its geometry is a {kind}, not a Polygon or MultiPolygon")
@@ -66,7 +71,7 @@ def _named_rings(feature: Any) -> tuple[str, list[OutlineRing]]:
     rings = [_closed_ring(points) for polygon in polygons for points in polygon]
     if not rings:
         raise ValueError("its geometry has no rings")
-    return name.strip(), rings
+    return rings
 
 
 def _closed_ring(points: Any) -> OutlineRing:

@@ -10,6 +10,7 @@ from histofold.competitions.folder import Folder
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.competitions.kidney_2020 import KIDNEY_2020_COLUMNS, KIDNEY_2020_INFORMATION, Kidney2020
 from histofold.competitions.tables import table_header
+from histofold.competitions.truth.layout import is_plain_folder
 from histofold.core.faults import Fault, InputError
 
 ADAPTERS: dict[str, Callable[[], Competition]] = {
@@ -49,14 +50,17 @@ def detect_competition(root: Path) -> Competition:
     submission = set(table_header(root / "sample_submission.csv"))
     if looks_like_kidney or set(Kidney2020.columns) <= submission:
         return Kidney2020()
-    if (root / "images").is_dir():
+    if is_plain_folder(root):
         return Folder()
     if set(Hubmap2022.columns) <= submission:
         return Hubmap2022()
     remedy = (
         "hubmap_2022 wants train.csv (id, organ, ..., rle) and train_images/; kidney_2020 wants train.csv "
-        "(id, encoding) and train/; folder wants images/"
+        "(id, encoding) and train/; folder wants images/, or images beside their masks"
     )
+    inside = [path.name for path in sorted(root.iterdir()) if path.is_dir() and is_plain_folder(path)]
+    if inside:
+        remedy = f"give one of the folders in it that hold images: {', '.join(inside)}"
     raise InputError([Fault(root.name, str(root), "no known competition's layout", remedy)])
 
 

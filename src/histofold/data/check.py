@@ -29,7 +29,7 @@ from histofold.schema.sample import Sample
 BAND_PIXELS = 16_000_000
 LIGHT_SEGMENT_BYTES = 100_000_000
 """Most that is decoded in one piece here: looking at a folder takes less than 400 MB, whatever a header claims."""
-TEST_FOLDERS = ("test_images", "test")
+TEST_FOLDERS = ("test_images", "test", "stage1_test")
 SlideVisitor = Callable[[Sample, Slide, Masks], None]
 """What looks at a slide and its labels, decoding every pixel: `Explorer.look`."""
 

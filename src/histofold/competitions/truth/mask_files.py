@@ -5,13 +5,14 @@ Slides are read as 8-bit colour, which would round small labels away; masks ther
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tifffile
-from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
@@ -26,6 +27,11 @@ _MASK_NONE, _MASK_LZW, _MASK_PACKBITS = 1, 5, 32773
 # The most decoded bytes that one stored byte can yield; other codecs (zstd, LERC) have no such bound.
 _MASK_RATIOS = {_MASK_NONE: 1, _MASK_LZW: 1365, 8: DEFLATE_RATIO, 32946: DEFLATE_RATIO, _MASK_PACKBITS: 64}
 _MASK_OLD_JPEG, _MASK_JPEG = 6, 7
+_RASTER_PLUGINS: dict[bytes, Callable[[Path], ImageFile]] = {
+    b"\x89PNG": PngImageFile,
+    b"\xff\xd8\xff": JpegImageFile,
+    b"BM": BmpImageFile,
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def decode_mask(path: Path, shape_hw: tuple[int, int]) -> MaskFile:
     try:
         with open(path, "rb") as file:
             magic = file.read(4)
-        if magic.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM")):
+        if magic.startswith(tuple(_RASTER_PLUGINS)):
             mask = _raster_mask(path, shape_hw, magic)
         elif magic[:2] in (b"II", b"MM"):
             mask = _tiff_mask(path, shape_hw)
@@ -113,8 +119,8 @@ def _raster_mask(path: Path, shape_hw: tuple[int, int], magic: bytes) -> MaskFil
         with open_slide(path) as slide:
             _require_mask_shape(path, slide.shape_hw, shape_hw)
     # Pillow's plugins directly: its global guard against large images would refuse honest masks of large slides.
-    kind: type[Image.Image] = PngImageFile if magic.startswith(b"\x89PNG") else JpegImageFile
-    with (BmpImageFile if magic.startswith(b"BM") else kind)(path) as image:
+    plugin = next(plugin for start, plugin in _RASTER_PLUGINS.items() if magic.startswith(start))
+    with plugin(path) as image:
         _require_mask_shape(path, (image.height, image.width), shape_hw)
         if isinstance(image, PngImageFile) and image.mode != "I;16" and "16" in str(image.tile[0][3]):
             raise image_fault(path, "16-bit colour is not read as a mask", _MASK_REMEDY)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
+from histofold.competitions.truth.layout import ImageFiles
 from histofold.competitions.truth.mask_files import MASK_SUFFIXES
 from histofold.competitions.truth.mask_reader import Files, MaskReader
 from histofold.competitions.truth.mask_values import MaskSettings
@@ -48,6 +49,26 @@ def find_masks(folder: Path, samples: Sequence[Sample], names: ImageNames, setti
         for key, path in of_class.items():
             files.setdefault(key, []).append([path])
     return masks_as_truth(folder, files, samples, settings, classes=classes, has_labels=not found, faults=faults)
+
+
+def masks_beside(root: Path, images: ImageFiles, samples: Sequence[Sample], settings: MaskSettings) -> FoundTruth:
+    """Masks in the folders of the images, as GlaS has them: ID_anno beside ID; classes.txt may stand in root."""
+    names = root / "classes.txt"
+    classes = (_read_class_names(names) if names.is_file() else ()) or ONE_CLASS
+    files, faults = one_file_each(images.folder, images.masks_beside, samples, images.names())
+    nested = {key: [[path]] for key, path in files.items()}
+    return masks_as_truth(images.folder, nested, samples, settings, classes=classes, has_labels=True, faults=faults)
+
+
+def object_masks(images: ImageFiles, samples: Sequence[Sample], settings: MaskSettings) -> FoundTruth:
+    """A mask for each object, as DSB-2018 and VRDL have them: the mask of an image is their union."""
+    faults = [
+        Fault(key, str(images.folder / key), "image without masks of objects", "add masks/, or drop the image")
+        for key, paths in images.objects.items()
+        if not paths
+    ]
+    files = {key: [paths] for key, paths in images.objects.items() if paths}
+    return masks_as_truth(images.folder, files, samples, settings, faults=faults)
 
 
 def one_file_each(

@@ -13,25 +13,29 @@ ID_SEPARATOR = "__"
 
 
 def listed_files(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> dict[str, list[Path]]:
-    """Files of some suffixes, in any case, by their id; if `deep` those of sub-folders too; hidden ones left aside.
+    """Files of some suffixes, in any case, by their id; if `deep` those of sub-folders too; hidden ones left aside."""
+    paths = sorted(folder.rglob("*") if deep else folder.glob("*"), key=lambda path: (path.stem, path.suffix, path))
+    visible = [
+        path
+        for path in paths
+        if path.suffix.lower() in suffixes and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    return image_ids(folder, [path for path in visible if path.is_file()])
 
-    The id is the name without suffix where no other folder has it too, else the path with `ID_SEPARATOR`.
+
+def image_ids(folder: Path, paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """Files by their id: the name without suffix where no other folder has it too, else the path with `ID_SEPARATOR`.
 
     Returns:
-        In the order of names; several paths of an id differ in their suffix alone.
+        In the order given; several paths of an id differ in their suffix alone.
     """
     by_path: dict[PurePosixPath, list[Path]] = {}
-    for path in sorted(
-        folder.rglob("*") if deep else folder.glob("*"), key=lambda path: (path.stem, path.suffix, path)
-    ):
-        relative = path.relative_to(folder)
-        is_hidden = any(part.startswith(".") for part in relative.parts)
-        if path.suffix.lower() in suffixes and not is_hidden and path.is_file():
-            by_path.setdefault(PurePosixPath(relative.with_suffix("").as_posix()), []).append(path)
+    for path in paths:
+        by_path.setdefault(PurePosixPath(path.relative_to(folder).with_suffix("").as_posix()), []).append(path)
     names = Counter(relative.name for relative in by_path)
     return {
-        relative.name if names[relative.name] == 1 else ID_SEPARATOR.join(relative.parts): paths
-        for relative, paths in by_path.items()
+        relative.name if names[relative.name] == 1 else ID_SEPARATOR.join(relative.parts): group
+        for relative, group in by_path.items()
     }
 
 

@@ -1,0 +1,89 @@
+"""Which kind of truth a plain folder has: one, and it is named where there are several or none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from histofold.competitions.truth.coco import coco_truth
+from histofold.competitions.truth.found import FoundTruth
+from histofold.competitions.truth.layout import OUTLINE_SUFFIXES, TRUTH_FOLDERS, ImageFiles, child_folders
+from histofold.competitions.truth.mask_files import MASK_SUFFIXES
+from histofold.competitions.truth.mask_folder import find_masks, masks_beside, object_masks
+from histofold.competitions.truth.mask_values import MaskSettings
+from histofold.competitions.truth.names import listed_files
+from histofold.competitions.truth.outline_folder import find_outlines
+from histofold.competitions.truth.rles import read_rles
+from histofold.core.faults import Fault
+from histofold.schema.parse import load_toml
+from histofold.schema.sample import Sample
+
+FOLDER_SETTINGS = "folder.toml"
+"""What the values of masks mean, where that cannot be seen from them; beside the images."""
+Reader = Callable[[], FoundTruth]
+
+
+def find_truth(root: Path, images: ImageFiles, samples: Sequence[Sample]) -> FoundTruth:
+    """The truth of a folder's samples, in whatever form it is there.
+
+    Args:
+        root: The folder.
+        images: Its training images.
+        samples: The same with what tables say of them.
+
+    Raises:
+        InputError: If folder.toml is at fault.
+    """
+    kinds = _kinds_of_truth(root, images, samples)
+    if len(kinds) == 1:
+        return next(iter(kinds.values()))()
+    if kinds:
+        rule, remedy = (
+            f"several kinds of truth: {', '.join(kinds)}",
+            "keep the one that counts, and move the others away",
+        )
+    else:
+        rule, remedy = "no truth of the images", "add masks/, rles.csv, annotations.json (COCO), or outlines as GeoJSON"
+    return FoundTruth(faults=[Fault("masks", str(root), rule, remedy)])
+
+
+def _kinds_of_truth(root: Path, images: ImageFiles, samples: Sequence[Sample]) -> dict[str, Reader]:
+    """What may be the truth, by its name in words, and what reads it."""
+    names, path = images.names(), root / FOLDER_SETTINGS
+    settings = load_toml(MaskSettings, path) if path.is_file() else MaskSettings()
+    kinds: dict[str, Reader] = {}
+    for folder in child_folders(root, TRUTH_FOLDERS):
+        outlines = [each for group in listed_files(folder, OUTLINE_SUFFIXES).values() for each in group]
+        if folder == images.folder:
+            continue
+        if listed_files(folder, MASK_SUFFIXES) or (folder.name == "masks" and not outlines):
+            kinds[f"{folder.name}/"] = partial(find_masks, folder, samples, names, settings)
+        if outlines and (coco := _single_coco(outlines)):
+            kinds[f"{folder.name}/{coco.name}"] = partial(coco_truth, coco, samples, names)
+        elif outlines:
+            kinds[f"outlines in {folder.name}/"] = partial(find_outlines, folder, outlines, samples, names)
+    if (root / "rles.csv").exists():
+        kinds["rles.csv"] = partial(read_rles, root / "rles.csv", samples)
+    if (root / "annotations.json").exists():
+        kinds["annotations.json"] = partial(coco_truth, root / "annotations.json", samples, names)
+    if images.masks_beside:
+        kinds["masks beside the images"] = partial(masks_beside, root, images, samples, settings)
+    beside = [each for each in images.outlines_beside() if each != root / "annotations.json"]
+    if beside:
+        kinds["outlines beside the images"] = partial(find_outlines, images.folder, beside, samples, names)
+    if any(images.objects.values()):
+        kinds["masks of single objects"] = partial(object_masks, images, samples, settings)
+    return kinds
+
+
+def _single_coco(paths: Sequence[Path]) -> Path | None:
+    """The only file of a folder, if it is a COCO file."""
+    if len(paths) != 1 or paths[0].suffix.lower() != ".json":
+        return None
+    try:
+        data = json.loads(paths[0].read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError, RecursionError):
+        return None
+    return paths[0] if isinstance(data, dict) and {"images", "annotations"} <= set(data) else None

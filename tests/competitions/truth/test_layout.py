@@ -1,0 +1,268 @@
+"""Folders as people have them: each is recognised, and its masks are those of the plain layout."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from histofold.competitions.folder import Folder
+from histofold.competitions.registry import detect_competition
+from histofold.core.faults import InputError
+from histofold.data.check import audit_folder, audit_test_images
+
+SHAPE = (20, 33)
+SQUARES = {"x": [[(3, 2), (12, 9)]], "y": [[(0, 0), (5, 20)], [(20, 4), (31, 15)]]}
+
+
+def mask_of(key):
+    mask_HW = np.zeros(SHAPE, np.uint8)
+    for (left, top), (right, bottom) in SQUARES[key]:
+        mask_HW[top:bottom, left:right] = 255
+    return mask_HW
+
+
+def put(path, picture_HW=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((*SHAPE, 3), 150, np.uint8) if picture_HW is None else picture_HW)
+
+
+def assert_masks(root, ids=("x", "y")):
+    competition = detect_competition(root)
+    samples, faults = audit_folder(competition, root)
+    assert isinstance(competition, Folder)
+    assert faults == []
+    assert sorted(sample.id for sample in samples) == sorted(ids)
+    for sample in samples:
+        np.testing.assert_array_equal(competition.target(sample).to_mask(), mask_of(sample.id[-1]) > 0)
+    return competition
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/{}.png", "masks/{}_mask.png"),
+        ("images/{}.png", "Masks/{}-labels.tif"),
+        ("Images/{}.png", "labels/mask_{}.bmp"),
+        ("images/{}.png", "Annotations/{}.ANNO.png"),
+        ("images/{}.jpg", "ground_truth/{}_segmentation.png"),
+        ("images/image_{}.png", "masks/mask_{}.png"),
+        ("images/{}.png", "images/{}_anno.bmp"),
+        ("{}.png", "{}_anno.png"),
+        ("{}.png", "masks/{}.png"),
+        ("images/p/{}.png", "masks/p/{}.png"),
+        ("images/p/{}.png", "masks/{}_gt.png"),
+    ],
+)
+def test_masks_are_found_by_folder_and_name(tmp_path, image, mask):
+    for key in "xy":
+        put(tmp_path / image.format(key))
+        put(tmp_path / mask.format(key), mask_of(key))
+    assert_masks(tmp_path, [f"image_{key}" if "image_" in image else key for key in "xy"])
+
+
+def test_one_name_in_two_folders_is_two_images(tmp_path):
+    for folder, key in (("x", "1"), ("y", "1"), ("y", "2")):
+        put(tmp_path / "images" / folder / f"{key}.png")
+        put(tmp_path / "masks" / folder / f"{key}.png", mask_of(folder))
+    competition = detect_competition(tmp_path)
+    samples = competition.samples(tmp_path, "train")
+    assert [sample.id for sample in samples] == ["x__1", "y__1", "2"]
+    for sample in samples:
+        folder = sample.image_path.parent.name
+        np.testing.assert_array_equal(competition.target(sample).to_mask(), mask_of(folder) > 0)
+
+
+@pytest.mark.parametrize("base", [".", "stage1_train", "train"])
+def test_a_folder_an_image_with_a_mask_an_object_is_read_as_their_union(tmp_path, base):
+    for key, squares in SQUARES.items():
+        put(tmp_path / base / key / "images" / f"{key}.png")
+        for number, (corner, far) in enumerate(squares):
+            object_HW = np.zeros(SHAPE, np.uint8)
+            object_HW[corner[1] : far[1], corner[0] : far[0]] = 255
+            put(tmp_path / base / key / "masks" / f"{number}.png", object_HW)
+    put(tmp_path / "stage1_test" / "t" / "images" / "t.png")
+    competition = assert_masks(tmp_path)
+    assert [sample.id for sample in competition.samples(tmp_path, "test")] == ["t"]
+    assert audit_test_images(competition, tmp_path) == []
+    shutil.rmtree(tmp_path / base / "x" / "masks")
+    _, faults = audit_folder(detect_competition(tmp_path), tmp_path)
+    assert [(fault.id, fault.rule) for fault in faults] == [("x", "image without masks of objects")]
+
+
+def test_several_kinds_of_truth_are_refused_and_none_is_named(tmp_path):
+    put(tmp_path / "images" / "x.png")
+    _, faults = audit_folder(Folder(), tmp_path)
+    assert [fault.rule for fault in faults] == ["no truth of the images"]
+    put(tmp_path / "labels" / "x.png", mask_of("x"))
+    put(tmp_path / "images" / "x_mask.png", mask_of("x"))
+    _, faults = audit_folder(Folder(), tmp_path)
+    assert [fault.rule for fault in faults] == ["several kinds of truth: labels/, masks beside the images"]
+
+
+def test_a_split_of_many_images_is_no_image_and_the_folder_to_give_is_named(tmp_path):
+    for split in ("train", "val"):
+        for key in "xy":
+            put(tmp_path / split / "images" / f"{key}.png")
+            put(tmp_path / split / "masks" / f"{key}.png", mask_of(key))
+    with pytest.raises(InputError, match=r"give one of the folders in it that hold images: train, val"):
+        detect_competition(tmp_path)
+    assert_masks(tmp_path / "val")
+
+
+def test_what_a_scanner_writes_beside_images_is_no_truth(tmp_path):
+    for key in "xy":
+        put(tmp_path / "images" / f"{key}.png")
+        put(tmp_path / "masks" / f"{key}.png", mask_of(key))
+        (tmp_path / "images" / f"{key}.json").write_text(json.dumps({"scanner": "S1"}))
+        (tmp_path / "images" / f"{key}.xml").write_text("<Scan/>")
+    assert_masks(tmp_path)
+
+
+def ring(corner, far):
+    return [[corner[0], corner[1]], [far[0], corner[1]], [far[0], far[1]], [corner[0], far[1]]]
+
+
+def geojson(key, label=None):
+    features = []
+    for square in SQUARES[key]:
+        properties = {"objectType": "annotation"} | ({"classification": {"name": label}} if label else {})
+        closed = [*ring(*square), ring(*square)[0]]
+        features.append(
+            {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [closed]}, "properties": properties}
+        )
+    return json.dumps({"type": "FeatureCollection", "features": features})
+
+
+def labelme(key, label="gland"):
+    shapes = [{"label": label, "points": ring(*square), "shape_type": "polygon"} for square in SQUARES[key][:1]]
+    shapes += [{"label": label, "points": square, "shape_type": "rectangle"} for square in SQUARES[key][1:]]
+    size = {"imageHeight": SHAPE[0], "imageWidth": SHAPE[1]}
+    return json.dumps({"version": "5", "flags": {}, "shapes": shapes, "imagePath": f"{key}.png"} | size)
+
+
+def aperio(key, label="gland"):
+    regions = "".join(
+        '<Region Type="0" NegativeROA="0"><Vertices>'
+        + "".join(f'<Vertex X="{x}" Y="{y}" Z="0"/>' for x, y in ring(*square))
+        + "</Vertices></Region>"
+        for square in SQUARES[key]
+    )
+    layer = f'<Annotation Id="1" Name="{label}"><Regions><RegionAttributeHeaders/>{regions}</Regions></Annotation>'
+    return f'<?xml version="1.0"?><Annotations MicronsPerPixel="0.5">{layer}</Annotations>'
+
+
+FORMATS = {".geojson": geojson, ".json": labelme, ".xml": aperio}
+
+
+@pytest.mark.parametrize("place", ["annotations/{}", "images/{}", "labels/{}_mask", "outlines/anno_{}"])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_outlines_on_whole_pixels_are_those_pixels(tmp_path, suffix, place):
+    for key in "xy":
+        put(tmp_path / "images" / f"{key}.png")
+        path = tmp_path / f"{place.format(key)}{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(FORMATS[suffix](key))
+    assert assert_masks(tmp_path).classes == ("ftu",)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_names_of_outlines_are_classes(tmp_path, suffix):
+    (tmp_path / "annotations").mkdir()
+    for key, label in (("x", "gland"), ("y", "lumen")):
+        put(tmp_path / "images" / f"{key}.png")
+        (tmp_path / "annotations" / f"{key}{suffix}").write_text(FORMATS[suffix](key, label))
+    competition = Folder()
+    x, y = competition.samples(tmp_path, "train")
+    assert competition.classes == ("gland", "lumen")
+    assert [runs.area for runs in competition.target(x)] == [9 * 7, 0]
+    assert [runs.area for runs in competition.target(y)] == [0, 5 * 20 + 11 * 11]
+
+
+def one_file(root, text, suffix=".geojson"):
+    put(root / "images" / "x.png")
+    (root / "annotations").mkdir()
+    (root / "annotations" / f"x{suffix}").write_text(text)
+    competition = Folder()
+    samples, faults = competition.inspect(root, "train")
+    return competition, samples, faults
+
+
+def feature(rings, label="gland", kind="Polygon"):
+    return {"geometry": {"type": kind, "coordinates": rings}, "properties": {"classification": {"name": label}}}
+
+
+def test_objects_may_overlap_and_have_holes_and_what_is_ignored_does_not_count(tmp_path):
+    features = [
+        feature([ring((2, 2), (12, 12)), ring((4, 4), (8, 8))]),
+        feature([[ring((10, 2), (20, 12))]], kind="MultiPolygon"),
+        feature([ring((0, 0), (33, 4))], "Ignore*"),
+    ]
+    competition, (sample,), faults = one_file(tmp_path, json.dumps(features))
+    assert faults == []
+    wanted_HW = np.zeros(SHAPE, bool)
+    wanted_HW[2:12, 2:20] = True
+    wanted_HW[4:8, 4:8] = False
+    np.testing.assert_array_equal(competition.target(sample).to_mask(), wanted_HW)
+    ignored_HW = np.zeros(SHAPE, bool)
+    ignored_HW[:4] = True
+    np.testing.assert_array_equal(competition.ignored(sample).to_mask(), ignored_HW & ~wanted_HW)
+
+
+def test_a_negative_region_is_a_hole(tmp_path):
+    text = aperio("x").replace(
+        "</Regions>",
+        '<Region NegativeROA="1"><Vertices><Vertex X="4" Y="3"/><Vertex X="6" Y="3"/>'
+        '<Vertex X="6" Y="6"/><Vertex X="4" Y="6"/></Vertices></Region></Regions>',
+    )
+    competition, (sample,), faults = one_file(tmp_path, text, ".xml")
+    assert faults == []
+    assert competition.target(sample).area == 9 * 7 - 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "words"),
+    [
+        (json.dumps([feature([3, 4], kind="Point")]), ".geojson", "feature 1: its geometry is a Point"),
+        (json.dumps([feature([[[1, 1], [2, 2]]])]), ".geojson", "feature 1: a ring of 2 points"),
+        (json.dumps([feature([ring((0, 0), (900, 900))])]), ".geojson", "far outside the image of (20, 33)"),
+        (
+            json.dumps(
+                [
+                    feature([ring((0, 0), (9, 9))], "a"),
+                    feature([ring((0, 0), (9, 9))], "b"),
+                    {"geometry": feature([ring((0, 0), (5, 5))])["geometry"], "properties": {}},
+                ]
+            ),
+            ".json",
+            "without a class",
+        ),
+        (labelme("x").replace('"imageWidth": 33', '"imageWidth": 66'), ".json", "the file says (20, 66)"),
+        (labelme("x").replace("polygon", "linestrip"), ".json", "shape 1: a linestrip has no area"),
+        (aperio("x").replace('Type="0"', 'Type="3"'), ".xml", "region 1: a region of type 3 has no area"),
+        ("<ASAP_Annotations/>", ".xml", "its root is ASAP_Annotations"),
+        ("<Annotations>", ".xml", "no outlines of QuPath"),
+        ('{"features": 3}', ".json", "no list of features"),
+    ],
+)
+def test_outlines_that_are_at_fault_are_named(tmp_path, text, suffix, words):
+    _, _, faults = one_file(tmp_path, text, suffix)
+    assert len(faults) == 1
+    assert words in faults[0].rule
+    assert faults[0].file == str(tmp_path / "annotations" / f"x{suffix}")
+
+
+def test_a_coco_file_in_a_folder_of_annotations_is_read(tmp_path):
+    images = [{"id": n, "file_name": f"train\\{key}.png", "height": 20, "width": 33} for n, key in enumerate("xy")]
+    notes = [
+        {"image_id": n, "segmentation": [np.ravel(ring(*square)).tolist() for square in SQUARES[key]]}
+        for n, key in enumerate("xy")
+    ]
+    for key in "xy":
+        put(tmp_path / "images" / f"{key}.png")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_default.json").write_text(
+        json.dumps({"images": images, "annotations": notes})
+    )
+    assert_masks(tmp_path)
