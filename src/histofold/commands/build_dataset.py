@@ -11,6 +11,7 @@ import tyro
 
 from histofold.core.faults import InputError
 from histofold.schema.experiment import Experiment
+from histofold.schema.kinds import require_kind
 from histofold.schema.parse import load_toml
 
 
@@ -45,6 +46,7 @@ class BuildOptions:
 def run(arguments: list[str]) -> int:
     """The verb."""
     options = tyro.cli(BuildOptions, prog="build_dataset.py", args=arguments)
+    require_kind(options.data, "data")
     if options.pseudo_labels is not None:
         return _label_images(options, options.pseudo_labels)
     from histofold.competitions.registry import find_competition

@@ -14,6 +14,7 @@ import tyro
 
 from histofold.commands import parse_options
 from histofold.core.faults import Fault, InputError
+from histofold.schema.kinds import require_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ def run(arguments: list[str]) -> int:
         "kernel": _check_kernel,
         "log": _check_log,
     }
+    if options.what in ("dataset", "weights"):
+        require_kind(options.path, "weights" if options.what == "weights" else "data")
     for notice in checks[options.what](options):
         print(f"notice: {notice}")
     print(f"{options.path}: no faults")

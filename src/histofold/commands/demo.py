@@ -11,6 +11,7 @@ from pathlib import Path
 from histofold.commands import parse_options
 from histofold.core.faults import Fault, InputError
 from histofold.schema.experiment import Experiment
+from histofold.schema.kinds import require_kind
 
 DEFAULT_COMPETITION = "hubmap_2022"
 EVALUATION_SHARE = 0.25  # validation, out-of-fold and prediction, as a share of training
@@ -37,6 +38,8 @@ class DemoOptions:
 def run(arguments: list[str]) -> int:
     """The verb: each step of the chain is a call of the layer that owns it."""
     options = parse_options(DemoOptions, "demo", arguments)
+    if options.data is not None:
+        require_kind(options.data, "data")
     if options.folds < 2 or options.seed < 0 or (options.steps is not None and options.steps < 1):
         raise InputError("--folds must be at least 2, --steps at least 1, --seed not negative")
     from histofold.competitions.registry import find_competition

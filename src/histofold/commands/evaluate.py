@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from histofold.commands import parse_options
+from histofold.schema.kinds import require_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +18,8 @@ class EvaluateOptions:
 
     run: tyro.conf.Positional[Path]
     """The run, runs/E."""
+    data_root: Annotated[Path | None, tyro.conf.arg(name="data.root")] = None
+    """The competition folder, where it is no longer where the dataset was built from."""
     cleaning_gain_over: Path | None = None
     """An evaluated run that differs in data.clean_blank alone: say whether cleaning the labels gained."""
     beside: tuple[Path, ...] = ()
@@ -25,16 +29,20 @@ class EvaluateOptions:
 def run(arguments: list[str]) -> int:
     """The verb."""
     options = parse_options(EvaluateOptions, "evaluate", arguments)
+    for run_folder in filter(None, [options.run, options.cleaning_gain_over, *options.beside]):
+        require_kind(run_folder, "run")
+    for run_folder in filter(None, [options.run, options.cleaning_gain_over, *options.beside]):
+        require_kind(run_folder, "run")
     from histofold.report.comparison import compare_runs, refuse_unevaluated
     from histofold.report.evaluation import write_evaluation_report
     from histofold.trust.evaluate import evaluate_run
 
     uncleaned = options.cleaning_gain_over
     refuse_unevaluated([*filter(None, [uncleaned]), *options.beside])
-    evaluation = evaluate_run(options.run)
+    evaluation = evaluate_run(options.run, options.data_root)
     write_evaluation_report(evaluation)
     print(*evaluation.lines(), sep="\n")
     if uncleaned is not None or options.beside:
-        print(*compare_runs(options.run, options.beside, uncleaned), sep="\n")
+        print(*compare_runs(evaluation, options.beside, uncleaned), sep="\n")
     print(f"report: {options.run / 'report.html'}")
     return 0

@@ -11,6 +11,7 @@ import tyro
 from histofold.commands import parse_options
 from histofold.core.faults import Fault, InputError
 from histofold.kaggle.published.settings import ImportSettings
+from histofold.schema.kinds import require_kind
 from histofold.schema.manifest import Manifest
 
 
@@ -50,6 +51,8 @@ def run(arguments: list[str]) -> int:
     if not options.files and options.settings != ImportSettings():
         rule = "options of an import, and runs say all this themselves"
         raise InputError([Fault("import", "command line", rule, "add --import FILE, or leave them out")])
+    for run_folder in options.runs:
+        require_kind(run_folder, "run", "joint runs")
     if not options.overwrite:
         from histofold.kaggle.weights_folder import refuse_foreign_target
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from histofold.commands import parse_options
 from histofold.core.log import logger
+from histofold.schema.kinds import require_kind
 from histofold.schema.shard import check_shard_numbers, sidecar_path
 
 
@@ -46,6 +47,8 @@ class PredictOptions:
 def run(arguments: list[str]) -> int:
     """The verb."""
     options = parse_options(PredictOptions, "predict", arguments)
+    require_kind(options.weights, "weights")
+    require_kind(options.data, "data")
     if options.num_shards is not None and options.shard_id is not None:
         return _run_shard(options, options.num_shards, options.shard_id)
     from histofold.predict.submission.shards import predict_folder

@@ -10,6 +10,7 @@ import tyro
 
 from histofold.commands import parse_options
 from histofold.core.faults import InputError
+from histofold.schema.kinds import require_kind
 from histofold.schema.sweep import load_sweep
 
 
@@ -31,6 +32,7 @@ class SweepOptions:
 def run(arguments: list[str]) -> int:
     """The verb."""
     options = parse_options(SweepOptions, "sweep", arguments)
+    require_kind(options.path, "sweep")
     if options.path.suffix != ".toml":
         raise InputError(f"{options.path}: a sweep is a TOML file: give its whole name, as experiments/sweep_lr.toml")
     if options.workers < 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,8 @@ import tyro
 
 from histofold.commands import parse_options
 from histofold.core.faults import Fault, InputError
-from histofold.schema.experiment import Experiment
+from histofold.schema.experiment import Experiment, with_moved_data
+from histofold.schema.kinds import require_kind
 from histofold.schema.parse import load_toml
 
 if TYPE_CHECKING:
@@ -45,10 +46,14 @@ def run(arguments: list[str]) -> int:
     default = None
     if path is not None:  # what the command line leaves out has the file's values
         wants_help = {"-h", "--help"} & set(arguments)
+        if not wants_help:
+            require_kind(path, "experiment")
         default = TrainOptions(path=path, settings=Experiment() if wants_help else load_toml(Experiment, path))
     options = parse_options(TrainOptions, "train", arguments, default)
     if options.path.suffix != ".toml":
+        require_kind(options.path, "experiment")
         raise InputError(f"{options.path}: an experiment is a TOML file: give its whole name, as experiments/E.toml")
+    options = replace(options, settings=with_moved_data(options.settings, options.path))
     if options.limit is not None and options.limit < 1:
         raise InputError(f"--limit {options.limit} must be at least 1 slide")
     if options.show_schedule is not None:
@@ -57,6 +62,9 @@ def run(arguments: list[str]) -> int:
     if options.show_views is not None:
         show_views(options, options.show_views)
         return 0
+    from histofold.data.store import check_dataset
+
+    check_dataset(options.settings, options.fold)  # torch takes seconds to load, and a mistake shows without it
     from histofold.report.graphs.run import draw_fold_curves
     from histofold.train.loop import train_experiment
 

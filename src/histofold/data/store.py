@@ -201,6 +201,20 @@ def known_folds(experiment: Experiment) -> list[int]:
     return sorted(int(fold) for fold in folds["fold"].unique() if fold != ALWAYS_TRAINED)
 
 
+def check_dataset(experiment: Experiment, fold: int | None) -> None:
+    """Refuse an experiment whose dataset is missing, was cut otherwise or has no such fold.
+
+    Raises:
+        InputError: With what is at fault.
+    """
+    folder = Path(experiment.data.dataset)
+    complete_preprocessing(experiment, load_dataset(folder)[0], folder)
+    known = known_folds(experiment)
+    if fold is not None and fold not in known:
+        remedy = f"known folds: {', '.join(map(str, known))}"
+        raise InputError([Fault(f"fold {fold}", str(folder / "folds.csv"), "no such fold", remedy)])
+
+
 def complete_preprocessing(experiment: Experiment, info: DatasetInfo, folder: Path) -> Preprocessing:
     """The experiment's preprocessing, completed by the dataset's moments; refuses tiles of another scale or classes.
 

@@ -15,7 +15,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.kaggle.weights_folder import check_target, write_package
 from histofold.schema.experiment import JointRuns
-from histofold.schema.files import weights_rule, write_atomically
+from histofold.schema.files import moved_path, weights_rule, write_atomically
 from histofold.schema.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -70,6 +70,8 @@ def package_runs(
         logger.warning(
             "seed_threshold=%s does nothing where the threshold is as high: %s", manifest.seed_threshold, idle
         )
+    for run, missing in missing_folds(records).items():
+        logger.warning("%s is incomplete: folds %s are not finished, and not packaged", run, ", ".join(missing))
     check_target(out)
     sources = _member_sources(records)
     folds = Counter(run for run, _ in records)
@@ -95,6 +97,16 @@ def package_runs(
     return manifest
 
 
+def missing_folds(records: Sequence[tuple[Path, RunRecord]]) -> dict[Path, list[str]]:
+    """The folds of each incomplete run that are not finished."""
+    finished = {(run, record.fold) for run, record in records}
+    known: dict[Path, set[int]] = {}
+    for run, record in records:
+        known.setdefault(run, set()).update(record.folds)
+    lost = {run: [str(k) for k in sorted(folds) if (run, k) not in finished] for run, folds in known.items()}
+    return {run: folds for run, folds in lost.items() if folds}
+
+
 def _named_runs(paths: Sequence[Path], shares: Sequence[float]) -> tuple[list[Path], dict[Path, float]]:
     """The runs, those of every ensemble file in its place, and their shares where some are given.
 
@@ -107,7 +119,7 @@ def _named_runs(paths: Sequence[Path], shares: Sequence[float]) -> tuple[list[Pa
     given: list[float] = []
     for path in paths:
         joint = load_toml(JointRuns, path) if path.suffix == ".toml" else JointRuns(runs=(str(path),))
-        runs += map(Path, joint.runs)
+        runs += [moved_path(Path(run), path) for run in joint.runs]
         given += joint.shares
     if shares and given:
         raise InputError([Fault("shares", "command line", "given here and in a file", "give them in one place")])

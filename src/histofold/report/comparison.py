@@ -14,7 +14,6 @@ from histofold.competitions.base import Truth, class_dice
 from histofold.competitions.tables import read_table
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.sets import without_runs
-from histofold.data.sources import JoinedTruth, joined_samples, load_sources
 from histofold.imaging.slide import open_slide
 from histofold.imaging.stain import network_view
 from histofold.predict.image import forward_batch, predict_masks
@@ -24,8 +23,9 @@ from histofold.report.pictures.overlays import contact_sheet, save_png
 from histofold.report.pictures.slides import class_overlays
 from histofold.schema.manifest import look_up_thresholds
 from histofold.schema.sample import Sample
+from histofold.trust.evaluate import Evaluation
 from histofold.trust.intervals import run_difference
-from histofold.trust.oof import FoldRun, finished_folds, run_experiment, run_thresholds
+from histofold.trust.oof import FoldRun, finished_folds, run_thresholds
 
 CELL_SIDE = 420
 SLIDES = 4
@@ -46,26 +46,25 @@ def refuse_unevaluated(runs: Sequence[Path]) -> None:
         raise InputError([Fault(run.name, str(run / "oof.csv"), "no such file", remedy.format(run)) for run in missing])
 
 
-def compare_runs(run: Path, others: Sequence[Path], uncleaned: Path | None = None) -> list[str]:
+def compare_runs(evaluation: Evaluation, others: Sequence[Path], uncleaned: Path | None = None) -> list[str]:
     """Hold a run against others, in figures and, with others, in the picture beside.png.
 
     Args:
-        run: The evaluated run.
+        evaluation: Of the run.
         others: Other evaluated runs of the same folds.
         uncleaned: One that differs in data.clean_blank alone: whether cleaning the labels gained.
 
     Returns:
         The figures, a line each.
     """
-    sources = load_sources(run_experiment(run))
-    samples = joined_samples(sources)
+    run, samples = evaluation.run, evaluation.samples
     lines = []
     if uncleaned is not None:
         gain = run_difference(uncleaned, run, samples)
         lines.append(f"cleaning: {gain}: {'switch it on' if gain.is_gain else 'leave it off'}")
     lines += [f"{run.name} to {other.name}: {run_difference(run, other, samples)}" for other in others]
     if others:
-        save_png(run / "beside.png", comparison_sheet([run, *others], JoinedTruth(sources), samples))
+        save_png(run / "beside.png", comparison_sheet([run, *others], evaluation.truth, samples))
         lines.append(f"side by side: {run / 'beside.png'}")
     return lines
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from histofold.schema.augment import AugmentConfig
 from histofold.schema.dataset import DataConfig, TilesConfig
+from histofold.schema.files import moved_path
 from histofold.schema.loss import LossConfig
 from histofold.schema.manifest import Manifest, installed_versions
 from histofold.schema.network import ModelConfig
@@ -100,6 +102,19 @@ class Experiment:
             versions=installed_versions(),
             **vars(settings),
         )
+
+
+def with_moved_data(experiment: Experiment, beside: Path) -> Experiment:
+    """An experiment whose datasets are found where its project lies now.
+
+    Args:
+        experiment: Its paths are as the file has them.
+        beside: The file, or the run that holds it.
+    """
+    data = experiment.data
+    sources = tuple(replace(s, dataset=str(moved_path(Path(s.dataset), beside))) for s in data.sources)
+    dataset = str(moved_path(Path(data.dataset), beside))
+    return replace(experiment, data=replace(data, dataset=dataset, sources=sources))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from histofold.core.faults import Fault
+from histofold.core.log import logger
 
 DISK_ERRORS = {
     errno.ENOSPC: ("the disk is full", "free some space and run the same command again"),
@@ -25,6 +26,8 @@ DISK_ERRORS = {
     errno.EIO: ("the disk fails to read or write", "check the disk, and run the same command again"),
 }
 """What the disk may say: the rule in words, and the remedy."""
+MOVED_LEVELS = 4
+"""How far above a file a project may begin: runs/E/fold0/experiment.toml."""
 _DISK_TEXTS = {"database or disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly database": errno.EROFS}
 
 
@@ -110,8 +113,9 @@ def moved_path(path: Path, beside: Path) -> Path:
     ends = [Path(*path.parts[place:]) for place in range(int(path.is_absolute()), len(path.parts))]
     if not path.exists():
         for end in ends:
-            for folder in beside.resolve().parents:
+            for folder in beside.resolve().parents[:MOVED_LEVELS]:
                 if (folder / end).exists():
+                    logger.info("%s is not there: %s is taken, near %s", path, folder / end, beside)
                     return folder / end
     return path
 

@@ -66,6 +66,8 @@ class Evaluation:
         if summary["groups"] > 1:
             low, high = summary["interval"]
             words = f"95% {low:.4f} to {high:.4f} over {summary['groups']} groups"
+        if missing := summary["missing_folds"]:
+            words += f"; incomplete, without the unfinished folds {', '.join(map(str, missing))}"
         of_classes = [class_words(summary)] if "classes" in summary else []
         return [*of_classes, f"out-of-fold Dice {summary['dice']:.4f} ({words})"]
 
@@ -75,11 +77,12 @@ def class_words(summary: Mapping[str, Any]) -> str:
     return "Dice by class: " + ", ".join(f"{name} {dice:.4f}" for name, dice in summary["classes"].items())
 
 
-def evaluate_run(run: Path) -> Evaluation:
+def evaluate_run(run: Path, root: Path | None = None) -> Evaluation:
     """Score a run out of fold and write oof.csv, thresholds.json and summary.json.
 
     Args:
         run: runs/E, with at least one finished fold.
+        root: The competition folder; None for where its dataset says.
 
     Raises:
         InputError: If the run has no finished fold, one was trained on what it is scored on, or an image that it is
@@ -94,20 +97,22 @@ def evaluate_run(run: Path) -> Evaluation:
     if leaks:
         raise InputError(leaks)
     experiment = run_experiment(run)
+    if root is not None:
+        experiment = replace(experiment, data=replace(experiment.data, root=str(root)))
     sources = load_sources(experiment)
     refuse_changed_data(sources)
     _refuse_other_inputs(folds, sources)
     for fold, source in itertools.product(folds, sources):
         source.held_out(fold.fold)  # refuses images that are gone before anything is predicted
     truth, samples = JoinedTruth(sources), joined_samples(sources)
-    notes = _unfinished_notes(folds, known_folds(experiment))
+    missing = sorted(set(known_folds(experiment)) - {fold.fold for fold in folds})
     refuse_costly_skipping(folds[0].manifest, truth, list(samples.values()))
-    table = score_folds(run, folds, truth, samples)
+    table = score_folds(run, folds, sources)
     names = folds[0].manifest.classes
     several = names if len(names) > 1 else ()
     nested, thresholds = nested_scores(table, THRESHOLD_GRID, several)
     oof = _oof_table(table, nested, several)
-    summary = _summarise(table, oof, thresholds, folds, several)
+    summary = _summarise(table, oof, thresholds, folds, several) | {"missing_folds": missing}
     write_atomically(run / "oof.csv", oof.to_csv(index=False, float_format="%.6f"))
     write_atomically(run / "thresholds.json", json.dumps(thresholds, indent=2) + "\n")
     write_atomically(run / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -119,7 +124,7 @@ def evaluate_run(run: Path) -> Evaluation:
         oof=oof,
         thresholds=thresholds,
         summary=summary,
-        notes=notes,
+        notes=_unfinished_notes(missing),
     )
 
 
@@ -139,9 +144,8 @@ def _refuse_other_inputs(folds: Sequence[FoldRun], sources: Sequence[Source]) ->
         raise InputError(faults)
 
 
-def _unfinished_notes(folds: Sequence[FoldRun], expected: Sequence[int]) -> list[str]:
+def _unfinished_notes(missing: Sequence[int]) -> list[str]:
     """Words about folds that are not finished: the score then speaks of fewer images."""
-    missing = sorted(set(expected) - {fold.fold for fold in folds})
     if not missing:
         return []
     note = f"folds {', '.join(map(str, missing))} are not finished: the score speaks of the other folds alone"

@@ -16,12 +16,12 @@ from tqdm import tqdm
 from histofold.competitions.base import Truth, class_dice
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.sets import without_runs
-from histofold.data.sources import joined_folds, load_sources
+from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_samples
 from histofold.models.build import build_model
 from histofold.predict.devices import best_device
 from histofold.predict.image import predict_masks
 from histofold.predict.stages import Stage, stages_of
-from histofold.schema.experiment import Experiment
+from histofold.schema.experiment import Experiment, with_moved_data
 from histofold.schema.files import LineJournal, weights_rule
 from histofold.schema.manifest import Manifest, file_sha256, read_thresholds
 from histofold.schema.parse import load_toml, plain
@@ -60,7 +60,7 @@ def finished_folds(run: Path) -> list[FoldRun]:
 
 
 def run_experiment(run: Path) -> Experiment:
-    """The experiment of a run, as its first fold recorded it.
+    """The experiment of a run, as its first fold recorded it, its datasets where they lie now.
 
     Raises:
         InputError: If it is missing, or is not what the run wrote.
@@ -74,7 +74,7 @@ def run_experiment(run: Path) -> Experiment:
     if held not in ("", settings_sha256(experiment)):
         rule, remedy = "not what the run wrote: it was changed or cut short", "copy the run again, or train it anew"
         raise InputError([Fault(run.name, str(paths[0]), rule, remedy)])
-    return experiment
+    return with_moved_data(experiment, paths[0])
 
 
 def run_thresholds(run: Path) -> dict[str, float]:
@@ -92,8 +92,8 @@ def run_thresholds(run: Path) -> dict[str, float]:
 THRESHOLD_GRID = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
 
 
-def score_folds(run: Path, folds: Sequence[FoldRun], truth: Truth, samples: dict[str, Sample]) -> pd.DataFrame:
-    """Dice of every held-out slide, the mean over its classes, at every threshold of the grid.
+def score_folds(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source]) -> pd.DataFrame:
+    """Dice of every held-out slide of the run's datasets, the mean over its classes, at every threshold of the grid.
 
     Scores are kept in runs/E/oof_scores.jsonl as they come, so that an interrupted evaluation goes on.
 
@@ -101,8 +101,7 @@ def score_folds(run: Path, folds: Sequence[FoldRun], truth: Truth, samples: dict
         Table of id, fold, organ, source, group and one column for each threshold (float column names); where there are
         several classes, then one for each class and threshold, as `score_column` names them.
     """
-    experiment = run_experiment(run)
-    table = joined_folds(load_sources(experiment))
+    table, truth, samples = joined_folds(sources), JoinedTruth(sources), joined_samples(sources)
     journal = LineJournal(run / "oof_scores.jsonl")
     known = {(entry["key"], entry["id"]): _scores_of(entry) for entry in journal.entries}
     rows = []
