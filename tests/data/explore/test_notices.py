@@ -122,7 +122,15 @@ def test_row_major_runs_show_without_an_image():
 
 def test_labels_of_nothing_and_of_everything_are_survived():
     assert [n.kind for n in find_notices([facts_of(np.zeros((9, 7), bool))])] == ["no labels"]
-    assert find_notices([facts_of(np.ones((9, 7), bool)), facts_of(np.ones((1, 1), bool), "b")]) == []
+    full = find_notices([facts_of(np.ones((9, 7), bool)), facts_of(np.ones((1, 1), bool), "b")])
+    assert [(n.kind, n.ids) for n in full] == [("all labelled", ("a",)), ("all labelled", ("b",))]
+    assert "mask_values in folder.toml" in full[0].text
+
+
+def test_labels_of_what_lies_around_the_objects_look_inverted():
+    (notice,) = find_notices([facts_of(~blob())])
+    assert notice.kind == "inverted"
+    assert "100% of its border" in notice.text
 
 
 def test_a_pair_across_groups_says_so():

@@ -31,6 +31,8 @@ GOOD_QUANTILE, MIN_RELATIVE_R2 = 0.75, 0.25
 """Labels make a notice that follow their image less than this share of what the upper quartile of the organ does."""
 MIN_COMPARED = 5
 """An organ of fewer slides has nothing that is usual."""
+MIN_INVERTED, MIN_INVERTED_BORDER = 0.5, 0.9
+"""Labels look inverted that cover more than these shares of the image and of its border: no real slide's do."""
 MAX_DEVIATION = 15.0
 """A slide makes a notice that lies further from its organ's median, in robust standard deviations."""
 
@@ -97,8 +99,7 @@ def find_notices(
         if agreement is not None and not agreement >= MIN_POLYGON_DICE:
             text = f"outlines and run lengths have a Dice of {agreement:.2f}, less than {MIN_POLYGON_DICE}"
             notices.append(_slide_notice(fact, "outlines", text))
-        if fact.objects == 0:
-            notices.append(_slide_notice(fact, "no labels", "not one pixel is labelled"))
+        notices += extent_notices(fact)
     notices += [
         _outlier(fact, name, deviation)
         for fact, name, deviation in rank_slides(facts, SUSPICIOUS)
@@ -118,6 +119,22 @@ def blank_notices(fact: SlideFacts) -> list[Notice]:
     pixels = round(fact.blank_labelled * fact.shape_hw[0] * fact.shape_hw[1])
     text = f"about {pixels:,} px ({fact.blank_labelled:.1%} of the image) of the glass around the tissue are labelled"
     return [_slide_notice(fact, "blank labelled", text)]
+
+
+def extent_notices(fact: SlideFacts) -> list[Notice]:
+    """Labels of nothing, of everything, or of what lies around the objects."""
+    if fact.objects == 0:
+        return [_slide_notice(fact, "no labels", "not one pixel is labelled")]
+    remedy = "where background has another value than 0, write mask_values in folder.toml"
+    if fact.mask_fraction == 1:
+        return [_slide_notice(fact, "all labelled", f"every pixel is labelled; {remedy}")]
+    if fact.mask_fraction > MIN_INVERTED and fact.border_labelled > MIN_INVERTED_BORDER:
+        text = (
+            f"{fact.mask_fraction:.0%} of the image and {fact.border_labelled:.0%} of its border are labelled: "
+            f"mask and background look exchanged; {remedy}"
+        )
+        return [_slide_notice(fact, "inverted", text)]
+    return []
 
 
 def reading_notices(fact: SlideFacts) -> list[Notice]:

@@ -37,6 +37,8 @@ class SlideFacts:
     """Connected pieces of the labels."""
     object_area_px: float
     """Median area of a piece in pixels; NaN without one."""
+    border_labelled: float
+    """Labelled share of the pixels at the border."""
     continuity: tuple[float, float]
     """As `line_continuity` gives it."""
     blank_fraction: float = float("nan")
@@ -70,8 +72,17 @@ def label_facts(sample: Sample, runs: Runs) -> SlideFacts:
         mask_fraction=runs.area / (runs.shape_hw[0] * runs.shape_hw[1]),
         objects=len(areas),
         object_area_px=float(np.median(areas)) if len(areas) else float("nan"),
+        border_labelled=_border_labelled(runs),
         continuity=line_continuity(runs),
     )
+
+
+def _border_labelled(runs: Runs) -> float:
+    """Labelled share of the first and last rows and columns."""
+    (height, width), everything = runs.shape_hw, slice(None)
+    sides = [(slice(row, row + 1), everything) for row in (0, height - 1)]
+    sides += [(everything, slice(column, column + 1)) for column in (0, width - 1)]
+    return float(np.concatenate([runs.to_window(*side).ravel() for side in sides]).mean())
 
 
 def slide_facts(sample: Sample, slide: Slide, runs: Runs) -> SlideFacts:
