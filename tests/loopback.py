@@ -147,6 +147,9 @@ class FakeKaggle:
     def on_ListSubmissions(self, body):
         return {"submissions": [self._shown(entry, number) for number, entry in enumerate(self.submissions)]}
 
+    def on_DownloadDataFiles(self, body):
+        return {"redirect": f"{self.url}/file/{body['competitionName']}.zip"}
+
     # ----------------------------------------------------------------------------------------------------------------
 
     def _dataset(self, body):
@@ -177,7 +180,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(401, {"code": 401, "message": "Unauthenticated"})
             return
         try:
-            self._send(200, self.server.site.answer(method, body))
+            answer = self.server.site.answer(method, body)
+            self._send(302 if "redirect" in answer else 200, answer)
         except RefusalError as refusal:
             told = {"code": refusal.code, "message": refusal.message} if refusal.message else None
             self._send(refusal.code, told)
@@ -212,6 +216,8 @@ class Handler(BaseHTTPRequestHandler):
     def _send(self, code, answer):
         content = json.dumps(answer).encode() if answer is not None else b""
         self.send_response(code)
+        if code == 302:
+            self.send_header("Location", answer["redirect"])
         if answer is not None:
             self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))

@@ -21,6 +21,7 @@ VERBS = {
     "merge": "join the shards of a submission",
     "simulate": "a fake hidden set through the packaged kernel",
     "check": "list every fault of a dataset, weights, a submission or a kernel; explain a log",
+    "download": "a competition's files from Kaggle, unpacked as its raw folder",
     "submit": "weights, kernel and submission to Kaggle",
     "demo": "the whole chain, on synthetic slides or on a folder",
 }
