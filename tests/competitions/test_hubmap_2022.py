@@ -271,3 +271,54 @@ def test_detection_of_a_table_that_is_none(folder):
     with pytest.raises(InputError):
         Hubmap2022().samples(folder, "train")
     assert detect_competition(folder).name == "hubmap_2022"
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_table_that_a_spreadsheet_saved_is_the_same(folder, separator):
+    """Other separator, UTF-16, blanks and capitals in the header, a decimal comma."""
+    before = Hubmap2022()
+    wanted = before.samples(folder, "train")
+    text = (folder / "train.csv").read_text()
+    header, rows = text.split("\n", 1)
+    header = header.replace("pixel_size", " Pixel Size ").replace("organ", "Organ")
+    text = f"{header}\n{rows.replace('0.4', '0;4')}".replace(";", "\0").replace(",", separator).replace("\0", ",")
+    (folder / "train.csv").write_text(text, encoding="utf-16")
+    assert detect_competition(folder).name == "hubmap_2022"
+    after = Hubmap2022()
+    assert after.samples(folder, "train") == wanted
+    assert all(after.target(sample) == before.target(sample) for sample in wanted)
+    assert len(after.notices) == 1
+
+
+def test_a_column_that_looks_like_the_patients_is_no_fault_and_named(folder):
+    with (folder / "train.csv").open(newline="") as stream:
+        columns, *rows = csv.reader(stream)
+    write_csv(folder / "train.csv", [*columns, "patient_id", "scanner"], [[*row, "p", "s"] for row in rows])
+    competition = Hubmap2022()
+    assert competition.inspect(folder, "train")[1] == []
+    assert ["'patient_id' is not read: it looks like 'patient'" in notice.rule for notice in competition.notices] == [
+        True
+    ]
+
+
+def test_a_hidden_id_that_leaves_its_folder_gets_no_image(folder):
+    write_csv(folder / "sample_submission.csv", ["id", "rle"], [["../train_images/5", ""], ["9", ""]])
+    beyond, known = Hubmap2022().samples(folder, "test")
+    assert beyond.id == "../train_images/5"
+    assert not beyond.image_path.exists()
+    assert known.image_path.is_file()
+
+
+def test_an_organ_s_rows_of_objects_are_joined(folder):
+    wanted = Hubmap2022()
+    (sample,) = [s for s in wanted.samples(folder, "train") if s.id == "5"]
+    with (folder / "train.csv").open(newline="") as stream:
+        columns, *rows = csv.reader(stream)
+    (row,) = [row for row in rows if row[0] == "5"]
+    pairs = row[-1].split()
+    halves = [" ".join(pairs[:40]), " ".join(pairs[20:])]  # they overlap
+    rows.remove(row)
+    write_csv(folder / "train.csv", columns, [*rows, *([*row[:-1], half] for half in halves)])
+    competition = Hubmap2022()
+    assert competition.inspect(folder, "train")[1] == []
+    assert competition.target(sample) == wanted.target(sample)

@@ -8,6 +8,7 @@ import pytest
 from histofold.competitions.base import find_image
 from histofold.competitions.tables import (
     parse_pixel_size,
+    read_names,
     read_table,
     rows_by_id,
     scan_host_table,
@@ -154,3 +155,13 @@ def test_an_image_beyond_the_folder_is_not_found(tmp_path):
     (tmp_path / "secret.tiff").write_bytes(b"x")
     assert not find_image(tmp_path / "test_images", "../secret").exists()
     assert not find_image(tmp_path / "test_images", str(tmp_path / "secret")).exists()
+
+
+def test_names_of_a_text_file(tmp_path):
+    path = tmp_path / "classes.txt"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_text(" vessel\r\n\r\nglomérule \n", encoding=encoding)
+        assert read_names(path) == ("vessel", "glomérule")
+    path.write_bytes("glomérule\n".encode("cp1252"))
+    with pytest.raises(InputError, match="save it as UTF-8"):
+        read_names(path)

@@ -8,7 +8,8 @@ Layout::
     masks/CLASS/NAME.(png|tiff|tif)         one mask a class, which may overlap; classes.txt may order them, or
     rles.csv                                id, rle (1-based, column-major), or id, class, rle with a row for each, or
     annotations.json                        COCO: polygons, compressed or uncompressed RLE; each used category a class
-    images.csv                              optional: id, then any of organ, source, group or patient, pixel_size (um)
+    images.csv                              optional: id, then any of organ, source, group or patient, pixel_size (um);
+                                            a row for each image
     test_images/                            optional: what `histofold predict` predicts; else images/
     sample_submission.csv                   optional: the ids to predict and their order
 
@@ -17,7 +18,7 @@ A submission has the columns id, rle; of several classes id, class, rle, with a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from histofold.competitions.base import IMAGE_SUFFIXES, Adapter, Split, find_image
@@ -27,7 +28,7 @@ from histofold.competitions.tables import CLASS_KEYS, first_rows, log_faults, pa
 from histofold.competitions.truth.find import find_truth
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
 from histofold.competitions.truth.layout import find_images, image_faults
-from histofold.core.faults import Fault
+from histofold.core.faults import Fault, parted
 from histofold.core.rle.runs import Masks, Runs
 from histofold.schema.sample import Sample, is_safe_id
 
@@ -62,24 +63,13 @@ class Folder(Adapter):
         ]
         names, meant = list(listed), {name: name for name in listed}
         if split == "test" and (root / "sample_submission.csv").is_file():
-            table, found = spelled_table(root / "sample_submission.csv", ("id",))
-            faults += [fault for fault in found if "id" not in table.columns]
-            table, repeats = first_rows(root / "sample_submission.csv", table, CLASS_KEYS)
-            names, found = list(dict.fromkeys(table.get("id", ()))), found + repeats
-            meant, notices = meet_ids(root / "sample_submission.csv", names, listed)
-            log_faults([*found, *notices])
+            names, meant, found = _asked_ids(root / "sample_submission.csv", listed)
+            faults += found
         if not names:
             remedy = f"put images ({', '.join(IMAGE_SUFFIXES)}) there"
             faults.append(Fault("images", str(folder), "no images", remedy))
-        rows: dict[str, dict[str, str]] = {}
-        if (root / "images.csv").is_file():
-            others = {*find_images(root, "train").by_id, *find_images(root, "test").by_id}
-            wanted = list(listed) if split == "train" else []
-            rows, table_faults = read_image_table(root / "images.csv", wanted, sorted(others.union(meant.values())))
-            if split == "train":
-                faults += table_faults
-            else:
-                log_faults(table_faults)
+        rows, found = _image_rows(root, split, listed)
+        faults += found
         samples = [
             _folder_sample(
                 name,
@@ -109,6 +99,34 @@ class Folder(Adapter):
     def ignored(self, sample: Sample) -> Runs | None:
         """Pixels of a training sample that neither training nor a score counts; None where there are none."""
         return self._truth.ignored_pixels(sample)
+
+
+def _asked_ids(path: Path, images: Iterable[str]) -> tuple[list[str], dict[str, str], list[Fault]]:
+    """The ids of a sample_submission.csv as they stand, the image of each that has one, and a fault if it has no ids.
+
+    Faults of single rows are only logged.
+    """
+    table, found = spelled_table(path, ("id",))
+    if "id" not in table.columns:
+        return [], {}, parted(found)[0]
+    table, repeats = first_rows(path, table, CLASS_KEYS)
+    names = list(dict.fromkeys(table["id"]))
+    meant, notices = meet_ids(path, names, images)
+    log_faults([*found, *repeats, *notices])
+    return names, meant, []
+
+
+def _image_rows(root: Path, split: Split, images: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[Fault]]:
+    """The rows of images.csv by image, where there is one, and its faults; those of the test split are only logged."""
+    path = root / "images.csv"
+    if not path.is_file():
+        return {}, []
+    known = {*find_images(root, "train").by_id, *find_images(root, "test").by_id}
+    rows, found = read_image_table(path, list(images) if split == "train" else [], sorted(known))
+    if split == "train":
+        return rows, found
+    log_faults(found)
+    return rows, []
 
 
 def _folder_sample(name: str, path: Path, row: Mapping[str, str]) -> Sample:

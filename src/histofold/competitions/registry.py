@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from histofold.competitions.base import Competition
+from histofold.competitions.columns import simple_column
 from histofold.competitions.folder import Folder
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.competitions.kidney_2020 import KIDNEY_2020_COLUMNS, KIDNEY_2020_INFORMATION, Kidney2020
@@ -40,14 +41,12 @@ def detect_competition(root: Path) -> Competition:
     """
     if not root.is_dir():
         raise InputError([Fault(root.name, str(root), "no such folder", "check the path")])
-    header = set(table_header(root / "train.csv"))
-    looks_like_2022 = {"organ", "rle"} <= header or (
-        {"id", "organ"} <= set(table_header(root / "test.csv")) and not header
-    )
+    header = _columns(root / "train.csv")
+    looks_like_2022 = {"organ", "rle"} <= header or ({"id", "organ"} <= _columns(root / "test.csv") and not header)
     looks_like_kidney = set(KIDNEY_2020_COLUMNS) <= header or (root / KIDNEY_2020_INFORMATION).is_file()
     if looks_like_2022 or ((root / "train_images").is_dir() and "id" in header and not looks_like_kidney):
         return Hubmap2022()
-    submission = set(table_header(root / "sample_submission.csv"))
+    submission = _columns(root / "sample_submission.csv")
     if looks_like_kidney or set(Kidney2020.columns) <= submission:
         return Kidney2020()
     if is_plain_folder(root):
@@ -62,6 +61,11 @@ def detect_competition(root: Path) -> Competition:
     if inside:
         remedy = f"give one of the folders in it that hold images: {', '.join(inside)}"
     raise InputError([Fault(root.name, str(root), "no known competition's layout", remedy)])
+
+
+def _columns(path: Path) -> set[str]:
+    """The columns of a table, however people spell them; none where there is no such file."""
+    return set(map(simple_column, table_header(path)))
 
 
 def find_competition(name: str, root: Path) -> Competition:

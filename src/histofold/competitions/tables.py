@@ -138,17 +138,34 @@ def first_rows(path: Path, table: pd.DataFrame, keys: Sequence[str]) -> tuple[pd
     return table[~repeated], faults
 
 
+def text_encoding(path: Path) -> str:
+    """UTF-16 by the first bytes of a file, as spreadsheets save "Unicode text", else UTF-8."""
+    with path.open("rb") as stream:
+        return "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """The lines of a text file that are not empty, without the blanks around them.
+
+    Raises:
+        InputError: If it is no text in UTF-8 or UTF-16.
+    """
+    try:
+        text = path.read_text(encoding=text_encoding(path))
+    except UnicodeError as error:
+        raise InputError([Fault(path.stem, str(path), f"no text in UTF-8 ({error})", "save it as UTF-8")]) from error
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
 def table_dialect(path: Path) -> tuple[str, str]:
     """Encoding and separator of a table that people may have saved.
 
-    UTF-16 by its first bytes, as spreadsheets save "Unicode text", else UTF-8; comma, semicolon or tab, whichever
-    stands most often in the first line outside of quotes.
+    The separator is the comma, semicolon or tab, whichever stands most often in the first line outside of quotes.
 
     Raises:
         OSError: If there is no such file.
     """
-    with path.open("rb") as stream:
-        encoding = "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    encoding = text_encoding(path)
     with path.open(encoding=encoding, errors="replace") as stream:
         bare = re.sub(r'"[^"]*"', "", stream.readline(_HEADER_CHARACTERS))
     return encoding, max(",;\t", key=bare.count)

@@ -207,7 +207,7 @@ def _check(root: Path, competition: Competition, folds_path: Path | None, has_im
         except InputError as error:
             faults += error.faults
     patients = patients_in_words({sample.id: sample.group for sample in samples}, folds)
-    if patients:
+    if patients and not faults:
         logger.warning("%s", patients)
     return CheckedFolder(
         competition=competition,

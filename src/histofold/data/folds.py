@@ -134,9 +134,10 @@ def _column_values(samples: Sequence[Sample], column: str, root: Path | None) ->
     paths = sorted(folder.glob("*.csv"), key=lambda path: (path.name not in ("train.csv", "images.csv"), path.name))
     known: dict[str, None] = {}
     for path in paths:
-        table = scan_table(path, ())[0]
+        table = scan_table(path, (), ("id", column))[0]
         if {"id", column} <= set(table.columns):
-            by_id = dict(zip(table["id"], table[column].str.strip(), strict=True))
+            images = meet_ids(path, table["id"], [sample.id for sample in samples])[0]
+            by_id = {images.get(key, key): value for key, value in zip(table["id"], table[column], strict=True)}
             return {sample.id: by_id.get(sample.id, "") for sample in samples}
         known.update(dict.fromkeys(table.columns))
     rule = f"no table here has the columns id and {column}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from histofold.competitions.tables import read_names
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
 from histofold.competitions.truth.layout import ImageFiles
 from histofold.competitions.truth.mask_files import MASK_SUFFIXES
@@ -29,7 +30,7 @@ def find_masks(folder: Path, samples: Sequence[Sample], names: ImageNames, setti
     classes_path = folder.parent / "classes.txt"
     found = [path.name for path in sorted(folder.glob("[!.]*")) if path.is_dir() and listed_files(path, MASK_SUFFIXES)]
     found = [] if set(found) <= names.folders else found  # sub-folders of images have masks in folders of their name
-    listed, faults = (_read_class_names(classes_path) if classes_path.is_file() else (), [])
+    listed, faults = (read_names(classes_path) if classes_path.is_file() else (), [])
     if len(set(listed)) < len(listed):
         faults.append(Fault("classes", str(classes_path), "a class stands there twice", "name each class once"))
     if found and listed_files(folder, MASK_SUFFIXES, deep=False):
@@ -54,7 +55,7 @@ def find_masks(folder: Path, samples: Sequence[Sample], names: ImageNames, setti
 def masks_beside(root: Path, images: ImageFiles, samples: Sequence[Sample], settings: MaskSettings) -> FoundTruth:
     """Masks in the folders of the images, as GlaS has them: ID_anno beside ID; classes.txt may stand in root."""
     names = root / "classes.txt"
-    classes = (_read_class_names(names) if names.is_file() else ()) or ONE_CLASS
+    classes = (read_names(names) if names.is_file() else ()) or ONE_CLASS
     files, faults = one_file_each(images.folder, images.masks_beside, samples, images.names())
     nested = {key: [[path]] for key, path in files.items()}
     return masks_as_truth(images.folder, nested, samples, settings, classes=classes, has_labels=True, faults=faults)
@@ -121,8 +122,3 @@ def masks_as_truth(
     reader = MaskReader(folder, files, samples, settings, labels, truth)
     truth.readers = dict.fromkeys(files, reader.read)
     return truth
-
-
-def _read_class_names(path: Path) -> tuple[str, ...]:
-    """The lines of a text file that are not empty."""
-    return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
