@@ -9,16 +9,6 @@ from histofold.core.rle.paint import split_lines
 from histofold.core.rle.runs import Runs
 
 
-def require_connectivity(connectivity: int) -> None:
-    """Refuse any connectivity but 4 and 8.
-
-    Raises:
-        ValueError: For another connectivity.
-    """
-    if connectivity not in (4, 8):
-        raise ValueError(f"connectivity={connectivity}: 4 or 8 neighbours")
-
-
 def split_runs(runs: Runs) -> Runs:
     """The same mask with runs cut at the ends of lines (columns for order "F", rows for "C").
 
@@ -37,28 +27,26 @@ def merge_touching(runs: Runs) -> Runs:
     return Runs(starts, ends[np.concatenate([apart, [True]])] - starts, runs.shape_hw, runs.order)
 
 
-def label_runs(runs: Runs, connectivity: int = 8) -> np.ndarray:
+def label_runs(runs: Runs, *, corners: bool = True) -> np.ndarray:
     """The component of each run.
 
     Args:
         runs: Runs that `split_runs` has cut at the ends of lines.
-        connectivity: 8 (pixels that share a corner are neighbours) or 4 (an edge).
+        corners: Whether pixels that share but a corner are neighbours.
 
     Returns:
         int64 (n,): 0, 1, ... in the order in which the runs meet the components.
 
     Raises:
-        ValueError: If a run passes the end of a line, or for another connectivity.
+        ValueError: If a run passes the end of a line.
     """
-    require_connectivity(connectivity)
     lines = runs.starts // runs.line_length
     if (lines != (runs.starts + runs.lengths - 1) // runs.line_length).any():
         raise ValueError("a run passes the end of a line: label split_runs(runs) instead")
-    reach = 1 if connectivity == 8 else 0
     if not HAS_NUMBA:
-        return _label_runs_scipy(runs, lines, reach)
+        return _label_runs_scipy(runs, lines, int(corners))
     labels = np.arange(len(runs))
-    _label_runs_jit(runs.starts, runs.lengths, runs.line_length, reach, labels)
+    _label_runs_jit(runs.starts, runs.lengths, runs.line_length, int(corners), labels)
     return labels
 
 
@@ -77,42 +65,19 @@ def component_areas(runs: Runs, labels: np.ndarray) -> np.ndarray:
     return np.bincount(labels, weights=runs.lengths).astype(np.int64)
 
 
-def remove_small(runs: Runs, min_area_px: float, connectivity: int = 8) -> Runs:
-    """The mask without components below an area.
-
-    Args:
-        runs: The mask.
-        min_area_px: Smallest area that is kept, in pixels; need not be whole.
-        connectivity: 8 or 4.
-
-    Returns:
-        Runs, touching ones joined.
-
-    Raises:
-        ValueError: For another connectivity.
-    """
+def remove_small(runs: Runs, min_area_px: float) -> Runs:
+    """The mask without components below an area in pixels, which need not be whole; touching runs are joined."""
     pieces = split_runs(runs)
-    labels = label_runs(pieces, connectivity)
+    labels = label_runs(pieces)
     return select_runs(pieces, (component_areas(pieces, labels) >= min_area_px)[labels])
 
 
-def keep_largest(runs: Runs, connectivity: int = 8) -> Runs:
-    """The largest component alone; of equal ones the first in the runs' order; no runs stay no runs.
-
-    Args:
-        runs: The mask.
-        connectivity: 8 or 4.
-
-    Returns:
-        Runs, touching ones joined.
-
-    Raises:
-        ValueError: For another connectivity.
-    """
+def keep_largest(runs: Runs) -> Runs:
+    """The largest component alone; of equal ones the first in the runs' order; no runs stay no runs."""
     pieces = split_runs(runs)
-    labels = label_runs(pieces, connectivity)
     if len(pieces) == 0:
         return pieces
+    labels = label_runs(pieces)
     return select_runs(pieces, labels == component_areas(pieces, labels).argmax())
 
 
@@ -185,14 +150,7 @@ def _label_runs_scipy(runs: Runs, lines: np.ndarray, reach: int) -> np.ndarray:
 
 
 def invert_runs(runs: Runs) -> Runs:
-    """The background of a mask; touching runs of the mask leave nothing between them.
-
-    Args:
-        runs: The mask.
-
-    Returns:
-        Runs, no two of which touch.
-    """
+    """The background of a mask as runs, no two of which touch."""
     pixels = runs.shape_hw[0] * runs.shape_hw[1]
     starts = np.concatenate([[0], runs.starts + runs.lengths])
     lengths = np.concatenate([runs.starts, [pixels]]) - starts
@@ -200,29 +158,26 @@ def invert_runs(runs: Runs) -> Runs:
     return Runs(starts[between], lengths[between], runs.shape_hw, runs.order)
 
 
-def fill_holes(runs: Runs, max_area_px: float, connectivity: int = 8) -> Runs:
+def fill_holes(runs: Runs, max_area_px: float) -> Runs:
     """The mask with its holes filled.
 
-    A hole is a component of the background that does not reach the border. Background is joined the other way round
-    than the mask: where mask pixels that share a corner are neighbours, a diagonal line of them keeps background apart.
-    Without that a closed ring could leak.
+    A hole is a component of the background that does not reach the border. Background pixels that share but a corner
+    are no neighbours: a diagonal line of the mask keeps them apart. Without that a closed ring could leak.
 
     Args:
         runs: The mask.
         max_area_px: Largest hole that is filled, in pixels; need not be whole, `math.inf` fills all.
-        connectivity: 8 or 4, of the mask; the background's is the other one.
 
     Returns:
         Runs, touching ones joined.
 
     Raises:
-        ValueError: For another connectivity, or an area that is negative or no number.
+        ValueError: If the area is negative or no number.
     """
-    require_connectivity(connectivity)
     if not max_area_px >= 0:
         raise ValueError(f"max_area_px={max_area_px}: pixels, 0 or more")
     background = split_runs(invert_runs(runs))
-    labels = label_runs(background, 12 - connectivity)
+    labels = label_runs(background, corners=False)
     open_labels = component_areas(background, labels) > max_area_px
     open_labels[labels[_at_border(background)]] = True
     return invert_runs(select_runs(background, open_labels[labels]))
@@ -236,7 +191,7 @@ def _at_border(runs: Runs) -> np.ndarray:
     return at_ends | (lines == 0) | (lines == last_line)
 
 
-def keep_seeded(low: Runs, high: Runs, connectivity: int = 8) -> Runs:
+def keep_seeded(low: Runs, high: Runs) -> Runs:
     """The components of one mask that hold a pixel of another one.
 
     With the masks of a low and a high threshold of one image this is hysteresis thresholding (J. Canny, A
@@ -245,13 +200,12 @@ def keep_seeded(low: Runs, high: Runs, connectivity: int = 8) -> Runs:
     Args:
         low: The mask whose components are kept or dropped.
         high: The seeds; those outside of `low` count for nothing.
-        connectivity: 8 or 4, of `low`.
 
     Returns:
         Runs, touching ones joined.
 
     Raises:
-        ValueError: If the masks differ in shape or order, or for another connectivity.
+        ValueError: If the masks differ in shape or order.
     """
     if (low.shape_hw, low.order) != (high.shape_hw, high.order):
         raise ValueError(
@@ -259,7 +213,7 @@ def keep_seeded(low: Runs, high: Runs, connectivity: int = 8) -> Runs:
             "take both from one image, in one order"
         )
     pieces = split_runs(low)
-    labels = label_runs(pieces, connectivity)
+    labels = label_runs(pieces)
     # Seeds that start before a piece ends, less those that end before it starts: what is left overlaps it.
     started = high.starts.searchsorted(pieces.starts + pieces.lengths)
     ended = (high.starts + high.lengths).searchsorted(pieces.starts, "right")

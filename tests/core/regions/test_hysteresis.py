@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import ndimage
-from skimage.filters import apply_hysteresis_threshold
 
 from hard_masks import STRUCTURE, hard_masks, use_implementation
 from histofold.core.regions import keep_seeded
@@ -18,30 +17,12 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("order", ["F", "C"])
-def test_thresholds_of_one_map_equal_those_of_scikit_image(order: str) -> None:
-    rng = np.random.default_rng(0)
-    dropped = 0
-    for _ in range(250):
-        height, width = rng.choice(np.arange(1, 40), 2, replace=False)
-        probs_HW = ndimage.gaussian_filter(rng.random((height, width)), rng.choice([0, 1, 2]))
-        low, high = np.sort(np.quantile(probs_HW, rng.random(2)))
-        # scikit-image asks for more than a threshold, and joins pixels that share an edge.
-        theirs_HW = apply_hysteresis_threshold(probs_HW, low, high)
-        found = runs_from_mask(probs_HW > low, order)
-        kept = keep_seeded(found, runs_from_mask(probs_HW > high, order), 4)
-        assert kept == runs_from_mask(theirs_HW, order)
-        dropped += 0 < kept.area < found.area
-    assert dropped > 50, "maps of which all or nothing is kept show little"
-
-
-@pytest.mark.parametrize("order", ["F", "C"])
-@pytest.mark.parametrize("connectivity", [4, 8])
-def test_any_two_masks_equal_scipys_propagation(connectivity: int, order: str) -> None:
+def test_any_two_masks_equal_scipys_propagation(order: str) -> None:
     rng = np.random.default_rng(1)
     for low_HW in hard_masks(120, seed=1):
         high_HW = rng.random(low_HW.shape) < rng.choice([0, 0.02, 0.2, 1])
-        theirs_HW = ndimage.binary_propagation(high_HW & low_HW, STRUCTURE[connectivity], low_HW)
-        kept = keep_seeded(runs_from_mask(low_HW, order), runs_from_mask(high_HW, order), connectivity)
+        theirs_HW = ndimage.binary_propagation(high_HW & low_HW, STRUCTURE[8], low_HW)
+        kept = keep_seeded(runs_from_mask(low_HW, order), runs_from_mask(high_HW, order))
         assert kept == runs_from_mask(theirs_HW, order)
 
 
@@ -75,5 +56,3 @@ def test_refusals() -> None:
     for other in (parse_rle("1 2", (4, 3)), parse_rle("1 2", (3, 4), "C")):
         with pytest.raises(ValueError, match="take both from one image"):
             keep_seeded(low, other)
-    with pytest.raises(ValueError, match="4 or 8"):
-        keep_seeded(low, low, 5)

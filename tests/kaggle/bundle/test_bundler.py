@@ -638,7 +638,6 @@ def test_forbidden_packages_are_refused_wherever_they_stand(package: str, line: 
     root = write_package(tmp_path, {"entry.py": line.format(package)})
     with pytest.raises(BundleError, match=f"{package} may not be imported in a kernel"):
         bundle("bad.entry", root, "bad")
-    assert bundle("bad.entry", root, "bad", forbidden=())
 
 
 def test_a_similar_name_is_not_forbidden(tmp_path: Path) -> None:
@@ -687,7 +686,6 @@ def test_a_kernel_over_the_limit_is_refused(tmp_path: Path) -> None:
     root = write_package(tmp_path, {"entry.py": f"print('{'a' * 1_000_000}')\n"})
     with pytest.raises(BundleError, match=r"bytes, more than the 1000000 that Kaggle takes"):
         bundle("bad.entry", root, "bad")
-    assert len(bundle("bad.entry", root, "bad", limit=2_000_000)) > 1_000_000
 
 
 def test_a_path_of_this_machine_is_refused(tmp_path: Path) -> None:

@@ -69,21 +69,13 @@ class Bundle(NamedTuple):
     """In order, the entry last."""
 
 
-def gather(
-    entry: str,
-    package_root: Path,
-    package: str = "histofold",
-    forbidden: Iterable[str] = FORBIDDEN,
-    *,
-    sections: Sections = (),
-) -> Bundle:
+def gather(entry: str, package_root: Path, package: str = "histofold", *, sections: Sections = ()) -> Bundle:
     """Collect what an entry module reaches.
 
     Args:
         entry: Dotted name of the entry, e.g. "histofold.kernels.hubmap_2022". Only it may do work when it is imported.
         package_root: The package's own folder, e.g. src/histofold.
         package: The package's name.
-        forbidden: Outside packages that may not be imported anywhere in the closure.
         sections: The order of the modules as far as their imports allow, and the titles in the table of contents.
 
     Returns:
@@ -92,7 +84,7 @@ def gather(
     Raises:
         BundleError: With every violated rule.
     """
-    ordered = _ordered_closure(entry, package_root, package, forbidden, sections)
+    ordered = _ordered_closure(entry, package_root, package, sections)
     reach = Reach(module for module, _ in ordered)
     modules = [BundledModule(module, title, bundled_body(module, reach.unreached(module))) for module, title in ordered]
     modules = [kept for kept in modules if any(line and line[0] != "#" for line in kept.body.split("\n"))]
@@ -108,53 +100,35 @@ def gather(
     return Bundle(words, "\n\n".join(part for part in (_FUTURE_LINE, imports) if part), modules)
 
 
-def bundle(
-    entry: str,
-    package_root: Path,
-    package: str = "histofold",
-    forbidden: Iterable[str] = FORBIDDEN,
-    limit: int = LIMIT_BYTES,
-    *,
-    sections: Sections = (),
-) -> str:
-    """Join what an entry module reaches into the text of one Python file of at most `limit` bytes; see `gather`.
+def bundle(entry: str, package_root: Path, package: str = "histofold", *, sections: Sections = ()) -> str:
+    """Join what an entry module reaches into the text of one Python file; see `gather`.
 
     Raises:
         BundleError: With every violated rule.
     """
-    parts = gather(entry, package_root, package, forbidden, sections=sections)
+    parts = gather(entry, package_root, package, sections=sections)
     blocks = [f"{_header(parts)}\n\n{parts.imports}", *(kept.block for kept in parts.modules)]
     text = "\n\n\n".join(blocks) + "\n"
-    _check_result(text, entry, package_root, limit)
+    _check_result(text, entry, package_root)
     return text
 
 
-def closure(
-    entry: str, package_root: Path, package: str = "histofold", forbidden: Iterable[str] = FORBIDDEN
-) -> list[Module]:
-    """The modules that an entry imports, each after all that it imports, the entry last.
-
-    Args:
-        entry: Dotted name of the entry.
-        package_root: The package's own folder.
-        package: The package's name.
-        forbidden: Outside packages that may not be imported.
+def closure(entry: str, package_root: Path, package: str = "histofold") -> list[Module]:
+    """The modules that an entry imports, each after all that it imports, the entry last; see `gather`.
 
     Raises:
         BundleError: With every violated rule of the modules and of their names together.
     """
-    return [module for module, _ in _ordered_closure(entry, package_root, package, forbidden, ())]
+    return [module for module, _ in _ordered_closure(entry, package_root, package, ())]
 
 
-def _ordered_closure(
-    entry: str, package_root: Path, package: str, forbidden: Iterable[str], sections: Sections
-) -> list[tuple[Module, str]]:
+def _ordered_closure(entry: str, package_root: Path, package: str, sections: Sections) -> list[tuple[Module, str]]:
     """The modules with the titles of their sections, in order."""
     library = Library(Path(package_root), package)
     faults = library.load(entry)
     modules = library.reached
     for module in modules.values():
-        faults += import_faults(module, library, frozenset(forbidden))
+        faults += import_faults(module, library, FORBIDDEN)
         faults += code_faults(module, is_entry=module.name == entry)
     ordered = Ordered(modules, entry, sections)
     faults += [*name_faults(modules.values()), *ordered.faults]
@@ -215,7 +189,7 @@ def _import_lines(outside: set[OutsideName]) -> str:
     return "\n".join(lines)
 
 
-def _check_result(text: str, entry: str, package_root: Path, limit: int) -> None:
+def _check_result(text: str, entry: str, package_root: Path) -> None:
     """Last looks at the file itself.
 
     Raises:
@@ -223,8 +197,8 @@ def _check_result(text: str, entry: str, package_root: Path, limit: int) -> None
     """
     faults = []
     size = len(text.encode())
-    if size > limit:
-        rule = f"the kernel has {size} bytes, more than the {limit} that Kaggle takes"
+    if size > LIMIT_BYTES:
+        rule = f"the kernel has {size} bytes, more than the {LIMIT_BYTES} that Kaggle takes"
         faults.append(Fault(entry, "kernel.py", rule, "shorten the closure"))
     folder = str(Path(package_root).resolve())
     if folder in text:
