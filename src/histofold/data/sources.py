@@ -25,8 +25,7 @@ from histofold.data.pseudo import PSEUDO_RECORD, PseudoRecord, load_pseudo_recor
 from histofold.data.store import DatasetInfo, complete_preprocessing, dataset_root, load_dataset
 from histofold.schema.dataset import SourceConfig
 from histofold.schema.experiment import Experiment
-from histofold.schema.files import write_atomically
-from histofold.schema.parse import kept_json
+from histofold.schema.parse import kept_json, write_json
 from histofold.schema.sample import Sample
 
 MAIN = "main"
@@ -276,7 +275,7 @@ def _near_copies(source: Source, others: Mapping[str, Sample]) -> dict[str, str]
     clusters = duplicate_groups([replace(sample, id=name) for name, sample in [*others.items(), *own.items()]])
     first = {cluster: name for name, cluster in reversed(clusters.items()) if name in others}
     near = {key: first[c] for key in source.samples if (c := clusters.get(source.key(key), "")) in first}
-    write_atomically(path, json.dumps({"digest": digest, "near": near}, indent=2) + "\n")
+    write_json(path, {"digest": digest, "near": near})
     return near
 
 

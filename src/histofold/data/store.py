@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from histofold.schema.dataset import TilesConfig
 from histofold.schema.experiment import Experiment
 from histofold.schema.files import moved_path, write_atomically
 from histofold.schema.manifest import file_sha256
-from histofold.schema.parse import load_json, plain
+from histofold.schema.parse import load_json, write_json
 from histofold.schema.preprocessing import Preprocessing, StainReference
 
 FOLD_FIELDS = ("folds", "fold_by", "holdout")
@@ -125,7 +124,7 @@ def finish_dataset(folder: Path, index: pd.DataFrame, info: DatasetInfo) -> None
     """Write index.csv and, last of all, dataset.json."""
     write_atomically(folder / "index.csv", index.to_csv(index=False, lineterminator="\n"))
     info = replace(info, index_sha256=file_sha256(folder / "index.csv"))
-    write_atomically(folder / "dataset.json", json.dumps(plain(info), indent=2) + "\n")
+    write_json(folder / "dataset.json", info)
 
 
 def load_dataset(folder: Path) -> tuple[DatasetInfo, pd.DataFrame, pd.DataFrame]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from histofold.kaggle.metadata.report import PLACEHOLDER_OWNER
 from histofold.kaggle.wheel import build_own_wheel, build_wheel
 from histofold.schema.experiment import Experiment, ModelConfig
 from histofold.schema.files import write_atomically
-from histofold.schema.parse import load_toml, to_toml
+from histofold.schema.parse import load_toml, to_toml, write_json
 
 SETTINGS_NAME = "training.toml"
 FOLDS_NAME = "folds.csv"
@@ -99,10 +98,10 @@ def write_training(
     wheels = [build_own_wheel(dataset), *(build_wheel(name, dataset) for name in _with_needs(WHEELS))]
     name = f"histofold-training-{competition.replace('_', '-')}"
     data = dataset_metadata(name, name.replace("-", " "), "other", description=wheels_notice(wheels))
-    write_atomically(dataset / DATASET_METADATA_NAME, json.dumps(data, indent=2) + "\n")
+    write_json(dataset / DATASET_METADATA_NAME, data)
     write_atomically(notebook / "train.ipynb", notebook_text(setting))
     kernel = kernel_metadata(slug, f"{name}-run", "train.ipynb", [f"{PLACEHOLDER_OWNER}/{name}"])
-    write_atomically(notebook / KERNEL_METADATA_NAME, json.dumps(kernel, indent=2) + "\n")
+    write_json(notebook / KERNEL_METADATA_NAME, kernel)
     return dataset, notebook
 
 

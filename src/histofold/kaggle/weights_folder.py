@@ -22,7 +22,7 @@ from histofold.kaggle.wheel import build_wheel
 from histofold.schema.files import weights_rule, write_atomically, write_bytes_atomically
 from histofold.schema.manifest import MANIFEST_FORMAT, MANIFEST_NAME, Manifest, load_manifest, manifest_json
 from histofold.schema.network import needs_smp
-from histofold.schema.parse import kept_json
+from histofold.schema.parse import kept_json, write_json
 
 DEFAULT_SLUG = "histofold-weights"  # the dataset that a kernel names by default
 WHEEL_DISTRIBUTION = "segmentation-models-pytorch"
@@ -50,7 +50,7 @@ def write_package(manifest: Manifest, sources: Mapping[str, Path], out: Path, sl
         smp = any(needs_smp(member.architecture) for member in manifest.members)
         wheels = [build_wheel(WHEEL_DISTRIBUTION, new)] if smp else []
         metadata = dataset_metadata(slug=name, title=name, licence=licence, description=wheels_notice(wheels))
-        write_atomically(new / DATASET_METADATA_NAME, json.dumps(metadata, indent=2) + "\n")
+        write_json(new / DATASET_METADATA_NAME, metadata)
         write_atomically(new / MANIFEST_NAME, manifest_json(manifest))
         load_manifest(new)
         # Everything is checked; only now is anything touched. The old manifest goes first and the new one comes last,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from histofold.core.faults import Fault, InputError
+from histofold.schema.files import write_atomically
 
 Parsed = TypeVar("Parsed")
 
@@ -77,6 +78,11 @@ def kept_json(path: Path) -> dict[str, Any]:
 
 RETIRED_SETTINGS = {"smooth_um": "smoothing by discs gained nothing out-of-fold and is gone: leave it out"}
 """Settings that are no more, and why; a value that switches one off is read over."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a dataclass or plain data as indented JSON, whole or not at all; `load_json` reads it back."""
+    write_atomically(path, json.dumps(plain(value), indent=2) + "\n")
 
 
 def parse_dataclass(cls: type[Parsed], data: Any, source: str) -> Parsed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ from typing import Any
 from histofold.core.faults import Fault, InputError
 from histofold.schema.dataset import DataConfig
 from histofold.schema.experiment import Experiment
-from histofold.schema.files import write_atomically
 from histofold.schema.manifest import Manifest
-from histofold.schema.parse import load_json, plain, to_toml
+from histofold.schema.parse import load_json, to_toml, write_json
 
 RECORD_NAME = "run.json"
 """Where it stands, a fold counts as finished: it is written last."""
@@ -72,7 +70,7 @@ def write_record(folder: Path, record: RunRecord) -> None:
         folder: runs/E/fold{k}.
         record: What to write.
     """
-    write_atomically(folder / RECORD_NAME, json.dumps(plain(record), indent=2) + "\n")
+    write_json(folder / RECORD_NAME, record)
 
 
 def read_record(folder: Path) -> RunRecord:

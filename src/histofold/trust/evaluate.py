@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from histofold.imaging.stain import network_view
 from histofold.predict.tiled import grid_of, is_blank_tile, read_padded
 from histofold.schema.files import write_atomically
 from histofold.schema.manifest import Manifest, file_sha256
-from histofold.schema.parse import plain
+from histofold.schema.parse import plain, write_json
 from histofold.schema.prediction import views_by_zoom
 from histofold.schema.sample import Sample
 from histofold.trust.intervals import grouped_interval
@@ -114,8 +113,8 @@ def evaluate_run(run: Path, root: Path | None = None) -> Evaluation:
     oof = _oof_table(table, nested, several)
     summary = _summarise(table, oof, thresholds, folds, several) | {"missing_folds": missing}
     write_atomically(run / "oof.csv", oof.to_csv(index=False, float_format="%.6f"))
-    write_atomically(run / "thresholds.json", json.dumps(thresholds, indent=2) + "\n")
-    write_atomically(run / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_json(run / "thresholds.json", thresholds)
+    write_json(run / "summary.json", summary)
     return Evaluation(
         run=run,
         folds=folds,

@@ -20,9 +20,9 @@ from histofold.data.pseudo import PSEUDO_RECORD, LabelMaker, PseudoRecord, cut_p
 from histofold.data.store import DatasetInfo, begin_dataset, dataset_origin, finish_dataset
 from histofold.imaging.slide import open_slide
 from histofold.predict.image import predict_masks
-from histofold.schema.files import LineJournal, write_atomically
+from histofold.schema.files import LineJournal
 from histofold.schema.manifest import file_sha256, look_up_threshold
-from histofold.schema.parse import plain
+from histofold.schema.parse import plain, write_json
 from histofold.schema.sample import Sample
 from histofold.trust.oof import FoldRun, finished_folds, run_experiment, run_thresholds
 
@@ -74,7 +74,7 @@ def build_pseudo_dataset(root: Path, competition: Competition, run: Path, out: P
     labels = {fold.fold: predict_labels(fold, record, samples, journal) for fold in folds}
     table = _folds_table(samples, labels)
     begin_dataset(out, table)
-    write_atomically(out / PSEUDO_RECORD, json.dumps(plain(record), indent=2) + "\n")
+    write_json(out / PSEUDO_RECORD, record)
     cut = cut_pseudo_tiles(samples, labels, experiment, out, workers)
     info = DatasetInfo(
         competition=competition.name,

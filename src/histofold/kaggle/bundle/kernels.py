@@ -17,6 +17,7 @@ from histofold.kaggle.bundle.syntax import is_main_guard
 from histofold.kaggle.bundle.text import summary
 from histofold.kaggle.metadata.kernel import kernel_metadata
 from histofold.schema.files import write_atomically
+from histofold.schema.parse import write_json
 
 KERNELS = ("hubmap_2022", "kidney_2020")
 KERNEL_SECTIONS = (
@@ -53,7 +54,7 @@ def write_kernel(name: str, out: Path, notebook: bool, dataset: str) -> Path:
     else:
         text = bundle(entry, root, sections=KERNEL_SECTIONS)
     write_atomically(path, text)
-    write_atomically(folder / "kernel-metadata.json", json.dumps(metadata, indent=2) + "\n")
+    write_json(folder / "kernel-metadata.json", metadata)
     return path
 
 

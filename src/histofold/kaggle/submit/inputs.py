@@ -16,8 +16,8 @@ from histofold.kaggle.metadata.kernel import KERNEL_METADATA_NAME, read_kernel_m
 from histofold.kaggle.metadata.report import read_metadata, with_owner
 from histofold.kaggle.submit.request import SubmitRequest
 from histofold.kaggle.weights_folder import check_weights_folder, upload_files
-from histofold.schema.files import write_atomically
 from histofold.schema.manifest import file_sha256
+from histofold.schema.parse import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class UploadFolder:
                 (folder / path.name).symlink_to(path.resolve())
             else:
                 shutil.copyfile(path, folder / path.name)
-        write_atomically(folder / self.metadata_name, json.dumps(self.metadata, indent=2) + "\n")
+        write_json(folder / self.metadata_name, self.metadata)
 
 
 def digest_of(value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,8 +14,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.kaggle.metadata.kernel import MACHINE_SHAPES
 from histofold.kaggle.metadata.report import NAME_FORM, PLACEHOLDER_OWNER
-from histofold.schema.files import write_atomically
-from histofold.schema.parse import load_json, plain
+from histofold.schema.parse import load_json, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +175,7 @@ class StateFile:
 
     def _write(self, **changes: Any) -> None:
         self.state = replace(self.state, **changes)
-        write_atomically(self.path, json.dumps(plain(self.state), indent=2) + "\n")
+        write_json(self.path, self.state)
 
 
 @contextlib.contextmanager

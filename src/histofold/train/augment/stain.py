@@ -6,7 +6,6 @@ they are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,7 @@ import numpy as np
 
 from histofold.core.stain import DENSITY_OF_VALUE, map_in_bands, stain_basis
 from histofold.imaging.tissue import tissue_mask
-from histofold.schema.files import write_atomically
-from histofold.schema.parse import kept_json, parse_dataclass, plain
+from histofold.schema.parse import kept_json, parse_dataclass, plain, write_json
 
 HAEMATOXYLIN = np.array([0.65, 0.704, 0.286])
 SECOND_STAINS = np.array([[0.268, 0.57, 0.776], [0.07, 0.99, 0.11], [0.175, 0.95, 0.26]])
@@ -188,7 +186,7 @@ def kept_templates(
     templates = fit_templates(tiles)
     if keep:
         entry = {"digest": digest, "templates": [plain(template) for template in templates]}
-        write_atomically(path, json.dumps(entry, indent=2) + "\n")
+        write_json(path, entry)
     return templates
 
 
