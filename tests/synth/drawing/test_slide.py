@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from histofold.synth.drawing import painter
+from histofold.synth.drawing import slide as slide_module
 from histofold.synth.drawing.slide import ARTEFACTS, ORGANS, Picture, SlideSpec, SyntheticSlide
 from histofold.synth.drawing.tissue import draw_stain
 
@@ -54,9 +54,11 @@ def test_bands_partition_the_slide(rows: int) -> None:
 
 def test_every_block_of_aligned_bands_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    draw_block = painter.Painter.draw_block
+    draw_block = slide_module.Painter.draw_block
     monkeypatch.setattr(
-        painter.Painter, "draw_block", lambda self, top, left: drawn.append((top, left)) or draw_block(self, top, left)
+        slide_module.Painter,
+        "draw_block",
+        lambda self, top, left: drawn.append((top, left)) or draw_block(self, top, left),
     )
     list(SyntheticSlide(spec_of(shape_hw=(600, 48))).bands(256))
     assert drawn == [(0, 0), (256, 0), (512, 0)]
@@ -68,7 +70,7 @@ def test_blocks_join_without_a_seam(organ: str, shrink: float, monkeypatch: pyte
     """Whatever the grid of blocks, the same picture: nothing that a pixel depends on ends at a block's border."""
     spec = spec_of(organ, shape_hw=(330, 500), shrink=shrink, artefacts=ARTEFACTS)
     usual = SyntheticSlide(spec).whole()
-    monkeypatch.setattr(painter, "_BLOCK_HW", (96, 160))
+    monkeypatch.setattr(slide_module, "_BLOCK_HW", (96, 160))
     other = SyntheticSlide(spec).whole()
     # Rounding in OpenCV's vectorised loops depends on the alignment: one grey level, here and there.
     away = np.abs(usual.image_HWC.astype(int) - other.image_HWC)

@@ -33,8 +33,12 @@ from histofold.synth.kidney_2020.files import (
     write_tiff_bands,
     zone_polygons,
 )
-from histofold.synth.kidney_2020.folder import KIDNEY_INFORMATION, KIDNEY_INFORMATION_COLUMNS, make_kidney_2020
-from histofold.synth.kidney_2020.plan import plan_kidneys
+from histofold.synth.kidney_2020.folder import (
+    KIDNEY_INFORMATION,
+    KIDNEY_INFORMATION_COLUMNS,
+    make_kidney_2020,
+    plan_kidneys,
+)
 
 SHAPE_HW, SHIFT_YX = (300, 420), (-20, 13)
 

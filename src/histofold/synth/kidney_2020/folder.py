@@ -1,12 +1,13 @@
 """A synthetic competition in the folder layout of hubmap-kidney-segmentation (2020), its hidden truth kept outside.
 
 Slides are sections of kidney in PAS, as large as asked for: they are drawn, written, and their masks encoded, in bands.
+Every choice about a slide depends on the seed, its split and its place: more slides never change those that are there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from tqdm import tqdm
 from histofold.core.log import logger
 from histofold.core.rle.runs import RunEncoder, runs_to_text
 from histofold.schema.files import write_bytes_atomically
-from histofold.synth.drawing.slide import SyntheticSlide
+from histofold.synth.drawing.slide import SlideSpec, SyntheticSlide
+from histofold.synth.drawing.tissue import draw_stain
 from histofold.synth.files import (
     PlantedFault,
     Row,
@@ -25,15 +27,17 @@ from histofold.synth.files import (
     artefact_places,
     begin_folder,
     folder_key,
+    random_stream,
     refuse_less,
     run_jobs,
     truth_path_of,
     write_table,
 )
 from histofold.synth.hubmap_2022.options import Planted
-from histofold.synth.hubmap_2022.plan import TEST, TRAIN
+from histofold.synth.hubmap_2022.plan import DONORS, LEAST_SHRINK, LOOKS, TEST, TRAIN, donor_place, draw_looks
 from histofold.synth.kidney_2020.files import (
     BAND_ROWS,
+    KIDNEY_LAYOUTS,
     Polygon,
     annotation_json,
     polygon_area,
@@ -42,13 +46,95 @@ from histofold.synth.kidney_2020.files import (
     write_tiff_bands,
     zone_polygons,
 )
-from histofold.synth.kidney_2020.plan import (
-    KIDNEY_LEAST_SIDE_PX,
-    KidneyPlan,
-    draw_kidney_shapes,
-    patient_facts,
-    plan_kidneys,
-)
+
+KIDNEY_LEAST_SIDE_PX = 64
+_WORLD = 2020  # sets these random streams apart from those of the competition of 2022
+_IDS, _SHAPES = 100, 101
+_REAL_SIDE_PX = 10_000  # from this side on, objects have their real size
+_PIXEL_SIZES_UM = (0.5, 0.5, 0.65)  # in turn
+_THICKNESS_UM = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KidneyPlan:
+    """One slide before it is drawn."""
+
+    id: str
+    """Nine hexadecimal digits."""
+    split: int
+    """`TRAIN` or `TEST` of `histofold.synth.hubmap_2022.plan`."""
+    index: int
+    """Place in its split."""
+    spec: SlideSpec
+    """What it shows."""
+    layout: str
+    """Of `KIDNEY_LAYOUTS`."""
+    shift_yx: tuple[int, int] = (0, 0)
+    """By how many pixels its truth is moved."""
+
+    @property
+    def patient(self) -> str:
+        """Number of the patient; those of the splits are distinct."""
+        return str(70_000 + 5_000 * (self.split == TEST) + 7 * donor_place(self.index))
+
+
+def plan_kidneys(
+    seed: int,
+    split: int,
+    shapes_hw: Sequence[tuple[int, int]],
+    *,
+    shrink: float | None,
+    planted: Planted,
+) -> list[KidneyPlan]:
+    """Plan the slides of a split, layouts taken in turn; without `shrink` objects are as large as fits the slide."""
+    plans = []
+    for index, shape_hw in enumerate(shapes_hw):
+        number = random_stream(seed, _WORLD, _IDS, split, index).integers(16**8, 16**9)
+        artefacts, quality = draw_looks(random_stream(seed, _WORLD, LOOKS, split, index), planted)
+        spec = SlideSpec(
+            key=(seed, _WORLD, split, index),
+            organ="kidney",
+            stain=draw_stain(random_stream(seed, _WORLD, DONORS, split, donor_place(index)), "pas"),
+            shape_hw=shape_hw,
+            pixel_size_um=_PIXEL_SIZES_UM[index % len(_PIXEL_SIZES_UM)],
+            shrink=shrink or min(max(max(shape_hw) / _REAL_SIDE_PX, LEAST_SHRINK), 1.0),
+            thickness_um=_THICKNESS_UM,
+            artefacts=artefacts,
+            jpeg_quality=quality,
+        )
+        layout = KIDNEY_LAYOUTS[index % len(KIDNEY_LAYOUTS)]
+        plans.append(KidneyPlan(id=f"{number:09x}", split=split, index=index, spec=spec, layout=layout))
+    return plans
+
+
+def draw_kidney_shapes(seed: int, split: int, count: int, max_side: int) -> list[tuple[int, int]]:
+    """Heights and widths of the slides of a split."""
+    shapes = []
+    for index in range(count):
+        rng = random_stream(seed, _WORLD, _SHAPES, split, index)
+        long_px = max_side * rng.uniform(0.8, 1.0)
+        sides = [max(KIDNEY_LEAST_SIDE_PX, round(side)) for side in (long_px * rng.uniform(0.6, 0.95), long_px)]
+        shapes.append((sides[0], sides[1]) if rng.random() < 0.5 else (sides[1], sides[0]))
+    return shapes
+
+
+def patient_facts(seed: int, plan: KidneyPlan) -> dict[str, str]:
+    """The cells of dataset_information.csv that tell of the patient and of the side that the kidney is from."""
+    rng = random_stream(seed, _WORLD, DONORS, plan.split, donor_place(plan.index), 1)
+    height_cm, bmi = rng.uniform(150, 190), rng.uniform(19, 36)
+    weight_kg = bmi * (height_cm / 100) ** 2
+    return {
+        "patient_number": plan.patient,
+        "race": str(rng.choice(("White", "Black or African American"), p=(0.8, 0.2))),
+        "ethnicity": "Not Hispanic or Latino",
+        "sex": str(rng.choice(("Male", "Female"))),
+        "age": str(int(rng.integers(25, 80))),
+        "weight_kilograms": f"{weight_kg:.1f}",
+        "height_centimeters": f"{height_cm:.1f}",
+        "bmi_kg/m^2": f"{weight_kg / (height_cm / 100) ** 2:.1f}",
+        "laterality": str(rng.choice(("Right", "Left"))),
+    }
+
 
 KIDNEY_INFORMATION = "HuBMAP-20-dataset_information.csv"
 KIDNEY_INFORMATION_COLUMNS = (
