@@ -110,7 +110,7 @@ def test_a_finished_shard_is_left_as_it_is(hidden, small_package, tmp_path, caps
     files = {each: (each.read_bytes(), each.stat().st_mtime_ns) for each in tmp_path.iterdir()}
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr("histofold.predict.submission.folder.run_submission", None)
+        patch.setattr("histofold.predict.submission.shards.run_submission", None)
         assert main(["predict", *shard_arguments(small_package, hidden, path, 1, 0)]) == 0
     printed = capsys.readouterr().out
     assert "shard 0 of 1 is finished" in printed
