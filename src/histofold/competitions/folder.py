@@ -1,17 +1,11 @@
-"""Anyone's own data: images/ with masks/, an RLE table, or COCO annotations.
+"""Anyone's own data: images/ with one kind of truth beside it; docs/own_slides.md shows the layouts.
 
-Layout::
+Beside images and truth (`histofold.competitions.truth`) there may be::
 
-    images/NAME.(tiff|tif|png|jpg|jpeg)     one image an id; the id is the name without its suffix
-    masks/NAME.(png|tiff|tif)               non-zero pixels are mask (binary or label image), or
-    masks/NAME... and classes.txt           labels: one class a line, the k-th is the pixels of value k, or
-    masks/CLASS/NAME.(png|tiff|tif)         one mask a class, which may overlap; classes.txt may order them, or
-    rles.csv                                id, rle (1-based, column-major), or id, class, rle with a row for each, or
-    annotations.json                        COCO: polygons, compressed or uncompressed RLE; each used category a class
-    images.csv                              optional: id, then any of organ, source, group or patient, pixel_size (um);
-                                            a row for each image
-    test_images/                            optional: what `histofold predict` predicts; else images/
-    sample_submission.csv                   optional: the ids to predict and their order
+    images.csv               id, then any of organ, source, group or patient, pixel_size (um); a row for each image
+    folder.toml              what the values of masks mean, where that cannot be seen from them
+    test_images/             what `histofold predict` predicts; else images/
+    sample_submission.csv    the ids to predict and their order
 
 A submission has the columns id, rle; of several classes id, class, rle, with a row for each id and class.
 """
