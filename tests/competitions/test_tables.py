@@ -139,15 +139,12 @@ def test_a_host_s_table_keeps_its_blanks(table):
 
 
 @pytest.mark.parametrize("key", ["../../x", "/abs", "a\\b", "..", "a/../b", "a//b", "a\tb"])
-def test_ids_that_leave_their_folder_are_refused_where_they_are_read(table, key, tmp_path, caplog):
+def test_ids_that_leave_their_folder_are_refused_where_they_are_read(table, key):
     path = table(f'id,rle\n"{key}",\nok,\n')
-    for scan in (scan_table, scan_host_table):
-        assert [fault.id for fault in scan(path, ("id", "rle"))[1]] == [key]
+    assert [fault.id for fault in scan_table(path, ("id", "rle"))[1]] == [key]
     with pytest.raises(InputError, match="leads out of its folder"):
         read_table(path, ("id",))
-    with caplog.at_level(logging.WARNING, logger="histofold"):
-        assert submission_ids(path, ("id", "rle")) == [key, "ok"], "a host's id is predicted, or gets its fallback row"
-    assert "leads out" in caplog.text
+    assert submission_ids(path, ("id", "rle")) == [key, "ok"], "a host's id gets its row, the fallback one"
 
 
 def test_an_image_beyond_the_folder_is_not_found(tmp_path):

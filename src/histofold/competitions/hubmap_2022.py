@@ -7,7 +7,15 @@ from pathlib import Path
 
 from histofold.competitions.base import CLUSTER_PREFIX, Adapter, Split, find_image
 from histofold.competitions.labels import read_truth, scan_training_table
-from histofold.competitions.tables import parse_pixel_size, read_shape, rows_by_id, submission_ids
+from histofold.competitions.tables import (
+    TableScan,
+    parse_pixel_size,
+    read_shape,
+    rows_by_id,
+    scan_host_table,
+    scan_table,
+    submission_ids,
+)
 from histofold.core.faults import Fault
 from histofold.schema.sample import Sample
 
@@ -46,7 +54,7 @@ class Hubmap2022(Adapter):
         For the test split only a missing or unusable sample_submission.csv is a fault: its repeated ids are predicted
         once, and test.csv may be at fault, lack rows or columns, or be absent; all this is logged.
         """
-        return self._train_samples(root) if split == "train" else (self.test_samples(root), [])
+        return self._train_samples(root) if split == "train" else (self.test_samples(root, scan_table), [])
 
     def _train_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
         path, folder = root / "train.csv", root / "train_images"
@@ -83,14 +91,18 @@ class Hubmap2022(Adapter):
         clusters = {key: f"{CLUSTER_PREFIX}{cluster[0]}" for cluster in HUBMAP_2022_NEAR_DUPLICATES for key in cluster}
         return [row.get("patient", "").strip() or clusters.get(row["id"], row["id"]) for row in rows]
 
-    def test_samples(self, root: Path) -> list[Sample]:
+    def test_samples(self, root: Path, scan: TableScan = scan_host_table) -> list[Sample]:
         """What sample_submission.csv asks for, with what test.csv says of it.
+
+        Args:
+            root: The competition folder.
+            scan: How test.csv is read.
 
         Raises:
             InputError: If sample_submission.csv is missing or cannot be used.
         """
         ids = submission_ids(root / "sample_submission.csv", self.columns)
-        rows = rows_by_id(root / "test.csv", HUBMAP_2022_COLUMNS[:-1])
+        rows = rows_by_id(root / "test.csv", HUBMAP_2022_COLUMNS[:-1], scan)
         return [self._sample(root / "test_images", key, rows.get(key, {}), key) for key in ids]
 
     @staticmethod

@@ -24,10 +24,12 @@ from histofold.competitions.base import Adapter, Split, find_image
 from histofold.competitions.labels import read_truth, scan_training_table
 from histofold.competitions.outlines import OutlineRing, read_outlines
 from histofold.competitions.tables import (
+    TableScan,
     header_shape_of,
     log_faults,
     parse_pixel_size,
     read_shape,
+    scan_host_table,
     scan_table,
     submission_ids,
 )
@@ -79,13 +81,13 @@ class Kidney2020(Adapter):
         Where it is there it must be complete for the training slides. For the test split only a missing or unusable
         sample_submission.csv is a fault; all others are logged.
         """
-        return self._train_samples(root) if split == "train" else (self.test_samples(root), [])
+        return self._train_samples(root) if split == "train" else (self.test_samples(root, scan_table), [])
 
     def _train_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
         path, folder, facts_path = root / "train.csv", root / "train", root / KIDNEY_2020_INFORMATION
         self._targets = {}
         rows, faults = scan_training_table(path, KIDNEY_2020_COLUMNS, folder, "encoding")
-        information, information_faults = _read_information(facts_path)
+        information, information_faults = _read_information(facts_path, scan_table)
         faults += information_faults
         if not facts_path.is_file():
             logger.warning("%s is missing: no patients are known, each slide is a group of its own", facts_path)
@@ -103,15 +105,19 @@ class Kidney2020(Adapter):
             samples.append(sample)
         return self._with_assumed_scale(samples), faults
 
-    def test_samples(self, root: Path) -> list[Sample]:
+    def test_samples(self, root: Path, scan: TableScan = scan_host_table) -> list[Sample]:
         """What sample_submission.csv asks for, with what the dataset information and the files say of it.
+
+        Args:
+            root: The competition folder.
+            scan: How the dataset information is read.
 
         Raises:
             InputError: If sample_submission.csv is missing or cannot be used.
         """
         facts_path = root / KIDNEY_2020_INFORMATION
         ids = submission_ids(root / "sample_submission.csv", self.columns)
-        information, faults = _read_information(facts_path)
+        information, faults = _read_information(facts_path, scan)
         log_faults(faults)
         samples = [
             self._sample(key, root / "test", _kidney_information(key, information, facts_path)[0]) for key in ids
@@ -174,12 +180,12 @@ def _outline_faults(sample: Sample) -> list[Fault]:
     return faults
 
 
-def _read_information(path: Path) -> tuple[dict[str, dict[str, str]] | None, list[Fault]]:
+def _read_information(path: Path, scan: TableScan) -> tuple[dict[str, dict[str, str]] | None, list[Fault]]:
     """Rows of the dataset information by the id in their file name, and its faults; None where it says nothing."""
     if not path.is_file():
         return None, []
     try:
-        table, faults = scan_table(path, _KIDNEY_2020_FACTS)
+        table, faults = scan(path, _KIDNEY_2020_FACTS)
     except InputError as error:
         return None, error.faults
     if "image_file" not in table.columns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +20,10 @@ CLASS_KEYS = ("id", "class")
 """What identifies a row of a table of several classes; of a table without classes it is the id alone."""
 TABLE_ANY_SHAPE = (1 << 24, 1 << 24)
 """Larger than any slide: stands for the size of an image that cannot be opened."""
+Scanned = tuple[pd.DataFrame, list[Fault]]
+"""A table as far as it can be made out, and what is wrong with it."""
+TableScan = Callable[[Path, Sequence[str]], Scanned]
+"""`scan_table`, or `scan_host_table` where the host alone wrote the table, as it did for a kernel."""
 _HEADER_CHARACTERS = 1 << 16  # of a table's first line; a file that is no table may hold no line end at all
 _CSV_REMEDY = "save it as CSV UTF-8 (spreadsheets may write Windows-1252), or download it again"
 _CSV_FIELD_LIMIT = 1 << 30  # characters; the rle of one slide may be many megabytes
@@ -41,7 +45,7 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
 
 def scan_table(
     path: Path, required: Sequence[str], optional: Sequence[str] = (), *, is_strict: bool = False
-) -> tuple[pd.DataFrame, list[Fault]]:
+) -> Scanned:
     """Read a table that people may have written, as far as it can be made out; of rows of one id the first is kept.
 
     As `spelled_table` otherwise.
@@ -53,7 +57,7 @@ def scan_table(
 
 def spelled_table(
     path: Path, required: Sequence[str], optional: Sequence[str] = (), *, is_strict: bool = False
-) -> tuple[pd.DataFrame, list[Fault]]:
+) -> Scanned:
     """Read a table that people may have written: every value as text without the blanks around it, and all rows.
 
     Args:
@@ -64,7 +68,8 @@ def spelled_table(
         is_strict: As in `column_faults`.
 
     Returns:
-        The table, and its faults and notices: of its columns, of rows without an id and of rows longer than the header.
+        The table, and its faults and notices: of its columns, of rows without an id or with one that leads out of its
+        folder, and of rows longer than the header.
 
     Raises:
         InputError: If the file is missing, empty, or no csv.
@@ -73,12 +78,15 @@ def spelled_table(
     names, faults = spelled_columns(path, header, (*required, *optional))
     faults += column_faults(path, names, required, optional, is_strict)
     table, row_faults = table_of_lines(path, names, [(number, [each.strip() for each in row]) for number, row in lines])
+    faults += [
+        Fault(key, str(path), "an id that leads out of its folder", "write the name of an image")
+        for key in dict.fromkeys(table.get("id", ()))
+        if not is_safe_id(key)
+    ]
     return table, faults + row_faults
 
 
-def scan_host_table(
-    path: Path, required: Sequence[str], keys: Sequence[str] = ("id",)
-) -> tuple[pd.DataFrame, list[Fault]]:
+def scan_host_table(path: Path, required: Sequence[str], keys: Sequence[str] = ("id",)) -> Scanned:
     """Read a csv as its host wrote it, or wants it: every name and every value as it stands, as text.
 
     Args:
@@ -93,19 +101,14 @@ def scan_host_table(
         InputError: If the file is missing, empty, or no csv.
     """
     (_, names), *lines = table_lines(path)
-    faults = [
-        Fault(column, str(path), "missing column", f"add it; the file has: {', '.join(names)}")
-        for column in required
-        if column not in names
-    ]
+    remedy = f"add it; the file has: {', '.join(names)}"
+    faults = [Fault(name, str(path), "missing column", remedy) for name in required if name not in names]
     table, row_faults = table_of_lines(path, names, lines)
     table, repeats = first_rows(path, table, keys)
     return table, faults + row_faults + repeats
 
 
-def table_of_lines(
-    path: Path, names: Sequence[str], lines: Sequence[tuple[int, list[str]]]
-) -> tuple[pd.DataFrame, list[Fault]]:
+def table_of_lines(path: Path, names: Sequence[str], lines: Sequence[tuple[int, list[str]]]) -> Scanned:
     """All rows that have an id, and faults of rows; cells that are not there are empty, surplus empty ones dropped."""
     place = names.index("id") if "id" in names else None
     faults, rows = [], []
@@ -119,14 +122,12 @@ def table_of_lines(
         if place is not None and not key:
             faults.append(Fault(f"line {number}", str(path), "row without an id", "write its id, or drop the row"))
             continue
-        if place is not None and not is_safe_id(key):
-            faults.append(Fault(key, str(path), "an id that leads out of its folder", "write the name of an image"))
         rows.append(cells)
     table = pd.DataFrame(rows, columns=list(names), dtype=str)
     return table.loc[:, ~table.columns.duplicated()], faults
 
 
-def first_rows(path: Path, table: pd.DataFrame, keys: Sequence[str]) -> tuple[pd.DataFrame, list[Fault]]:
+def first_rows(path: Path, table: pd.DataFrame, keys: Sequence[str]) -> Scanned:
     """The first row of each key, and a fault of each that has more; a table without ids stays as it is."""
     known = [name for name in keys if name in table.columns]
     if "id" not in known:
@@ -206,10 +207,10 @@ def table_lines(path: Path, encoding: str = "utf-8-sig", separator: str = ",") -
     return lines
 
 
-def rows_by_id(path: Path, required: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The rows by id of a host's table that may be at fault or absent, which is logged; none where it has no ids."""
+def rows_by_id(path: Path, required: Sequence[str], scan: TableScan = scan_host_table) -> dict[str, dict[str, str]]:
+    """The rows by id of a table that may be at fault or absent, which is logged; none where it has no ids."""
     try:
-        table, faults = scan_host_table(path, required)
+        table, faults = scan(path, required)
     except InputError as error:
         table, faults = pd.DataFrame(), error.faults
     log_faults(faults)
