@@ -74,6 +74,31 @@ def test_one_name_in_two_folders_is_two_images(tmp_path):
         np.testing.assert_array_equal(competition.target(sample).to_mask(), mask_of(folder) > 0)
 
 
+def test_masks_that_are_spelled_otherwise_are_met_with_a_notice(tmp_path):
+    for image, mask in (("x", "X_mask"), ("07", "7"), ("n\u00e9", "ne\u0301")):
+        put(tmp_path / "images" / f"{image}.png")
+        put(tmp_path / "masks" / f"{mask}.png", mask_of("x"))
+    competition = Folder()
+    samples, faults = competition.inspect(tmp_path, "train")
+    assert faults == []
+    assert all(competition.target(sample).area == 63 for sample in samples)
+    (notice,) = competition.notices
+    assert "3 ids are spelled otherwise" in notice.rule
+
+
+def test_a_file_that_is_no_mask_and_a_link_that_leads_nowhere_are_named(tmp_path):
+    for key in "xy":
+        put(tmp_path / "images" / f"{key}.png")
+    put(tmp_path / "masks" / "x.png", mask_of("x"))
+    (tmp_path / "masks" / "y_mask.npy").write_bytes(b"")
+    (tmp_path / "masks" / "z.png").symlink_to(tmp_path / "gone.png")
+    _, faults = Folder().inspect(tmp_path, "train")
+    assert [(fault.id, fault.rule) for fault in faults] == [
+        ("y", "image y.png has no mask that is read: y_mask.npy is there"),
+        ("z", "a link to a file that is not there"),
+    ]
+
+
 @pytest.mark.parametrize("base", [".", "stage1_train", "train"])
 def test_a_folder_an_image_with_a_mask_an_object_is_read_as_their_union(tmp_path, base):
     for key, squares in SQUARES.items():
@@ -253,7 +278,10 @@ def test_outlines_that_are_at_fault_are_named(tmp_path, text, suffix, words):
     assert faults[0].file == str(tmp_path / "annotations" / f"x{suffix}")
 
 
-def test_a_coco_file_in_a_folder_of_annotations_is_read(tmp_path):
+@pytest.mark.parametrize(
+    "place", ["annotations/instances_default.json", "annotations.json", "coco.json", "images/_annotations.coco.json"]
+)
+def test_a_coco_file_is_found_where_tools_write_it(tmp_path, place):
     images = [{"id": n, "file_name": f"train\\{key}.png", "height": 20, "width": 33} for n, key in enumerate("xy")]
     notes = [
         {"image_id": n, "segmentation": [np.ravel(ring(*square)).tolist() for square in SQUARES[key]]}
@@ -261,8 +289,11 @@ def test_a_coco_file_in_a_folder_of_annotations_is_read(tmp_path):
     ]
     for key in "xy":
         put(tmp_path / "images" / f"{key}.png")
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "instances_default.json").write_text(
-        json.dumps({"images": images, "annotations": notes})
-    )
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text(json.dumps({"images": images, "annotations": notes}))
+    (tmp_path / "folds.json").write_text('{"a": 0}')
     assert_masks(tmp_path)
+    (tmp_path / "instances_val.json").write_text(json.dumps({"info": {}, "images": [], "annotations": []}))
+    (fault,) = Folder().inspect(tmp_path, "train")[1]
+    assert "several kinds of truth" in fault.rule
+    assert "instances_val.json" in fault.rule

@@ -189,6 +189,12 @@ def test_the_ignored_value_is_neither_mask_nor_background(root, masks, settings)
         np.testing.assert_array_equal(ignored[name].to_mask(), void_HW)
 
 
+def test_what_is_ignored_is_no_background(root, masks):
+    save(root, masks, lambda m: np.where(np.tri(*SHAPE), np.where(m, 2, 1), 255).astype(np.uint8))
+    (root / "folder.toml").write_text("ignore_value = 255\n")
+    assert "none holds 0 or black, and they hold 1, 2" in refusal(root)
+
+
 def test_labels_of_classes_have_values_and_a_void_of_their_own(root, masks):
     void_HW, half_HW = np.tri(*SHAPE, k=20) == 0, np.arange(SHAPE[1]) < 50
     save(root, masks, lambda m: np.where(void_HW, 255, m * np.where(half_HW, 10, 20)).astype(np.uint8))
@@ -215,10 +221,34 @@ def test_settings_are_read_strictly(root, masks):
     save(root, masks, lambda m: m * np.uint8(255), ".jpg")
     for name in masks:
         (root / "masks" / f"{name}.png").unlink()
-    with pytest.raises(InputError, match="JPEG does not keep"):
+    with pytest.raises(InputError, match="a JPEG does not keep values"):
         targets(root)
 
 
 def test_a_mask_of_nothing_but_one_value_is_all_labelled(root, masks):
     save(root, masks, lambda m: np.ones(SHAPE, np.uint8))
     assert targets(root)[0]["a"].all()
+
+
+def test_one_value_a_mask_is_mask_whichever_it_is(root, masks):
+    save(root, {"a": masks["a"]}, lambda m: m * np.uint8(255))
+    save(root, {"b": masks["b"]}, lambda m: m.astype(np.uint8))
+    made, _, words = targets(root)
+    for name, mask_HW in masks.items():
+        np.testing.assert_array_equal(made[name], mask_HW)
+    assert words == ["each mask holds one value beside 0, of 1, 255: all are mask"]
+
+
+@pytest.mark.parametrize("shift", [0, 8])
+def test_a_palette_of_a_tiff_counts_by_its_colours_of_eight_or_sixteen_bits(root, masks, shift):
+    colours = np.zeros((3, 256), np.uint16)
+    colours[:, 0] = np.array([0, 200, 0]) << shift
+    for name, mask_HW in masks.items():
+        index_HW = np.where(mask_HW, 0, 1).astype(np.uint8)
+        tifffile.imwrite(root / "masks" / f"{name}.tif", index_HW, photometric="palette", colormap=colours)
+    np.testing.assert_array_equal(targets(root)[0]["b"], masks["b"])
+
+
+def test_half_transparent_overlays_count_by_their_own_most(root, masks):
+    save(root, masks, lambda m: np.dstack([alpha_of(m, (0, 200, 0), outside=255)[:, :, :3], m * np.uint8(90)]))
+    np.testing.assert_array_equal(targets(root)[0]["a"], masks["a"])

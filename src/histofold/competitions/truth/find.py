@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from histofold.competitions.truth.coco import coco_truth
 from histofold.competitions.truth.found import FoundTruth
-from histofold.competitions.truth.layout import OUTLINE_SUFFIXES, TRUTH_FOLDERS, ImageFiles, child_folders
+from histofold.competitions.truth.layout import (
+    OUTLINE_SUFFIXES,
+    TRUTH_FOLDERS,
+    ImageFiles,
+    child_folders,
+    coco_files,
+)
 from histofold.competitions.truth.mask_files import MASK_SUFFIXES
 from histofold.competitions.truth.mask_folder import find_masks, masks_beside, object_masks
 from histofold.competitions.truth.mask_values import MaskSettings
@@ -60,30 +65,21 @@ def _kinds_of_truth(root: Path, images: ImageFiles, samples: Sequence[Sample]) -
             continue
         if listed_files(folder, MASK_SUFFIXES) or (folder.name == "masks" and not outlines):
             kinds[f"{folder.name}/"] = partial(find_masks, folder, samples, names, settings)
-        if outlines and (coco := _single_coco(outlines)):
-            kinds[f"{folder.name}/{coco.name}"] = partial(coco_truth, coco, samples, names)
-        elif outlines:
+        coco = coco_files(outlines)
+        kinds |= {f"{folder.name}/{each.name}": partial(coco_truth, each, samples, names) for each in coco}
+        outlines = [each for each in outlines if each not in coco]
+        if outlines:
             kinds[f"outlines in {folder.name}/"] = partial(find_outlines, folder, outlines, samples, names)
     if (root / "rles.csv").exists():
         kinds["rles.csv"] = partial(read_rles, root / "rles.csv", samples)
-    if (root / "annotations.json").exists():
-        kinds["annotations.json"] = partial(coco_truth, root / "annotations.json", samples, names)
+    coco = coco_files(sorted({*root.glob("*.json"), *images.folder.glob("*.json")} - {root / "annotations.json"}))
+    coco += [root / "annotations.json"] if (root / "annotations.json").exists() else []
+    kinds |= {str(each.relative_to(root)): partial(coco_truth, each, samples, names) for each in coco}
     if images.masks_beside:
         kinds["masks beside the images"] = partial(masks_beside, root, images, samples, settings)
-    beside = [each for each in images.outlines_beside() if each != root / "annotations.json"]
+    beside = [each for each in images.outlines_beside() if each not in coco]
     if beside:
         kinds["outlines beside the images"] = partial(find_outlines, images.folder, beside, samples, names)
     if any(images.objects.values()):
         kinds["masks of single objects"] = partial(object_masks, images, samples, settings)
     return kinds
-
-
-def _single_coco(paths: Sequence[Path]) -> Path | None:
-    """The only file of a folder, if it is a COCO file."""
-    if len(paths) != 1 or paths[0].suffix.lower() != ".json":
-        return None
-    try:
-        data = json.loads(paths[0].read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError, RecursionError):
-        return None
-    return paths[0] if isinstance(data, dict) and {"images", "annotations"} <= set(data) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +19,9 @@ TRUTH_FOLDERS = (
     *("gt", "truth", "segmentations", "segmentation", "seg", "outlines", "geojson", "json", "xml"),
 )
 """Folders of masks or outlines beside the images, in any case."""
-_HEAD_BYTES, _OUTLINE_WORDS = 4096, (b'"features"', b'"geometry"', b'"shapes"', b"<Annotations")
+_HEAD_BYTES = 4096
+_OUTLINE_WORDS = (b'"features"', b'"geometry"', b'"shapes"', b"<Annotations")
+_COCO_WORDS = (b'"images"', b'"annotations"', b'"info"', b'"licenses"', b'"categories"')
 _OBJECT_ROOTS = {"train": (".", "stage1_train", "train"), "test": ("stage1_test", "test")}
 
 
@@ -115,9 +117,22 @@ def _is_outline(path: Path) -> bool:
     """Whether a file beside images holds outlines, as its first bytes have it, and not what a scanner says of them."""
     if path.suffix.lower() not in OUTLINE_SUFFIXES or path.name.startswith(".") or not path.is_file():
         return False
+    return path.suffix.lower() == ".geojson" or _begins_with(path, _OUTLINE_WORDS)
+
+
+def coco_files(paths: Iterable[Path]) -> list[Path]:
+    """Those of some files that are COCO files, as their first bytes have it."""
+    return [
+        path
+        for path in paths
+        if path.suffix.lower() == ".json" and not _begins_with(path, _OUTLINE_WORDS) and _begins_with(path, _COCO_WORDS)
+    ]
+
+
+def _begins_with(path: Path, words: tuple[bytes, ...]) -> bool:
     with path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
-    return path.suffix.lower() == ".geojson" or any(word in head for word in _OUTLINE_WORDS)
+    return any(word in head for word in words)
 
 
 def image_faults(images: ImageFiles) -> list[Fault]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from histofold.competitions.ids import broken_links, meet_ids
 from histofold.competitions.tables import read_names
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
 from histofold.competitions.truth.layout import ImageFiles
 from histofold.competitions.truth.mask_files import MASK_SUFFIXES
 from histofold.competitions.truth.mask_reader import Files, MaskReader
 from histofold.competitions.truth.mask_values import MaskSettings
-from histofold.competitions.truth.names import ImageNames, files_of_images, listed_files
+from histofold.competitions.truth.names import ImageNames, bare_name, files_of_images, listed_files
 from histofold.core.faults import Fault, InputNotice
 from histofold.schema.sample import Sample
 
@@ -75,9 +76,17 @@ def object_masks(images: ImageFiles, samples: Sequence[Sample], settings: MaskSe
 def one_file_each(
     folder: Path, paths: Sequence[Path], samples: Sequence[Sample], names: ImageNames
 ) -> tuple[dict[str, Path], list[Fault]]:
-    """The one file of each image, and faults of images with none or with several; files of no image are a notice."""
+    """The one file of each image, and faults of images with none or with several; files of no image are a notice.
+
+    Files that are spelled otherwise than images that have none (case, Unicode form, leading zeros, a second suffix) are
+    theirs where there is no doubt, with a notice.
+    """
     by_id, strays = files_of_images(folder, paths, names)
-    found, faults = {}, []
+    waiting = {bare_name(path.stem): path for path in strays}
+    meant, faults = meet_ids(folder, waiting, [sample.id for sample in samples if sample.id not in by_id])
+    by_id |= {key: [waiting[name]] for name, key in meant.items()}
+    strays = [path for path in strays if bare_name(path.stem) not in meant]
+    found = {}
     for sample in samples:
         own = by_id.get(sample.id, [])
         if len(own) == 1:
@@ -86,14 +95,23 @@ def one_file_each(
             rule = f"two masks of this name: {', '.join(path.name for path in own)}"
             faults.append(Fault(sample.id, str(folder), rule, "keep one"))
         else:
-            rule = f"image {sample.image_path.name} has no mask"
-            faults.append(Fault(sample.id, str(folder), rule, "add a mask of the same name, or drop the image"))
+            faults.append(_missing_mask(folder, sample))
     if strays:
         listed = ", ".join(path.name for path in strays[:_MOST_NAMED])
         more = f" and {len(strays) - _MOST_NAMED} more" if len(strays) > _MOST_NAMED else ""
         rule = f"{len(strays)} files are of no image: {listed}{more}"
         faults.append(InputNotice("masks", str(folder), rule, "add their images, or move them elsewhere"))
-    return found, faults
+    return found, [*faults, *broken_links(folder)]
+
+
+def _missing_mask(folder: Path, sample: Sample) -> Fault:
+    """The fault of an image without mask; a file of its name that is not read is named."""
+    rule, remedy = f"image {sample.image_path.name} has no mask", "add a mask of the same name, or drop the image"
+    others = [path.name for path in folder.rglob("*") if sample.id in (path.stem, bare_name(path.stem))]
+    unread = [name for name in sorted(others) if name != sample.image_path.name]
+    if unread:
+        rule, remedy = f"{rule} that is read: {', '.join(unread)} is there", "export it as PNG or TIFF"
+    return Fault(sample.id, str(folder), rule, remedy)
 
 
 def masks_as_truth(

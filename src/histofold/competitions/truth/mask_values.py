@@ -77,7 +77,7 @@ def mask_brightness(mask: MaskFile, transparency: Transparency = "") -> np.ndarr
         return alpha_HW
     bright_HW: np.ndarray = colours_HWS[:, :, 0] if colours_HWS.shape[2] == 1 else colours_HWS.max(axis=2)
     if alpha_HW is not None and transparency:
-        return np.where(alpha_HW < mask.white / 2, 0, bright_HW)
+        return np.where(_clear(alpha_HW), 0, bright_HW)
     return bright_HW
 
 
@@ -89,12 +89,17 @@ def mask_white(mask: MaskFile) -> float:
 def mask_facts(mask: MaskFile, transparency: Transparency = "", ignore_value: float | None = None) -> MaskFacts:
     """Look at a decoded mask; pixels of the ignored value do not count."""
     bright_HW, white = mask_brightness(mask, transparency), mask_white(mask)
-    if ignore_value is not None:
-        bright_HW = np.where(mask.numbers() == ignore_value, 0, bright_HW)
-    numbers = distinct_values(bright_HW)
+    if ignore_value is None:
+        numbers = distinct_values(bright_HW)
+    else:
+        counted_HW = mask.numbers() != ignore_value
+        numbers = distinct_values(bright_HW[counted_HW]) if counted_HW.any() else np.zeros(1)
+        bright_HW = np.where(counted_HW, bright_HW, 0)
+    darkest = NEAR * white if mask.is_lossy else 0
     between = flat = 0
-    if len(numbers) > 2 or numbers[0] != 0:
-        darkest = NEAR * white if mask.is_lossy else 0
+    if len(numbers) == 2 and numbers[0] == 0 and darkest < numbers[1] < (1 - NEAR) * white:
+        between = flat = int(np.count_nonzero(bright_HW))  # one value beside black has no soft edges
+    elif len(numbers) > 2 or numbers[0] != 0:
         between_HW = (bright_HW > darkest) & (bright_HW < (1 - NEAR) * white)
         corner_HW = bright_HW[:-1, :-1]
         flat_HW = between_HW[:-1, :-1] & (corner_HW == bright_HW[1:, :-1]) & (corner_HW == bright_HW[:-1, 1:])
@@ -107,8 +112,8 @@ def distinct_values(values_HW: np.ndarray) -> np.ndarray:
     if values_HW.dtype == bool:
         values_HW = values_HW.view(np.uint8)
     if values_HW.dtype == np.uint8:
-        counts = cv2.calcHist([np.ascontiguousarray(values_HW)], [0], None, [256], [0, 256])
-        return np.flatnonzero(counts)
+        flat = np.ascontiguousarray(values_HW).reshape(len(values_HW), -1)
+        return np.flatnonzero(cv2.calcHist([flat], [0], None, [256], [0, 256]))
     if values_HW.dtype.kind in "iu" and values_HW.min() >= 0 and values_HW.max() < _COUNTED_VALUES:
         return np.flatnonzero(np.bincount(values_HW.ravel()))
     return np.unique(values_HW)
@@ -141,12 +146,17 @@ def mask_transparency(masks: Sequence[tuple[bool, bool, tuple[float, ...] | None
     return "mask" if len(colours) == 1 and None not in colours else "background"
 
 
+def _clear(alpha_HW: np.ndarray) -> np.ndarray:
+    """Where a picture is transparent: less than half as solid as where it is most so, bool (H, W)."""
+    return alpha_HW < max(1, int(alpha_HW.max())) / 2
+
+
 def alpha_facts(mask: MaskFile) -> tuple[bool, bool, tuple[float, ...] | None] | None:
     """For `mask_transparency`; None where a mask has no alpha."""
     colours_HWS, alpha_HW = mask.planes()
     if alpha_HW is None:
         return None
-    clear_HW = alpha_HW < mask.white / 2
+    clear_HW = _clear(alpha_HW)
     first = colours_HWS[0, 0]
     only = tuple(map(float, first)) if (colours_HWS == first).all() else None
     return bool(clear_HW.any()), not clear_HW.all(), only
@@ -188,8 +198,8 @@ def exact_numbers(mask: MaskFile) -> np.ndarray:
         ImageError: If it is a JPEG or a colour image.
     """
     if mask.is_lossy:
-        rule = "a JPEG does not keep the values that folder.toml names"
-        raise image_fault(mask.path, rule, "export the mask as PNG or TIFF, or take the values out of folder.toml")
+        rule = "a JPEG does not keep values: labels, and those of folder.toml, cannot be told in it"
+        raise image_fault(mask.path, rule, "export the mask as PNG or TIFF")
     return mask.numbers()
 
 
@@ -240,6 +250,9 @@ def decide_reading(
         return (soft if len(values) > 2 else plain), _without_black(facts, numbers)
     if has_soft_edges or (len(values) == 2 and values[0] <= NEAR):
         return soft, ""
+    if all((fact.numbers > 0).sum() <= 1 for fact in facts):
+        held_words = f"each mask holds one value beside 0, of {_listed(numbers[numbers > 0])}: all are mask"
+        return replace(plain, words="; ".join([*words, held_words])), _without_black(facts, numbers)
     held = numbers[numbers > 0]
     are_objects = is_whole and (len(held) > MOST_CLASSES or len(held) == int(held[-1] - held[0]) + 1)
     if are_objects or any(fact.colours for fact in facts):
