@@ -11,11 +11,17 @@ from histofold.schema.preprocessing import Preprocessing
 SLUG = "hubmap-organ-segmentation"
 
 
+def tensor_file(content):
+    """A safetensors file of one tensor of bytes."""
+    header = json.dumps({"a": {"dtype": "U8", "shape": [len(content)], "data_offsets": [0, len(content)]}}).encode()
+    return len(header).to_bytes(8, "little") + header + content
+
+
 def make_weights(folder, content=b"weights"):
     """A weights folder; its network needs no wheel."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "a_fold0.safetensors").write_bytes(content)
-    digest = hashlib.sha256(content).hexdigest()
+    (folder / "a_fold0.safetensors").write_bytes(tensor_file(content))
+    digest = hashlib.sha256(tensor_file(content)).hexdigest()
     member = Member(file="a_fold0.safetensors", sha256=digest, architecture="segformer")
     manifest = Manifest(competition="hubmap_2022", preprocessing=Preprocessing(), members=(member,))
     (folder / "manifest.json").write_text(manifest_json(manifest))

@@ -14,7 +14,7 @@ from histofold.kaggle.submit import client
 from histofold.kaggle.submit.request import StateFile
 from histofold.schema.files import LineJournal
 from loopback import OWNER, TOKEN, client_in_process, loopback, submit_in_child
-from small_submission import SLUG, make_kernel, make_weights
+from small_submission import SLUG, make_kernel, make_weights, tensor_file
 
 DATASET, KERNEL = f"{OWNER}/histofold-weights", f"{OWNER}/histofold-hubmap-2022"
 COMMAND = ["submit", "hubmap_2022", "--message", "first", "--poll-seconds", "0.02"]
@@ -85,7 +85,7 @@ def test_from_weights_to_a_score_without_a_word_of_the_credentials(place, own_pr
     folder = the_folder(place)
     (version,) = site.datasets[DATASET]["versions"]
     assert set(version) == UPLOADED, "neither the metadata nor the README"
-    assert version["a_fold0.safetensors"] == b"weights"
+    assert version["a_fold0.safetensors"] == tensor_file(b"weights")
     assert (folder / "output" / "submission.csv").read_bytes() == site.output["submission.csv"]
     assert "the environment: KAGGLE_API_TOKEN=***" in (folder / "output" / "histofold-hubmap-2022.log").read_text()
 
@@ -134,7 +134,7 @@ def test_other_weights_become_a_version_and_the_same_are_not_sent_again(place, s
     site.refusals["CreateDatasetVersion"] = [403, 403]
     assert main([*COMMAND, "--accelerator", "NvidiaL4", "--timeout-hours", "1.5"]) == 0
     assert site.count("CreateDatasetVersion") == 3, "two were refused while the site was not ready"
-    assert site.datasets[DATASET]["versions"][-1]["a_fold0.safetensors"] == b"others"
+    assert site.datasets[DATASET]["versions"][-1]["a_fold0.safetensors"] == tensor_file(b"others")
     pushed = site.bodies("SaveKernel")[-1]
     assert (pushed["machineShape"], pushed["sessionTimeoutSeconds"]) == ("NvidiaL4", 5400)
     (line,) = ledger(place)
@@ -253,7 +253,7 @@ def test_what_another_submission_uploaded_since_is_not_taken_for_ours(place, sit
     make_weights(place / "weights")
     assert main(COMMAND) == 0
     contents = [version["a_fold0.safetensors"] for version in site.datasets[DATASET]["versions"]]
-    assert contents == [b"weights", b"others", b"weights"]
+    assert contents == [tensor_file(content) for content in (b"weights", b"others", b"weights")]
     lines = ledger(place)
     assert [(line["dataset"], line["kernel"]) for line in lines] == [
         (f"{DATASET}/2", f"{KERNEL}/2"),
@@ -263,8 +263,8 @@ def test_what_another_submission_uploaded_since_is_not_taken_for_ours(place, sit
 
 def test_a_step_that_was_only_begun_takes_over_nothing_of_others(place, site):
     assert main([*COMMAND, "--no-submit"]) == 0
-    file = forget(place, kernel_version=0, kernel_done=False, output_fetched=False)
-    for name, upload in file.state.uploads.items():
+    file = forget(place, kernel_version=0, output_fetched=False)
+    for name, upload in list(file.state.uploads.items()):
         file.note_upload(name, replace(upload, before=0, version=0))
     site.datasets.clear()
     site.kernels.clear()
@@ -273,14 +273,14 @@ def test_a_step_that_was_only_begun_takes_over_nothing_of_others(place, site):
     make_weights(place / "weights")
     assert main([*COMMAND, "--no-submit"]) == 0
     contents = [version["a_fold0.safetensors"] for version in site.datasets[DATASET]["versions"]]
-    assert contents == [b"others", b"weights"]
+    assert contents == [tensor_file(b"others"), tensor_file(b"weights")]
     requests = the_state(place).state.requests.values()
     assert [(progress.dataset_version, progress.kernel_version) for progress in requests] == [(2, 2), (1, 1)]
 
 
 def test_the_output_of_another_version_is_not_taken_for_ours(place, site, capsys):
     assert main([*COMMAND, "--no-submit"]) == 0
-    forget(place, kernel_done=False, output_fetched=False)
+    forget(place, output_fetched=False)
     site.kernels[KERNEL].append(["COMPLETE"])  # by hand, or from another machine
     assert main(COMMAND) == 2
     assert "version 2 was pushed since" in capsys.readouterr().err

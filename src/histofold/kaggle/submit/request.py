@@ -6,9 +6,8 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
@@ -120,14 +119,8 @@ class Progress:
     """The version of the dataset that the kernel was pushed onto."""
     kernel_version: int = 0
     """Our version of the kernel; 0: none was pushed, or it failed."""
-    kernel_done: bool = False
-    """Whether that version has run to its end."""
-    attempts: int = 0
-    """Runs of the kernel that failed."""
     output_fetched: bool = False
     """Whether its output and log are here."""
-    submitting: bool = False
-    """Whether the submission has been asked for; it may have reached Kaggle or not."""
     submission: Submission = field(default_factory=Submission)
     """What Kaggle says of it; without a number where none is known."""
     in_ledger: bool = False
@@ -138,7 +131,7 @@ class Progress:
         return self.in_ledger if submits else self.output_fetched
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class SubmitState:
     """All that is known of the submissions to a competition from here."""
 
@@ -161,21 +154,20 @@ class StateFile:
 
     def note_upload(self, name: str, upload: Upload | None) -> None:
         """Write down what was put into a dataset or kernel; None forgets it."""
-        uploads = {known: entry for known, entry in self.state.uploads.items() if known != name}
-        self._write(uploads=uploads if upload is None else uploads | {name: upload})
+        self.state.uploads.pop(name, None)
+        if upload is not None:
+            self.state.uploads[name] = upload
+        write_json(self.path, self.state)
 
     def note_progress(self, key: str, progress: Progress) -> None:
         """Write down how far a request has come."""
-        self._write(requests=self.state.requests | {key: progress})
+        self.state.requests[key] = progress
+        write_json(self.path, self.state)
 
     def shares(self, name: str) -> bool:
         """Whether submissions to another competition from here put something of theirs into the same dataset."""
         others = (path for path in self.path.parent.glob("*.json") if path != self.path)
         return any(name in load_json(SubmitState, path).uploads for path in others)
-
-    def _write(self, **changes: Any) -> None:
-        self.state = replace(self.state, **changes)
-        write_json(self.path, self.state)
 
 
 @contextlib.contextmanager

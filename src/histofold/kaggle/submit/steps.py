@@ -160,6 +160,8 @@ def _push_kernel(job: Job) -> None:
 
     It mounts the newest version of its dataset, which is looked at before.
     """
+    if job.progress.kernel_version:
+        return
     tag = job.progress.name
     newest = job.client.kernel_version()
     version = job.find_upload(job.kernel.id, tag, newest)
@@ -190,28 +192,30 @@ def _await_kernel(job: Job) -> None:
         job.request.timeout_s + QUEUE_LIMIT_S,
     )
     if found.startswith("COMPLETE"):
-        job.note(kernel_done=True)
         return
-    version, attempts = job.progress.kernel_version, job.progress.attempts + 1
-    folder = job.folder / f"failed_{attempts}"
+    version = job.progress.kernel_version
+    folder = job.folder / f"failed_{version}"
     try:
         job.client.fetch_output(folder)
     except ClientError as error:
         logger.warning("its log cannot be fetched: %s", error)
     if blames_dataset(folder):
         job.file.note_upload(job.dataset.id, None)
-    _forget_kernel(job, attempts=attempts)
+    _forget_kernel(job)
     raise InputError([failed_run(f"{job.kernel.id} version {version}", found, folder)])
 
 
-def _forget_kernel(job: Job, **changes: Any) -> None:
+def _forget_kernel(job: Job) -> None:
     """Have the next start push the kernel anew."""
     job.file.note_upload(job.kernel.id, None)
-    job.note(kernel_version=0, kernel_done=False, **changes)
+    job.note(kernel_version=0)
 
 
 def _fetch_output(job: Job) -> None:
     """Fetch output and log of our version, and see that there is a submission, or of a training run its weights."""
+    if job.progress.output_fetched:
+        return
+    _await_kernel(job)
     ours = job.progress.kernel_version
     newest = job.wait_for("newest version of the kernel", job.client.kernel_version, lambda _: True)
     if newest > ours:
@@ -225,11 +229,12 @@ def _fetch_output(job: Job) -> None:
     job.note(output_fetched=True)
 
 
-def _make_submission(job: Job) -> None:
-    """Submit, unless an earlier start has; the message carries our tag, by which it is found again."""
-    found = job.client.submission() if job.progress.submitting else None
+def _submit(job: Job) -> None:
+    """Submit, unless an earlier start has; the message carries our tag, by which the submission is found again."""
+    if job.progress.submission.ref:
+        return
+    found = job.wait_for("submissions", job.client.submission, lambda _: True)
     if found is None:
-        job.note(submitting=True)
         logger.info("%s", job.client.submit(job.progress.kernel_version))
         found = job.wait_for("submission in the list", job.client.submission, lambda entry: entry is not None)
     job.note(submission=found)
@@ -237,15 +242,18 @@ def _make_submission(job: Job) -> None:
 
 def _read_score(job: Job) -> None:
     """Wait for the score, or for the word that says why there is none."""
-    found = job.wait_for(
-        "score", job.client.submission, lambda entry: entry is not None and entry.is_final, SCORING_LIMIT_S
-    )
-    job.note(submission=found)
+    if not job.progress.submission.is_final:
+        found = job.wait_for(
+            "score", job.client.submission, lambda entry: entry is not None and entry.is_final, SCORING_LIMIT_S
+        )
+        job.note(submission=found)
 
 
 def _write_ledger(job: Job) -> None:
     """Add the submission to the ledger, a line of JSON that is only ever added; a killed start may have done so."""
     progress = job.progress
+    if progress.in_ledger:
+        return
     ledger = LineJournal(job.request.out / LEDGER_NAME)
     if not any(entry.get("name") == progress.name for entry in ledger.entries):
         ledger.add(
@@ -271,19 +279,10 @@ def do_steps(job: Job) -> None:
         InputError: Kaggle has refused something (`ClientError`), a run or its output is at fault, or the wait took too
             long; the next start goes on from there.
     """
-    steps: list[tuple[str, Callable[[Progress], object], Callable[[Job], None]]] = [
-        ("push dataset and kernel", lambda progress: progress.kernel_version, _push_kernel),
-        ("wait for the kernel", lambda progress: progress.kernel_done, _await_kernel),
-        ("fetch output and log", lambda progress: progress.output_fetched, _fetch_output),
-    ]
+    steps = {"push dataset and kernel": _push_kernel, "wait for the kernel and its output": _fetch_output}
     if job.request.submits:
-        steps += [
-            ("submit", lambda progress: progress.submission.ref, _make_submission),
-            ("read the score", lambda progress: progress.submission.is_final, _read_score),
-            ("write the ledger", lambda progress: progress.in_ledger, _write_ledger),
-        ]
-    with tqdm(steps, desc="submit", unit="step", dynamic_ncols=True) as bar:
-        for words, is_done, act in bar:
+        steps |= {"submit": _submit, "read the score": _read_score, "write the ledger": _write_ledger}
+    with tqdm(steps.items(), desc="submit", unit="step", dynamic_ncols=True) as bar:
+        for words, act in bar:
             bar.set_postfix_str(words)
-            if not is_done(job.progress):
-                act(job)
+            act(job)
