@@ -180,7 +180,7 @@ def test_notices_are_only_counted_and_go_to_the_report(folder, elsewhere, capsys
     write_csv(folder / "train.csv", COLUMNS, rows)
     assert main(["check", "dataset", str(folder)]) == 0
     said = capsys.readouterr().out
-    assert "notices: 3; report: dataset_report.html" in said
+    assert "notices: 4; report: dataset_report.html" in said
     assert "near-dup" not in said
     page = (elsewhere / "dataset_report.html").read_text()
     assert "the same tissue twice" in page

@@ -246,7 +246,7 @@ def test_patients_are_kept_however_the_table_was_written(folder, text):
         ("id,patient_id\na,p\nb,p\nempty,q\n", {"patient_id": "looks like 'patient'"}),
         ("id,patient,mpp\na,p,1\nb,p,1\nempty,q,1\n", {"mpp": "looks like 'pixel_size'"}),
         ("image,patient\na,p\nb,p\nempty,q\n", {"id": "missing column"}),
-        ("id,patient\na,p\nb,p\nempty,q\n../x,q\n", {"../x": "leads out of its folder"}),
+        ("id,patient\na,p\nb,p\nempty,q\n../x,q\n", {"../x": "may lead out of its folder"}),
     ],
 )
 def test_what_does_not_meet_is_a_fault(folder, text, said):
@@ -300,3 +300,32 @@ def test_links_that_lead_nowhere_and_names_that_no_table_can_hold_are_named(fold
     said = {(fault.id, fault.rule) for fault in Folder().inspect(folder, "train")[1]}
     assert ("moved", "a link to a file that is not there") in said
     assert ("c\\b", "a name with a backslash or a control character") in said
+
+
+def test_spellings_of_a_patient_are_one_and_unknown_ones_are_none(folder):
+    (folder / "images.csv").write_text("id,patient\na,P1\nb,p01\nempty,unknown\n")
+    found, notices = groups(folder)
+    assert [group for group, _ in found.values()] == ["P1", "P1", "empty"]
+    assert notices == ["spellings of patient that are read as one: 'P1', 'p01'"]
+
+
+def test_groups_that_would_split_a_patient_are_refused(folder):
+    (folder / "rles.csv").write_text("id,rle\na,1 1\nb,1 1\nempty,\n")
+    (folder / "images.csv").write_text("id,patient,group\na,p,g\nb,p,\nempty,q,g\n")
+    (fault,) = Folder().inspect(folder, "train")[1]
+    assert (fault.id, fault.rule) == ("p", "its images are of several groups: none, g")
+    (folder / "images.csv").write_text("id,patient,group\na,p,g\nb,p,g\nempty,q,g\n")
+    assert {group for group, _ in groups(folder)[0].values()} == {"g"}
+
+
+def test_tables_that_nobody_reads_are_named(folder):
+    """An images.csv under another name or from a spreadsheet would lose all patients."""
+    (folder / "rles.csv").write_text("id,rle\na,1 1\nb,1 1\nempty,\n")
+    for name in ("Images.csv", "images.xlsx", "patients.tsv", "clinical.csv", "notes.txt", ".hidden.csv"):
+        (folder / name).write_text("id,patient\na,p\n")
+    competition = Folder()
+    _, faults = competition.inspect(folder, "train")
+    assert [fault.id for fault in faults] == ["Images", "images", "patients"]
+    assert [notice.id for notice in competition.notices] == ["clinical"]
+    (folder / "images.csv").write_text("id,patient\na,p\nb,p\nempty,q\n")
+    assert competition.inspect(folder, "train")[1] == []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from histofold.competitions.ids import MOST_NAMED, broken_links, meet_ids, plain_id, unmet_faults
+from histofold.competitions.ids import MOST_NAMED, broken_links, meet_ids, plain_groups, plain_id, unmet_faults
 from histofold.schema.sample import id_file_name, is_safe_id
 
 PATH = Path("images.csv")
@@ -83,3 +83,23 @@ def test_every_id_has_a_file_name_of_its_own_within_the_folder(tmp_path):
     assert all((tmp_path / f"{name}.png").parent == tmp_path for name in names)
     assert [is_safe_id(key) for key in ids] == [True] * 4 + [False] * 4 + [True]
     assert names[:2] == ids[:2]
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        (("P1", "p1", " P1 ", "P2"), ("P1", "P1", "P1", "P2")),
+        (("1", "1.0", "01", "10"), ("1", "1", "1", "10")),
+        (("TCGA-01-2", "TCGA-1-2", "TCGA-12", ""), ("TCGA-01-2", "TCGA-01-2", "TCGA-12", "")),
+        (("nan", "N/A", "unknown", "?"), ("", "", "", "")),
+        (("1.01", "1.1", "a b", "a  b"), ("1.01", "1.1", "a b", "a b")),
+    ],
+)
+def test_spellings_of_one_patient_are_one(cells, names):
+    meant, notices = plain_groups(PATH, "patient", dict(zip("abcd", cells, strict=True)))
+    assert tuple(meant.values()) == names
+    several = any(
+        len({cell.strip() for cell, name in zip(cells, names, strict=True) if name == each}) > 1
+        for each in {*names} - {""}
+    )
+    assert [notice.id for notice in notices] == ["patient"] * several

@@ -91,7 +91,14 @@ def test_a_training_table_of_objects(training):
 def test_two_rows_of_an_id_where_an_image_has_none_are_a_mistake(training):
     _, faults, notices = training("a,lung,1 2", "a,lung,2 5")
     assert [(fault.id, fault.rule) for fault in faults] == [("a", "duplicate id")]
-    assert notices == []
+    assert [notice.rule for notice in notices] == ["1 images have no row in train.csv, the first is b"]
+
+
+def test_ids_of_a_training_table_are_those_of_the_images(training):
+    rows, faults, notices = training("A.tiff,lung,1 2", "b,lung,9 9")
+    assert [row["id"] for row in rows] == ["a", "b"]
+    assert faults == []
+    assert "'A.tiff' is 'a'" in notices[0].rule
 
 
 def test_a_text_that_was_cut_is_named_once_and_not_read(training):

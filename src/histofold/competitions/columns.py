@@ -16,7 +16,7 @@ _OTHER_WORDS = {
     "patient": ("donor", "subject", "case", "person", "animal"),
     "pixel_size": ("mpp", "resolution", "spacing", "umperpixel", "umperpx", "micronsperpixel", "pixelspacing"),
     "organ": ("tissue",),
-    "rle": ("encoding", "mask", "runs", "runlength", "segmentation"),
+    "rle": ("encoding", "encodedpixels", "mask", "runs", "runlength", "segmentation"),
     "class": ("label", "category"),
     "fold": ("split",),
 }

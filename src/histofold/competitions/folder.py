@@ -17,7 +17,7 @@ from pathlib import Path
 
 from histofold.competitions.base import IMAGE_SUFFIXES, Adapter, Split, find_image
 from histofold.competitions.ids import broken_links, meet_ids
-from histofold.competitions.image_table import read_image_table
+from histofold.competitions.image_table import other_tables, read_image_table
 from histofold.competitions.tables import CLASS_KEYS, first_rows, log_faults, parse_pixel_size, spelled_table
 from histofold.competitions.truth.find import find_truth
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
@@ -111,10 +111,13 @@ def _asked_ids(path: Path, images: Iterable[str]) -> tuple[list[str], dict[str, 
 
 
 def _image_rows(root: Path, split: Split, images: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[Fault]]:
-    """The rows of images.csv by image, where there is one, and its faults; those of the test split are only logged."""
+    """The rows of images.csv by image, where there is one, and its faults; those of the test split are only logged.
+
+    Without one, tables that may have been meant as it are among the faults.
+    """
     path = root / "images.csv"
     if not path.is_file():
-        return {}, []
+        return {}, other_tables(root) if split == "train" else []
     known = {*find_images(root, "train").by_id, *find_images(root, "test").by_id}
     rows, found = read_image_table(path, list(images) if split == "train" else [], sorted(known))
     if split == "train":

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from histofold.competitions.base import CLUSTER_PREFIX, Adapter, Split, find_image
+from histofold.competitions.ids import plain_groups
 from histofold.competitions.labels import read_truth, scan_training_table
 from histofold.competitions.tables import (
     TableScan,
@@ -60,6 +61,11 @@ class Hubmap2022(Adapter):
         path, folder = root / "train.csv", root / "train_images"
         self._targets = {}
         rows, faults = scan_training_table(path, HUBMAP_2022_COLUMNS, folder, "rle", ("patient",))
+        patients, notices = plain_groups(
+            path, "patient", {row["id"]: row["patient"] for row in rows if "patient" in row}
+        )
+        faults += notices
+        rows = [{**row, "patient": patients.get(row["id"], "")} for row in rows]
         samples = [
             self._train_sample(folder, row, group, path, faults)
             for row, group in zip(rows, self.fold_groups(rows), strict=True)

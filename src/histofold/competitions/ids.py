@@ -6,7 +6,7 @@ import difflib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from histofold.competitions.base import IMAGE_SUFFIXES
@@ -17,6 +17,7 @@ from histofold.schema.sample import is_safe_id
 MOST_NAMED = 20
 """Ids of one kind that are named one by one."""
 _EXAMPLES = 3
+_NOTHING_KNOWN = ("", "nan", "na", "n/a", "none", "null", "unknown", "?", "#n/a")
 
 
 def plain_id(text: str) -> str:
@@ -65,6 +66,37 @@ def meet_ids(path: Path, keys: Iterable[str], images: Iterable[str]) -> tuple[di
     more = f" and {len(otherwise) - _EXAMPLES} more" if len(otherwise) > _EXAMPLES else ""
     rule = f"{len(otherwise)} ids are spelled otherwise than their images: {', '.join(otherwise[:_EXAMPLES])}{more}"
     return meant, [InputNotice("id", str(path), rule, "write them as the images are named, without suffix")]
+
+
+def plain_groups(path: Path, column: str, groups: Mapping[str, str]) -> tuple[dict[str, str], list[Fault]]:
+    """Patients, or groups, as they are meant: one name for `P1`, `p1 ` and `P01`, none for `nan`, `?` and `unknown`.
+
+    Args:
+        path: The table, for the notice.
+        column: Name of the column.
+        groups: Its cells by id.
+
+    Returns:
+        The names by id, each as it stands first, and a notice where several spellings are one.
+    """
+    spellings: dict[str, dict[str, None]] = {}
+    forms = {key: _group_form(cell) for key, cell in groups.items()}
+    for key, form in forms.items():
+        spellings.setdefault(form, {})[groups[key].strip()] = None
+    meant = {key: next(iter(spellings[form])) if form else "" for key, form in forms.items()}
+    several = [", ".join(map(repr, found)) for form, found in spellings.items() if form and len(found) > 1]
+    if not several:
+        return meant, []
+    rule = f"spellings of {column} that are read as one: {'; '.join(several[:_EXAMPLES])}"
+    more = f" and {len(several) - _EXAMPLES} more" if len(several) > _EXAMPLES else ""
+    return meant, [InputNotice(column, str(path), rule + more, "write each name in one way")]
+
+
+def _group_form(text: str) -> str:
+    """A name as it is compared, its numbers without leading zeros; empty where it says that nothing is known."""
+    form = unicodedata.normalize("NFC", text).strip().casefold()
+    form = re.sub(r"(?<![\d.])0+(?=\d)", "", re.sub(r"^(\d+)\.0+$", r"\1", re.sub(r"\s+", " ", form)))
+    return "" if form in _NOTHING_KNOWN else form
 
 
 def unmet_faults(path: Path, keys: Iterable[str], images: Sequence[str]) -> list[Fault]:

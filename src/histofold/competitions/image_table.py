@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from histofold.competitions.ids import meet_ids, unmet_faults
+from histofold.competitions.ids import meet_ids, plain_groups, unmet_faults
 from histofold.competitions.tables import parse_pixel_size, scan_table
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, InputError, InputNotice
 
 IMAGE_COLUMNS = ("organ", "source", "data_source", "group", "patient", "pixel_size")
 """Columns that are read beside the id."""
+_TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".numbers")
+_READ_TABLES = ("rles.csv", "sample_submission.csv", "folds.csv")
+_MEANT_STEMS = ("image", "patient", "metadata")  # with or without an s, in any case
+_GROUP_REMEDY = "give all images of a patient one group, or leave the groups out"
 
 
 def read_image_table(
@@ -40,7 +44,31 @@ def read_image_table(
         path, [key for key in table["id"] if key not in meant], [key for key in images if key not in found]
     )
     rows = {meant[row["id"]]: row for row in table.to_dict("records") if row["id"] in meant}
-    return rows, faults + _scale_faults(rows, path)
+    return rows, faults + _group_faults(rows, path) + _scale_faults(rows, path)
+
+
+def _group_faults(rows: Mapping[str, dict[str, str]], path: Path) -> list[Fault]:
+    """Write groups and patients as they are meant; gives notices of that, and patients that groups would split."""
+    faults = []
+    for column in ("group", "patient"):
+        cells = {key: row[column] for key, row in rows.items() if column in row}
+        meant, notices = plain_groups(path, column, cells)
+        faults += notices
+        for key, name in meant.items():
+            rows[key][column] = name
+    groups: dict[str, set[str]] = {}
+    for row in rows.values():
+        if "group" in row and row.get("patient"):
+            groups.setdefault(row["patient"], set()).add(row["group"])
+    return faults + [
+        Fault(patient, str(path), f"its images are of several groups: {_named(names)}", _GROUP_REMEDY)
+        for patient, names in groups.items()
+        if len(names) > 1
+    ]
+
+
+def _named(names: Iterable[str]) -> str:
+    return ", ".join(name or "none" for name in sorted(names))
 
 
 def _scale_faults(rows: Mapping[str, Mapping[str, str]], path: Path) -> list[Fault]:
@@ -50,3 +78,15 @@ def _scale_faults(rows: Mapping[str, Mapping[str, str]], path: Path) -> list[Fau
         for key, size in ((key, row.get("pixel_size", "")) for key, row in rows.items())
         if size.lower() not in ("", "nan") and parse_pixel_size(size) is None
     ]
+
+
+def other_tables(root: Path) -> list[Fault]:
+    """Tables of a folder without images.csv that nobody reads: a fault where one seems meant as it, else a notice."""
+    found = []
+    for path in sorted(root.iterdir()):
+        if path.name in _READ_TABLES or path.name.startswith(".") or path.suffix.lower() not in _TABLE_SUFFIXES:
+            continue
+        kind = Fault if path.stem.lower().removesuffix("s") in _MEANT_STEMS else InputNotice
+        remedy = "save it as images.csv, in UTF-8, if it says something of the images"
+        found.append(kind(path.stem, str(path), "a table that is not read", remedy))
+    return found

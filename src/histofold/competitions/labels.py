@@ -111,8 +111,9 @@ def scan_training_table(
 ) -> tuple[list[dict[str, str]], list[Fault]]:
     """The rows of a training table, as far as they can be made out, and every fault of it.
 
-    Rows of one id are joined where each holds an object (see `join_objects`), unless an image has no row: then an id
-    may be another image's.
+    Ids that are spelled otherwise than their images are read as these, with a notice (see `meet_ids`). Rows of one id
+    are joined where each holds an object (see `join_objects`), unless an image has no row: then an id may be another
+    image's.
 
     Args:
         path: The table.
@@ -135,8 +136,14 @@ def scan_training_table(
         return [], table_faults + faults
     for key in table.loc[table["id"].str.contains("/"), "id"]:
         table_faults.append(Fault(key, str(path), f"an id with a /: its image lies in {images.name}", "write its name"))
-    named = set(table["id"])
-    lost = any(each.stem not in named for each in images.glob("*") if each.suffix.lower() in IMAGE_SUFFIXES)
+    stems = [each.stem for each in sorted(images.glob("*")) if each.suffix.lower() in IMAGE_SUFFIXES]
+    meant, notices = meet_ids(path, table["id"], stems)
+    table = table.assign(id=table["id"].map(lambda key: meant.get(key, key)))
+    table_faults += notices
+    lost = sorted(set(stems) - set(table["id"]))
+    if lost:
+        rule = f"{len(lost)} images have no row in {path.name}, the first is {lost[0]}"
+        table_faults.append(InputNotice(images.name, str(images), rule, "add their rows, or they are not trained on"))
     table, row_faults = first_rows(path, table, ("id",)) if lost else _label_rows(path, table, ("id",), column)
     faults = table_faults + row_faults + faults
     if table.empty:

@@ -61,7 +61,7 @@ def spelled_table(
     """Read a table that people may have written: every value as text without the blanks around it, and all rows.
 
     Args:
-        path: The file: commas, semicolons or tabs, in UTF-8 or UTF-16.
+        path: The file: commas, semicolons, tabs or bars, in UTF-8 or UTF-16.
         required: Columns that must be there; one that is not is a fault and stays absent from the table.
         optional: Columns that are read where they are there. Names that differ in case, blanks and underscores alone
             are read as these, with a notice.
@@ -75,11 +75,16 @@ def spelled_table(
         InputError: If the file is missing, empty, or no csv.
     """
     (_, header), *lines = table_lines(path, *table_dialect(path)) if path.is_file() else table_lines(path)
+    if header[0].lower() == "sep=" and lines:  # what spreadsheets write to tell each other the separator
+        (_, header), *lines = lines
     names, faults = spelled_columns(path, header, (*required, *optional))
     faults += column_faults(path, names, required, optional, is_strict)
     table, row_faults = table_of_lines(path, names, [(number, [each.strip() for each in row]) for number, row in lines])
+    remedy = "write the image's name, its folders parted by /"
     faults += [
-        Fault(key, str(path), "an id that leads out of its folder", "write the name of an image")
+        Fault(
+            key, str(path), "an id that may lead out of its folder: it holds .., a backslash, or begins with /", remedy
+        )
         for key in dict.fromkeys(table.get("id", ()))
         if not is_safe_id(key)
     ]
@@ -161,7 +166,7 @@ def read_names(path: Path) -> tuple[str, ...]:
 def table_dialect(path: Path) -> tuple[str, str]:
     """Encoding and separator of a table that people may have saved.
 
-    The separator is the comma, semicolon or tab, whichever stands most often in the first line outside of quotes.
+    The separator is the comma, semicolon, tab or bar, whichever stands most often in the first line outside of quotes.
 
     Raises:
         OSError: If there is no such file.
@@ -169,7 +174,7 @@ def table_dialect(path: Path) -> tuple[str, str]:
     encoding = text_encoding(path)
     with path.open(encoding=encoding, errors="replace") as stream:
         bare = re.sub(r'"[^"]*"', "", stream.readline(_HEADER_CHARACTERS))
-    return encoding, max(",;\t", key=bare.count)
+    return encoding, max(",;\t|", key=bare.count)
 
 
 def table_header(path: Path) -> list[str]:
