@@ -150,6 +150,20 @@ REFUSED = {
 }
 
 
+def noise(mask_HW):
+    return cv2.resize(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8), SHAPE[::-1])
+
+
+REFUSED |= {
+    "pictures": (noise, "most pixels are neither black nor white"),
+    "grey pictures": (lambda m: noise(m)[:, :, 0], "most pixels are neither black nor white"),
+    "void of a palette": (
+        lambda m: Image.fromarray(np.where(np.tri(*SHAPE), m, 255).astype(np.uint8)).convert("P"),
+        "the index 255 stands beside a few others",
+    ),
+}
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_may_mean_two_things_is_refused_once(root, masks, kind):
     picture, words = REFUSED[kind]

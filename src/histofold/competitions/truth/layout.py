@@ -12,11 +12,12 @@ from histofold.competitions.truth.names import ImageNames, bare_name, image_ids,
 from histofold.core.faults import Fault
 
 OUTLINE_SUFFIXES = (".geojson", ".json", ".xml")
-IMAGE_FOLDERS = ("images", "image", "imgs", "img")
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "img_dir")
 """Folders of images beside one of masks, in any case."""
 TRUTH_FOLDERS = (
     *("masks", "mask", "labels", "label", "annotations", "annotation", "annos", "anno", "ground_truth", "groundtruth"),
-    *("gt", "truth", "segmentations", "segmentation", "seg", "outlines", "geojson", "json", "xml"),
+    *("gt", "truth", "segmentations", "segmentation", "seg", "segmentationclass", "ann_dir"),
+    *("outlines", "geojson", "json", "xml"),
 )
 """Folders of masks or outlines beside the images, in any case."""
 _HEAD_BYTES = 4096

@@ -32,8 +32,7 @@ def find_masks(folder: Path, samples: Sequence[Sample], names: ImageNames, setti
     found = [path.name for path in sorted(folder.glob("[!.]*")) if path.is_dir() and listed_files(path, MASK_SUFFIXES)]
     found = [] if set(found) <= names.folders else found  # sub-folders of images have masks in folders of their name
     listed, faults = (read_names(classes_path) if classes_path.is_file() else (), [])
-    if len(set(listed)) < len(listed):
-        faults.append(Fault("classes", str(classes_path), "a class stands there twice", "name each class once"))
+    faults += _class_faults(classes_path, listed)
     if found and listed_files(folder, MASK_SUFFIXES, deep=False):
         rule = f"masks beside the folders of classes ({', '.join(found)})"
         faults.append(Fault("masks", str(folder), rule, "move them into the folder of their class"))
@@ -53,11 +52,25 @@ def find_masks(folder: Path, samples: Sequence[Sample], names: ImageNames, setti
     return masks_as_truth(folder, files, samples, settings, classes=classes, has_labels=not found, faults=faults)
 
 
+def _class_faults(path: Path, names: Sequence[str]) -> list[Fault]:
+    """Faults of the names in classes.txt."""
+    faults = []
+    if len({name.casefold() for name in names}) < len(names):
+        faults.append(Fault("classes", str(path), "a class stands there twice", "name each class once"))
+    faults += [
+        Fault("classes", str(path), f"{name} is no class: it is what has the value 0", "take the line out")
+        for name in names
+        if name.casefold().strip("_") in ("background", "bg")
+    ]
+    return faults
+
+
 def masks_beside(root: Path, images: ImageFiles, samples: Sequence[Sample], settings: MaskSettings) -> FoundTruth:
     """Masks in the folders of the images, as GlaS has them: ID_anno beside ID; classes.txt may stand in root."""
     names = root / "classes.txt"
     classes = (read_names(names) if names.is_file() else ()) or ONE_CLASS
     files, faults = one_file_each(images.folder, images.masks_beside, samples, images.names())
+    faults += _class_faults(names, classes)
     nested = {key: [[path]] for key, path in files.items()}
     return masks_as_truth(images.folder, nested, samples, settings, classes=classes, has_labels=True, faults=faults)
 

@@ -10,19 +10,16 @@ from tqdm import tqdm
 from histofold.competitions.base import image_error_fault
 from histofold.competitions.tables import header_shape_of
 from histofold.competitions.truth.found import FoundTruth
-from histofold.competitions.truth.mask_files import MaskFile, decode_mask
-from histofold.competitions.truth.mask_values import (
+from histofold.competitions.truth.mask_facts import (
     MaskFacts,
-    MaskReading,
-    MaskSettings,
     Transparency,
     alpha_facts,
-    decide_reading,
     mask_brightness,
     mask_facts,
     mask_transparency,
-    read_class_labels,
 )
+from histofold.competitions.truth.mask_files import MaskFile, decode_mask
+from histofold.competitions.truth.mask_values import MaskReading, MaskSettings, decide_reading, read_class_labels
 from histofold.core.faults import Fault, ImageError, InputError, InputNotice
 from histofold.core.rle.runs import Masks, Runs, join_classes, runs_from_mask
 from histofold.core.rle.sets import subtract_runs, union_runs

@@ -81,7 +81,7 @@ def _collected(path: Path, word: str, items: Sequence[tuple[Maker, Any]]) -> lis
 def _geojson_outline(feature: Any) -> Outline:
     properties = feature.get("properties") or {}
     named = next((properties[key] for key in ("classification", "class", "label") if properties.get(key)), "")
-    label = named if isinstance(named, str) else named["name"]
+    label = named if isinstance(named, str) else named.get("name") or ": ".join(named["names"])
     return Outline(label.strip(), [np.asarray(ring, float) for ring in geometry_rings(feature["geometry"])])
 
 

@@ -41,6 +41,9 @@ def find_outlines(folder: Path, paths: Sequence[Path], samples: Sequence[Sample]
             if any(not each.label for each in read):
                 rule = f"an outline without a class, where others are of {', '.join(classes)}"
                 faults.append(Fault(key, str(own[key]), rule, "give it its class, or delete it"))
+    if len({name.casefold() for name in classes}) < len(classes):
+        rule = f"classes that differ in case alone, of {', '.join(classes)}"
+        faults.append(Fault("classes", str(folder), rule, "write each class in one way"))
     truth = FoundTruth(classes=classes if len(classes) > 1 else ONE_CLASS, faults=faults)
     for sample in samples:
         shape_hw = header_shape_of(sample.image_path)
