@@ -4,14 +4,17 @@ import re
 from dataclasses import replace
 from functools import partial
 
+import cv2
 import pytest
 
 from blobs_folder import make_blobs_folder
 from histofold.commands.main import main
 from histofold.competitions.registry import detect_competition, get_competition
 from histofold.data.demo import demo_experiment, demo_preprocessing
+from histofold.schema.parse import to_toml
 from histofold.schema.sample import Sample
 from histofold.synth.competitions import DEMO_FOLDERS, hidden_score
+from small_datasets import build
 
 
 @pytest.fixture
@@ -68,6 +71,39 @@ def test_on_a_plain_folder_and_again(run_demo, tmp_path):
     before = (tmp_path / "demo" / "submission.csv").read_bytes()
     assert run_demo(*arguments)[-2:] == lines[-2:]
     assert (tmp_path / "demo" / "submission.csv").read_bytes() == before
+
+
+def test_a_demo_of_other_masks_or_settings_is_refused_before_anything_is_made(tmp_path, capsys):
+    own, out = tmp_path / "own", tmp_path / "demo"
+    (name, *_) = make_blobs_folder(own, 4, seed=0)
+    build(own, out / "dataset")
+    competition = get_competition("folder")
+    settings = {"steps": 2, "folds": 2, "seed": 0, "synthetic": False}
+    experiment = demo_experiment(competition, competition.samples(own, "train"), out / "dataset", **settings)
+    (out / "runs" / "demo" / "fold0").mkdir(parents=True)
+    (out / "runs" / "demo" / "fold0" / "experiment.toml").write_text(to_toml(experiment))
+    mask = own / "masks" / f"{name}.png"
+    cv2.imwrite(str(mask), 255 - cv2.imread(str(mask), cv2.IMREAD_UNCHANGED))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert main(["demo", "--data", str(own), "--out", str(out), "--folds", "2", "--steps", "3"]) == 2
+    told = capsys.readouterr().err
+    assert f"its data has changed: other masks: {name}" in told
+    assert "train.steps: 2 then, 3 now" in told
+    assert f"give another --out, or remove {out} to begin anew" in told
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_slides_of_another_competition_are_not_taken_for_the_demo_s(tmp_path, capsys):
+    root = tmp_path / "competition"
+    DEMO_FOLDERS["kidney_2020"].make(
+        root, seed=0, truth_path=tmp_path / "hidden_truth.csv", num_train=2, num_test=1, max_side=200, progress=False
+    )
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "holds slides of kidney_2020; give another --out" in capsys.readouterr().err
+    (tmp_path / "hidden_truth.csv").unlink()
+    assert main(["demo", "--out", str(tmp_path), "--competition", "kidney_2020"]) == 2
+    assert "not made by the demo to its end" in capsys.readouterr().err
+    assert (root / "train.csv").is_file()
 
 
 def test_a_competition_whose_folder_cannot_be_drawn_is_refused(tmp_path, capsys):

@@ -43,7 +43,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except Exception as error:
-        error.add_note(f"{path}")  # a full disk, or a library that meets one, does not name the file
+        error.add_note(str(path))  # a full disk, or a library that meets one, does not name the file
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -161,10 +161,14 @@ class LineJournal:
             OSError: If it cannot be written; a later one can still be added.
         """
         line, self._begin = f"{self._begin}{json.dumps(entry)}\n", "\n"
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(line)
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(line)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            error.add_note(str(self.path))  # a full disk does not name the file
+            raise
         self._begin = ""
         self.entries.append(entry)
 

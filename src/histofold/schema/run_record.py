@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,8 @@ class RunRecord:
     words; empty in records of earlier versions."""
     folds: tuple[int, ...] = ()
     """All folds of its dataset that could be held out; empty in records of earlier versions."""
+    datasets: tuple[str, ...] = ()
+    """Its datasets from the fold's own folder, the main one first: a project that was moved or copied has its own."""
     settings_sha256: str = ""
     """Identifies experiment.toml beside it, where its data lies aside; empty in records of earlier versions."""
 
@@ -61,6 +65,29 @@ class RunRecord:
 def settings_sha256(experiment: Experiment) -> str:
     """Identifies the settings of an experiment, where its data lies aside: runs are moved."""
     return hashlib.sha256(to_toml(replace(experiment, data=DataConfig())).encode()).hexdigest()
+
+
+def datasets_beside(experiment: Experiment, folder: Path) -> tuple[str, ...]:
+    """The datasets of an experiment from the folder of a fold, the main one first."""
+    names = [experiment.data.dataset, *(source.dataset for source in experiment.data.sources)]
+    return tuple(os.path.relpath(Path(name).resolve(), folder.resolve()) for name in names)
+
+
+def with_datasets_beside(experiment: Experiment, folder: Path, datasets: Sequence[str]) -> Experiment:
+    """An experiment whose datasets are those that lie as they did from the folder of a fold, where they do.
+
+    Args:
+        experiment: As the fold recorded it.
+        folder: runs/E/fold{k}.
+        datasets: Of its record; empty in records of earlier versions.
+    """
+    names = [experiment.data.dataset, *(source.dataset for source in experiment.data.sources)]
+    beside = [Path(os.path.normpath(folder.resolve() / name)) for name in datasets]
+    if len(beside) == len(names):
+        names = [str(path) if path.is_dir() else name for path, name in zip(beside, names, strict=True)]
+    sources = zip(experiment.data.sources, names[1:], strict=True)
+    further = tuple(replace(source, dataset=name) for source, name in sources)
+    return replace(experiment, data=replace(experiment.data, dataset=names[0], sources=further))
 
 
 def write_record(folder: Path, record: RunRecord) -> None:

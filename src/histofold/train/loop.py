@@ -27,7 +27,14 @@ from histofold.predict.stages import stages_of
 from histofold.schema.experiment import Experiment
 from histofold.schema.files import weights_rule, write_atomically
 from histofold.schema.parse import to_toml
-from histofold.schema.run_record import RECORD_NAME, RunRecord, read_record, settings_sha256, write_record
+from histofold.schema.run_record import (
+    RECORD_NAME,
+    RunRecord,
+    datasets_beside,
+    read_record,
+    settings_sha256,
+    write_record,
+)
 from histofold.schema.sample import Sample
 from histofold.train.checkpoint import save_state, save_weights
 from histofold.train.dataset import make_loader, training_tiles
@@ -229,6 +236,7 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
         arguments=setup.experiment.model.arguments(),
         inputs=setup.inputs,
         folds=setup.folds,
+        datasets=datasets_beside(setup.experiment, setup.folder),
         settings_sha256=settings_sha256(setup.experiment),
     )
     write_record(setup.folder, record)

@@ -25,7 +25,14 @@ from histofold.schema.experiment import Experiment, with_moved_data
 from histofold.schema.files import LineJournal, weights_rule
 from histofold.schema.manifest import Manifest, file_sha256, read_thresholds
 from histofold.schema.parse import load_toml, plain
-from histofold.schema.run_record import RECORD_NAME, RunRecord, finished_records, read_record, settings_sha256
+from histofold.schema.run_record import (
+    RECORD_NAME,
+    RunRecord,
+    finished_records,
+    read_record,
+    settings_sha256,
+    with_datasets_beside,
+)
 from histofold.schema.sample import Sample
 from histofold.trust.thresholds import score_column
 
@@ -70,10 +77,12 @@ def run_experiment(run: Path) -> Experiment:
         rule, remedy = "no fold has an experiment.toml", "copy the run again, or train it anew"
         raise InputError([Fault(run.name, str(run), rule, remedy)])
     experiment = load_toml(Experiment, paths[0])
-    held = read_record(paths[0].parent).settings_sha256 if (paths[0].parent / RECORD_NAME).is_file() else ""
-    if held not in ("", settings_sha256(experiment)):
+    folder = paths[0].parent
+    record = read_record(folder) if (folder / RECORD_NAME).is_file() else None
+    if record is not None and record.settings_sha256 not in ("", settings_sha256(experiment)):
         rule, remedy = "not what the run wrote: it was changed or cut short", "copy the run again, or train it anew"
         raise InputError([Fault(run.name, str(paths[0]), rule, remedy)])
+    experiment = with_datasets_beside(experiment, folder, record.datasets if record is not None else ())
     return with_moved_data(experiment, paths[0])
 
 

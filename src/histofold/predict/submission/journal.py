@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -115,10 +116,8 @@ class SubmissionJournal:
 
     def _tick(self) -> None:
         while not self._stopped.wait(self._interval_s):
-            try:
+            with suppress(OSError):  # a full disk may have room the next time, and the last time is not suppressed
                 self.flush()
-            except OSError as error:
-                logger.warning("%s is not rebuilt now: %s", self.path, error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

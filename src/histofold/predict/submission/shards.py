@@ -197,7 +197,7 @@ def predict_folder(
         InputError: If weights or tables are at fault; single images never are.
     """
     manifest = load_manifest(weights)
-    adapter, samples = _adapter_of(manifest, data, competition)
+    adapter, samples = adapter_of_folder(manifest, data, competition)
     with earlier_kept(out, submission_columns(adapter, manifest.classes), adapter.fallback_row):
         return run_submission(adapter, samples, [(weights, manifest)], out, limit_s)
 
@@ -223,7 +223,7 @@ def predict_shard(
         ValueError: If the numbers name no shard.
     """
     manifest = load_manifest(weights)
-    adapter, samples = _adapter_of(manifest, data, competition)
+    adapter, samples = adapter_of_folder(manifest, data, competition)
     columns = submission_columns(adapter, manifest.classes)
     planned = planned_shard(WholeRun(adapter.name, columns, (manifest,), tuple(samples)), *part)
     finished = finished_shard(out, planned)
@@ -237,21 +237,31 @@ def predict_shard(
     return finish_shard(out, planned, summary.failed, degraded), True
 
 
-def _adapter_of(manifest: Manifest, data: Path, name: str) -> tuple[Competition, list[Sample]]:
+def adapter_of_folder(manifest: Manifest, data: Path, name: str = "") -> tuple[Competition, list[Sample]]:
     """The adapter that a folder is read and its rows are written by, and its images.
+
+    Args:
+        manifest: Of the weights; its adapter is taken where it can read the folder.
+        data: The folder.
+        name: Name of the adapter that is wanted; empty where nobody says.
 
     Raises:
         InputError: With the faults of the folder by the adapter that is named, or by the manifest's.
     """
     adapter = get_competition(name or manifest.competition)
+    found = None if name else _other_adapter(manifest, data)
+    is_plain = not adapter.slug  # reads any folder of images, that of a competition too
     try:
-        return adapter, adapter.samples(data, "test")
+        if found is None or not is_plain:
+            return adapter, adapter.samples(data, "test")
     except InputError as error:
-        found = None if name else _other_adapter(manifest, data)
         if found is None:
             raise _with_missing_submission(error, adapter.name, data) from None
     logger.warning("%s: weights of %s predict a folder of %s, in its form of rows", data, adapter.name, found.name)
-    return found, found.samples(data, "test")
+    try:
+        return found, found.samples(data, "test")
+    except InputError as error:
+        raise _with_missing_submission(error, found.name, data) from None
 
 
 def _other_adapter(manifest: Manifest, data: Path) -> Competition | None:
