@@ -16,6 +16,8 @@ PATH = Path("images.csv")
         ("a", "a"),
         ("a.jpg", "a"),
         ("A.PNG", "a"),
+        ("a.ome.tif", "a"),
+        ("a.ndpi", "a"),
         ("images/a.tif", "a"),
         ("7", "007"),
         ("7.0", "007"),

@@ -39,9 +39,17 @@ def test_rows_of_objects_become_their_union(tmp_path):
 )
 def test_rows_that_are_equal_or_contradict_are_not_joined(tmp_path, rows):
     table = pd.DataFrame(rows, columns=["id", "organ", "rle"])
-    joined, notices = join_objects(tmp_path / "t.csv", table, ("id",), "rle")
+    joined, notices = join_objects(tmp_path / "t.csv", table, ("id",), "rle", ("organ",))
     assert len(joined) == 2
     assert notices == []
+
+
+def test_columns_that_nobody_reads_may_differ_between_objects(tmp_path):
+    rows = [("a", "1", "1 2"), ("a", "2", "7 2"), ("a", "3", "7 2"), ("b", "4", "5 1")]
+    table = pd.DataFrame(rows, columns=["id", "object", "rle"])
+    joined, notices = join_objects(tmp_path / "t.csv", table, ("id",), "rle", ("id", "rle"))
+    assert joined["rle"].tolist() == ["1 2 7 2", "5 1"]
+    assert len(notices) == 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ _ALTERNATIVES = (("group", "patient"), ("source", "data_source"))
 """Columns of which one is enough: what resembles the other is then only named."""
 _OTHER_WORDS = {
     "id": ("image", "name", "file", "slide"),
-    "patient": ("donor", "subject", "case", "person", "animal"),
+    "patient": ("donor", "subject", "case", "person", "participant", "individual", "animal", "mouse", "pid"),
+    "group": ("slide", "wsi", "specimen", "block", "sourcewsi"),
     "pixel_size": ("mpp", "resolution", "spacing", "umperpixel", "umperpx", "micronsperpixel", "pixelspacing"),
     "organ": ("tissue",),
     "rle": ("encoding", "encodedpixels", "mask", "runs", "runlength", "segmentation"),

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from histofold.competitions.base import IMAGE_SUFFIXES
 from histofold.competitions.truth.names import ID_SEPARATOR
 from histofold.core.faults import Fault, InputNotice
 from histofold.schema.sample import is_safe_id
@@ -17,18 +16,18 @@ from histofold.schema.sample import is_safe_id
 MOST_NAMED = 20
 """Ids of one kind that are named one by one."""
 _EXAMPLES = 3
+_SUFFIX = re.compile(r"(\.ome)?\.(tiff?|png|jpe?g|bmp|jp2|svs|ndpi|mrxs|scn|vsi|czi|bif|qptiff|dcm)$")
 _NOTHING_KNOWN = ("", "nan", "na", "n/a", "none", "null", "unknown", "?", "#n/a")
 
 
 def plain_id(text: str) -> str:
     """An id as it is compared where a table spells it otherwise than the file.
 
-    In Unicode's composed form and lower case, folders joined as in ids, without folder `images/`, suffix of an image,
-    leading zeros, and the `.0` that a spreadsheet adds.
+    In Unicode's composed form and lower case, folders joined as in ids, without folder `images/`, suffix of an image or
+    of the slide that it was cut from, leading zeros, and the `.0` that a spreadsheet adds.
     """
     name = unicodedata.normalize("NFC", text).strip().casefold().removeprefix("./").removeprefix("images/")
-    for suffix in sorted(IMAGE_SUFFIXES, key=len, reverse=True):
-        name = name.removesuffix(suffix)
+    name = _SUFFIX.sub("", name)
     number = re.fullmatch(r"0*(\d+)(\.0+)?", name)
     return number[1] if number else name.replace("/", ID_SEPARATOR)
 

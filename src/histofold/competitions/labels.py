@@ -9,7 +9,7 @@ import pandas as pd
 
 from histofold.competitions.base import IMAGE_SUFFIXES
 from histofold.competitions.ids import meet_ids, unmet_faults
-from histofold.competitions.tables import CLASS_KEYS, TABLE_ANY_SHAPE, first_rows, spelled_table
+from histofold.competitions.tables import CLASS_KEYS, TABLE_ANY_SHAPE, Scanned, first_rows, spelled_table
 from histofold.core.faults import Fault, InputError, InputNotice
 from histofold.core.rle.runs import Runs, parse_rle, runs_to_text
 from histofold.core.rle.sets import union_runs
@@ -21,16 +21,20 @@ _OTHER_LIMITS = (255, 256, 1023, 1024, 4000, 8000, 8191, 8192, 32_000, 32_759, 6
 _SUSPICIOUS_TIE = 1000  # characters: three different texts of one such length, and none longer, were cut
 
 
-def join_objects(path: Path, table: pd.DataFrame, keys: Sequence[str], column: str) -> tuple[pd.DataFrame, list[Fault]]:
-    """One row of all rows of a key, where they differ in their run lengths alone: one row an object, which may overlap.
+def join_objects(
+    path: Path, table: pd.DataFrame, keys: Sequence[str], column: str, alike: Sequence[str] = ()
+) -> Scanned:
+    """One row of all rows of a key: one row an object, which may overlap.
 
-    Rows that are equal, or differ in anything else, are left for `first_rows` to refuse.
+    Rows that are equal, or differ in a column that is read, or of which one has no run lengths, are left for
+    `first_rows` to refuse.
 
     Args:
         path: The table, for the notice.
         table: Columns of text, `column` among them.
         keys: What identifies an image, or a class of it.
         column: The column of run lengths.
+        alike: Other columns that are read: objects of one image agree in them.
 
     Returns:
         The table, and a notice where rows were joined.
@@ -38,12 +42,12 @@ def join_objects(path: Path, table: pd.DataFrame, keys: Sequence[str], column: s
     known = [name for name in keys if name in table.columns]
     if column not in table.columns or "id" not in known:
         return table, []
-    others = [name for name in table.columns if name != column]
+    said = [*known, *(name for name in alike if name in table.columns and name not in (column, *known))]
     table, gone = table.copy(), []
     joined = 0
     for _, rows in table[table.duplicated(known, keep=False)].groupby(known, sort=False):
         texts = rows[column].tolist()
-        if "" in texts or len(set(texts)) < len(texts) or rows.duplicated(others).sum() < len(rows) - 1:
+        if "" in texts or rows.duplicated().any() or rows.duplicated(said).sum() < len(rows) - 1:
             continue
         table.loc[rows.index[0], column] = _union_text(texts)
         gone += rows.index[1:].tolist()
@@ -94,13 +98,15 @@ def cut_faults(path: Path, ids: Iterable[str], texts: Sequence[str], column: str
     }
 
 
-def _label_rows(path: Path, table: pd.DataFrame, keys: Sequence[str], column: str) -> tuple[pd.DataFrame, list[Fault]]:
+def _label_rows(
+    path: Path, table: pd.DataFrame, keys: Sequence[str], column: str, alike: Sequence[str] = ()
+) -> Scanned:
     """A table of one row a key, and what is wrong with its keys and texts; of texts that were cut nothing is left."""
     if column not in table.columns or "id" not in table.columns:
         return first_rows(path, table, keys)
     cut = cut_faults(path, table["id"], table[column].tolist(), column)
     whole = table.drop(index=table.index[list(cut)])
-    whole, notices = join_objects(path, whole, keys, column)
+    whole, notices = join_objects(path, whole, keys, column, alike)
     table = pd.concat([whole, table.iloc[list(cut)].assign(**{column: None})]).sort_index(kind="stable")
     table, repeats = first_rows(path, table, keys)
     return table, [*cut.values(), *notices, *repeats]
@@ -144,7 +150,9 @@ def scan_training_table(
     if lost:
         rule = f"{len(lost)} images have no row in {path.name}, the first is {lost[0]}"
         table_faults.append(InputNotice(images.name, str(images), rule, "add their rows, or they are not trained on"))
-    table, row_faults = first_rows(path, table, ("id",)) if lost else _label_rows(path, table, ("id",), column)
+    table, row_faults = (
+        first_rows(path, table, ("id",)) if lost else _label_rows(path, table, ("id",), column, (*required, *optional))
+    )
     faults = table_faults + row_faults + faults
     if table.empty:
         faults.append(Fault(path.stem, str(path), "no rows", "download it again"))
