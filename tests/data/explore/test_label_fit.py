@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from histofold.core.rle.runs import Runs, runs_from_mask
-from histofold.data.explore.label_fit import _pixel_features, fit_labels, line_continuity
+from histofold.data.explore.label_fit import _pixel_features, fit_labels, likeness, line_continuity
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +84,40 @@ def test_continuity_is_the_dice_with_the_next_line(labelled, order):
     assert given > other + 0.1
     misread = Runs(runs.starts, runs.lengths, runs.shape_hw, "C" if order == "F" else "F")
     assert line_continuity(misread) == (other, given)
+
+
+def test_no_shift_onto_bare_glass_is_proposed():
+    """Labels of tissue beside a hole in it of the same shape: the hole is what colours tell best."""
+    image = np.random.default_rng(0).normal((150, 90, 140), 8, (150, 210, 3))
+    mask, glass = np.zeros((150, 210), np.uint8), np.zeros((150, 210), np.uint8)
+    cv2.circle(mask, (100, 70), 20, 1, -1)
+    cv2.circle(glass, (125, 70), 20, 1, -1)
+    image[glass > 0] = 245
+    image_HWC = np.clip(image, 0, 255).astype(np.uint8)
+    assert fit_labels(image_HWC, mask > 0).shift_yx[1] * 210 == pytest.approx(25, abs=2)
+    fit = fit_labels(image_HWC, mask > 0, glass_HW=glass > 0)
+    down, right = (round(share * side) for share, side in zip(fit.shift_yx, (150, 210), strict=True))
+    there = moved(mask > 0, down, right) & (glass > 0)
+    assert there.sum() <= (mask & glass).sum() + 0.02 * mask.sum()
+
+
+def test_no_shift_that_loses_labels_at_the_border_is_proposed(labelled):
+    image_HWC, mask = labelled
+    cut = np.zeros_like(mask)
+    cut[:, :30] = moved(mask, 0, -105)[:, :30]
+    fit = fit_labels(image_HWC, cut)
+    kept = moved(cut, round(fit.shift_yx[0] * 150), round(fit.shift_yx[1] * 210))
+    assert kept.sum() >= 0.9 * cut.sum()
+
+
+def test_labels_are_alike_in_every_image_but_that_of_another(labelled):
+    image_HWC, mask = labelled
+    rng = np.random.default_rng(4)
+    fits = []
+    for _ in range(6):
+        noisy = np.clip(image_HWC + rng.normal(0, 6, image_HWC.shape), 0, 255).astype(np.uint8)
+        fits.append(fit_labels(noisy, mask))
+    fits.append(fit_labels(image_HWC, mask[::-1, ::-1]))
+    found = likeness(fits)
+    assert found[:6].min() > 0.8
+    assert abs(found[6]) < 0.2

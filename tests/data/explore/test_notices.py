@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,9 +13,11 @@ from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import Runs, runs_from_mask
 from histofold.data.check import audit_folder
+from histofold.data.cleaning import outside_mask
 from histofold.data.duplicates import DuplicatePair
 from histofold.data.explore.folder import Explorer, explore_folder
-from histofold.data.explore.notices import Notice, find_notices, rank_slides
+from histofold.data.explore.label_fit import fit_labels
+from histofold.data.explore.notices import Notice, find_notices, rank_slides, shift_notices
 from histofold.data.explore.outlines import draw_rings, polygon_dice
 from histofold.data.explore.slides import label_facts
 from histofold.data.tiles.masks import any_class
@@ -192,6 +195,49 @@ def test_rings_that_overlap_are_joined_and_scale_with_the_picture():
     assert drawn[35, 35]
     assert drawn.sum() == 2 * 40**2 - 20**2
     assert draw_rings(rings, (80, 100), (40, 50)).sum() == pytest.approx(drawn.sum() / 4, rel=0.1)
+
+
+STAINS = {
+    "haematoxylin-eosin": ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)),
+    "PAS": ((0.65, 0.65, 0.35), (0.17, 0.92, 0.33)),
+    "silver": ((0.57, 0.58, 0.58), (0.30, 0.60, 0.75)),
+    "trichrome": ((0.30, 0.85, 0.45), (0.85, 0.40, 0.10)),
+    "DAB": ((0.27, 0.57, 0.78), (0.65, 0.70, 0.29)),
+}
+
+
+def stained(seed, stain, few):
+    """A core of tissue on glass with some denser objects, and their mask."""
+    rng = np.random.default_rng(seed)
+    height, width = 160, 220
+    mask = np.zeros((height, width), np.uint8)
+    for y, x in rng.permutation([(50, 60), (90, 120), (60, 165), (115, 70), (80, 40)])[: 1 if few else 5]:
+        cv2.ellipse(mask, (int(x), int(y)), (15, 11), float(rng.uniform(0, 180)), 0, 360, 1, -1)
+    y, x = np.ogrid[:height, :width]
+    tissue = ((y - 80) / 75) ** 2 + ((x - 110) / 105) ** 2 < 1
+    texture = cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), 4) * 2
+    amounts = np.stack([0.25 + 0.3 * mask + 0.2 * texture, 0.35 - 0.1 * mask + rng.normal(0, 0.05, mask.shape)], axis=2)
+    density = amounts.clip(0) * tissue[:, :, None] @ np.array(STAINS[stain])
+    return np.clip(245 * np.exp(-density) + rng.normal(0, 1.5, density.shape), 0, 255).astype(np.uint8), mask > 0
+
+
+@pytest.mark.parametrize("few", [False, True])
+@pytest.mark.parametrize("stain", list(STAINS))
+def test_clean_images_of_any_stain_give_no_notice(stain, few):
+    facts = []
+    for seed in range(6):
+        image_HWC, mask = stained(seed, stain, few)
+        glass = outside_mask(image_HWC, mask)
+        facts.append(facts_of(mask, str(seed), fit=fit_labels(image_HWC, mask, glass_HW=glass), blank_labelled=0.0))
+    assert list(map(str, find_notices(facts))) == []
+
+
+def test_words_say_what_was_seen():
+    image_HWC, mask = stained(1, "trichrome", False)
+    fit = fit_labels(image_HWC, np.roll(mask, 8, axis=1))
+    (notice,) = shift_notices(facts_of(mask, "a", fit=fit))
+    assert "moved by about 0 rows up and 8 columns to the left they would follow the colours" in notice.text
+    assert notice.shift_px == (0, -8)
 
 
 def test_a_notice_is_one_line():

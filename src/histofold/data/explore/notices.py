@@ -15,20 +15,26 @@ import numpy as np
 
 from histofold.core.faults import Fault
 from histofold.data.duplicates import DuplicatePair
+from histofold.data.explore.label_fit import likeness
 from histofold.data.explore.slides import SlideFacts
 
 MIN_BLANK_LABELLED = 0.001
 """Labelled glass, as a share of the image, that makes a notice."""
 MIN_POLYGON_DICE = 0.95
 """Outlines and run lengths that agree less make a notice."""
-MIN_SHIFT, MIN_SHIFT_GAIN, MIN_SHIFT_RATIO, MIN_SHIFTED_R2 = 0.015, 0.05, 1.15, 0.3
+MIN_SHIFT, MIN_SHIFT_GAIN, MIN_SHIFT_RATIO, MIN_SHIFTED_R2 = 0.015, 0.06, 1.2, 0.35
 """A shift (share of the longer side) makes a notice if it explains so much more of the labels, and enough of them."""
-MIN_OTHER_RATIO, MIN_OTHER_GAIN, MIN_OTHER_R2 = 1.5, 0.05, 0.25
+MIN_OTHER_RATIO, MIN_OTHER_GAIN, MIN_OTHER_R2 = 1.5, 0.05, 0.28
 """The same for another reading of the labels, which is a bolder claim."""
 MIN_CONTINUITY_GAIN, MAX_CONTINUITY = 0.02, 0.97
 """Labels are read in the wrong order if the other order makes neighbouring lines so much more alike."""
 GOOD_QUANTILE, MIN_RELATIVE_R2 = 0.75, 0.25
 """Labels make a notice that follow their image less than this share of what the upper quartile of the organ does."""
+MIN_LIKENESS, STRAY_LIKENESS, TURNED_LIKENESS, SHIFTED_LIKENESS = 0.3, 0.2, 0.5, 0.8
+"""Where good labels of an organ are so much like each other, those that are as alike as this share of it are neither
+stray nor turned nor shifted: what fits better elsewhere does so by chance."""
+PLAIN_R2 = 0.5
+"""Labels that would fit so well when they are moved or turned need no others to compare with."""
 MIN_COMPARED = 5
 """An organ of fewer slides has nothing that is usual."""
 MIN_INVERTED, MIN_INVERTED_BORDER = 0.5, 0.9
@@ -89,12 +95,13 @@ def find_notices(
     Returns:
         Those of single slides in the order of the slides, then those of pairs.
     """
-    usual = _usual_r2(facts)
+    usual, alike = _usual_r2(facts), _relative_likeness(facts)
     notices: list[Notice] = []
     for fact in facts:
         notices += blank_notices(fact)
-        reading = reading_notices(fact)
-        notices += reading or shift_notices(fact) or _stray_notices(fact, usual)
+        own = alike.get(fact.sample.id)
+        reading = reading_notices(fact, own)
+        notices += reading or shift_notices(fact, own) or _stray_notices(fact, usual, own)
         agreement = (polygon_dices or {}).get(fact.sample.id)
         if agreement is not None and not agreement >= MIN_POLYGON_DICE:
             text = f"outlines and run lengths have a Dice of {agreement:.2f}, less than {MIN_POLYGON_DICE}"
@@ -137,29 +144,39 @@ def extent_notices(fact: SlideFacts) -> list[Notice]:
     return []
 
 
-def reading_notices(fact: SlideFacts) -> list[Notice]:
-    """Labels that fit when they are read otherwise: in the other order, transposed, mirrored or turned."""
+def reading_notices(fact: SlideFacts, alike: float | None = None) -> list[Notice]:
+    """Labels that fit when they are read otherwise: in the other order, transposed, mirrored or turned.
+
+    Args:
+        fact: Of the slide.
+        alike: As `_relative_likeness` gives it; None where nothing is usual.
+    """
     given, other = fact.continuity
     differs = fact.shape_hw[0] != fact.shape_hw[1]
     if differs and given < MAX_CONTINUITY and other - given > MIN_CONTINUITY_GAIN:
         text = (
-            f"run lengths look row by row: neighbouring lines have a Dice of {other:.2f} then, and {given:.2f} as read"
+            "the labels are torn into stripes, and whole when their run lengths are read row by row: neighbouring "
+            f"lines then overlap by {other:.0%}, and as read by {given:.0%}"
         )
         return [_slide_notice(fact, "order of the runs", text)]
     fit = fact.fit
     if fit is None or not fit.other_r2:
         return []
     name, r2 = max(fit.other_r2.items(), key=lambda item: item[1])
+    if r2 < PLAIN_R2 and alike is not None and alike >= TURNED_LIKENESS:
+        return []
     if r2 < MIN_OTHER_R2 or r2 < MIN_OTHER_RATIO * fit.r2 + MIN_OTHER_GAIN:
         return []
-    text = f"labels fit the image better {name}: it explains {r2:.0%} of them then, and {fit.r2:.0%} as they are"
+    text = f"the labels would follow the colours of the image better {name}: {_r2_words(r2, fit.r2)}"
     return [_slide_notice(fact, "order of the runs" if name == "row by row" else "turned labels", text)]
 
 
-def shift_notices(fact: SlideFacts) -> list[Notice]:
-    """Labels that lie beside what they label."""
+def shift_notices(fact: SlideFacts, alike: float | None = None) -> list[Notice]:
+    """Labels that lie beside what they label; `alike` as in `reading_notices`."""
     fit = fact.fit
     if fit is None or fit.best_r2 < MIN_SHIFTED_R2:
+        return []
+    if fit.best_r2 < PLAIN_R2 and alike is not None and alike >= SHIFTED_LIKENESS:
         return []
     dy, dx = (round(share * side) for share, side in zip(fit.shift_yx, fact.shape_hw, strict=True))
     length = float(np.hypot(dy, dx)) / max(fact.shape_hw)
@@ -167,10 +184,37 @@ def shift_notices(fact: SlideFacts) -> list[Notice]:
     if length < MIN_SHIFT or gain < MIN_SHIFT_GAIN or ratio < MIN_SHIFT_RATIO:
         return []
     text = (
-        f"labels would fit better moved by about {dy:+d} rows and {dx:+d} columns: the image explains "
-        f"{fit.best_r2:.0%} of them then, and {fit.r2:.0%} as they are"
+        f"the labels seem to lie beside what they label: moved by about {abs(dy)} rows {'down' if dy > 0 else 'up'} "
+        f"and {abs(dx)} columns to the {'right' if dx > 0 else 'left'} they would follow the colours of the image "
+        f"better: "
+        f"{_r2_words(fit.best_r2, fit.r2)}"
     )
     return [_slide_notice(fact, "mask shift", text, shift_px=(dy, dx))]
+
+
+def _r2_words(then: float, now: float) -> str:
+    return f"colours and textures then explain {then:.0%} of them, and {now:.0%} as they are"
+
+
+def _relative_likeness(facts: Sequence[SlideFacts]) -> dict[str, float]:
+    """`likeness` by id over that of good labels (the upper quartile) of the organ.
+
+    Slides without a fit, of too few to compare, or of an organ whose good labels are hardly alike, are left out.
+    """
+    by_organ = defaultdict(list)
+    for fact in facts:
+        if fact.fit is not None:
+            by_organ[fact.sample.organ].append(fact)
+    relative: dict[str, float] = {}
+    for members in by_organ.values():
+        if len(members) < MIN_COMPARED:
+            continue
+        found = likeness([fact.fit for fact in members if fact.fit is not None])
+        usual = float(np.quantile(found, GOOD_QUANTILE))
+        if usual >= MIN_LIKENESS:
+            pairs = zip(members, found, strict=True)
+            relative |= {fact.sample.id: float(value) / usual for fact, value in pairs}
+    return relative
 
 
 def _usual_r2(facts: Sequence[SlideFacts]) -> dict[str, float]:
@@ -189,15 +233,21 @@ def _usual_r2(facts: Sequence[SlideFacts]) -> dict[str, float]:
     return {organ: float(np.quantile(values, GOOD_QUANTILE)) for organ, values in good.items()}
 
 
-def _stray_notices(fact: SlideFacts, usual: Mapping[str, float]) -> list[Notice]:
-    """Labels that do not follow their image, as those of another image do not."""
+def _stray_notices(fact: SlideFacts, usual: Mapping[str, float], alike: float | None) -> list[Notice]:
+    """Labels that do not follow their image, as those of another image do not; `alike` as in `reading_notices`."""
     organ = fact.sample.organ if fact.sample.organ in usual else ""
     good = usual.get(organ)
-    if fact.fit is None or good is None or fact.fit.r2 >= MIN_RELATIVE_R2 * good:
+    if fact.fit is None or good is None:
         return []
-    where = f"in {organ}" if organ else "here"
-    text = f"labels do not follow the image: it explains {fact.fit.r2:.0%} of them; a good fit {where} is {good:.0%}"
-    return [_slide_notice(fact, "stray labels", f"{text}; they may be of another image")]
+    least = MIN_RELATIVE_R2 * good if alike is not None else MIN_RELATIVE_R2 / 2 * good
+    if fact.fit.r2 >= least or (alike is not None and alike >= STRAY_LIKENESS):
+        return []
+    text = (
+        "the labels do not lie on what the other slides' labels lie on: colours and textures explain "
+        f"{fact.fit.r2:.0%} of them, and {good:.0%} of good ones{f' in {organ}' if organ else ''}; they may be of "
+        "another image"
+    )
+    return [_slide_notice(fact, "stray labels", text)]
 
 
 def rank_slides(
@@ -239,7 +289,9 @@ def rank_slides(
 def _outlier(fact: SlideFacts, name: str, deviation: float) -> Notice:
     value = getattr(fact, name)
     words = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-    text = f"{RANKED[name]} is {words}, {deviation:.0f} robust standard deviations from its organ's median"
+    text = (
+        f"its {RANKED[name]} is {words}, {deviation:.0f} times as far from the other slides' as theirs usually differ"
+    )
     return _slide_notice(fact, "suspicious slide", text)
 
 

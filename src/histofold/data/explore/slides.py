@@ -102,6 +102,7 @@ def slide_facts(sample: Sample, slide: Slide, runs: Runs) -> SlideFacts:
     small_HWC = cv2.resize(image_HWC, dsize=small_hw[::-1], interpolation=cv2.INTER_AREA)
     small_HW = small_mask(runs, small_hw)
     other_HW = small_mask(other_order(runs), small_hw)
+    glass_HW = cv2.resize(outside_HW.astype(np.uint8), dsize=small_hw[::-1], interpolation=cv2.INTER_NEAREST) > 0
     inside_lab, outside_lab = _mean_colours(small_HWC, small_HW)
     return replace(
         label_facts(sample, runs),
@@ -110,7 +111,7 @@ def slide_facts(sample: Sample, slide: Slide, runs: Runs) -> SlideFacts:
         inside_lab=inside_lab,
         outside_lab=outside_lab,
         focus=_focus(slide),
-        fit=fit_labels(small_HWC, small_HW, other_HW),
+        fit=fit_labels(small_HWC, small_HW, other_HW, glass_HW),
         fingerprint=fingerprint(image_HWC),
     )
 
