@@ -434,3 +434,19 @@ def test_the_chain_takes_the_folder(folder, tmp_path):
     assert header == ["id", "predicted"]
     assert [row[0] for row in rows] == ["b9a3865fc", "404e1", "hidden"]
     assert rows[2][1] == "", "the slide that is not there"
+
+
+def test_a_table_that_a_spreadsheet_saved_keeps_its_patients(folder):
+    """Semicolons, a column named otherwise, and one patient in two spellings."""
+    wanted = Kidney2020().samples(folder, "train")
+    columns, rows = read_csv(folder / KIDNEY_2020_INFORMATION)
+    change(
+        folder / KIDNEY_2020_INFORMATION, rows[0][0], "patient_number", f"{rows[0][columns.index('patient_number')]}.0"
+    )
+    text = (folder / KIDNEY_2020_INFORMATION).read_text().replace(",", ";").replace("patient_number", "Patient Number")
+    (folder / KIDNEY_2020_INFORMATION).write_text(text, encoding="utf-16")
+    competition = Kidney2020()
+    found = competition.samples(folder, "train")
+    assert [s.group.removesuffix(".0") for s in found] == [s.group for s in wanted]
+    assert len({s.group for s in found}) == len({s.group for s in wanted}), "no patient is two"
+    assert len(competition.notices) == 2

@@ -15,6 +15,7 @@ _OTHER_WORDS = {
     "id": ("image", "name", "file", "slide"),
     "patient": ("donor", "subject", "case", "person", "participant", "individual", "animal", "mouse", "pid"),
     "group": ("slide", "wsi", "specimen", "block", "sourcewsi"),
+    "patient_number": ("patient",),
     "pixel_size": ("mpp", "resolution", "spacing", "umperpixel", "umperpx", "micronsperpixel", "pixelspacing"),
     "organ": ("tissue",),
     "rle": ("encoding", "encodedpixels", "mask", "runs", "runlength", "segmentation"),

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from histofold.competitions.base import Adapter, Split, find_image
+from histofold.competitions.ids import plain_groups
 from histofold.competitions.labels import read_truth, scan_training_table
 from histofold.competitions.outlines import OutlineRing, read_outlines
 from histofold.competitions.tables import (
@@ -89,6 +90,14 @@ class Kidney2020(Adapter):
         rows, faults = scan_training_table(path, KIDNEY_2020_COLUMNS, folder, "encoding")
         information, information_faults = _read_information(facts_path, scan_table)
         faults += information_faults
+        if information is not None:
+            cells = {key: row["patient_number"] for key, row in information.items() if "patient_number" in row}
+            patients, notices = plain_groups(facts_path, "patient_number", cells)
+            faults += notices
+            information = {
+                key: {**row, "patient_number": patients[key]} if key in patients else row
+                for key, row in information.items()
+            }
         if not facts_path.is_file():
             logger.warning("%s is missing: no patients are known, each slide is a group of its own", facts_path)
         samples = []
