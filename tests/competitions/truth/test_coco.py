@@ -31,6 +31,7 @@ def read(path, annotations, images=None, shapes=None):
         ([[1, 1, float("nan"), 1, 5, 4]], "not finite"),
         ([[1, 1, float("inf"), 1, 5, 4]], "not finite"),
         ([[1, 1, 1e9, 1, 5, 4]], "far outside"),
+        ([[0.1, 0.2, 0.9, 0.2, 0.9, 1]], "shares of the image's sides"),
         ([["x", 1, 2, 3, 4, 5]], "not a list of numbers"),
         (None, "neither"),
         ("text", "neither"),

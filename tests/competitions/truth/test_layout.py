@@ -273,6 +273,7 @@ def test_a_negative_region_is_a_hole(tmp_path):
         ),
         (json.dumps([feature([ring((0, 0), (9, 9))], name) for name in ("a", "A")]), ".json", "differ in case alone"),
         (labelme("x").replace('"imageWidth": 33', '"imageWidth": 66'), ".json", "the file says (20, 66)"),
+        (json.dumps([feature([ring((0, 0), (0.5, 0.9))])]), ".geojson", "shares of the image's sides"),
         (labelme("x").replace("polygon", "linestrip"), ".json", "shape 1: a linestrip has no area"),
         (aperio("x").replace('Type="0"', 'Type="3"'), ".xml", "region 1: a region of type 3 has no area"),
         ("<ASAP_Annotations/>", ".xml", "its root is ASAP_Annotations"),

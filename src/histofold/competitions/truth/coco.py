@@ -201,7 +201,7 @@ def coco_runs(segmentation: Any, shape_hw: tuple[int, int]) -> list[Runs]:
 def _coco_rings(segmentation: list[Any], shape_hw: tuple[int, int]) -> list[list[float]]:
     """Rings as x, y, x, y ... of three points or more; they may reach one image's side beyond the image."""
     if not segmentation:
-        raise ValueError("segmentation without rings")
+        raise ValueError("segmentation without rings: a box alone is no mask")
     sides_xy = np.array(shape_hw[::-1], float)
     rings = []
     for number, ring in enumerate(segmentation):
@@ -214,6 +214,8 @@ def _coco_rings(segmentation: list[Any], shape_hw: tuple[int, int]) -> list[list
         points_N2 = values.reshape(-1, 2)
         if not np.isfinite(points_N2).all():
             raise ValueError(f"ring {number} has a coordinate that is not finite")
+        if (points_N2 >= 0).all() and (points_N2 <= 1).all():
+            raise ValueError(f"ring {number} lies within the first pixel: are its numbers shares of the image's sides?")
         if (points_N2 < -sides_xy).any() or (points_N2 > 2 * sides_xy).any():
             raise ValueError(f"ring {number} lies far outside the image of {tuple(shape_hw)} (H, W) pixels")
         rings.append(values.tolist())

@@ -149,12 +149,15 @@ def draw_outlines(outlines: Iterator[Outline] | Sequence[Outline], shape_hw: tup
     """The pixels of any of the outlines, but for those of holes; each is filled by the even-odd rule.
 
     Raises:
-        ValueError: If one lies further than a side of the image beyond it: then they are of another image or size.
+        ValueError: If one lies within the first pixel, or further than a side of the image beyond it: then they are in
+            another unit, or of another image or size.
     """
     parts: dict[bool, list[Runs]] = {False: [], True: []}
     sides_xy = np.array(shape_hw[::-1], float)
     for outline in outlines:
         for ring_P2 in outline.rings:
+            if (ring_P2 >= 0).all() and (ring_P2 <= 1).all():
+                raise ValueError("an outline lies within the first pixel: are its numbers shares of the image's sides?")
             if (ring_P2 < -sides_xy).any() or (ring_P2 > 2 * sides_xy).any():
                 raise ValueError(f"an outline lies far outside the image of {tuple(shape_hw)} (H, W) pixels")
         parts[outline.is_hole].append(fill_rings(outline.rings, shape_hw))
