@@ -4,7 +4,13 @@ import pytest
 
 from histofold.commands.main import main
 from histofold.core.faults import InputError
-from histofold.data.store import complete_preprocessing, load_dataset, tile_differences
+from histofold.data.store import (
+    check_experiment,
+    complete_preprocessing,
+    known_folds,
+    load_dataset,
+    tile_differences,
+)
 from histofold.data.tiles.files import refuse_cut_tiles, tile_paths
 from histofold.imaging.stain import fit_slide_reference
 from histofold.schema.dataset import DataConfig
@@ -117,3 +123,13 @@ def test_tiles_that_were_cut_otherwise_are_named_but_not_the_folds(folder, tmp_p
     assert [remark.id for remark in remarks] == ["tiles.size", "tiles.keep_background"]
     assert f"cut with {BASE.tiles.size}" in str(remarks[0])
     assert f"says {BASE.tiles.size + 32}" in str(remarks[0])
+
+
+def test_files_of_weights_that_are_not_there_are_seen_with_the_dataset_and_the_fold(folder, tmp_path):
+    experiment = replace(BASE, data=DataConfig(dataset=str(build(folder, tmp_path / "tiles"))))
+    assert check_experiment(experiment, 1) == known_folds(experiment) == [0, 1]
+    model = replace(BASE.model, encoder_weights="file:no/where.pth", init="file:nothing.safetensors")
+    with pytest.raises(InputError) as caught:
+        check_experiment(replace(experiment, model=model), 7)
+    assert [fault.id for fault in caught.value.faults] == ["fold 7", "model.encoder_weights", "model.init"]
+    assert "no/where.pth: no such file" in str(caught.value)

@@ -62,9 +62,9 @@ def run(arguments: list[str]) -> int:
     if options.show_views is not None:
         show_views(options, options.show_views)
         return 0
-    from histofold.data.store import check_dataset
+    from histofold.data.store import check_experiment
 
-    check_dataset(options.settings, options.fold)  # torch takes seconds to load, and a mistake shows without it
+    check_experiment(options.settings, options.fold)  # torch takes seconds to load, and a mistake shows without it
     from histofold.report.graphs.run import draw_fold_curves
     from histofold.train.loop import train_experiment
 

@@ -114,7 +114,8 @@ def changed_contents(
         samples: The images that are there now, by id.
         mask_digest: As for `measure_contents`.
     """
-    before, now = {}, {}
+    before: dict[str, str] = {}
+    now: dict[str, str] = {}
     for key, content in contents.items():
         sample = samples.get(key)
         if sample is None or not sample.image_path.is_file():

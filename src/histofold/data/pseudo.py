@@ -59,7 +59,7 @@ def pseudo_folder(dataset: Path, fold: int) -> Path:
 def load_pseudo_record(dataset: Path) -> PseudoRecord | None:
     """The record of a dataset of predicted labels; None for labels made by people."""
     path = dataset / PSEUDO_RECORD
-    return load_json(PseudoRecord, path) if path.is_file() else None
+    return load_json(PseudoRecord, path, "predict the labels anew") if path.is_file() else None
 
 
 def label_faults(

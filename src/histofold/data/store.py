@@ -196,22 +196,34 @@ def dataset_root(folder: Path, info: DatasetInfo) -> Path:
 
 def known_folds(experiment: Experiment) -> list[int]:
     """The folds of the experiment's dataset that can be held out."""
-    folds = load_dataset(Path(experiment.data.dataset))[2]
+    return _scored_folds(load_dataset(Path(experiment.data.dataset))[2])
+
+
+def _scored_folds(folds: pd.DataFrame) -> list[int]:
     return sorted(int(fold) for fold in folds["fold"].unique() if fold != ALWAYS_TRAINED)
 
 
-def check_dataset(experiment: Experiment, fold: int | None) -> None:
-    """Refuse an experiment whose dataset is missing, was cut otherwise or has no such fold.
+def check_experiment(experiment: Experiment, fold: int | None) -> list[int]:
+    """The folds that can be held out, once what needs no network and no image is seen to be right.
 
     Raises:
-        InputError: With what is at fault.
+        InputError: If the dataset is missing, was cut otherwise or has no such fold, or a file of weights is not there.
     """
     folder = Path(experiment.data.dataset)
-    complete_preprocessing(experiment, load_dataset(folder)[0], folder)
-    known = known_folds(experiment)
+    info, _, folds = load_dataset(folder)
+    complete_preprocessing(experiment, info, folder)
+    known = _scored_folds(folds)
+    faults = []
     if fold is not None and fold not in known:
         remedy = f"known folds: {', '.join(map(str, known))}"
-        raise InputError([Fault(f"fold {fold}", str(folder / "folds.csv"), "no such fold", remedy)])
+        faults.append(Fault(f"fold {fold}", str(folder / "folds.csv"), "no such fold", remedy))
+    for name in ("encoder_weights", "init"):
+        kind, _, path = getattr(experiment.model, name).partition(":")
+        if kind == "file" and not Path(path).is_file():
+            faults.append(Fault(f"model.{name}", path, "no such file", "check the path after `file:`"))
+    if faults:
+        raise InputError(faults)
+    return known
 
 
 def complete_preprocessing(experiment: Experiment, info: DatasetInfo, folder: Path) -> Preprocessing:

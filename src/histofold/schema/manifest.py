@@ -167,7 +167,7 @@ def load_manifest(folder: Path) -> Manifest:
             with the same bytes (an "ensemble" of one checkpoint).
     """
     path = folder / MANIFEST_NAME
-    manifest = load_json(Manifest, path)
+    manifest = load_json(Manifest, path, "package the weights anew")
     faults = []
     seen: dict[str, str] = {}
     for member in manifest.members:

@@ -16,7 +16,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.data.leaks import forbidden_samples, image_stamp
 from histofold.data.pseudo import label_faults
 from histofold.data.sources import JoinedTruth, Source, fold_inputs, joined_folds, joined_samples, load_sources
-from histofold.data.store import check_dataset, complete_preprocessing, known_folds
+from histofold.data.store import check_experiment, complete_preprocessing
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Manifest, file_sha256
 from histofold.schema.sample import Sample
@@ -89,8 +89,7 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
             nothing is left to train on, the crop is larger than the tiles, organs are named that no tile has, or labels
             or initial weights have seen what the fold is scored on.
     """
-    check_dataset(experiment, fold)
-    folds = known_folds(experiment)
+    folds = check_experiment(experiment, fold)
     sources = load_sources(experiment)
     main = sources[0]
     chosen = {source.name: source.train_ids(fold) for source in sources}

@@ -368,3 +368,12 @@ def test_costs_are_read_from_the_logs(tmp_path):
     costs = trial_costs(tmp_path)
     assert costs["loss"] == pytest.approx(0.4)
     assert (costs["steps"], costs["seconds"]) == (200, 20.0)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_a_study_that_was_cut_short_is_refused_by_its_file(tmp_path, share):
+    Sweep(tmp_path / "s", GRID).storage.engine.dispose()
+    path = tmp_path / "s" / "study.db"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(InputError, match=r"study.db: .+; .*(copy it again|check the address)"):
+        Sweep(tmp_path / "s", GRID)

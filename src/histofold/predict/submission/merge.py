@@ -92,7 +92,7 @@ def _checked_part(path: Path) -> _Part:
         faults.append(Fault(path.name, str(sidecar), rule, "predict the shard to its end; copy both files"))
     if faults:
         raise InputError(faults)
-    part = _Part(path, load_json(Shard, sidecar))
+    part = _Part(path, load_json(Shard, sidecar, "copy it again, or predict the shard anew"))
     if file_sha256(path) != part.shard.csv_sha256:
         rule = "its bytes are not those that its sidecar names: it was changed, or cut short"
         raise InputError([Fault(path.name, str(path), rule, "copy it again, or predict the shard anew")])

@@ -17,11 +17,12 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from histofold.core.faults import Fault, InputError
+from histofold.schema.files import disk_fault
 from histofold.schema.parse import plain
 from histofold.schema.sweep import SettingSpace, SweepConfig, as_setting, setting_type
 
@@ -57,16 +58,23 @@ class Sweep:
         self.folder, self.config = folder, config
         folder.mkdir(parents=True, exist_ok=True)
         self.storage = _open_storage(address, folder / "study.db")
-        self.study = optuna.create_study(
-            storage=self.storage,
-            study_name=folder.name,
-            direction="maximize" if config.metric == "val_dice" else "minimize",
-            pruner=_pruner(config.pruner),
-            load_if_exists=True,
-        )
         self._seen_running: set[int] = set()
-        self._check_or_record(digest)
-        self._enter_trials()
+        try:
+            self.study = optuna.create_study(
+                storage=self.storage,
+                study_name=folder.name,
+                direction="maximize" if config.metric == "val_dice" else "minimize",
+                pruner=_pruner(config.pruner),
+                load_if_exists=True,
+            )
+            self._check_or_record(digest)
+            self._enter_trials()
+        except (StorageInternalError, sqlalchemy.exc.DatabaseError) as error:
+            if disk_fault(error) is not None:
+                raise
+            file = address.partition("://")[0] or str(folder / "study.db")
+            remedy = "copy it again, or remove it: folds that are trained already are not trained again"
+            raise InputError([Fault("storage", file, "the study cannot be read: cut short?", remedy)]) from None
 
     def trials(self) -> list[FrozenTrial]:
         """The attempt that stands for each trial, by the trials' numbers."""
