@@ -278,6 +278,15 @@ def test_a_step_that_was_only_begun_takes_over_nothing_of_others(place, site):
     assert [(progress.dataset_version, progress.kernel_version) for progress in requests] == [(2, 2), (1, 1)]
 
 
+def test_a_dataset_and_a_kernel_that_were_removed_by_hand_are_made_anew(place, site):
+    assert main([*COMMAND, "--no-submit"]) == 0
+    site.datasets.clear()
+    site.kernels.clear()
+    make_kernel(place / "kaggle_kernels" / "hubmap_2022", "print('another')\n")
+    assert main(COMMAND) == 0
+    assert (site.count("CreateDataset"), ledger(place)[0]["kernel"]) == (2, f"{KERNEL}/1")
+
+
 def test_the_output_of_another_version_is_not_taken_for_ours(place, site, capsys):
     assert main([*COMMAND, "--no-submit"]) == 0
     forget(place, output_fetched=False)

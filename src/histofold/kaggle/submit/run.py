@@ -10,6 +10,7 @@ from pathlib import Path
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
+from histofold.kaggle.bundle.kernels import KERNELS
 from histofold.kaggle.metadata.report import PLACEHOLDER_OWNER
 from histofold.kaggle.submit.client import CALLS, REQUESTS, KaggleClient, command
 from histofold.kaggle.submit.explain import SUBMISSION_WORDS, explain
@@ -113,7 +114,7 @@ def _slug_of(request: SubmitRequest) -> str:
     slug = get_competition(request.competition).slug
     if not slug:
         rule = "it is not a competition of Kaggle's"
-        raise InputError([Fault(request.competition, "command line", rule, "name hubmap_2022 or kidney_2020")])
+        raise InputError([Fault(request.competition, "command line", rule, f"name one of {', '.join(KERNELS)}")])
     return slug
 
 

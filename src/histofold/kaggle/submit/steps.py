@@ -126,7 +126,7 @@ def _upload_dataset(job: Job) -> int:
     A kernel that is pushed earlier would see the old files, or none.
     """
     known = job.file.state.uploads.get(job.dataset.id)
-    found = job.settled_dataset(max(known.before, known.version) if known else 0)
+    found = job.settled_dataset(known.before if known and not known.version else 0)
     if not job.find_upload(job.dataset.id, job.dataset.sha256, found.version):
         job.file.note_upload(job.dataset.id, Upload(content=job.dataset.sha256, before=found.version))
         _send_dataset(job, found.version)
