@@ -219,7 +219,7 @@ def outside_imports(module: ast.Module, top: bool) -> set[str]:
 def test_a_kernel_holds_every_network_and_loads_its_library_late(kernel):
     root = Path(histofold.__file__).parent
     models = {m.name: m.tree for m in closure(f"histofold.kernels.{kernel}", root) if ".models." in m.name}
-    assert {f"histofold.models.{part}" for part in ("build", "segformer", "deeplab_torchvision")} <= models.keys()
+    assert {f"histofold.models.{part}" for part in ("build", "segformer", "pyramid_unet")} <= models.keys()
     assert "histofold.models.weights" not in models, "a kernel never fetches pretrained weights"
     late = set()
     for module, tree in models.items():

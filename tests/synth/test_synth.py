@@ -13,8 +13,13 @@ import tifffile
 
 from histofold.core.rle.runs import decode_rle
 from histofold.synth.files import TIFF_LAYOUTS, SynthKey, tiff_bytes
-from histofold.synth.hubmap_2022.folder import TEST_COLUMNS, TRAIN_COLUMNS, TRUTH_COLUMNS, make_hubmap_2022
-from histofold.synth.hubmap_2022.image import mask_polygons
+from histofold.synth.hubmap_2022.folder import (
+    TEST_COLUMNS,
+    TRAIN_COLUMNS,
+    TRUTH_COLUMNS,
+    make_hubmap_2022,
+    mask_polygons,
+)
 from histofold.synth.hubmap_2022.options import SYNTH_ORGANS
 
 MAX_SIDE = 360

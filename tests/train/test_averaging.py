@@ -5,7 +5,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from histofold.schema.optim import OptimConfig
-from histofold.train.averaging import WeightAverage
+from histofold.train.optim import WeightAverage
 
 STEPS = 23
 CONFIG = OptimConfig(ema=0.0, average_from=0.5, average_every=3)

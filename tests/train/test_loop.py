@@ -121,7 +121,7 @@ def test_what_is_saved_is_the_average(dataset, tmp_path, monkeypatch, average):
 
 
 def test_a_moving_average_equals_the_formula(monkeypatch):
-    from histofold.train.averaging import MovingAverage
+    from histofold.train.optim import MovingAverage
 
     torch.manual_seed(0)
     net = TinyNet()

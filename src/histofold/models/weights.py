@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.models.deeplab_torchvision import VOC_WEIGHTS, deeplab_hub_state
+from histofold.models.build import VOC_WEIGHTS, deeplab_hub_state
 from histofold.models.segformer import segformer_hub_name, segformer_hub_state
 from histofold.schema.network import DEFAULT_ENCODERS, ModelConfig
 

@@ -21,12 +21,11 @@ from histofold.schema.experiment import Experiment
 from histofold.schema.files import write_atomically
 from histofold.schema.parse import load_toml, to_toml
 from histofold.schema.run_record import RECORD_NAME, read_record
-from histofold.train.averaging import MovingAverage, WeightAverage
 from histofold.train.checkpoint import load_state, newest_state, refuse_other_run, state_paths
 from histofold.train.fold import FoldSetup
 from histofold.train.heads import TrainingNetwork
 from histofold.train.log import start_tracker
-from histofold.train.optim import make_optimizer
+from histofold.train.optim import MovingAverage, WeightAverage, make_optimizer
 from histofold.train.processes import join_group, restarts, sync_batch_norm
 from histofold.train.warm_start import load_initial_weights
 

@@ -17,9 +17,8 @@ from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.core.rle.runs import decode_rle, encode_rle
 from histofold.data.check import audit_folder
 from histofold.synth.files import PlantedFault, SynthKey
-from histofold.synth.hubmap_2022.folder import make_hubmap_2022
+from histofold.synth.hubmap_2022.folder import make_hubmap_2022, mask_polygons
 from histofold.synth.hubmap_2022.habits import framed_mask
-from histofold.synth.hubmap_2022.image import mask_polygons
 from histofold.synth.hubmap_2022.options import (
     COPY_FAULTS,
     DRAWING_FAULTS,

@@ -11,8 +11,7 @@ import tifffile
 
 import histofold.synth.hubmap_2022.folder
 from histofold.synth.files import SynthKey
-from histofold.synth.hubmap_2022.folder import make_hubmap_2022
-from histofold.synth.hubmap_2022.image import make_image
+from histofold.synth.hubmap_2022.folder import make_hubmap_2022, make_image
 from histofold.synth.hubmap_2022.options import ARTEFACTS, HPA, HUBMAP, SYNTH_ORGANS, ImageSource, Planted
 
 PLAIN = Planted(artefacts={}, jpeg=0.0)

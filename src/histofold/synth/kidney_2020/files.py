@@ -15,7 +15,7 @@ import tifffile
 from histofold.core.regions import label_runs, merge_touching, split_runs
 from histofold.core.rle.runs import Runs
 from histofold.schema.files import written_whole
-from histofold.synth.hubmap_2022.image import mask_polygons
+from histofold.synth.hubmap_2022.folder import mask_polygons
 
 KIDNEY_LAYOUTS = ("tiled deflate", "striped", "5-D", "planar", "three pages")
 BAND_ROWS = 256

@@ -8,9 +8,7 @@ from histofold.synth.drawing.frame import Scene
 from histofold.synth.drawing.ground import Ground, make_ground
 from histofold.synth.drawing.sites import Plan
 from histofold.synth.organs.glands import plan_largeintestine, plan_prostate
-from histofold.synth.organs.kidney import plan_kidney
-from histofold.synth.organs.lung import plan_lung
-from histofold.synth.organs.spleen import plan_spleen
+from histofold.synth.organs.solid import plan_kidney, plan_lung, plan_spleen
 
 _PLANS: dict[str, Callable[[Ground], Plan]] = {
     "kidney": plan_kidney,
