@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Without it pytest-xdist's two processes would each start as many threads as there are cores.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
+# A module's tests run in one process: they share what it has trained.
+PYTEST := $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test quick lint bench kernel kernel-versions clean
+.PHONY: demo test tests quick lint bench kernel kernel-versions clean
 
 $(STAMP): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,11 +25,14 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 quick: $(STAMP)
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(PYTEST) -m "not slow"
 
-test: lint
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2
-	HISTOFOLD_PRECISION=bf16 $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2 -m either_precision
+tests: $(STAMP)
+	$(PYTEST)
+
+# Types are checked beside the tests: alone they would leave a core idle.
+test: $(STAMP)
+	$(MAKE) --jobs=2 lint tests
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

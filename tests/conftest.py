@@ -5,10 +5,21 @@ from pathlib import Path
 
 import pytest
 
-# One precision whatever the processor, so that the tests are the same everywhere; `make test` runs those marked
-# `either_precision` a second time with bf16 here.
+# One precision whatever the processor, so that the tests are the same everywhere.
 os.environ.setdefault("HISTOFOLD_PRECISION", "fp32")
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items):
+    """Modules with slow tests come first, so that no process is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def precision(request, monkeypatch):
+    """Has a test that trains run in either precision, whatever the processor."""
+    monkeypatch.setenv("HISTOFOLD_PRECISION", request.param)
 
 
 @pytest.fixture(scope="session")
@@ -33,11 +44,13 @@ def small_package(tmp_path_factory):
     from safetensors.torch import save_file
 
     from histofold.models.build import build_model
+    from histofold.schema.experiment import ModelConfig
     from histofold.schema.manifest import Manifest, Member, file_sha256, manifest_json
     from histofold.schema.preprocessing import Preprocessing
+    from small_datasets import SMALL_UNET
 
     folder = tmp_path_factory.mktemp("weights")
-    arguments = {"encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8], "classes": 1}
+    arguments = ModelConfig(**SMALL_UNET).arguments()
     members = []
     for fold in range(2):
         torch.manual_seed(fold)

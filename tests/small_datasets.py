@@ -11,10 +11,12 @@ from histofold.schema.experiment import Experiment, ModelConfig, PredictConfig
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.run_record import RunRecord, write_record
 
+SMALL_UNET = {"encoder": "tu-lcnet_035", "decoder_channels": (16, 16, 8, 8, 8)}
+"""A whole U-Net in a fiftieth of the weights of one with a ResNet-18, in a quarter of its time."""
 BASE = Experiment(
     preprocessing=Preprocessing(scale_mode="whole", whole_size=64),
     tiles=TilesConfig(folds=2),
-    model=ModelConfig(encoder="resnet18", decoder_channels=(16, 16, 8, 8, 8)),
+    model=ModelConfig(**SMALL_UNET),
     predict=PredictConfig(views=("identity",)),
 )
 

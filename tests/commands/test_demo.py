@@ -14,14 +14,14 @@ from histofold.data.demo import demo_experiment, demo_preprocessing
 from histofold.schema.parse import to_toml
 from histofold.schema.sample import Sample
 from histofold.synth.competitions import DEMO_FOLDERS, hidden_score
-from small_datasets import build
+from small_datasets import SMALL_UNET, build
 
 
 @pytest.fixture
 def run_demo(monkeypatch, capsys):
     """The demo of two folds and two steps in this process: a few small slides, tiles and batches; gives its output."""
     for name, folder in DEMO_FOLDERS.items():
-        make = partial(folder.make, num_train=6, num_test=2, max_side=400)
+        make = partial(folder.make, num_train=6, num_test=2, max_side=300)
         monkeypatch.setitem(DEMO_FOLDERS, name, replace(folder, make=make))
 
     def small_experiment(*arguments, **options):
@@ -31,11 +31,13 @@ def run_demo(monkeypatch, capsys):
             preprocessing=replace(demo_preprocessing(arguments[1], 90), whole_size=96),
             tiles=replace(usual.tiles, size=96, stride=64),
             augment=replace(usual.augment, crop=64),
-            train=replace(usual.train, batch=2),
+            model=replace(usual.model, **SMALL_UNET),
+            train=replace(usual.train, batch=2, workers=0),
             predict=replace(usual.predict, tile=96, halo=16),
         )
 
     monkeypatch.setattr("histofold.data.demo.demo_experiment", small_experiment)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # tiles are cut in this process
 
     def run(*arguments):
         assert main(["demo", "--folds", "2", "--steps", "2", *arguments]) == 0

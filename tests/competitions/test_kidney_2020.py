@@ -21,6 +21,7 @@ from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, PredictConfig, TrainConfig
 from histofold.schema.parse import to_toml
 from histofold.schema.preprocessing import Preprocessing
+from small_datasets import SMALL_UNET
 
 SHAPE = (30, 41)
 IDS = ("1e2425f28", "2f6ecfcdf", "007", "1e5")  # two of them look like numbers
@@ -384,6 +385,7 @@ def test_the_table_goes_before_the_file_and_the_assumption_comes_last(folder, ca
         Kidney2020().samples(folder, "train")
 
 
+@pytest.mark.slow
 def test_check_dataset_and_submission_take_the_folder(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where a report of notices would go
     (folder / "sample_submission.csv").write_text("id,predicted\nb9a3865fc,\n404e1,\n")
@@ -411,7 +413,7 @@ def test_the_chain_takes_the_folder(folder, tmp_path):
         preprocessing=Preprocessing(target_pixel_size_um=0.5),
         tiles=TilesConfig(size=32, stride=32, folds=2),
         augment=AugmentConfig(crop=32),
-        model=ModelConfig(encoder="resnet18", decoder_channels=(16, 16, 8, 8, 8)),
+        model=ModelConfig(**SMALL_UNET),
         train=TrainConfig(steps=2, batch=2, validate_every=2, validate_images=1, save_every=2, workers=1),
         predict=PredictConfig(tile=64, halo=8),
     )

@@ -22,6 +22,7 @@ from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, 
 from histofold.schema.manifest import load_manifest
 from histofold.schema.parse import load_toml, to_toml
 from histofold.schema.preprocessing import Preprocessing
+from small_datasets import SMALL_UNET
 from small_submission import make_weights
 
 SLUG = "hubmap-organ-segmentation"
@@ -29,7 +30,7 @@ TINY = Experiment(
     preprocessing=Preprocessing(target_pixel_size_um=4.0),
     tiles=TilesConfig(size=96, stride=96, holdout=2),
     augment=AugmentConfig(crop=64),
-    model=ModelConfig(encoder="resnet18", decoder_channels=(16, 16, 8, 8, 8)),
+    model=ModelConfig(**SMALL_UNET),
     train=TrainConfig(steps=2, batch=2, validate_every=2, validate_images=1, save_every=2, workers=0),
     predict=PredictConfig(tile=128, halo=16, views=("identity",)),
 )
@@ -130,7 +131,7 @@ def test_the_cells_train_and_leave_a_package(tmp_path):
     path = write_experiment(tmp_path, replace(TINY, model=model))
     dataset, _ = write_training("hubmap_2022", SLUG, path, tmp_path / "written")
     inputs, working = tmp_path / "input", tmp_path / "working"
-    make_hubmap_2022(inputs / "competitions" / SLUG, num_train=5, num_test=1, seed=1)
+    make_hubmap_2022(inputs / "competitions" / SLUG, num_train=4, num_test=1, max_side=300, seed=1)
     (inputs / "datasets").mkdir()
     dataset.rename(inputs / "datasets" / "whatever")
     (tmp_path / "pretrained.safetensors").unlink()

@@ -17,7 +17,7 @@ from histofold.train.loop import train_fold
 from histofold.train.run import Stopped, make_room
 from small_runs import TinyNet, same_tensors, small_dataset, small_setup, use_tiny_nets
 
-pytestmark = pytest.mark.either_precision
+pytestmark = pytest.mark.usefixtures("precision")
 
 SGD = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "clip": 0.0, "ema": 0.0}
 

@@ -6,10 +6,11 @@ from safetensors.torch import load_file
 
 from histofold.models.build import build_model
 from histofold.train.loop import train_fold
+from small_datasets import SMALL_UNET
 from small_runs import small_dataset, small_setup
 
 FAMILIES = {
-    "unetplusplus": {"encoder": "resnet18", "decoder_channels": (16, 16, 8, 8, 8)},
+    "unetplusplus": SMALL_UNET,
     "effunet-b0": {},
     "deeplabv3": {"encoder": "resnet18"},
     "deeplabv3plus": {"encoder": "resnet18"},

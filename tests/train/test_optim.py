@@ -11,7 +11,7 @@ from histofold.core.faults import InputError
 from histofold.schema.optim import OptimConfig
 from histofold.train.optim import make_optimizer, set_rates
 
-pytestmark = pytest.mark.either_precision
+pytestmark = pytest.mark.usefixtures("precision")
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "radam", "ranger")
 STEPS, STOP = 20, 13

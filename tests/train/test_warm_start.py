@@ -11,9 +11,7 @@ from histofold.models.build import build_model
 from histofold.schema.experiment import ModelConfig
 from histofold.schema.sample import Sample
 from histofold.train.warm_start import find_initial_weights, load_initial_weights
-from small_datasets import small_record
-
-SMALL = {"encoder": "resnet18", "decoder_channels": (16, 16, 8, 8, 8)}
+from small_datasets import SMALL_UNET, small_record
 
 
 @pytest.fixture
@@ -36,7 +34,7 @@ def write_run(folder, fold, trained, competition="hubmap_2022", **changes):
 
 
 def init(run, fold, forbidden, competition="hubmap_2022"):
-    return find_initial_weights(ModelConfig(init=str(run), **SMALL), fold, forbidden, competition)
+    return find_initial_weights(ModelConfig(init=str(run), **SMALL_UNET), fold, forbidden, competition)
 
 
 def test_each_fold_starts_from_its_own_fold(tmp_path, slides):
@@ -45,7 +43,7 @@ def test_each_fold_starts_from_its_own_fold(tmp_path, slides):
         found = init(run, fold, forbidden)
         assert found.path == run / f"fold{fold}" / "model.safetensors"
         assert set(found.trained_on) == {s.id for s in slides} - {s.id for s in forbidden}
-    assert find_initial_weights(ModelConfig(**SMALL), 0, slides, "hubmap_2022") is None
+    assert find_initial_weights(ModelConfig(**SMALL_UNET), 0, slides, "hubmap_2022") is None
 
 
 def test_a_run_that_has_seen_the_validation_images_is_refused(tmp_path, slides):
@@ -80,7 +78,7 @@ def test_what_cannot_be_started_from_is_refused_with_what_there_is(tmp_path, sli
 
 def test_weights_are_loaded_whole_or_not_at_all(tmp_path):
     torch.manual_seed(0)
-    given, model = (build_model("unet", ModelConfig(**SMALL).arguments()) for _ in range(2))
+    given, model = (build_model("unet", ModelConfig(**SMALL_UNET).arguments()) for _ in range(2))
     path = tmp_path / "model.safetensors"
     save_file(given.state_dict(), path)
     load_initial_weights(model, path)

@@ -20,8 +20,8 @@ from histofold.predict.submission.predictor import SubmissionPredictor
 from histofold.schema.manifest import Manifest, Member, file_sha256
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample
+from small_datasets import SMALL_UNET
 
-ARGUMENTS = {"encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8]}
 NAMES = ("gland", "lumen")
 
 
@@ -29,7 +29,7 @@ def package(folder, state, names, thresholds):
     """A folder of one network with these weights."""
     folder.mkdir()
     save_file(state, folder / "net.safetensors")
-    arguments = {**ARGUMENTS, "classes": len(names)}
+    arguments = {**SMALL_UNET, "classes": len(names)}
     digest = file_sha256(folder / "net.safetensors")
     member = Member(file="net.safetensors", sha256=digest, architecture="unet", arguments=arguments)
     manifest = Manifest(
@@ -49,7 +49,7 @@ def work(tmp_path_factory):
     """A random network of two classes, and each of its classes as a network of its own."""
     root = tmp_path_factory.mktemp("classes")
     torch.manual_seed(0)
-    state = build_model("unet", {**ARGUMENTS, "classes": 2}).state_dict()
+    state = build_model("unet", {**SMALL_UNET, "classes": 2}).state_dict()
     table = {"default": 0.5, "class:gland": 0.47, "class:lumen": 0.52}
     packages = {"both": package(root / "both", state, NAMES, table)}
     for number, name in enumerate(NAMES):
