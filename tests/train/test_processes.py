@@ -12,35 +12,44 @@ import pytest
 import torch
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
-from torch import distributed, multiprocessing, nn
+from torch import distributed, nn
 
+from histofold.commands.main import main
 from histofold.schema.experiment import LossConfig
 from histofold.schema.parse import to_toml
+from histofold.train import run
 from histofold.train.loop import train_fold
 from histofold.train.losses.total import segmentation_loss
-from histofold.train.processes import join_group, sum_over_processes
+from histofold.train.processes import join_group, restarts, sum_over_processes
 from small_runs import TinyNet, same_tensors, small_dataset, small_experiment, small_setup, use_tiny_nets
 
 TESTS = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}"}
-TINY_PROGRAM = """
-import sys
-from histofold.commands.main import main
-from histofold.train import run
-from small_runs import TinyNet
-from torch import nn
-run.build_model = lambda *_: TinyNet(lambda channels: nn.GroupNorm(2, channels))
-sys.exit(main(sys.argv[1:]))
-"""
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 EVERY_JOINT_TERM = LossConfig(bce=0.5, dice=0.5, tversky=0.3, focal=0.2)
 ONE_STEP = {"optimizer": "sgd", "schedule": "constant", "lr": 1.0, "warmup": 0.0, "clip": 0.0, "ema": 0.0}
+JOINT_STEP = {"optim": ONE_STEP, "loss": {"pixel_size": 0.1}}
+"""Plain SGD with a rate of 1: the weights differ from the first ones by the gradient."""
+LONG_RUN = {"train": {"steps": 12, "save_every": 3}, "optim": {"schedule": "plateau", "plateau_patience": 0}}
 
 
-def half_of_a_step(rank, port_file, results):
-    """A batch in two halves through two processes; writes the gradients of the first."""
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{port_file}", rank=rank, world_size=2)
+def train_settings(batch):
+    """Of `JOINT_STEP` in one process or two; the law is about sums, which bf16 would round."""
+    return {"steps": 1, "accumulate": 2, "precision": "fp32", "batch": batch}
+
+
+def train_tiny_nets(folder):
+    """What torchrun starts: trains by each experiment that lies in a folder, one after the other."""
+    # At each start another one comes late, and could find the address that the other had before.
+    time.sleep(1.5 * ((int(os.environ["RANK"]) + restarts()) % 2))
+    run.build_model = lambda *_: TinyNet(grouped)
+    for path in sorted(folder.glob("*.toml")):
+        assert main(["train", str(path), "--runs", str(folder), "--fold", "0"]) == 0
+
+
+def gradients_of_half(folder):
+    """A batch in two halves through two processes; the first one writes its gradients."""
+    rank = distributed.get_rank()
     accelerator = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
     net = double_net()
     images_NCHW, bits_NHW = examples()
@@ -50,9 +59,7 @@ def half_of_a_step(rank, port_file, results):
     across = sum_over_processes(accelerator)
     segmentation_loss(logits, bits_NHW[half], EVERY_JOINT_TERM, across=across)["loss"].backward()
     if rank == 0:
-        gradients = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
-        torch.save(gradients, results)
-    distributed.destroy_process_group()
+        torch.save({name: parameter.grad for name, parameter in net.named_parameters()}, folder / "gradients.pt")
 
 
 def examples():
@@ -75,9 +82,48 @@ def double_net():
     return TinyNet(grouped).double()
 
 
-def test_two_processes_have_the_gradients_of_the_whole_batch(tmp_path):
-    multiprocessing.spawn(half_of_a_step, (tmp_path / "meet", tmp_path / "results.pt"), 2)
-    gradients = torch.load(tmp_path / "results.pt", weights_only=True)
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return small_dataset(tmp_path_factory.mktemp("ddp"))
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from train.test_processes import gradients_of_half, train_tiny_nets
+folder = Path(sys.argv[1])
+train_tiny_nets(folder)
+if "--gradients" in sys.argv:
+    gradients_of_half(folder)
+"""
+
+
+def words(folder, **experiments):
+    """The program that torchrun starts and its arguments, for experiments by name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "program.py").write_text(PROGRAM)
+    for name, experiment in experiments.items():
+        (folder / f"{name}.toml").write_text(to_toml(experiment))
+    return [str(folder / "program.py"), str(folder)]
+
+
+@pytest.fixture(scope="module")
+def by_two(dataset, tmp_path_factory):
+    """What two processes have left that nobody disturbed: one step, a longer run, and the gradients of a batch."""
+    folder = tmp_path_factory.mktemp("two")
+    step = small_experiment(dataset, train=train_settings(2), **JOINT_STEP)
+    program = words(folder, a_step=step, long=small_experiment(dataset, **LONG_RUN))
+    subprocess.run([*TORCHRUN, *program, "--gradients"], env=ENVIRONMENT, check=True, capture_output=True)
+    return folder
+
+
+def weights(folder, name):
+    return load_file(folder / name / "fold0" / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradients_of_the_whole_batch(by_two):
+    gradients = torch.load(by_two / "gradients.pt", weights_only=True)
     net = double_net()
     images_NCHW, bits_NHW = examples()
     segmentation_loss(net(images_NCHW), bits_NHW, EVERY_JOINT_TERM)["loss"].backward()
@@ -85,34 +131,11 @@ def test_two_processes_have_the_gradients_of_the_whole_batch(tmp_path):
         assert torch.allclose(gradients[name], parameter.grad, rtol=1e-9, atol=1e-12), name
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return small_dataset(tmp_path_factory.mktemp("ddp"))
-
-
-def arguments(folder, dataset, **sections):
-    """The program that trains a tiny network on fold 0 in a folder, and its arguments, without the interpreter."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "program.py").write_text(TINY_PROGRAM)
-    experiment = small_experiment(dataset, **sections)
-    (folder / "small.toml").write_text(to_toml(experiment))
-    return [str(folder / "program.py"), "train", str(folder / "small.toml"), "--runs", str(folder), "--fold", "0"]
-
-
-def weights(folder):
-    return load_file(folder / "small" / "fold0" / "model.safetensors")
-
-
 @pytest.mark.slow
-def test_a_step_of_two_processes_is_that_of_one(dataset, tmp_path, monkeypatch):
-    """Plain SGD with a rate of 1: the weights differ from the first ones by the gradient."""
-    sections = {"optim": ONE_STEP, "loss": {"pixel_size": 0.1}}
-    train = {"steps": 1, "accumulate": 2, "precision": "fp32"}  # the law is about sums, which bf16 would round
+def test_a_step_of_two_processes_is_that_of_one(by_two, dataset, tmp_path, monkeypatch):
     use_tiny_nets(monkeypatch, grouped)
-    train_fold(small_setup(dataset, tmp_path / "one", train={**train, "batch": 4}, **sections), False)
-    two = arguments(tmp_path / "two", dataset, train={**train, "batch": 2}, **sections)
-    subprocess.run([*TORCHRUN, *two], env=ENVIRONMENT, check=True, capture_output=True)
-    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    train_fold(small_setup(dataset, tmp_path, train=train_settings(4), **JOINT_STEP), False)
+    first, second = weights(tmp_path, "small"), weights(by_two, "a_step")
     assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-5
     set_seed(0)
     begun = TinyNet(grouped).state_dict()
@@ -120,16 +143,17 @@ def test_a_step_of_two_processes_is_that_of_one(dataset, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_process_costs_no_bit(dataset, tmp_path):
-    sections = {"train": {"steps": 12, "save_every": 3}, "optim": {"schedule": "plateau", "plateau_patience": 0}}
-    whole = arguments(tmp_path / "whole", dataset, **sections)
-    subprocess.run([*TORCHRUN, *whole], env=ENVIRONMENT, check=True, capture_output=True)
-    cut = arguments(tmp_path / "cut", dataset, **sections)
+def test_a_killed_process_costs_no_bit(by_two, dataset, tmp_path):
+    """Both are started again, find each other though another one comes late, and go on from the last state."""
+    program = words(tmp_path, long=small_experiment(dataset, **LONG_RUN))
     group = subprocess.Popen(
-        [*TORCHRUN, "--max-restarts=3", *cut], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*TORCHRUN, "--max-restarts=3", *program],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 240
-    states = tmp_path / "cut" / "small" / "fold0"
+    states = tmp_path / "long" / "fold0"
     while not list(states.glob("state_*.pt")):
         assert group.poll() is None, "ended before its first state"
         assert time.monotonic() < deadline
@@ -138,34 +162,12 @@ def test_a_killed_process_costs_no_bit(dataset, tmp_path):
     assert len(victims) == 2
     os.kill(victims[1], signal.SIGKILL)
     assert group.wait(timeout=240) == 0
-    assert same_tensors(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    assert same_tensors(weights(by_two, "long"), weights(tmp_path, "long"))
 
 
 def children(pid):
     """The processes that a process has started, oldest first."""
     return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-JOIN_PROGRAM = """
-import os, signal, time, torch
-from histofold.train.processes import join_group, restarts
-rank = int(os.environ["RANK"])
-# Each time another one comes late, and could find the address that the other had before.
-time.sleep(1.5 * ((rank + restarts()) % 2))
-join_group(torch.device("cpu"))
-torch.distributed.barrier()
-if restarts() < 2 and rank == 1:
-    os.kill(os.getpid(), signal.SIGKILL)
-torch.distributed.barrier()
-"""
-
-
-@pytest.mark.slow
-def test_processes_that_start_again_find_each_other(tmp_path):
-    (tmp_path / "program.py").write_text(JOIN_PROGRAM)
-    words = [*TORCHRUN, "--max-restarts=2", str(tmp_path / "program.py")]
-    group = subprocess.run(words, env=ENVIRONMENT, capture_output=True, timeout=240, check=False)
-    assert group.returncode == 0, group.stderr.decode()[-2000:]
 
 
 def test_a_process_alone_joins_nobody(monkeypatch):
