@@ -117,6 +117,7 @@ def test_training_of_a_fold_reads_the_labels_of_that_fold_alone(made):
         assert set(maker.trained_on.values()) <= set(setup.trained_on.values()), "what the maker saw, is seen"
 
 
+@pytest.mark.slow
 def test_labels_of_a_network_that_has_seen_the_validation_images_are_refused(made):
     stamps = {f"m{n}": image_stamp(made / "raw" / "images" / f"m{n}.png") for n in range(4)}
     write_run(made / "runs" / "leaky", made / "main", {0: stamps, 1: stamps})

@@ -1,4 +1,4 @@
-"""The kernel as a notebook: its cells, run in order with nothing of this project, give the script's bytes."""
+"""The kernel as a notebook: its cells, run in order with nothing of this project, give the bytes of the package."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from histofold.kaggle.bundle.kernels import KERNELS, write_kernel
 from histofold.kaggle.metadata.kernel import check_kernel_metadata
 from histofold.kaggle.metadata.report import read_metadata
 from histofold.kaggle.wheel import build_wheel
+from histofold.kernels.hubmap_2022 import run_hubmap_2022
 from small_kaggle import make_kaggle
 
 RUNNER = Path(__file__).with_name("run_alone.py")
@@ -48,23 +49,22 @@ def test_its_cells_explain_and_configure(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_cells_give_the_bytes_of_the_script(small_package, tmp_path):
+def test_the_cells_give_the_bytes_of_the_package(small_package, tmp_path):
+    """And so those of the script, which gives them too."""
     (tmp_path / "cells.py").write_text(RUN_CELLS)
-    bytes_of = {}
-    for notebook in (False, True):
-        kaggle = make_kaggle(tmp_path / f"kaggle{notebook}", small_package, ["10", "007"])
-        kernel = write_kernel("hubmap_2022", kaggle / "kernels", notebook, "your-kaggle-name/histofold-weights")
-        build_wheel("segmentation-models-pytorch", kaggle / "input" / "weights")
-        program = [str(tmp_path / "cells.py"), str(kernel)] if notebook else [str(kernel)]
-        done = subprocess.run(
-            [sys.executable, "-I", str(RUNNER), *program],
-            env={**os.environ, "HISTOFOLD_KAGGLE_ROOT": str(kaggle), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "summary: 2 images" in done.stderr
-        bytes_of[notebook] = (kaggle / "working" / "submission.csv").read_bytes()
-    assert bytes_of[True] == bytes_of[False]
-    assert b"1 1\n" not in bytes_of[True]
+    ours, kaggle = (make_kaggle(tmp_path / name, small_package, ["10", "007"]) for name in ("ours", "kaggle"))
+    run_hubmap_2022(ours / "input", ours / "working", 3600)
+    notebook = write_kernel("hubmap_2022", kaggle / "kernels", True, "your-kaggle-name/histofold-weights")
+    build_wheel("segmentation-models-pytorch", kaggle / "input" / "weights")
+    done = subprocess.run(
+        [sys.executable, "-I", str(RUNNER), str(tmp_path / "cells.py"), str(notebook)],
+        env={**os.environ, "HISTOFOLD_KAGGLE_ROOT": str(kaggle), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "summary: 2 images" in done.stderr
+    wanted, got = ((folder / "working" / "submission.csv").read_bytes() for folder in (ours, kaggle))
+    assert got == wanted
+    assert b"1 1\n" not in got

@@ -150,6 +150,7 @@ tiles.cut_slides(pickle.load(open(sys.argv[1], "rb")), 1)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_and_ends_the_same(job, tmp_path):
     jobs = [dataclasses.replace(job, sample=dataclasses.replace(job.sample, id=name)) for name in "st"]
     (tmp_path / "jobs").write_bytes(pickle.dumps(jobs))
@@ -182,15 +183,15 @@ def test_every_slide_that_cannot_be_decoded_is_named(job):
     assert [fault.id for fault in caught.value.faults] == ["gone", "lost"]
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5])
-def test_index_tiles_and_moments_do_not_depend_on_workers(job, tmp_path, workers):
-    """Alone, in two processes, and in two processes of two threads each."""
+@pytest.mark.slow
+def test_index_tiles_and_moments_do_not_depend_on_workers(job, tmp_path):
+    """Alone, and in two processes of two threads each."""
     every = dataclasses.replace(job.tiles, grids=("grid", "shifted", "objects"), scales=(1.0, 0.5))
     jobs = [
         dataclasses.replace(job, tiles=every, sample=dataclasses.replace(job.sample, id=name), out=tmp_path / "many")
         for name in "st"
     ]
-    index, mean, std = cut_slides(jobs, workers)
+    index, mean, std = cut_slides(jobs, 5)
     assert index["id"].unique().tolist() == ["s", "t"]
     tiles = np.concatenate([read_tile(tmp_path / "many", name)[0].reshape(-1, 3) for name in index["tile_id"]])
     np.testing.assert_allclose(mean, tiles.mean(axis=0) / 255, atol=1e-9)

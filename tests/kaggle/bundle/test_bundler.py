@@ -81,6 +81,7 @@ class Comparable(ast.NodeTransformer):
         return is_text or isinstance(node, ast.Pass) or self.module.is_internal(node)
 
 
+@pytest.mark.slow
 def test_what_is_kept_means_what_it_meant(bundled: tuple[list[Module], str]) -> None:
     """Statement by statement in their order: nothing is changed but docstrings, declarations, imports, `cache=True`."""
     modules, text = bundled

@@ -162,6 +162,7 @@ def test_a_missing_and_a_broken_file_are_refused(tmp_path):
         read_published_state(tmp_path / "f.pth")
 
 
+@pytest.mark.slow
 def test_two_files_become_an_ensemble_that_loads_and_passes_the_check(effunet, tmp_path, capsys):
     files = [tmp_path / "fold 0.pth", tmp_path / "fold1.pth"]
     torch.save(effunet.state_dict(), files[0])

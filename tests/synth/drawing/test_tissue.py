@@ -48,6 +48,7 @@ def best_otsu(organ: str, second: str, seeds: range) -> float:
     return max(float(np.mean(pairs, axis=0).max()) for pairs in scores.values())
 
 
+@pytest.mark.slow
 def test_a_threshold_on_colour_does_not_solve_it() -> None:
     """Even whoever picks channel, blur and side of each organ by the truth stays below 0.6 on H-DAB."""
     scores = {organ: best_otsu(organ, "dab", range(4)) for organ in ORGANS}

@@ -113,6 +113,7 @@ def test_artefacts_are_in_the_key_and_leave_the_truth(plain: SynthKey, tmp_path:
             assert 0 <= x0 < x1 <= image.shape[1]
 
 
+@pytest.mark.slow
 def test_workers_write_the_same_bytes(tmp_path: Path) -> None:
     keys = [make(tmp_path / f"{n}/c", num_train=3, num_test=1, num_workers=n) for n in (0, 2)]
     assert files_below(keys[0].root) == files_below(keys[1].root)

@@ -71,6 +71,7 @@ def test_a_grid_runs_every_point_once_and_ranks_them(tmp_path):
     assert len(seen) == 6, "a finished sweep has nothing left to do"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_draws_lie_in_the_space_and_fit_the_experiment(tmp_path, sampler):
     got = []
@@ -92,6 +93,7 @@ def test_draws_lie_in_the_space_and_fit_the_experiment(tmp_path, sampler):
     assert trial_table(sweep)["predict.views"].isin(['["identity"]', '["identity", "hflip"]']).all()
 
 
+@pytest.mark.slow
 def test_random_draws_hang_on_seed_and_number_alone(tmp_path):
     """Whoever draws them, in whichever order, and though a trial was cut short between two draws."""
     whole = run_workers(tmp_path / "a", random_search(), "", formula)
@@ -306,6 +308,7 @@ def killable_worker(folder, config):
     run_worker(Sweep(folder, config), slow_formula)
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_no_trial_and_none_runs_twice(tmp_path, monkeypatch):
     """Workers are killed, one within a trial and three at random moments, and replaced; the last ones end the grid."""
     monkeypatch.setattr("histofold.train.sweep.study.HEARTBEAT_S", 1)
