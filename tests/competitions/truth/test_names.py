@@ -11,9 +11,9 @@ def test_ids_are_names_and_paths_where_a_name_stands_twice(tmp_path):
 
 
 def test_two_suffixes_of_one_path_are_one_id(tmp_path):
-    for name in ("a.png", "a.tif"):
+    for name in ("a.png", "a.ome.tif"):
         (tmp_path / name).write_bytes(b"")
-    assert [path.name for path in listed_files(tmp_path, (".png", ".tif"))["a"]] == ["a.png", "a.tif"]
+    assert [path.name for path in listed_files(tmp_path, (".png", ".tif"))["a"]] == ["a.png", "a.ome.tif"]
 
 
 def test_a_name_that_several_images_have_means_none():

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from histofold.competitions.base import IMAGE_SUFFIXES, Split
 from histofold.competitions.truth.mask_files import MASK_SUFFIXES
-from histofold.competitions.truth.names import ImageNames, bare_name, image_ids, listed_files
+from histofold.competitions.truth.names import ImageNames, bare_name, image_ids, listed_files, without_suffix
 from histofold.core.faults import Fault
 
 OUTLINE_SUFFIXES = (".geojson", ".json", ".xml")
@@ -90,8 +90,9 @@ def _images_in(folder: Path, deep: bool = True) -> ImageFiles:
     """The images in a folder and those below it, masks beside them apart."""
     suffixes = (*IMAGE_SUFFIXES, *(suffix for suffix in MASK_SUFFIXES if suffix not in IMAGE_SUFFIXES))
     paths = [path for group in listed_files(folder, suffixes, deep).values() for path in group]
-    images = {(path.parent, path.stem) for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
-    masks = [p for p in paths if (bare := bare_name(p.stem)) != p.stem and (p.parent, bare) in images]
+    names = {path: without_suffix(PurePosixPath(path.name)).name for path in paths}
+    images = {(path.parent, name) for path, name in names.items() if path.suffix.lower() in IMAGE_SUFFIXES}
+    masks = [p for p, name in names.items() if (bare := bare_name(name)) != name and (p.parent, bare) in images]
     others = [path for path in paths if path not in set(masks) and path.suffix.lower() in IMAGE_SUFFIXES]
     return ImageFiles(folder=folder, by_id=image_ids(folder, others), masks_beside=masks)
 

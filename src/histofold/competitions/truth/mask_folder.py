@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from histofold.competitions.ids import broken_links, meet_ids
 from histofold.competitions.tables import read_names
@@ -12,7 +12,7 @@ from histofold.competitions.truth.layout import ImageFiles
 from histofold.competitions.truth.mask_files import MASK_SUFFIXES
 from histofold.competitions.truth.mask_reader import Files, MaskReader
 from histofold.competitions.truth.mask_values import MaskSettings
-from histofold.competitions.truth.names import ImageNames, bare_name, files_of_images, listed_files
+from histofold.competitions.truth.names import ImageNames, bare_name, files_of_images, listed_files, without_suffix
 from histofold.core.faults import Fault, InputNotice
 from histofold.schema.sample import Sample
 
@@ -95,10 +95,10 @@ def one_file_each(
     theirs where there is no doubt, with a notice.
     """
     by_id, strays = files_of_images(folder, paths, names)
-    waiting = {bare_name(path.stem): path for path in strays}
+    waiting = {bare_name(without_suffix(PurePosixPath(path.name)).name): path for path in strays}
     meant, faults = meet_ids(folder, waiting, [sample.id for sample in samples if sample.id not in by_id])
     by_id |= {key: [waiting[name]] for name, key in meant.items()}
-    strays = [path for path in strays if bare_name(path.stem) not in meant]
+    strays = [path for path in strays if path not in {waiting[name] for name in meant}]
     found = {}
     for sample in samples:
         own = by_id.get(sample.id, [])

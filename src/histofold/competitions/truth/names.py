@@ -31,12 +31,18 @@ def image_ids(folder: Path, paths: Iterable[Path]) -> dict[str, list[Path]]:
     """
     by_path: dict[PurePosixPath, list[Path]] = {}
     for path in paths:
-        by_path.setdefault(PurePosixPath(path.relative_to(folder).with_suffix("").as_posix()), []).append(path)
+        by_path.setdefault(without_suffix(PurePosixPath(path.relative_to(folder).as_posix())), []).append(path)
     names = Counter(relative.name for relative in by_path)
     return {
         relative.name if names[relative.name] == 1 else ID_SEPARATOR.join(relative.parts): group
         for relative, group in by_path.items()
     }
+
+
+def without_suffix(path: PurePosixPath) -> PurePosixPath:
+    """A path without its suffix, without both of `.ome.tif`."""
+    bare = path.with_suffix("")
+    return bare.with_suffix("") if bare.suffix.lower() == ".ome" else bare
 
 
 _MASK_WORDS = r"masks?|annos?|annotations?|annotated|labels?|seg|segmentations?|segmented|gt|ground[ _-]?truth|truth"
@@ -64,18 +70,19 @@ class ImageNames:
     """Names of the sub-folders that hold images."""
 
     def __init__(self, ids: Mapping[str, PurePosixPath]) -> None:
-        self._by_path = {relative.with_suffix(""): key for key, relative in ids.items()}
+        bare = {key: without_suffix(relative) for key, relative in ids.items()}
+        self._by_path = {path: key for key, path in bare.items()}
         self._by_name: dict[str, list[str]] = {}
         self._by_bare_name: dict[str, list[str]] = {}
-        for key, relative in ids.items():
-            self._by_name.setdefault(relative.stem, []).append(key)
-            self._by_bare_name.setdefault(bare_name(relative.stem, "image"), []).append(key)
+        for key, path in bare.items():
+            self._by_name.setdefault(path.name, []).append(key)
+            self._by_bare_name.setdefault(bare_name(path.name, "image"), []).append(key)
         self.folders = {relative.parts[0] for relative in ids.values() if len(relative.parts) > 1}
 
     def id_of(self, name: str) -> str | None:
         """The id of the image that a name means; None where none or several are meant."""
         path = PurePosixPath(name.replace("\\", "/"))
-        for whole in (path, path.with_suffix("")) if path.name else ():
+        for whole in (path, path.with_suffix(""), without_suffix(path)) if path.name else ():
             tails: Iterable[PurePosixPath] = (PurePosixPath(*whole.parts[n:]) for n in range(len(whole.parts)))
             found = next((self._by_path[tail] for tail in tails if tail in self._by_path), None)
             if found is not None:
@@ -102,11 +109,11 @@ def files_of_images(folder: Path, paths: Iterable[Path], names: ImageNames) -> t
     marked: dict[str, list[Path]] = {}
     strays = []
     for path in paths:
-        relative = PurePosixPath(path.relative_to(folder).as_posix())
-        bare = bare_name(relative.stem)
-        if key := names.id_of(str(relative)):
+        relative = without_suffix(PurePosixPath(path.relative_to(folder).as_posix()))
+        bare = bare_name(relative.name)
+        if key := names.id_of(f"{relative}{path.suffix}"):
             exact.setdefault(key, []).append(path)
-        elif key := names.id_of(str(relative.with_name(f"{bare}{relative.suffix}"))) or names.id_of_bare(bare):
+        elif key := names.id_of(f"{relative.with_name(bare)}{path.suffix}") or names.id_of_bare(bare):
             marked.setdefault(key, []).append(path)
         else:
             strays.append(path)
