@@ -61,6 +61,15 @@ def test_every_change_is_named_by_its_image_with_the_remedy(made):
     assert f"python build_dataset.py --data {made / 'raw'} --out {made / 'dataset'}" in told
 
 
+def test_new_and_lost_images_are_told_and_do_not_stop_a_training(made, caplog):
+    for name in ("images", "masks"):
+        (made / "raw" / name / "p0.png").rename(made / "raw" / name / "q0.png")
+    (made / "raw" / "images.csv").unlink()
+    assert "other rows of the tables" in refused(made), "without the table a patient is another"
+    assert "1 images are new and not trained on: q0" in caplog.text
+    assert "1 images are gone; their tiles stay: p0" in caplog.text
+
+
 def test_a_run_of_changed_data_is_another_and_says_of_which_images(made):
     before = small_setup(made / "dataset", made / "runs")
     repaint(made / "raw" / "masks" / "p1.png", 255)

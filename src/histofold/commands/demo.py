@@ -110,11 +110,13 @@ def _synthetic_folder(options: DemoOptions) -> tuple[Path, Path]:
 
 def _refuse_other_demo(experiment: Experiment, out: Path, changed: list[str]) -> None:
     """Refuse to go on with a demo of other data or settings, before anything of it is overwritten."""
+    from histofold.data.demo import changed_tiles
     from histofold.train.checkpoint import changed_settings
 
     kept = sorted(out.glob("runs/demo/fold*/experiment.toml"))
     words = [f"its data has changed: {'; '.join(changed)}"] if changed else []
-    if kept and (settings := changed_settings(kept[0], experiment)):
+    settings = changed_settings(kept[0], experiment) if kept else changed_tiles(out / "dataset", experiment)
+    if settings:
         words.append(f"its settings have changed: {'; '.join(settings)}")
     if words:
         remedy = f"undo the change, give another --out, or remove {out} to begin anew"

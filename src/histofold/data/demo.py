@@ -78,6 +78,22 @@ def demo_experiment(
     )
 
 
+def changed_tiles(dataset: Path, experiment: Experiment) -> list[str]:
+    """The settings of tiles and folds in which a built dataset differs from an experiment, from what to what.
+
+    Args:
+        dataset: The dataset; nothing differs where there is none.
+        experiment: The experiment.
+    """
+    path = dataset / "dataset.json"
+    if not path.is_file():
+        return []
+    built, wanted = vars(load_json(DatasetInfo, path).tiles), vars(experiment.tiles)
+    return [
+        f"tiles.{name}: {built[name]!r} then, {wanted[name]!r} now" for name in built if built[name] != wanted[name]
+    ]
+
+
 def changed_since(dataset: Path, competition: Competition, samples: Sequence[Sample]) -> list[str]:
     """What a folder holds beside, instead of or without what an earlier demo built its dataset from, in words.
 

@@ -56,6 +56,8 @@ class Source:
     """Its adapter."""
     samples: dict[str, Sample]
     """Its images by their own ids."""
+    without_tiles: tuple[str, ...]
+    """Images that lie in its competition folder and are not in the dataset."""
     pseudo: PseudoRecord | None
     """How its labels were predicted, where they were."""
 
@@ -150,6 +152,7 @@ def _load_source(config: SourceConfig, name: str, experiment: Experiment) -> Sou
         folds=folds,
         competition=competition,
         samples={key: samples[key] for key in folds["id"] if key in samples},
+        without_tiles=tuple(sorted(samples.keys() - set(folds["id"]))),
         pseudo=pseudo,
     )
 
@@ -157,12 +160,18 @@ def _load_source(config: SourceConfig, name: str, experiment: Experiment) -> Sou
 def refuse_changed_data(sources: Sequence[Source]) -> None:
     """Refuse datasets whose images, masks or tables are no longer those that they were built from.
 
+    Images that are new in a folder, or gone from it, are named in a warning: those are not trained on, these still are.
+
     Raises:
         InputError: With what has changed in each of them, and of which images.
     """
     faults = []
     for source in sources:
         contents = source.info.contents
+        gone = sorted(contents.keys() - source.samples.keys())
+        for words, ids in (("new and not trained on", source.without_tiles), ("gone; their tiles stay", gone)):
+            if ids:
+                logger.warning("%s: %d images are %s: %s", source.root, len(ids), words, listed_ids(ids))
         if not contents or folder_listing(source.root, source.folder) == source.info.listing:
             continue
         digest = (lambda sample: "") if source.pseudo else partial(truth_digest, source.competition)

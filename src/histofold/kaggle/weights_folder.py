@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -162,6 +163,9 @@ def _wheel_faults(manifest: Manifest, folder: Path) -> list[Fault]:
         return [Fault(WHEEL_PATTERN, str(folder), rule, remedy)]
     if len(wheels) > 1:
         return [Fault(name, str(folder), "one of several wheels of one package", remedy) for name in wheels]
+    broken = [name for name in wheels if not zipfile.is_zipfile(folder / name)]
+    if broken:
+        return [Fault(name, str(folder), "a wheel that is cut short", remedy) for name in broken]
     return [] if needed or not wheels else [Fault(wheels[0], str(folder), "a wheel that no member needs", "remove it")]
 
 
