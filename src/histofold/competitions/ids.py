@@ -51,14 +51,17 @@ def meet_ids(path: Path, keys: Iterable[str], images: Iterable[str]) -> tuple[di
         The image of each id that has one, and a notice of those that are spelled otherwise.
     """
     wanted, known = list(dict.fromkeys(keys)), list(dict.fromkeys(images))
-    meant = {key: key for key in wanted if key in set(known)}
+    there = set(known)
+    meant = {key: key for key in wanted if key in there}
     forms: tuple[Callable[[str], str], ...] = (plain_id, _last_part)
     for form in forms:
-        waiting = [key for key in wanted if key not in meant]
-        of_keys, of_images = Counter(map(form, waiting)), Counter(map(form, known))
-        taken = set(meant.values())
-        free = {form(image): image for image in known if image not in taken and of_images[form(image)] == 1}
-        meant |= {key: free[form(key)] for key in waiting if form(key) in free and of_keys[form(key)] == 1}
+        waiting = {key: form(key) for key in wanted if key not in meant}
+        if not waiting:
+            break
+        forms_of = {image: form(image) for image in known}
+        of_keys, of_images, taken = Counter(waiting.values()), Counter(forms_of.values()), set(meant.values())
+        free = {each: image for image, each in forms_of.items() if image not in taken and of_images[each] == 1}
+        meant |= {key: free[each] for key, each in waiting.items() if each in free and of_keys[each] == 1}
     otherwise = [f"{key!r} is {image!r}" for key, image in meant.items() if key != image]
     if not otherwise:
         return meant, []
