@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from histofold.schema.files import write_bytes_atomically
 
@@ -43,3 +44,8 @@ def style_axes(axes: Axes, title: str, grid: Literal["x", "y"] = "y") -> None:
     axes.yaxis.label.set(fontsize=9.5, color=MUTED)
     axes.grid(axis=grid, color=_GRID, lw=0.8)
     axes.set_axisbelow(True)
+
+
+def dot_handle(label: str, colour: str, marker: str = "o", hollow: bool = False) -> Line2D:
+    """A legend entry: one dot."""
+    return Line2D([], [], ls="", marker=marker, ms=6, mec=colour, mfc="white" if hollow else colour, label=label)

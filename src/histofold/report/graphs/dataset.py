@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from histofold.data.explore.slides import SlideFacts
 from histofold.data.tiles.cut import TILE_BINS
-from histofold.report.graphs import INK, LABEL, MUTED, PALETTE, finish_figure, new_figure, style_axes
+from histofold.report.graphs import INK, LABEL, MUTED, PALETTE, dot_handle, finish_figure, new_figure, style_axes
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _BIN_COLOURS = ("#D9DCE1", "#BFDCEB", "#7DB8DA", "#3288BD", "#0B4F7D")
@@ -61,7 +61,7 @@ def plot_slides(facts: Sequence[SlideFacts]) -> bytes:
     _draw_strips(shares, table, "mask_fraction", "Labelled share of the image", organs, sources)
     _draw_strips(areas, table, "object_area_um2", "Median area of an object, um²", organs, sources)
     if len(sources) > 1:
-        handles = [_marker(source, place) for place, source in enumerate(sources)]
+        handles = [dot_handle(source, *_look(place)) for place, source in enumerate(sources)]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     return finish_figure(figure)
 
@@ -85,14 +85,8 @@ def plot_colours(facts: Sequence[SlideFacts]) -> bytes:
         for lab, filled in ((fact.inside_lab, True), (fact.outside_lab, False)):
             if not np.isfinite(lab).all():
                 continue
-            colour = PALETTE[place % len(PALETTE)]
-            look: dict[str, Any] = {
-                "marker": _MARKERS[place % len(_MARKERS)],
-                "ms": 4.5,
-                "mec": colour,
-                "mew": 0.9,
-                "alpha": 0.75,
-            }
+            colour, marker = _look(place)
+            look: dict[str, Any] = {"marker": marker, "ms": 4.5, "mec": colour, "mew": 0.9, "alpha": 0.75}
             hue.plot(lab[1], lab[2], ls="", mfc=colour if filled else "white", **look)
             chroma = float(np.hypot(lab[1], lab[2]))
             light.plot(chroma, lab[0], ls="", mfc=colour if filled else "white", **look)
@@ -100,7 +94,7 @@ def plot_colours(facts: Sequence[SlideFacts]) -> bytes:
     hue.set_ylabel("b*, blue to yellow")
     light.set_xlabel("chroma")
     light.set_ylabel("L*")
-    handles = [_marker(source, place) for place, source in enumerate(sources)]
+    handles = [dot_handle(source, *_look(place)) for place, source in enumerate(sources)]
     grey: dict[str, Any] = {"ls": "", "marker": "o", "ms": 6, "mec": MUTED}
     handles += [
         Line2D([], [], mfc=MUTED, label="labelled", **grey),
@@ -110,9 +104,9 @@ def plot_colours(facts: Sequence[SlideFacts]) -> bytes:
     return finish_figure(figure)
 
 
-def _marker(label: str, place: int) -> Line2D:
-    colour = PALETTE[place % len(PALETTE)]
-    return Line2D([], [], ls="", marker=_MARKERS[place % len(_MARKERS)], ms=6, mec=colour, mfc=colour, label=label)
+def _look(place: int) -> tuple[str, str]:
+    """Colour and marker of a source by its place."""
+    return PALETTE[place % len(PALETTE)], _MARKERS[place % len(_MARKERS)]
 
 
 def _draw_sizes(axes: Axes, table: pd.DataFrame, sources: list[str]) -> None:
@@ -121,8 +115,7 @@ def _draw_sizes(axes: Axes, table: pd.DataFrame, sources: list[str]) -> None:
     counted = table.groupby(["source", "height", "width"]).size().reset_index(name="count")
     for place, source in enumerate(sources):
         part = counted[counted["source"] == source]
-        colour = PALETTE[place % len(PALETTE)]
-        marker = _MARKERS[place % len(_MARKERS)]
+        colour, marker = _look(place)
         sizes = 14 + 120 * part["count"] / max(1, len(table))
         axes.scatter(part["width"], part["height"], s=sizes, c=colour, marker=marker, alpha=0.6, lw=0)
     axes.set_xlabel("width")
@@ -143,7 +136,7 @@ def _draw_strips(
         for place, source in enumerate(sources):
             values = members.loc[members["source"] == source, column].dropna()
             heights = row + jitter.uniform(-0.25, 0.25, len(values))
-            colour, marker = PALETTE[place % len(PALETTE)], _MARKERS[place % len(_MARKERS)]
+            colour, marker = _look(place)
             axes.scatter(values, heights, s=9, c=colour, marker=marker, alpha=0.5, lw=0)
         if members[column].notna().any():
             median = float(members[column].median())

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from histofold.core.faults import Fault, InputError
 from histofold.data.store import read_own_table
-from histofold.report.graphs import INK, MUTED, PALETTE, finish_figure, new_figure, style_axes
+from histofold.report.graphs import INK, MUTED, PALETTE, dot_handle, finish_figure, new_figure, style_axes
 from histofold.schema.run_record import RECORD_NAME, read_record
 
 _COLOUR = PALETTE[0]
@@ -101,7 +101,7 @@ def plot_dice_by_organ(oof: pd.DataFrame) -> bytes:
     missing = len(oof) - len(scored)
     axes.set_xlabel("Dice" + (f"   ({missing} without a score, not shown)" if missing else ""))
     if len(sources) > 1:
-        _legend(axes, [_marker(source, PALETTE[at % len(PALETTE)]) for at, source in enumerate(sources)])
+        _legend(axes, [dot_handle(source, PALETTE[at % len(PALETTE)]) for at, source in enumerate(sources)])
     return finish_figure(figure)
 
 
@@ -110,11 +110,6 @@ def _legend(axes: Axes, handles: list[Line2D], place: str | None = None) -> None
     above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": len(handles)}
     where: dict[str, Any] = {"loc": place} if place else above
     axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=INK, handlelength=1.6, **where)
-
-
-def _marker(label: str, colour: str, hollow: bool = False) -> Line2D:
-    """A legend entry: one dot."""
-    return Line2D([], [], ls="", marker="o", ms=6, mec=colour, mfc="white" if hollow else colour, label=label)
 
 
 def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
@@ -162,8 +157,8 @@ def _curve_legends(loss_axes: Axes, dice_axes: Axes, frame: pd.DataFrame) -> Non
         handles = [Line2D([], [], color=_COLOUR, lw=1.8, label="averaged weights")]
         if len(_points(frame, "val_dice_raw")):
             handles.append(Line2D([], [], color=_COLOUR, lw=1, alpha=0.5, label="raw weights"))
-        best = _marker(f"best (optimistic) {averaged.max():.4f}", _COLOUR, hollow=True)
-        _legend(dice_axes, [*handles, _marker("last (reported)", _COLOUR), best], "lower right")
+        best = dot_handle(f"best (optimistic) {averaged.max():.4f}", _COLOUR, hollow=True)
+        _legend(dice_axes, [*handles, dot_handle("last (reported)", _COLOUR), best], "lower right")
 
 
 def _note(axes: Axes, text: str, y: float, colour: str) -> None:
