@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from histofold.core.faults import Fault, InputError
-from histofold.kaggle.metadata.report import PLACEHOLDER_OWNER, MetadataReport, read_metadata
+from histofold.kaggle.metadata.report import PLACEHOLDER_OWNER, MetadataReport, read_checked
 
 DATASET_METADATA_NAME = "dataset-metadata.json"
 # docs/datasets_metadata.md of the same version.
@@ -77,16 +77,8 @@ def check_dataset_metadata(data: Any, folder: Path | None = None) -> tuple[list[
 
 
 def read_dataset_metadata(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The metadata of a folder that is to be uploaded, and notices.
-
-    Raises:
-        InputError: With all faults of the file and of the folder.
-    """
-    data = read_metadata(folder / DATASET_METADATA_NAME)
-    faults, notices = check_dataset_metadata(data, folder)
-    if faults:
-        raise InputError(faults)
-    return data, notices
+    """The metadata of a folder that is to be uploaded, and notices; see `read_checked`."""
+    return read_checked(folder / DATASET_METADATA_NAME, check_dataset_metadata)
 
 
 def _check_licence(report: MetadataReport) -> None:

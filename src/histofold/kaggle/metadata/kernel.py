@@ -14,7 +14,7 @@ from typing import Any
 
 from histofold.core.faults import Fault, InputError
 from histofold.kaggle.bundle.bundler import LIMIT_BYTES
-from histofold.kaggle.metadata.report import NAME_FORM, PLACEHOLDER_OWNER, MetadataReport, read_metadata
+from histofold.kaggle.metadata.report import NAME_FORM, PLACEHOLDER_OWNER, MetadataReport, read_checked
 
 KERNEL_METADATA_NAME = "kernel-metadata.json"
 # From the documentation of the command line 2.2.4 (docs/kernels.md, "Accelerators available as of Sep 2026"); its code
@@ -99,16 +99,8 @@ def check_kernel_metadata(data: Any, folder: Path | None = None) -> tuple[list[F
 
 
 def read_kernel_metadata(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The metadata of a kernel's folder, and notices.
-
-    Raises:
-        InputError: With all faults of the file and of the code that it names.
-    """
-    data = read_metadata(folder / KERNEL_METADATA_NAME)
-    faults, notices = check_kernel_metadata(data, folder)
-    if faults:
-        raise InputError(faults)
-    return data, notices
+    """The metadata of a kernel's folder, and notices; see `read_checked`."""
+    return read_checked(folder / KERNEL_METADATA_NAME, check_kernel_metadata)
 
 
 def _check_title(report: MetadataReport, slug: str) -> None:

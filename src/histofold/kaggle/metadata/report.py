@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,21 @@ def read_metadata(path: Path) -> dict[str, Any]:
         rule = "stands there twice, and only the last one would count"
         raise InputError([Fault(key, str(path), rule, "write it once") for key in sorted(set(twice))])
     return data
+
+
+def read_checked(
+    path: Path, check: Callable[[Any, Path], tuple[list[Fault], list[str]]]
+) -> tuple[dict[str, Any], list[str]]:
+    """A metadata file and the notices of a check of it and of its folder.
+
+    Raises:
+        InputError: With all faults of the file and of what lies beside it.
+    """
+    data = read_metadata(path)
+    faults, notices = check(data, path.parent)
+    if faults:
+        raise InputError(faults)
+    return data, notices
 
 
 def with_owner(data: Mapping[str, Any], owner: str) -> dict[str, Any]:
