@@ -124,9 +124,10 @@ class MaskReader:
             return {}, ""
         facts: dict[Path, MaskFacts] = {}
         alphas = {}
+        shapes = {key: header_shape_of(self._images[key]) for key in self._files}
         places = [(key, path) for key, classes in self._files.items() for paths in classes for path in paths]
         for key, path in tqdm(places, desc="look at masks", unit="mask", leave=False, dynamic_ncols=True):
-            mask = self._decoded(key, path)
+            mask = self._decoded(path, shapes[key])
             if mask is None:
                 continue
             facts[path] = mask_facts(mask, "", self._settings.ignore_value)
@@ -137,14 +138,13 @@ class MaskReader:
                 self._kept[path] = runs_from_mask(mask_brightness(mask) > 0)
         transparency = mask_transparency(list(alphas.values()))
         for key, path in alphas if transparency else ():
-            mask = self._decoded(key, path)
+            mask = self._decoded(path, shapes[key])
             assert mask is not None  # it was decoded before
             facts[path] = mask_facts(mask, transparency, self._settings.ignore_value)
         return facts, transparency
 
-    def _decoded(self, key: str, path: Path) -> MaskFile | None:
-        """A mask that can be used; what is wrong with another one is said when it is read."""
-        shape_hw = header_shape_of(self._images[key])
+    def _decoded(self, path: Path, shape_hw: tuple[int, int] | None) -> MaskFile | None:
+        """A mask that can be used; what is wrong with another one, or with its image, is said when it is read."""
         if shape_hw is None:
             return None
         try:
