@@ -15,11 +15,11 @@ from histofold.competitions.truth.layout import (
     child_folders,
     coco_files,
 )
-from histofold.competitions.truth.mask_files import MASK_SUFFIXES
-from histofold.competitions.truth.mask_folder import find_masks, masks_beside, object_masks
-from histofold.competitions.truth.mask_values import MaskSettings
+from histofold.competitions.truth.masks.files import MASK_SUFFIXES
+from histofold.competitions.truth.masks.folder import find_masks, masks_beside, object_masks
+from histofold.competitions.truth.masks.values import MaskSettings
 from histofold.competitions.truth.names import listed_files
-from histofold.competitions.truth.outline_folder import find_outlines
+from histofold.competitions.truth.outlines.folder import find_outlines
 from histofold.competitions.truth.rles import read_rles
 from histofold.core.faults import Fault
 from histofold.schema.parse import load_toml

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from histofold.competitions.base import IMAGE_SUFFIXES, Split
-from histofold.competitions.truth.mask_files import MASK_SUFFIXES
+from histofold.competitions.truth.masks.files import MASK_SUFFIXES
 from histofold.competitions.truth.names import ImageNames, bare_name, image_ids, listed_files, without_suffix
 from histofold.core.faults import Fault
 

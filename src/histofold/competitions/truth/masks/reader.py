@@ -10,7 +10,7 @@ from tqdm import tqdm
 from histofold.competitions.base import image_error_fault
 from histofold.competitions.tables import header_shape_of
 from histofold.competitions.truth.found import FoundTruth
-from histofold.competitions.truth.mask_facts import (
+from histofold.competitions.truth.masks.facts import (
     MaskFacts,
     Transparency,
     alpha_facts,
@@ -18,8 +18,8 @@ from histofold.competitions.truth.mask_facts import (
     mask_facts,
     mask_transparency,
 )
-from histofold.competitions.truth.mask_files import MaskFile, decode_mask
-from histofold.competitions.truth.mask_values import MaskReading, MaskSettings, decide_reading, read_class_labels
+from histofold.competitions.truth.masks.files import MaskFile, decode_mask
+from histofold.competitions.truth.masks.values import MaskReading, MaskSettings, decide_reading, read_class_labels
 from histofold.core.faults import Fault, ImageError, InputError, InputNotice
 from histofold.core.rle.runs import Masks, Runs, join_classes, runs_from_mask
 from histofold.core.rle.sets import subtract_runs, union_runs

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from histofold.competitions.tables import header_shape_of
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
-from histofold.competitions.truth.mask_folder import one_file_each
+from histofold.competitions.truth.masks.folder import one_file_each
 from histofold.competitions.truth.names import ImageNames
-from histofold.competitions.truth.outline_files import IGNORED_CLASS, Outline, draw_outlines, read_outline_file
+from histofold.competitions.truth.outlines.files import IGNORED_CLASS, Outline, draw_outlines, read_outline_file
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import join_classes
 from histofold.core.rle.sets import subtract_runs, union_runs

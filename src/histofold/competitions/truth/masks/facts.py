@@ -9,7 +9,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from histofold.competitions.truth.mask_files import MaskFile
+from histofold.competitions.truth.masks.files import MaskFile
 
 NEAR = 16 / 255
 """What differs from black or white by up to this share of white is near it: JPEG's noise."""

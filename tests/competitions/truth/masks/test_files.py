@@ -8,8 +8,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histofold.competitions.truth.mask_files import decode_mask
-from histofold.competitions.truth.mask_values import MaskReading
+from histofold.competitions.truth.masks.files import decode_mask
+from histofold.competitions.truth.masks.values import MaskReading
 from histofold.core.faults import ImageError
 
 SHAPE = (23, 38)

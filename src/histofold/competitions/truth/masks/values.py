@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from histofold.competitions.truth.mask_facts import (
+from histofold.competitions.truth.masks.facts import (
     FEW_VALUES,
     NEAR,
     MaskFacts,
@@ -21,7 +21,7 @@ from histofold.competitions.truth.mask_facts import (
     mask_brightness,
     mask_white,
 )
-from histofold.competitions.truth.mask_files import MaskFile
+from histofold.competitions.truth.masks.files import MaskFile
 from histofold.core.faults import image_fault
 
 MAX_FLAT = 0.3

@@ -9,9 +9,9 @@ from histofold.competitions.ids import broken_links, meet_ids
 from histofold.competitions.tables import read_names
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
 from histofold.competitions.truth.layout import ImageFiles
-from histofold.competitions.truth.mask_files import MASK_SUFFIXES
-from histofold.competitions.truth.mask_reader import Files, MaskReader
-from histofold.competitions.truth.mask_values import MaskSettings
+from histofold.competitions.truth.masks.files import MASK_SUFFIXES
+from histofold.competitions.truth.masks.reader import Files, MaskReader
+from histofold.competitions.truth.masks.values import MaskSettings
 from histofold.competitions.truth.names import ImageNames, bare_name, files_of_images, listed_files, without_suffix
 from histofold.core.faults import Fault, InputNotice
 from histofold.schema.sample import Sample

@@ -1,0 +1,1 @@
+"""Mask images as truth: which file is whose, what its values are, and what they mean."""

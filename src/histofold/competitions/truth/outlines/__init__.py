@@ -1,0 +1,1 @@
+"""Files of outlines as truth: read, and drawn as masks."""
