@@ -33,12 +33,12 @@ def interrupt_in_step(monkeypatch, number, step):
 @pytest.mark.parametrize(
     ("number", "step", "words"),
     [
-        (signal.SIGINT, 2, "fold 0: saved at step 2, --resume goes on there"),
-        (signal.SIGTERM, 5, "fold 0: saved at step 5, --resume goes on there"),
+        (signal.SIGINT, 2, "fold 0: saved at step 2, it goes on there"),
+        (signal.SIGTERM, 5, "fold 0: saved at step 5, it goes on there"),
         (
             signal.SIGINT,
             3,
-            "fold 0: nothing is saved yet, --resume starts at step 0",
+            "fold 0: nothing is saved yet, it starts again at step 0",
         ),  # its validation is still to come
     ],
 )
@@ -79,13 +79,16 @@ def test_what_fails_after_an_interrupt_is_the_interrupt_and_else_itself():
 
 
 def test_words_and_status_of_an_interrupted_verb(tmp_path, monkeypatch, capsys):
-    assert saved_words(tmp_path, 1) == "fold 1: nothing is saved yet, --resume starts at step 0"
+    assert saved_words(tmp_path, 1) == "fold 1: nothing is saved yet, it starts again at step 0"
     for step in (90, 1200):
         (tmp_path / f"state_{step:07d}.pt").touch()
 
     def interrupted(arguments):
         raise Interrupted(signal.SIGTERM, saved_words(tmp_path, 1))
 
-    monkeypatch.setattr("histofold.commands.train.run", interrupted)
+    for verb in ("train", "demo"):
+        monkeypatch.setattr(f"histofold.commands.{verb}.run", interrupted)
+    assert run_verb("demo", []) == 128 + signal.SIGTERM
+    assert "interrupted; fold 1: saved at step 1200, it goes on there; run it again to go on" in capsys.readouterr().err
     assert run_verb("train", []) == 128 + signal.SIGTERM
-    assert "interrupted; fold 1: saved at step 1200, --resume goes on there" in capsys.readouterr().err
+    assert "interrupted; fold 1: saved at step 1200, it goes on there with --resume" in capsys.readouterr().err

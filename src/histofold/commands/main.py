@@ -99,8 +99,10 @@ def run_verb(verb: str, arguments: list[str]) -> int:
 
 def _interrupted(verb: str, stop: KeyboardInterrupt) -> int:
     """Say what is saved and how to go on; gives the exit status that a shell has for the signal."""
-    again = "add --resume to go on from the last saved state" if verb == "train" else "run it again to go on"
-    print(f"histofold {verb}: interrupted; {stop or again}", file=sys.stderr)
+    saved, again = str(stop), "run it again to go on"
+    if verb == "train":
+        saved, again = "", f"{saved} with --resume" if saved else "add --resume to go on from the last saved state"
+    print(f"histofold {verb}: " + "; ".join(filter(None, ["interrupted", saved, again])), file=sys.stderr)
     return 128 + getattr(stop, "number", signal.SIGINT)
 
 

@@ -15,12 +15,11 @@ from histofold.core.faults import ImageError, InputError
 from histofold.core.log import logger
 from histofold.data.contents import changed_contents, truth_digest
 from histofold.data.leaks import listed_ids
-from histofold.data.store import DatasetInfo
+from histofold.data.store import built_info
 from histofold.data.tiles.masks import masked_fraction
 from histofold.imaging.slide import open_slide
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
-from histofold.schema.parse import load_json
 from histofold.schema.preprocessing import Preprocessing, has_pixel_size
 from histofold.schema.sample import Sample
 
@@ -85,13 +84,11 @@ def changed_tiles(dataset: Path, experiment: Experiment) -> list[str]:
         dataset: The dataset; nothing differs where there is none.
         experiment: The experiment.
     """
-    path = dataset / "dataset.json"
-    if not path.is_file():
+    info = built_info(dataset)
+    if info is None:
         return []
-    built, wanted = vars(load_json(DatasetInfo, path).tiles), vars(experiment.tiles)
-    return [
-        f"tiles.{name}: {built[name]!r} then, {wanted[name]!r} now" for name in built if built[name] != wanted[name]
-    ]
+    then, now = vars(info.tiles), vars(experiment.tiles)
+    return [f"tiles.{name}: {then[name]!r} then, {now[name]!r} now" for name in now if then[name] != now[name]]
 
 
 def changed_since(dataset: Path, competition: Competition, samples: Sequence[Sample]) -> list[str]:
@@ -102,10 +99,10 @@ def changed_since(dataset: Path, competition: Competition, samples: Sequence[Sam
         competition: The adapter that gave the samples.
         samples: All training samples that are there now.
     """
-    path = dataset / "dataset.json"
-    contents = load_json(DatasetInfo, path).contents if path.is_file() else {}
-    if not contents:
+    info = built_info(dataset)
+    if info is None or not info.contents:
         return []
+    contents = info.contents
     now = {sample.id: sample for sample in samples}
     words = changed_contents(contents, now, partial(truth_digest, competition))
     for told, ids in (("new images", now.keys() - contents.keys()), ("images gone", contents.keys() - now.keys())):

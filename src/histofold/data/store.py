@@ -82,7 +82,7 @@ def refuse_other_dataset(folder: Path, root: Path) -> None:
     Raises:
         InputError: With what the folder holds.
     """
-    rule, info = "", _info_of(folder)
+    rule, info = "", built_info(folder)
     if info is not None:
         before = dataset_root(folder, info).resolve()
         rule = "" if before == root.resolve() else f"holds the dataset of another folder, {before}"
@@ -96,7 +96,7 @@ def refuse_other_dataset(folder: Path, root: Path) -> None:
         raise InputError([Fault("out", str(folder), f"this folder {rule}", remedy)])
 
 
-def _info_of(folder: Path) -> DatasetInfo | None:
+def built_info(folder: Path) -> DatasetInfo | None:
     """What a folder says that it was built from; None where it says nothing, or was cut short."""
     try:
         return load_json(DatasetInfo, folder / "dataset.json")
@@ -106,7 +106,7 @@ def _info_of(folder: Path) -> DatasetInfo | None:
 
 def clear_dataset(folder: Path) -> None:
     """Remove a dataset, its tables and tiles; a folder that holds none is left as it is."""
-    if _info_of(folder) is None:
+    if built_info(folder) is None:
         return
     for name in ("dataset.json", "folds.csv", "index.csv"):
         (folder / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a fold trains: the step is finished and saved first, and what `--resume` does is said."""
+"""Ctrl-C and SIGTERM while a fold trains: the step is finished and saved first, and where it goes on is said."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Interruption:
 
 
 def saved_words(folder: Path, fold: int) -> str:
-    """What is left of an interrupted fold, and where `--resume` starts.
+    """What is left of an interrupted fold, and so at which step it goes on.
 
     Args:
         folder: runs/E/fold{k}.
@@ -79,5 +79,5 @@ def saved_words(folder: Path, fold: int) -> str:
     """
     paths = state_paths(folder)
     if not paths:
-        return f"fold {fold}: nothing is saved yet, --resume starts at step 0"
-    return f"fold {fold}: saved at step {int(paths[-1].stem.removeprefix('state_'))}, --resume goes on there"
+        return f"fold {fold}: nothing is saved yet, it starts again at step 0"
+    return f"fold {fold}: saved at step {int(paths[-1].stem.removeprefix('state_'))}, it goes on there"
