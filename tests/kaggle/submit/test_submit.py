@@ -11,7 +11,7 @@ import pytest
 
 from histofold.commands.main import main
 from histofold.kaggle.submit import client
-from histofold.kaggle.submit.request import StateFile
+from histofold.kaggle.submit.request import StateFile, Upload
 from histofold.schema.files import LineJournal
 from loopback import OWNER, TOKEN, client_in_process, loopback, submit_in_child
 from small_submission import SLUG, make_kernel, make_weights, tensor_file
@@ -285,6 +285,31 @@ def test_a_dataset_and_a_kernel_that_were_removed_by_hand_are_made_anew(place, s
     make_kernel(place / "kaggle_kernels" / "hubmap_2022", "print('another')\n")
     assert main(COMMAND) == 0
     assert (site.count("CreateDataset"), ledger(place)[0]["kernel"]) == (2, f"{KERNEL}/1")
+
+
+@pytest.mark.parametrize(("others", "versions"), [([], 1), ([DATASET], 2)])
+def test_a_version_is_taken_over_where_no_other_competition_shares_the_dataset(others, versions, place, site):
+    """Killed before the upload could be noted: what is there may be the other's."""
+    assert main([*COMMAND, "--no-submit"]) == 0
+    file = forget(place, kernel_version=0, output_fetched=False)
+    file.note_upload(DATASET, replace(file.state.uploads[DATASET], before=0, version=0))
+    file.note_upload(KERNEL, None)
+    other = StateFile(place / "runs" / "submissions", "kidney_2020")
+    for name in others:
+        other.note_upload(name, Upload(content="theirs", before=0, version=1))
+    assert main([*COMMAND, "--no-submit"]) == 0
+    assert len(site.datasets[DATASET]["versions"]) == versions
+
+
+def test_a_state_that_was_cut_short_is_named(place, site, capsys):
+    path = place / "runs" / "submissions" / "hubmap_2022.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"uploads": {')
+    assert main(COMMAND) == 2
+    told = capsys.readouterr().err
+    assert str(path.relative_to(place)) in told
+    assert "move it away" in told
+    assert {name for name, _ in site.calls} <= {"IntrospectToken"}
 
 
 def test_the_output_of_another_version_is_not_taken_for_ours(place, site, capsys):

@@ -150,7 +150,7 @@ class StateFile:
 
     def __init__(self, out: Path, competition: str) -> None:
         self.path = out / f"{competition}.json"
-        self.state = load_json(SubmitState, self.path) if self.path.exists() else SubmitState()
+        self.state = _load_state(self.path) if self.path.exists() else SubmitState()
 
     def note_upload(self, name: str, upload: Upload | None) -> None:
         """Write down what was put into a dataset or kernel; None forgets it."""
@@ -167,7 +167,11 @@ class StateFile:
     def shares(self, name: str) -> bool:
         """Whether submissions to another competition from here put something of theirs into the same dataset."""
         others = (path for path in self.path.parent.glob("*.json") if path != self.path)
-        return any(name in load_json(SubmitState, path).uploads for path in others)
+        return any(name in _load_state(path).uploads for path in others)
+
+
+def _load_state(path: Path) -> SubmitState:
+    return load_json(SubmitState, path, "move it away: all that it knew of is then put up anew")
 
 
 @contextlib.contextmanager
