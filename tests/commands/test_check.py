@@ -184,7 +184,7 @@ def test_notices_are_only_counted_and_go_to_the_report(folder, elsewhere, capsys
     assert "near-dup" not in said
     page = (elsewhere / "dataset_report.html").read_text()
     assert "the same tissue twice" in page
-    assert "run lengths look row by row" in page
+    assert "run lengths are read row by row" in page
     monkeypatch.chdir(folder)
     before = sorted(folder.rglob("*"))
     assert main(["check", "dataset", "."]) == 0
