@@ -178,7 +178,8 @@ def test_bombs_of_1_4_gb_in_1_kb_are_refused_in_little_memory(tmp_path: Path) ->
     assert int(result.stdout) < 40 * 1024  # kilobytes: tifffile's and Pillow's own modules
 
 
-def test_limits_are_the_callers(tmp_path: Path) -> None:
+def test_limits_are_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("histofold.imaging.slide.OTHER_FORMATS", [])
     Image.fromarray(texture(101, 133, 3)).save(tmp_path / "a.png")
     tifffile.imwrite(tmp_path / "a.tif", texture(101, 133, 3), photometric="rgb", compression="zlib", rowsperstrip=101)
     for name in ("a.png", "a.tif"):

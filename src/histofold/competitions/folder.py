@@ -12,19 +12,26 @@ A submission has the columns id, rle; of several classes id, class, rle, with a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from histofold.competitions.base import IMAGE_SUFFIXES, Adapter, Split, find_image
-from histofold.competitions.ids import broken_links, meet_ids
+from histofold.competitions.base import Adapter, Split, find_image
+from histofold.competitions.ids import MOST_NAMED, broken_links, meet_ids
 from histofold.competitions.image_table import other_tables, read_image_table
 from histofold.competitions.tables import CLASS_KEYS, first_rows, log_faults, parse_pixel_size, spelled_table
 from histofold.competitions.truth.find import find_truth
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
 from histofold.competitions.truth.layout import find_images, image_faults
-from histofold.core.faults import Fault, parted
+from histofold.competitions.truth.names import FOLDER_SUFFIXES
+from histofold.core.faults import Fault, InputNotice, parted
 from histofold.core.rle.runs import Masks, Runs
+from histofold.imaging.formats.door import use_formats
+from histofold.imaging.formats.stated import stated_pixel_size_um
 from histofold.schema.sample import Sample, is_safe_id
+
+STATED_TOLERANCE = 0.05
+"""Pixel sizes of table and file that differ by more, as a share, are a notice."""
 
 
 class Folder(Adapter):
@@ -39,6 +46,7 @@ class Folder(Adapter):
 
     def __init__(self) -> None:
         super().__init__()
+        use_formats()
         self._truth = FoundTruth()
 
     def _inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
@@ -60,7 +68,7 @@ class Folder(Adapter):
             names, meant, found = _asked_ids(root / "sample_submission.csv", listed)
             faults += found
         if not names:
-            remedy = f"put images ({', '.join(IMAGE_SUFFIXES)}) there"
+            remedy = f"put images ({', '.join(FOLDER_SUFFIXES)}) there"
             faults.append(Fault("images", str(folder), "no images", remedy))
         rows, found = _image_rows(root, split, listed)
         faults += found
@@ -72,6 +80,8 @@ class Folder(Adapter):
             )
             for name in names
         ]
+        samples, found = _with_stated_sizes(samples)
+        faults += found
         if split == "train":
             self._truth = find_truth(root, images, samples)
             self.classes = self._truth.classes
@@ -135,3 +145,30 @@ def _folder_sample(name: str, path: Path, row: Mapping[str, str]) -> Sample:
         group=row.get("group", "") or row.get("patient", "") or name,
         pixel_size_um=parse_pixel_size(row.get("pixel_size", "")),
     )
+
+
+def _with_stated_sizes(samples: Sequence[Sample]) -> tuple[list[Sample], list[Fault]]:
+    """Samples whose pixel size, where images.csv gives none, is what the file states; and notices of both."""
+    stated = {sample.id: stated_pixel_size_um(sample.image_path) for sample in samples}
+    taken, differing = [], []
+    for sample in samples:
+        own, other = sample.pixel_size_um, stated[sample.id]
+        if own is None and other is not None:
+            taken.append(f"{sample.id} {other:.4g} um")
+        elif own is not None and other is not None and abs(own - other) > STATED_TOLERANCE * other:
+            differing.append((sample, other))
+    notices: list[Fault] = [
+        InputNotice(
+            sample.id,
+            str(sample.image_path),
+            f"pixel_size is {sample.pixel_size_um:.4g} um in images.csv and {other:.4g} um in the file",
+            "the table counts: correct it where the file is right",
+        )
+        for sample, other in differing
+    ]
+    if taken:
+        more = f" and {len(taken) - MOST_NAMED} more" if len(taken) > MOST_NAMED else ""
+        rule = f"pixel sizes are those that the files state: {', '.join(taken[:MOST_NAMED])}{more}"
+        notices.append(InputNotice("pixel_size", "images", rule, "write pixel_size into images.csv to say otherwise"))
+    filled = [replace(sample, pixel_size_um=sample.pixel_size_um or stated[sample.id]) for sample in samples]
+    return filled, notices

@@ -39,7 +39,7 @@ _PNG_PLAIN = ((0, 0, 1, 1),)
 class RasterReader:
     """A PNG or JPEG; see `histofold.imaging.slide.SlideReader`."""
 
-    def __init__(self, path: Path, shape_hw: tuple[int, int], mode: str, png: _PngHeader | None) -> None:
+    def __init__(self, path: Path, shape_hw: tuple[int, int], mode: str, png: PngHeader | None) -> None:
         self.shape_hw = shape_hw
         self._path = path
         self._mode = mode
@@ -116,7 +116,7 @@ def open_raster(path: Path, max_pixels: int, max_bytes: int) -> RasterReader:
     if height * width > max_pixels:
         remedy = "save it smaller, or raise max_pixels"
         raise image_fault(path, f"{height} x {width} pixels are more than {max_pixels:,}", remedy)
-    png = _check_png(path) if is_png else None
+    png = check_png(path) if is_png else None
     if png is not None and png.depth == 16 and png.channels > 1:
         mode = _RASTER_DEEP_COLOUR
     if png is None:
@@ -125,7 +125,9 @@ def open_raster(path: Path, max_pixels: int, max_bytes: int) -> RasterReader:
         raise image_fault(path, f"colour type {mode} is not read", "convert it to RGB or grey")
     if height * width * _RASTER_BYTES[mode] > max_bytes:
         rule = f"{height} x {width} pixels would be decoded in one piece of more than {max_bytes:,} bytes"
-        raise image_fault(path, rule, "save it as a tiled TIFF, or raise max_segment_bytes")
+        raise image_fault(
+            path, rule, "save it as a tiled TIFF, or raise max_segment_bytes: HISTOFOLD_IMAGE_MB=1000 histofold ..."
+        )
     return RasterReader(path, (height, width), mode, png)
 
 
@@ -154,7 +156,7 @@ def _check_jpeg(path: Path, pixels: int) -> None:
             raise image_fault(path, "truncated: the JPEG does not reach its end", _RASTER_REMEDY)
 
 
-class _PngHeader(NamedTuple):
+class PngHeader(NamedTuple):
     """The fields of IHDR that tell how many bytes the pixels take."""
 
     height: int
@@ -162,6 +164,7 @@ class _PngHeader(NamedTuple):
     depth: int
     channels: int
     is_interlaced: bool
+    colour: int
 
     def row_bytes(self, width: int) -> int:
         """Bytes of a row of so many pixels, after the byte that names its filter."""
@@ -177,7 +180,7 @@ class _PngHeader(NamedTuple):
         return total
 
 
-def _png_chunks(path: Path) -> Iterator[tuple[bytes, int, int]]:
+def png_chunks(path: Path) -> Iterator[tuple[bytes, int, int]]:
     """Kind, first byte and length of the body of each chunk, up to the last one.
 
     Raises:
@@ -196,20 +199,20 @@ def _png_chunks(path: Path) -> Iterator[tuple[bytes, int, int]]:
             position += 12 + length
 
 
-def _check_png(path: Path) -> _PngHeader:
+def check_png(path: Path) -> PngHeader:
     """Walk the chunks of a PNG: they must lie in the file and hold enough data.
 
     Raises:
         ImageError: If the file is cut short, has no data, or too little for its size.
     """
-    header: _PngHeader | None = None
+    header: PngHeader | None = None
     data_bytes = 0
-    for kind, start, length in _png_chunks(path):
+    for kind, start, length in png_chunks(path):
         if kind == b"IHDR" and length == 13:
             with open(path, "rb") as file:
                 file.seek(start)
                 width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", file.read(13))
-            header = _PngHeader(height, width, depth, _PNG_CHANNELS.get(colour, 1), interlace == 1)
+            header = PngHeader(height, width, depth, _PNG_CHANNELS.get(colour, 1), interlace == 1, colour)
         data_bytes += length if kind == b"IDAT" else 0
     if data_bytes == 0 or header is None:
         raise image_fault(path, "a header without data", _RASTER_REMEDY)
@@ -225,7 +228,7 @@ def _verify_png(path: Path) -> None:
         image.verify()
 
 
-def _check_png_rows(path: Path, header: _PngHeader) -> None:
+def _check_png_rows(path: Path, header: PngHeader) -> None:
     """Inflate the data once more and count them.
 
     Raises:
@@ -233,7 +236,7 @@ def _check_png_rows(path: Path, header: _PngHeader) -> None:
     """
     stream, found, wanted = zlib.decompressobj(), 0, header.data_bytes()
     with open(path, "rb") as file:
-        for kind, start, length in _png_chunks(path):
+        for kind, start, length in png_chunks(path):
             if kind != b"IDAT":
                 continue
             file.seek(start)

@@ -13,13 +13,15 @@ the file. Which pixels come out is stated once, here:
   drawn on the stored rows and columns; colour profiles and gamma are ignored too.
 
 Our own decoding comes first, with imagecodecs or without it; for what it does not cover, rasterio, then OpenCV for
-plain 8-bit RGB only (`histofold.imaging.tiff.foreign`).
+plain 8-bit RGB only (`histofold.imaging.tiff.foreign`). BMP and scanners' formats are read where
+`histofold.imaging.formats.door` is in use, which no kernel reaches.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -32,7 +34,7 @@ from histofold.imaging.tiff.reader import open_tiff
 
 MAX_PIXELS = 40_000 * 60_000
 """Largest image that is opened unless the caller says otherwise, in pixels."""
-MAX_SEGMENT_BYTES = 400_000_000
+MAX_SEGMENT_BYTES = 500_000_000
 """Most that is decoded in one piece (a strip or tile; a whole PNG or JPEG), in bytes."""
 SLIDE_CACHE_BYTES = 16 << 20
 """Decoded strips or tiles that a slide keeps, in bytes."""
@@ -54,6 +56,10 @@ class SlideReader(Protocol):
 
     def close(self) -> None:
         """Give back the file and the memory."""
+
+
+OTHER_FORMATS: list[Callable[[Path, bytes, int, int], SlideReader | None]] = []
+"""Asked before our own readers, with path, first bytes and both limits: `histofold.imaging.formats.door` fills it."""
 
 
 class Slide:
@@ -165,6 +171,10 @@ def open_slide(
     """
     path = Path(path)
     magic = _slide_magic(path)
+    for opener in OTHER_FORMATS:
+        other = opener(path, magic, max_pixels, max_segment_bytes)
+        if other is not None:
+            return Slide(path, other)
     reader: SlideReader
     if magic.startswith(_TIFF_MAGICS):
         reader = open_tiff(path, max_pixels, max_segment_bytes, cache_bytes)

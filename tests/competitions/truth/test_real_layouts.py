@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from histofold.competitions.base import IMAGE_SUFFIXES
 from histofold.competitions.registry import detect_competition
 from histofold.core.metrics import dice
 from histofold.data.check import audit_folder
@@ -29,10 +28,7 @@ def nuclei(shared_data):
     return list(dsb_slides(shared_data, most=2))
 
 
-BMP = pytest.mark.skipif(".bmp" not in IMAGE_SUFFIXES, reason="BMP slides are not read")
-
-
-@pytest.mark.parametrize("lay_out", [pytest.param(as_glas_ships, marks=BMP), as_coco])
+@pytest.mark.parametrize("lay_out", [as_glas_ships, as_coco])
 def test_labels_and_run_lengths_keep_every_pixel(glands, tmp_path, lay_out):
     lay_out(glands, tmp_path)
     masks = masks_in(tmp_path)

@@ -5,6 +5,7 @@ import pytest
 import tifffile
 
 from histofold.core.rle.runs import runs_from_mask
+from histofold.data.explore.notices import black_notices
 from histofold.data.explore.slides import slide_facts
 from histofold.data.thumbnails import fitting_shape, read_small
 from histofold.imaging.resample import ScaledSlide
@@ -20,6 +21,19 @@ def test_bands_change_nothing(tmp_path, monkeypatch, scaled_hw):
         whole = ScaledSlide(slide, scaled_hw).read(slice(None), slice(None)).astype(int)
         monkeypatch.setattr("histofold.data.thumbnails._BAND_SOURCE_PIXELS", 130 * 7)
         assert abs(read_small(slide, scaled_hw) - whole).max() <= 1
+
+
+def test_twelve_bits_in_sixteen_that_say_nothing_are_a_notice(tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (90, 130, 3), np.uint16)
+    found = {}
+    for name, factor in (("dark", 1), ("plain", 16)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", values * factor, photometric="rgb")
+        with open_slide(tmp_path / f"{name}.tif") as slide:
+            mask = np.eye(90, 130, dtype=bool)
+            facts = slide_facts(Sample(id=name, image_path=slide.path), slide, runs_from_mask(mask))
+        found[name] = [notice.text for notice in black_notices(facts)]
+    assert found["plain"] == []
+    assert "12 bits stored in 16?" in found["dark"][0]
 
 
 def test_an_image_is_never_enlarged():

@@ -6,9 +6,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from histofold.competitions.base import IMAGE_SUFFIXES, Split
+from histofold.competitions.base import Split
 from histofold.competitions.truth.masks.files import MASK_SUFFIXES
-from histofold.competitions.truth.names import ImageNames, bare_name, image_ids, listed_files, without_suffix
+from histofold.competitions.truth.names import (
+    FOLDER_SUFFIXES,
+    ImageNames,
+    bare_name,
+    image_ids,
+    listed_files,
+    without_suffix,
+)
 from histofold.core.faults import Fault
 
 OUTLINE_SUFFIXES = (".geojson", ".json", ".xml")
@@ -88,12 +95,12 @@ def child_folders(root: Path, names: tuple[str, ...]) -> list[Path]:
 
 def _images_in(folder: Path, deep: bool = True) -> ImageFiles:
     """The images in a folder and those below it, masks beside them apart."""
-    suffixes = (*IMAGE_SUFFIXES, *(suffix for suffix in MASK_SUFFIXES if suffix not in IMAGE_SUFFIXES))
+    suffixes = (*FOLDER_SUFFIXES, *(suffix for suffix in MASK_SUFFIXES if suffix not in FOLDER_SUFFIXES))
     paths = [path for group in listed_files(folder, suffixes, deep).values() for path in group]
     names = {path: without_suffix(PurePosixPath(path.name)).name for path in paths}
-    images = {(path.parent, name) for path, name in names.items() if path.suffix.lower() in IMAGE_SUFFIXES}
+    images = {(path.parent, name) for path, name in names.items() if path.suffix.lower() in FOLDER_SUFFIXES}
     masks = [p for p, name in names.items() if (bare := bare_name(name)) != name and (p.parent, bare) in images]
-    others = [path for path in paths if path not in set(masks) and path.suffix.lower() in IMAGE_SUFFIXES]
+    others = [path for path in paths if path not in set(masks) and path.suffix.lower() in FOLDER_SUFFIXES]
     return ImageFiles(folder=folder, by_id=image_ids(folder, others), masks_beside=masks)
 
 
@@ -101,7 +108,7 @@ def _object_images(root: Path) -> ImageFiles:
     """The images of a folder that has a folder for each, with its images/ and perhaps masks/ of single objects."""
     found = ImageFiles(folder=root)
     for folder in _visible_folders(root):
-        images = [path for group in listed_files(folder / "images", IMAGE_SUFFIXES).values() for path in group]
+        images = [path for group in listed_files(folder / "images", FOLDER_SUFFIXES).values() for path in group]
         if images:
             found.by_id[folder.name] = images
             masks = listed_files(folder / "masks", MASK_SUFFIXES, deep=False)

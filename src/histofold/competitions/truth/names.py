@@ -8,6 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from histofold.competitions.base import IMAGE_SUFFIXES
+from histofold.imaging.formats.door import FORMAT_SUFFIXES
+
+FOLDER_SUFFIXES = (*IMAGE_SUFFIXES, *FORMAT_SUFFIXES)
+"""Suffixes of the images of a plain folder."""
 ID_SEPARATOR = "__"
 """Stands for the separators of a path in an id: ids become names of files."""
 

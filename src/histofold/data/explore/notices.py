@@ -39,6 +39,8 @@ MIN_COMPARED = 5
 """An organ of fewer slides has nothing that is usual."""
 MIN_INVERTED, MIN_INVERTED_BORDER = 0.5, 0.9
 """Labels look inverted that cover more than these shares of the image and of its border: no real slide's do."""
+BLACK_BELOW = 18.0
+"""Images that nowhere reach this value of 255 look black; 12 bits stored in 16 end at 16."""
 MAX_DEVIATION = 15.0
 """A slide makes a notice that lies further from its organ's median, in robust standard deviations."""
 
@@ -98,7 +100,7 @@ def find_notices(
     usual, alike = _usual_r2(facts), _relative_likeness(facts)
     notices: list[Notice] = []
     for fact in facts:
-        notices += blank_notices(fact)
+        notices += blank_notices(fact) + black_notices(fact)
         own = alike.get(fact.sample.id)
         reading = reading_notices(fact, own)
         notices += reading or shift_notices(fact, own) or _stray_notices(fact, usual, own)
@@ -126,6 +128,17 @@ def blank_notices(fact: SlideFacts) -> list[Notice]:
     pixels = round(fact.blank_labelled * fact.shape_hw[0] * fact.shape_hw[1])
     text = f"about {pixels:,} px ({fact.blank_labelled:.1%} of the image) of the glass around the tissue are labelled"
     return [_slide_notice(fact, "blank labelled", text)]
+
+
+def black_notices(fact: SlideFacts) -> list[Notice]:
+    """Images of which nothing is to be seen, as of 12 bits that are stored in 16 and do not say so."""
+    if not fact.brightest < BLACK_BELOW:
+        return []
+    text = (
+        f"the image looks black: its brightest value is {fact.brightest:.0f} of 255; 12 bits stored in 16? Then save "
+        "it as 8 bits, or state it: the TIFF's tag MaxSampleValue, 4095 (OME: SignificantBits)"
+    )
+    return [_slide_notice(fact, "black image", text)]
 
 
 def extent_notices(fact: SlideFacts) -> list[Notice]:

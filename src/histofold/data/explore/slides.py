@@ -49,6 +49,8 @@ class SlideFacts:
     """Mean CIE L*, a*, b* of the labelled tissue."""
     outside_lab: tuple[float, float, float] = (float("nan"),) * 3
     """The same of the other tissue."""
+    brightest: float = float("nan")
+    """The largest value of any channel, 0 to 255, of the image at the size of a picture."""
     focus: float = float("nan")
     """Sharpness: spread of the Laplacian over the spread of the grey values, median of some tiles of tissue."""
     fit: LabelFit | None = None
@@ -107,6 +109,7 @@ def slide_facts(sample: Sample, slide: Slide, runs: Runs) -> SlideFacts:
     return replace(
         label_facts(sample, runs),
         blank_fraction=float(1 - tissue_mask(image_HWC).mean()),
+        brightest=float(image_HWC.max()),
         blank_labelled=float((outside_HW & mask_HW).mean()),
         inside_lab=inside_lab,
         outside_lab=outside_lab,

@@ -25,6 +25,7 @@ from histofold.data.tiles.bands import stream_tiles
 from histofold.data.tiles.files import TILE_FOLDERS, has_tile, remove_tile, write_tile
 from histofold.data.tiles.masks import IGNORED_BIT, check_class_count, class_fractions, target_bits
 from histofold.data.tiles.plan import PlannedTile, Rings, SlidePlan, keeps_background
+from histofold.imaging.formats.door import use_formats
 from histofold.imaging.slide import open_slide
 from histofold.imaging.tissue import tissue_fraction
 from histofold.schema.dataset import TilesConfig
@@ -164,6 +165,7 @@ def cut_slide(job: TileJob) -> CutSlide:
 
 def _cut_tiles(job: TileJob) -> CutSlide:
     """Read the slide once, and write what is kept of its tiles."""
+    use_formats()  # in this process too, which may be one of several
     with ExitStack() as stack:
         slide = stack.enter_context(open_slide(job.sample.image_path))
         ahead = stack.enter_context(ThreadPoolExecutor(1)) if job.threads > 1 else None

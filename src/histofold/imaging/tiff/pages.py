@@ -35,6 +35,9 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, TIFF_RGB, TIFF_PALETTE, TIFF_YCBCR = 0, 1, 2, 3, 6
 """Values of a TIFF's PhotometricInterpretation."""
 
 _TIFF_MASK_PAGE = 4  # bit of NewSubfileType
+_TIFF_BESIDE = re.compile(
+    r"^(label|macro|thumbnail)\b", re.IGNORECASE | re.MULTILINE
+)  # scanners' pages beside the slide
 _TIFF_OLD_JPEG = 6
 _TIFF_PHOTOMETRIC, _TIFF_COLOUR_MAP = 262, 320  # tags
 _TIFF_SAMPLES = {("u", 8), ("u", 16), ("u", 32), ("f", 16), ("f", 32), ("f", 64)}
@@ -48,6 +51,7 @@ def tiff_image_pages(path: Path, tiff: tifffile.TiffFile) -> list[tifffile.TiffP
         ImageError: If there is no page, or as many of one size as make a stack and no image.
     """
     pages = [page for page in tiff.pages if not page.subfiletype & _TIFF_MASK_PAGE]
+    pages = [page for page in pages if not _TIFF_BESIDE.search(page.description)] or pages
     if not pages:
         raise image_fault(path, "the TIFF has no page", TIFF_SAVE_AGAIN)
     largest = max(pages, key=lambda page: page.imagelength * page.imagewidth)  # the first of equal ones
@@ -219,6 +223,11 @@ def tiff_pixel_size_um(path: Path) -> float | None:
             stated = _described_sizes_um(page) or _tagged_sizes_um(page)
     except Exception:  # a broken header makes tifffile raise many kinds; the reader of the slide says what is wrong
         return None
+    return plausible_size_um(stated)
+
+
+def plausible_size_um(stated: tuple[float, float] | None) -> float | None:
+    """The mean of the sizes of x and y, where a scanner could mean them, else None."""
     if stated is None:
         return None
     low, high = sorted(stated)

@@ -17,8 +17,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from histofold.core.faults import ImageError, image_fault
+from histofold.imaging.formats.door import image_limit_bytes
+from histofold.imaging.raster import open_raster
 from histofold.imaging.samples import DEFLATE_RATIO
-from histofold.imaging.slide import open_slide
+from histofold.imaging.slide import MAX_PIXELS, MAX_SEGMENT_BYTES
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 _MASK_REMEDY = "export the mask again, as one 8-bit grey PNG or TIFF"
@@ -116,8 +118,8 @@ def _require_mask_shape(path: Path, found_hw: tuple[int, int], shape_hw: tuple[i
 def _raster_mask(path: Path, shape_hw: tuple[int, int], magic: bytes) -> MaskFile:
     """The samples of a PNG, JPEG or BMP, once its header fits; that of a PNG has passed the rule of all images."""
     if magic.startswith(b"\x89PNG"):
-        with open_slide(path) as slide:
-            _require_mask_shape(path, slide.shape_hw, shape_hw)
+        header = open_raster(path, MAX_PIXELS, image_limit_bytes() or MAX_SEGMENT_BYTES)
+        _require_mask_shape(path, header.shape_hw, shape_hw)
     # Pillow's plugins directly: its global guard against large images would refuse honest masks of large slides.
     plugin = next(plugin for start, plugin in _RASTER_PLUGINS.items() if magic.startswith(start))
     with plugin(path) as image:
