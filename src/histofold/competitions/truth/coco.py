@@ -18,6 +18,8 @@ from histofold.core.rle.runs import Runs, join_classes
 from histofold.core.rle.sets import subtract_runs, union_runs
 from histofold.schema.sample import Sample
 
+Labelled = list[tuple[str, Any]]
+"""Segmentations, each with the words that name its annotation."""
 _COCO_REMEDY = "write images, annotations and segmentations as COCO does"
 _COCO_CROWD = "\0crowd"  # beside the categories, whose ids are of JSON
 _COCO_COUNT_BITS = 60  # of one compressed count; more would be no pixel of any image
@@ -87,10 +89,23 @@ def read_coco(
     names = names or ImageNames({key: PurePosixPath(f"{key}.png") for key in shapes})
     listed, sized, faults = _coco_images(path, data["images"], shapes, names)
     truth = FoundTruth(faults=faults)
-    classes: tuple[int | str | None, ...] = tuple(categories) or (None,)
-    by_image: dict[int | str, dict[int | str | None, list[tuple[str, Any]]]]
-    by_image = {key: {each: [] for each in (*classes, _COCO_CROWD)} for key in listed}
-    for number, annotation in enumerate(data["annotations"]):
+    by_image = _grouped_annotations(path, data["annotations"], listed, tuple(categories), faults)
+    for key, shape_hw in sized.items():
+        _add_image(truth, path, listed[key], by_image[key], shape_hw)
+    return truth
+
+
+def _grouped_annotations(
+    path: Path,
+    annotations: Sequence[Mapping[str, Any]],
+    listed: Mapping[int | str, str],
+    categories: tuple[int | str, ...],
+    faults: list[Fault],
+) -> dict[int | str, dict[int | str | None, Labelled]]:
+    """Annotations by image, and by category or crowd; adds the faults."""
+    by_image: dict[int | str, dict[int | str | None, Labelled]]
+    by_image = {key: {each: [] for each in (*(categories or (None,)), _COCO_CROWD)} for key in listed}
+    for number, annotation in enumerate(annotations):
         key, label = annotation.get("image_id"), f"annotation {annotation.get('id', f'no. {number}')}"
         if not isinstance(key, int | str) or key not in by_image:
             rule = f"image_id {key!r} is not among the images"
@@ -104,16 +119,14 @@ def read_coco(
             faults.append(Fault(listed[key], str(path), rule, "list the category with a name, or drop the annotation"))
             continue
         by_image[key][category].append((label, annotation.get("segmentation")))
-    for key, shape_hw in sized.items():
-        _add_image(truth, path, listed[key], by_image[key], shape_hw)
-    return truth
+    return by_image
 
 
 def _add_image(
     truth: FoundTruth,
     path: Path,
     key: str,
-    annotations: Mapping[int | str | None, list[tuple[str, Any]]],
+    annotations: Mapping[int | str | None, Labelled],
     shape_hw: tuple[int, int],
 ) -> None:
     """Add the annotations of an image, by class and crowd, to the truth; or all that is wrong with them."""

@@ -49,7 +49,9 @@ def find_masks(folder: Path, samples: Sequence[Sample], names: ImageNames, setti
         faults += class_faults
         for key, path in of_class.items():
             files.setdefault(key, []).append([path])
-    return masks_as_truth(folder, files, samples, settings, classes=classes, has_labels=not found, faults=faults)
+    truth = masks_as_truth(folder, files, samples, settings, classes, has_labels=not found)
+    truth.faults = faults
+    return truth
 
 
 def _class_faults(path: Path, names: Sequence[str]) -> list[Fault]:
@@ -72,7 +74,9 @@ def masks_beside(root: Path, images: ImageFiles, samples: Sequence[Sample], sett
     files, faults = one_file_each(images.folder, images.masks_beside, samples, images.names())
     faults += _class_faults(names, classes)
     nested = {key: [[path]] for key, path in files.items()}
-    return masks_as_truth(images.folder, nested, samples, settings, classes=classes, has_labels=True, faults=faults)
+    truth = masks_as_truth(images.folder, nested, samples, settings, classes, has_labels=True)
+    truth.faults = faults
+    return truth
 
 
 def object_masks(images: ImageFiles, samples: Sequence[Sample], settings: MaskSettings) -> FoundTruth:
@@ -83,7 +87,9 @@ def object_masks(images: ImageFiles, samples: Sequence[Sample], settings: MaskSe
         if not paths
     ]
     files = {key: [paths] for key, paths in images.objects.items() if paths}
-    return masks_as_truth(images.folder, files, samples, settings, faults=faults)
+    truth = masks_as_truth(images.folder, files, samples, settings)
+    truth.faults = faults
+    return truth
 
 
 def one_file_each(
@@ -132,10 +138,8 @@ def masks_as_truth(
     files: Files,
     samples: Sequence[Sample],
     settings: MaskSettings,
-    *,
     classes: tuple[str, ...] = ONE_CLASS,
     has_labels: bool = False,
-    faults: Sequence[Fault] = (),
 ) -> FoundTruth:
     """Mask files as truth that is read when it is asked for.
 
@@ -146,9 +150,8 @@ def masks_as_truth(
         settings: What folder.toml says.
         classes: The mask classes.
         has_labels: Whether one file holds all classes, where there are several.
-        faults: What is wrong already.
     """
-    truth = FoundTruth(classes=classes, faults=list(faults))
+    truth = FoundTruth(classes=classes)
     labels = len(classes) if has_labels and len(classes) > 1 else 0
     reader = MaskReader(folder, files, samples, settings, labels, truth)
     truth.readers = dict.fromkeys(files, reader.read)
