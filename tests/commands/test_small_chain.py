@@ -31,7 +31,7 @@ READERS = {
     "dataset/parts/p0.json": ("build",),
     "dataset/images/*": ("train", "build"),
     "dataset/masks/*": ("train", "build"),
-    "runs/small/fold0/experiment.toml": ("evaluate",),
+    "runs/small/fold0/experiment.toml": ("evaluate", "train"),
     "runs/small/fold0/log.csv": ("train",),
     "runs/small/fold0/model.safetensors": ("package", "evaluate", "train"),
     "runs/small/fold1/run.json": ("train", "evaluate", "package"),
@@ -176,6 +176,15 @@ def test_a_full_disk_ends_in_words_and_leaves_nothing_half_written(moved, verb, 
     assert f"{moved}" in told
     assert "the disk is full; free some space" in told
     assert not [path for path in moved.rglob("*") if ".tmp" in path.name or ".new-" in path.name]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"a": 1}', "\u00ff"])
+def test_journals_of_something_else_are_passed_over(moved, project, text):
+    for path in (moved / "runs" / "small" / "oof_scores.jsonl", moved / "dataset" / "parts" / "p0.json"):
+        path.write_text(text)
+    for verb in ("build", "evaluate"):
+        assert run(moved, verb) == 0
+    assert (moved / "runs/small/oof.csv").read_bytes() == (project / "runs/small/oof.csv").read_bytes()
 
 
 def test_every_file_of_the_chain_is_looked_at(project):

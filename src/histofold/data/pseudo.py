@@ -21,7 +21,7 @@ from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.leaks import PSEUDO, listed_ids, seen_images
 from histofold.data.tiles.cut import CutTiles, TileJob, cut_slides
 from histofold.schema.experiment import Experiment
-from histofold.schema.parse import load_json
+from histofold.schema.parse import load_own_json
 from histofold.schema.sample import Sample
 
 PSEUDO_RECORD = "pseudo.json"
@@ -59,7 +59,7 @@ def pseudo_folder(dataset: Path, fold: int) -> Path:
 def load_pseudo_record(dataset: Path) -> PseudoRecord | None:
     """The record of a dataset of predicted labels; None for labels made by people."""
     path = dataset / PSEUDO_RECORD
-    return load_json(PseudoRecord, path, "predict the labels anew") if path.is_file() else None
+    return load_own_json(PseudoRecord, path, "predict the labels anew") if path.is_file() else None
 
 
 def label_faults(

@@ -20,7 +20,7 @@ from histofold.schema.dataset import TilesConfig
 from histofold.schema.experiment import Experiment
 from histofold.schema.files import moved_path, write_atomically
 from histofold.schema.manifest import file_sha256
-from histofold.schema.parse import load_json, write_json
+from histofold.schema.parse import load_json, load_own_json, write_json
 from histofold.schema.preprocessing import Preprocessing, StainReference
 
 FOLD_FIELDS = ("folds", "fold_by", "holdout")
@@ -140,7 +140,7 @@ def load_dataset(folder: Path) -> tuple[DatasetInfo, pd.DataFrame, pd.DataFrame]
         command = f"python build_dataset.py --data DIR --experiment E.toml --out {folder}"
         remedy = f"run `{command}` first, or set data.dataset"
         raise InputError([Fault("dataset", str(folder), "no built dataset here", remedy)])
-    info = load_json(DatasetInfo, folder / "dataset.json", REBUILD)
+    info = load_own_json(DatasetInfo, folder / "dataset.json", REBUILD)
     text = dict.fromkeys(("tile_id", "id", "bin", "organ", "source", "grid", "region", "label_origin"), str)
     path = folder / "index.csv"
     index = read_own_table(path, text, REBUILD)

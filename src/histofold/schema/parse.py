@@ -52,6 +52,14 @@ def load_json(cls: type[Parsed], path: Path, remedy: str = "write it anew") -> P
     return parse_dataclass(cls, read_json(path, remedy), str(path))
 
 
+def load_own_json(cls: type[Parsed], path: Path, remedy: str) -> Parsed:
+    """As `load_json`, of a file that nobody is to mend by hand: the remedy is the same whatever is wrong in it."""
+    try:
+        return load_json(cls, path, remedy)
+    except InputError as error:
+        raise InputError([dataclasses.replace(fault, remedy=remedy) for fault in error.faults]) from error
+
+
 def read_json(path: Path, remedy: str) -> Any:
     """Read a JSON file as plain data.
 

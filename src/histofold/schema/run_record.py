@@ -13,7 +13,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.schema.dataset import DataConfig
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Manifest
-from histofold.schema.parse import load_json, to_toml, write_json
+from histofold.schema.parse import load_json, load_toml, to_toml, write_json
 
 RECORD_NAME = "run.json"
 """Where it stands, a fold counts as finished: it is written last."""
@@ -65,6 +65,14 @@ class RunRecord:
 def settings_sha256(experiment: Experiment) -> str:
     """Identifies the settings of an experiment, where its data lies aside: runs are moved."""
     return hashlib.sha256(to_toml(replace(experiment, data=DataConfig())).encode()).hexdigest()
+
+
+def keeps_settings(folder: Path, record: RunRecord) -> bool:
+    """Whether the experiment.toml of a finished fold is what the run wrote."""
+    try:
+        return record.settings_sha256 in ("", settings_sha256(load_toml(Experiment, folder / "experiment.toml")))
+    except InputError:
+        return False
 
 
 def datasets_beside(experiment: Experiment, folder: Path) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from histofold.schema.run_record import (
     RECORD_NAME,
     RunRecord,
     datasets_beside,
+    keeps_settings,
     read_record,
     settings_sha256,
     write_record,
@@ -254,10 +255,12 @@ def is_finished(setup: FoldSetup) -> bool:
 
 
 def _refresh_record(setup: FoldSetup) -> float:
-    """Bring a finished fold's prediction settings up to date (its weights do not depend on them); gives its Dice."""
+    """Bring a finished fold's settings of prediction up to date, on which its weights do not depend; gives its Dice."""
     record = read_record(setup.folder)
-    if record.manifest != setup.manifest:
+    changed = record.manifest != setup.manifest
+    if changed:
         logger.info("fold %d: prediction settings changed; evaluate the run anew", setup.fold)
+    if changed or not keeps_settings(setup.folder, record):
         digest = settings_sha256(setup.experiment)
         write_record(setup.folder, replace(record, manifest=setup.manifest, settings_sha256=digest))
         write_atomically(setup.folder / "experiment.toml", to_toml(setup.experiment))

@@ -80,7 +80,8 @@ def run_experiment(run: Path) -> Experiment:
     folder = paths[0].parent
     record = read_record(folder) if (folder / RECORD_NAME).is_file() else None
     if record is not None and record.settings_sha256 not in ("", settings_sha256(experiment)):
-        rule, remedy = "not what the run wrote: it was changed or cut short", "copy the run again, or train it anew"
+        rule = "not what the run wrote: it was changed or cut short"
+        remedy = "copy the run again, or let `histofold train E.toml --resume` write it"
         raise InputError([Fault(run.name, str(paths[0]), rule, remedy)])
     experiment = with_datasets_beside(experiment, folder, record.datasets if record is not None else ())
     return with_moved_data(experiment, paths[0])
@@ -112,7 +113,8 @@ def score_folds(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source]) 
     """
     table, truth, samples = joined_folds(sources), JoinedTruth(sources), joined_samples(sources)
     journal = LineJournal(run / "oof_scores.jsonl")
-    known = {(entry["key"], entry["id"]): _scores_of(entry) for entry in journal.entries}
+    whole = [entry for entry in journal.entries if {"key", "id", "scores"} <= entry.keys()]
+    known = {(entry["key"], entry["id"]): _scores_of(entry) for entry in whole}
     rows = []
     for fold in folds:
         weights_key = _fold_key(fold)

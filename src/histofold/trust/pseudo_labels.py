@@ -134,7 +134,7 @@ def predict_labels(
     """
     maker, ensemble = record.makers[str(fold.fold)], None
     settings = json.dumps([maker.weights_sha256, plain(fold.manifest)], sort_keys=True)
-    known = {entry["key"]: entry for entry in journal.entries}
+    known = {entry["key"]: entry for entry in journal.entries if {"key", "rle", "shape_hw"} <= entry.keys()}
     labels: dict[str, Runs] = {}
     faults = []
     for sample in tqdm(samples, desc=f"labels of fold {fold.fold}", unit="image", dynamic_ncols=True):

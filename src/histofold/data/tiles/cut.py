@@ -150,7 +150,7 @@ def cut_slide(job: TileJob) -> CutSlide:
     digest = _job_digest(job)
     before: list[Row] = []
     known = kept_json(part)
-    if known:
+    if {"digest", "cut"} <= known.keys():
         done, before = CutSlide(**known["cut"]), known["cut"]["rows"]
         if known["digest"] == digest and all(has_tile(job.out, str(r["tile_id"]), int(r["size"])) for r in done.rows):
             return done

@@ -16,7 +16,7 @@ from histofold.core.log import logger
 from histofold.predict.submission.shards import ids_digest, shard_run
 from histofold.schema.files import csv_text, write_atomically
 from histofold.schema.manifest import file_sha256
-from histofold.schema.parse import load_json
+from histofold.schema.parse import load_own_json
 from histofold.schema.shard import Shard, sidecar_path
 
 _ROW_CHARACTERS = 1 << 30  # the rle of one slide may be many megabytes
@@ -92,7 +92,7 @@ def _checked_part(path: Path) -> _Part:
         faults.append(Fault(path.name, str(sidecar), rule, "predict the shard to its end; copy both files"))
     if faults:
         raise InputError(faults)
-    part = _Part(path, load_json(Shard, sidecar, "copy it again, or predict the shard anew"))
+    part = _Part(path, load_own_json(Shard, sidecar, "copy it again, or predict the shard anew"))
     if file_sha256(path) != part.shard.csv_sha256:
         rule = "its bytes are not those that its sidecar names: it was changed, or cut short"
         raise InputError([Fault(path.name, str(path), rule, "copy it again, or predict the shard anew")])
