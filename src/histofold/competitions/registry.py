@@ -11,7 +11,7 @@ from histofold.competitions.folder import Folder
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.competitions.kidney_2020 import KIDNEY_2020_COLUMNS, KIDNEY_2020_INFORMATION, Kidney2020
 from histofold.competitions.tables import table_header
-from histofold.competitions.truth.layout import is_plain_folder
+from histofold.competitions.truth.layout import find_images, is_plain_folder
 from histofold.core.faults import Fault, InputError
 
 ADAPTERS: dict[str, Callable[[], Competition]] = {
@@ -53,6 +53,8 @@ def detect_competition(root: Path) -> Competition:
         return Folder()
     if set(Hubmap2022.columns) <= submission:
         return Hubmap2022()
+    if find_images(root, "train").by_id:
+        return Folder()  # images alone: they can be predicted, and a check says that they have no truth
     remedy = (
         "hubmap_2022 wants train.csv (id, organ, ..., rle) and train_images/; kidney_2020 wants train.csv "
         "(id, encoding) and train/; folder wants images/, or images beside their masks"

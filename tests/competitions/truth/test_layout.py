@@ -136,6 +136,14 @@ def test_several_kinds_of_truth_are_refused_and_none_is_named(tmp_path):
     assert [fault.rule for fault in faults] == ["several kinds of truth: labels/, masks beside the images"]
 
 
+def test_images_alone_can_be_predicted_and_lack_their_truth(tmp_path):
+    put(tmp_path / "x.png")
+    competition = detect_competition(tmp_path)
+    assert [sample.id for sample in competition.samples(tmp_path, "test")] == ["x"]
+    (fault,) = competition.inspect(tmp_path, "train")[1]
+    assert fault.rule == "no truth of the images"
+
+
 def test_a_split_of_many_images_is_no_image_and_the_folder_to_give_is_named(tmp_path):
     for split in ("train", "val"):
         for key in "xy":
