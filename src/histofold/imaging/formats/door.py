@@ -18,6 +18,8 @@ from histofold.imaging.slide import MAX_SEGMENT_BYTES, OTHER_FORMATS, SLIDE_CACH
 
 FORMAT_SUFFIXES = (".bmp", ".svs", *OPENSLIDE_SUFFIXES, *UNREAD_SUFFIXES)
 """Suffixes of images beside those of TIFF, PNG and JPEG; some are refused with the remedy."""
+WHOLE_PNG_BYTES = 100_000_000
+"""A PNG that takes more, decoded as a whole, is read by rows."""
 LIMIT_VARIABLE = "HISTOFOLD_IMAGE_MB"
 """Megabytes that one JPEG, which only decodes as a whole, may take; an environment variable."""
 
@@ -42,7 +44,8 @@ def open_format(path: Path, magic: bytes, max_pixels: int, max_segment_bytes: in
     if magic.startswith(b"BM"):
         return open_bitmap(path, max_pixels)
     if magic.startswith(b"\x89PNG"):
-        return open_png_rows(path) if _is_for_rows(path, max_pixels, max_segment_bytes) else None
+        most = min(max_segment_bytes, WHOLE_PNG_BYTES)
+        return open_png_rows(path) if _is_for_rows(path, max_pixels, most) else None
     if magic.startswith(b"\xff\xd8\xff"):
         limit = image_limit_bytes()
         is_raised = limit is not None and max_segment_bytes >= MAX_SEGMENT_BYTES
