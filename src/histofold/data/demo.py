@@ -13,7 +13,8 @@ import numpy as np
 from histofold.competitions.base import Competition
 from histofold.core.faults import ImageError, InputError
 from histofold.core.log import logger
-from histofold.data.contents import changed_contents, truth_digest
+from histofold.data.changes import changed_contents
+from histofold.data.contents import truth_digest
 from histofold.data.leaks import listed_ids
 from histofold.data.store import built_info
 from histofold.data.tiles.masks import masked_fraction

@@ -7,7 +7,6 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +16,6 @@ from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.core.rle.runs import Masks, Runs
-from histofold.data.contents import changed_contents, content_inputs, folder_listing, truth_digest
 from histofold.data.duplicates import duplicate_groups
 from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.leaks import PSEUDO, image_stamp, listed_ids
@@ -155,52 +153,6 @@ def _load_source(config: SourceConfig, name: str, experiment: Experiment) -> Sou
         without_tiles=tuple(sorted(samples.keys() - set(folds["id"]))),
         pseudo=pseudo,
     )
-
-
-def refuse_changed_data(sources: Sequence[Source]) -> None:
-    """Refuse datasets whose images, masks or tables are no longer those that they were built from.
-
-    Images that are new in a folder, or gone from it, are named in a warning: those are not trained on, these still are.
-
-    Raises:
-        InputError: With what has changed in each of them, and of which images.
-    """
-    faults = []
-    for source in sources:
-        contents = source.info.contents
-        gone = sorted(contents.keys() - source.samples.keys())
-        for words, ids in (("new and not trained on", source.without_tiles), ("gone; their tiles stay", gone)):
-            if ids:
-                logger.warning("%s: %d images are %s: %s", source.root, len(ids), words, listed_ids(ids))
-        if not contents or folder_listing(source.root, source.folder) == source.info.listing:
-            continue
-        digest = (lambda sample: "") if source.pseudo else partial(truth_digest, source.competition)
-        rule = "; ".join(changed_contents(contents, source.samples, digest))
-        if rule:
-            remedy = f"build it anew: `python build_dataset.py --data {source.root} --out {source.folder}`"
-            faults.append(Fault(source.name, str(source.folder), f"{source.root} now has {rule}", remedy))
-    if faults:
-        raise InputError(faults)
-
-
-def fold_inputs(
-    sources: Sequence[Source], trained: Mapping[str, Sequence[str]], held_out: Iterable[str]
-) -> dict[str, str]:
-    """All that decides a training beside its settings, as `changed_inputs` compares it.
-
-    Args:
-        sources: The datasets that it trains on.
-        trained: Their images that it trains on, by their own ids, by the name of the dataset.
-        held_out: The images that it is scored on, by the ids that the experiment knows.
-    """
-    parts = {source.key(key): "trained on" for source in sources for key in trained[source.name]}
-    parts |= dict.fromkeys(held_out, "held out")
-    inputs = {f"part {key}": part for key, part in parts.items()}
-    for source in sources:
-        inputs[f"share {source.name}"] = str(source.weight)
-        contents = {source.key(key): content for key, content in source.info.contents.items()}
-        inputs |= content_inputs({key: content for key, content in contents.items() if key in parts})
-    return inputs
 
 
 def _source_faults(source: Source, before: Sequence[Source]) -> list[Fault]:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.data.contents import changed_inputs
+from histofold.data.changes import changed_inputs
 from histofold.schema.experiment import Experiment
 from histofold.schema.files import written_whole
 from histofold.schema.parse import plain, to_toml

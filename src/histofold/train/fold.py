@@ -13,9 +13,10 @@ import torch
 
 from histofold.competitions.base import Truth
 from histofold.core.faults import Fault, InputError
+from histofold.data.changes import fold_inputs
 from histofold.data.leaks import forbidden_samples, image_stamp
 from histofold.data.pseudo import label_faults
-from histofold.data.sources import JoinedTruth, Source, fold_inputs, joined_folds, joined_samples, load_sources
+from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_samples, load_sources
 from histofold.data.store import check_experiment, complete_preprocessing
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Manifest, file_sha256

@@ -8,7 +8,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +18,16 @@ from histofold.competitions.base import masks_dice
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.core.rle.sets import without_runs
-from histofold.data.sources import load_sources, refuse_changed_data
+from histofold.data.changes import refuse_changed_data
+from histofold.data.sources import load_sources
 from histofold.data.store import known_folds, tile_differences
 from histofold.data.tiles.files import refuse_cut_tiles
 from histofold.predict.image import predict_masks
 from histofold.predict.stages import stages_of
 from histofold.schema.experiment import Experiment
-from histofold.schema.files import weights_rule, write_atomically
-from histofold.schema.parse import to_toml
 from histofold.schema.run_record import (
-    RECORD_NAME,
     RunRecord,
     datasets_beside,
-    keeps_settings,
-    read_record,
     settings_sha256,
     write_record,
 )
@@ -43,7 +38,15 @@ from histofold.train.fold import FoldSetup, prepare_fold
 from histofold.train.interruption import Interrupted, Interruption, saved_words
 from histofold.train.log import check_tracker, log_to_tracker, stop_tracker, write_log
 from histofold.train.processes import broadcast
-from histofold.train.run import Run, Stopped, make_room, refuse_other_finished_run, start_run
+from histofold.train.run import (
+    Run,
+    Stopped,
+    is_finished,
+    make_room,
+    refresh_record,
+    refuse_other_finished_run,
+    start_run,
+)
 from histofold.train.sampler import training_order
 from histofold.train.step import Batch, refuse_non_finite, step_images, training_step
 
@@ -110,7 +113,7 @@ def train_fold(setup: FoldSetup, resume: bool, on_validation: OnValidation | Non
     refuse_other_finished_run(setup)
     if is_finished(setup):
         logger.info("fold %d is finished already", setup.fold)
-        return _refresh_record(setup)
+        return refresh_record(setup)
     run = start_run(setup, resume)
     try:
         with Interruption(enabled=run.accelerator.num_processes == 1) as interruption:
@@ -242,29 +245,6 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
     )
     write_record(setup.folder, record)
     return dice
-
-
-def is_finished(setup: FoldSetup) -> bool:
-    """Whether this very run has come to its end."""
-    files = [setup.folder / name for name in (RECORD_NAME, "model.safetensors")]
-    if not all(path.is_file() for path in files) or read_record(setup.folder).digest != setup.digest:
-        return False
-    if rule := weights_rule(files[1]):
-        logger.warning("%s: %s: it is made again from the last state", files[1], rule)
-    return not rule
-
-
-def _refresh_record(setup: FoldSetup) -> float:
-    """Bring a finished fold's settings of prediction up to date, on which its weights do not depend; gives its Dice."""
-    record = read_record(setup.folder)
-    changed = record.manifest != setup.manifest
-    if changed:
-        logger.info("fold %d: prediction settings changed; evaluate the run anew", setup.fold)
-    if changed or not keeps_settings(setup.folder, record):
-        digest = settings_sha256(setup.experiment)
-        write_record(setup.folder, replace(record, manifest=setup.manifest, settings_sha256=digest))
-        write_atomically(setup.folder / "experiment.toml", to_toml(setup.experiment))
-    return record.dice
 
 
 def check_classes(setup: FoldSetup) -> None:

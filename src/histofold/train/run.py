@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,14 +13,14 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.data.contents import changed_inputs
+from histofold.data.changes import changed_inputs
 from histofold.models.build import build_model
 from histofold.models.weights import load_encoder_weights
 from histofold.predict.devices import best_device, best_precision
 from histofold.schema.experiment import Experiment
-from histofold.schema.files import write_atomically
+from histofold.schema.files import weights_rule, write_atomically
 from histofold.schema.parse import load_toml, to_toml
-from histofold.schema.run_record import RECORD_NAME, read_record
+from histofold.schema.run_record import RECORD_NAME, keeps_settings, read_record, settings_sha256, write_record
 from histofold.train.checkpoint import load_state, newest_state, refuse_other_run, state_paths
 from histofold.train.fold import FoldSetup
 from histofold.train.heads import TrainingNetwork
@@ -226,3 +226,26 @@ def refuse_other_finished_run(setup: FoldSetup) -> None:
         if record.digest != setup.digest:
             changed = changed_inputs(record.inputs, setup.inputs)
             refuse_other_run(setup.folder, changed, setup.experiment, "the finished run")
+
+
+def is_finished(setup: FoldSetup) -> bool:
+    """Whether this very run has come to its end."""
+    files = [setup.folder / name for name in (RECORD_NAME, "model.safetensors")]
+    if not all(path.is_file() for path in files) or read_record(setup.folder).digest != setup.digest:
+        return False
+    if rule := weights_rule(files[1]):
+        logger.warning("%s: %s: it is made again from the last state", files[1], rule)
+    return not rule
+
+
+def refresh_record(setup: FoldSetup) -> float:
+    """Bring a finished fold's settings of prediction up to date, on which its weights do not depend; gives its Dice."""
+    record = read_record(setup.folder)
+    changed = record.manifest != setup.manifest
+    if changed:
+        logger.info("fold %d: prediction settings changed; evaluate the run anew", setup.fold)
+    if changed or not keeps_settings(setup.folder, record):
+        digest = settings_sha256(setup.experiment)
+        write_record(setup.folder, replace(record, manifest=setup.manifest, settings_sha256=digest))
+        write_atomically(setup.folder / "experiment.toml", to_toml(setup.experiment))
+    return record.dice

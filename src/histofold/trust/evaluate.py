@@ -17,9 +17,9 @@ from histofold.competitions.base import Truth
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.core.rle.runs import class_runs
-from histofold.data.contents import changed_inputs, content_inputs
+from histofold.data.changes import changed_inputs, content_inputs, refuse_changed_data
 from histofold.data.leaks import run_leaks
-from histofold.data.sources import JoinedTruth, Source, joined_samples, load_sources, refuse_changed_data
+from histofold.data.sources import JoinedTruth, Source, joined_samples, load_sources
 from histofold.data.store import known_folds
 from histofold.imaging.slide import open_slide
 from histofold.imaging.stain import network_view

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from histofold.data.sources import load_sources, refuse_changed_data
+from histofold.data.changes import refuse_changed_data
+from histofold.data.sources import load_sources
 from histofold.predict.devices import release_memory
 from histofold.schema.experiment import Experiment
 from histofold.schema.sweep import SweepConfig, with_settings

@@ -11,9 +11,10 @@ import pytest
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import runs_from_mask
-from histofold.data.contents import changed_inputs, folder_listing, masks_digest
+from histofold.data.changes import changed_inputs, refuse_changed_data
+from histofold.data.contents import folder_listing, masks_digest
 from histofold.data.demo import changed_since
-from histofold.data.sources import load_sources, refuse_changed_data
+from histofold.data.sources import load_sources
 from histofold.data.store import dataset_root, load_dataset
 from histofold.schema.dataset import DataConfig
 from small_datasets import BASE, build, draw, make_folder
