@@ -169,7 +169,7 @@ def image_error_fault(key: str, path: Path, error: ImageError) -> Fault:
     Args:
         key: The sample.
         path: The file, where the error does not name it.
-        error: What `open_slide`, a read, or `read_mask` raised.
+        error: What `open_slide`, a read, or `decode_mask` raised.
     """
     return Fault(
         key, error.file or str(path), error.rule or str(error), error.remedy or "download or export the image again"

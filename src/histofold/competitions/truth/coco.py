@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from histofold.competitions.tables import header_shape_of
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
@@ -199,6 +198,8 @@ def coco_runs(segmentation: Any, shape_hw: tuple[int, int]) -> list[Runs]:
         ValueError: If the segmentation is malformed, or of another size.
     """
     if isinstance(segmentation, list):
+        from pycocotools import mask as coco_mask  # here, since Kaggle's machines lack it and read no COCO files
+
         rings = _coco_rings(segmentation, shape_hw)
         drawn = coco_mask.frPyObjects(rings, *shape_hw)
         return [_runs_of_counts(coco_counts(each["counts"].decode()), shape_hw) for each in drawn]
