@@ -318,7 +318,8 @@ def test_without_torch_and_within_memory(folder):
     code = f"""
 import pathlib, sys
 from histofold.commands.main import main
-codes = [main(["check", "dataset", path]) for path in ({str(folder)!r}, {str(other)!r})]
+report = {str(folder / "report.html")!r}
+codes = [main(["check", "dataset", path, "--report", report]) for path in ({str(folder)!r}, {str(other)!r})]
 # Not getrusage: its peak is inherited from the process that started this one.
 status = pathlib.Path("/proc/self/status")
 lines = status.read_text().splitlines() if status.exists() else []
@@ -327,7 +328,8 @@ print(*codes, "torch" in sys.modules, *peak)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    *codes_and_torch, peak_kib = [*done.stdout.split()[:3], *(done.stdout.split()[3:] or ["0"])]
+    words = done.stdout.splitlines()[-1].split()
+    *codes_and_torch, peak_kib = [*words[:3], *(words[3:] or ["0"])]
     assert codes_and_torch == ["2", "2", "False"]
     assert int(peak_kib) * 1024 < 400_000_000
     assert done.stderr.count("100000 x 100000") == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -17,7 +17,9 @@ from histofold.report.graphs.dataset import plot_class_balance
 from histofold.report.page import Block, Facts, Figure, Gallery, Legend, Pictures, Section, Table, Text, write_page
 from histofold.report.pictures.overlays import TRUTH_RGB
 from histofold.report.pictures.slides import notice_pictures, sample_slides, sample_tiles
-from histofold.trust.pseudo_labels import PseudoDataset
+
+if TYPE_CHECKING:  # it brings torch, which a check must do without
+    from histofold.trust.pseudo_labels import PseudoDataset
 
 REPORT_NAME = "dataset_report.html"
 _INDEX_COLUMNS = ("tile_id", "id", "fold", "mask_fraction", "tissue_fraction", "bin")
