@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from histofold.commands.main import VERBS, main
+from histofold.core.faults import InputError
 
 
 def test_help_lists_every_verb(capsys):
@@ -82,6 +83,18 @@ def test_a_mistyped_option_is_refused_with_the_one_that_was_meant(arguments, mea
     assert main(arguments) == 2
     caught = capsys.readouterr()
     assert meant in caught.err + caught.out
+
+
+def test_a_fault_that_a_loader_s_worker_met_is_told_in_words(monkeypatch, capsys):
+    def broken(arguments):
+        raise InputError(
+            "Caught InputError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  ...\n"
+            "histofold.core.faults.InputError: t1: masks/t1.png: the file is cut short; build the dataset anew\n"
+        )
+
+    monkeypatch.setattr("histofold.commands.train.run", broken)
+    assert main(["train", "x"]) == 2
+    assert capsys.readouterr().err.startswith("t1: masks/t1.png: the file is cut short; build the dataset anew\n")
 
 
 def test_our_own_fault_exits_1(monkeypatch, capsys):

@@ -147,6 +147,12 @@ def test_weights_that_cannot_be_written_leave_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_states_that_are_all_broken_are_said_to_begin_again(tmp_path, caplog):
+    save_state(tmp_path, 10, {"digest": "d", "step": 10}).write_bytes(b"")
+    assert load_state(tmp_path, "d", Experiment()) is None
+    assert "none of its states can be read: training begins again at step 0" in caplog.text
+
+
 def test_a_state_of_another_run_is_refused(tmp_path):
     save_state(tmp_path, 10, {"digest": "d", "step": 10})
     with pytest.raises(InputError, match="other data"):

@@ -71,7 +71,8 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         module = importlib.import_module(f"histofold.commands.{MODULES.get(verb, verb)}")
         return module.run(arguments)
     except InputError as error:
-        print(error, file=sys.stderr)
+        # A worker of a loader hands on the text of its whole traceback, whose last line holds the words.
+        print(str(error).rpartition("histofold.core.faults.InputError: ")[2], file=sys.stderr)
         count = len(error.faults) or 1
         print(f"histofold {verb}: {count} fault{'s' * (count > 1)} in the input", file=sys.stderr)
         return 2

@@ -159,7 +159,8 @@ def _member_sources(records: Sequence[tuple[Path, RunRecord]]) -> dict[str, Path
             faults.append(Fault(target, str(source), "no such file", "train the fold anew"))
             continue
         if rule := weights_rule(source):
-            faults.append(Fault(target, str(source), rule, "copy the run again, or train the fold anew"))
+            remedy = "copy the run again, or let `histofold train E.toml --resume` write it"
+            faults.append(Fault(target, str(source), rule, remedy))
             continue
         digest = file_sha256(source)
         if target in sources or digest in hashes:

@@ -124,7 +124,7 @@ def read_record(folder: Path) -> RunRecord:
     try:
         return load_json(RunRecord, folder / RECORD_NAME)
     except InputError as error:
-        remedy = "copy the run again, or train the fold anew"
+        remedy = f"copy the run again, or remove {folder} and train the fold anew"
         raise InputError(
             [
                 Fault(folder.name, fault.file, f"no record of a finished fold ({fault.id}: {fault.rule})", remedy)

@@ -68,6 +68,8 @@ def load_state(
         InputError: If it belongs to another experiment or dataset: resuming would mix two runs.
     """
     state = newest_state(folder)
+    if state is None and state_paths(folder):
+        logger.warning("%s: none of its states can be read: training begins again at step 0", folder)
     if state is not None and state["digest"] != digest:
         refuse_other_run(folder, changed_inputs(state.get("inputs", {}), inputs), experiment, "the state")
     return state

@@ -51,7 +51,8 @@ class FoldRun:
         model = build_model(self.record.architecture, self.record.arguments)
         path = self.folder / "model.safetensors"
         if rule := weights_rule(path):
-            raise InputError([Fault(self.folder.name, str(path), rule, "copy the run again, or train the fold anew")])
+            remedy = "copy the run again, or let `histofold train E.toml --resume` write it"
+            raise InputError([Fault(self.folder.name, str(path), rule, remedy)])
         model.load_state_dict(load_file(path))
         return stages_of(model.eval().to(best_device()).to(memory_format=torch.channels_last), self.manifest)
 

@@ -59,7 +59,7 @@ def read_log(folder: Path) -> pd.DataFrame:
     Raises:
         InputError: If it is missing, cut short, or ends before the finished run did.
     """
-    path, remedy = folder / "log.csv", "copy the run again, or train the fold anew"
+    path, remedy = folder / "log.csv", f"copy the run again, or remove {folder} and train the fold anew"
     log = read_own_table(path, {}, remedy)
     steps = read_record(folder).steps if (folder / RECORD_NAME).is_file() else None
     if "step" not in log or (steps is not None and steps not in log["step"].tolist()):
