@@ -247,3 +247,12 @@ def test_a_bitmap_is_told_by_its_first_bytes(tmp_path):
     Path(tmp_path / "a.bmp").rename(tmp_path / "a.tif")
     with open_slide(tmp_path / "a.tif") as slide:
         np.testing.assert_array_equal(slide.read(slice(3, 20), slice(5, 41)), image_HWC[3:20, 5:41])
+
+
+def test_a_slide_whose_description_speaks_of_labels_is_still_the_slide(tmp_path):
+    image_HWC = smooth((60, 80))
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(image_HWC, photometric="rgb", metadata=None, description="Macro photograph of a slide\nlabel: none")
+        tiff.write(image_HWC[::2, ::2], photometric="rgb", metadata=None)
+    with open_slide(tmp_path / "a.tif") as slide:
+        np.testing.assert_array_equal(slide.read_all(), image_HWC)

@@ -35,9 +35,7 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, TIFF_RGB, TIFF_PALETTE, TIFF_YCBCR = 0, 1, 2, 3, 6
 """Values of a TIFF's PhotometricInterpretation."""
 
 _TIFF_MASK_PAGE = 4  # bit of NewSubfileType
-_TIFF_BESIDE = re.compile(
-    r"^(label|macro|thumbnail)\b", re.IGNORECASE | re.MULTILINE
-)  # scanners' pages beside the slide
+_TIFF_BESIDE = re.compile(r"^(label|macro|thumbnail)([ _]image)?( \d+x\d+)?\s*$", re.IGNORECASE | re.MULTILINE)
 _TIFF_OLD_JPEG = 6
 _TIFF_PHOTOMETRIC, _TIFF_COLOUR_MAP = 262, 320  # tags
 _TIFF_SAMPLES = {("u", 8), ("u", 16), ("u", 32), ("f", 16), ("f", 32), ("f", 64)}
