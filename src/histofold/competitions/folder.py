@@ -12,6 +12,7 @@ A submission has the columns id, rle; of several classes id, class, rle, with a 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -150,11 +151,12 @@ def _folder_sample(name: str, path: Path, row: Mapping[str, str]) -> Sample:
 def _with_stated_sizes(samples: Sequence[Sample]) -> tuple[list[Sample], list[Fault]]:
     """Samples whose pixel size, where images.csv gives none, is what the file states; and notices of both."""
     stated = {sample.id: stated_pixel_size_um(sample.image_path) for sample in samples}
-    taken, differing = [], []
+    taken: Counter[str] = Counter()
+    differing = []
     for sample in samples:
         own, other = sample.pixel_size_um, stated[sample.id]
         if own is None and other is not None:
-            taken.append(f"{sample.id} {other:.4g} um")
+            taken[f"{other:.4g} um"] += 1
         elif own is not None and other is not None and abs(own - other) > STATED_TOLERANCE * other:
             differing.append((sample, other))
     notices: list[Fault] = [
@@ -167,8 +169,8 @@ def _with_stated_sizes(samples: Sequence[Sample]) -> tuple[list[Sample], list[Fa
         for sample, other in differing
     ]
     if taken:
-        more = f" and {len(taken) - MOST_NAMED} more" if len(taken) > MOST_NAMED else ""
-        rule = f"pixel sizes are those that the files state: {', '.join(taken[:MOST_NAMED])}{more}"
+        sizes = ", ".join(f"{size} ({count} images)" for size, count in taken.most_common(MOST_NAMED))
+        rule = f"images without a pixel size in images.csv have that of their file: {sizes}"
         notices.append(InputNotice("pixel_size", "images", rule, "write pixel_size into images.csv to say otherwise"))
     filled = [replace(sample, pixel_size_um=sample.pixel_size_um or stated[sample.id]) for sample in samples]
     return filled, notices

@@ -164,7 +164,6 @@ class PngHeader(NamedTuple):
     depth: int
     channels: int
     is_interlaced: bool
-    colour: int
 
     def row_bytes(self, width: int) -> int:
         """Bytes of a row of so many pixels, after the byte that names its filter."""
@@ -212,7 +211,7 @@ def check_png(path: Path) -> PngHeader:
             with open(path, "rb") as file:
                 file.seek(start)
                 width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", file.read(13))
-            header = PngHeader(height, width, depth, _PNG_CHANNELS.get(colour, 1), interlace == 1, colour)
+            header = PngHeader(height, width, depth, _PNG_CHANNELS.get(colour, 1), interlace == 1)
         data_bytes += length if kind == b"IDAT" else 0
     if data_bytes == 0 or header is None:
         raise image_fault(path, "a header without data", _RASTER_REMEDY)

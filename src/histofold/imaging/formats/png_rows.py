@@ -21,6 +21,7 @@ from histofold.imaging.samples import paste_rgb
 _ROWS_BLOCK_BYTES = 8 << 20  # decoded at a time
 _ROWS_KEPT_BYTES = 128 << 20
 _ROWS_PIECE_BYTES = 1 << 20
+_PNG_INDEXED = 3  # colour type
 _ROWS_REMEDY = "copy or export the file again"
 
 
@@ -30,7 +31,7 @@ class PngRowsReader:
     def __init__(self, path: Path, header: PngHeader) -> None:
         self.shape_hw = (header.height, header.width)
         self._path, self._header = path, header
-        self._palette = _png_palette(path) if header.colour == 3 else None
+        self._palette = _png_palette(path)
         self._rows: Generator[np.ndarray, None, None] | None = None
         self._kept = np.empty((0, header.width, 3), np.uint8)
         self._next = 0  # the row after those kept
@@ -40,7 +41,7 @@ class PngRowsReader:
         columns = slice(x, x + canvas_HWC.shape[1])
         if self._rows is None or y < self._next - len(self._kept):
             self.close()
-            self._rows = _png_blocks(self._path, self._header)
+            self._rows = _png_blocks(self._path, self._header, self._palette is not None)
         done = 0
         try:
             while True:
@@ -84,8 +85,11 @@ def open_png_rows(path: Path) -> PngRowsReader | None:
     return None if header.is_interlaced else PngRowsReader(path, header)
 
 
-def _png_palette(path: Path) -> np.ndarray:
-    """The palette as uint8 (256, 3); values without an entry are black."""
+def _png_palette(path: Path) -> np.ndarray | None:
+    """The palette of indices as uint8 (256, 3), values without an entry black; None where values are colours."""
+    with open(path, "rb") as file:
+        if file.read(26)[25] != _PNG_INDEXED:
+            return None
     palette = np.zeros((256, 3), np.uint8)
     for kind, start, length in png_chunks(path):
         if kind == b"PLTE":
@@ -96,7 +100,7 @@ def _png_palette(path: Path) -> np.ndarray:
     return palette
 
 
-def _png_blocks(path: Path, header: PngHeader) -> Generator[np.ndarray, None, None]:
+def _png_blocks(path: Path, header: PngHeader, is_indexed: bool) -> Generator[np.ndarray, None, None]:
     """Blocks of rows from the top as samples (h, W, S), uint8 or uint16.
 
     Raises:
@@ -122,7 +126,7 @@ def _png_blocks(path: Path, header: PngHeader) -> Generator[np.ndarray, None, No
             left -= ready
             for _ in pieces if not left else ():
                 pass  # so that the sums up to the end are verified before the last rows are believed
-            yield _samples(block[:, 1:], header)
+            yield _samples(block[:, 1:], header, is_indexed)
     if left:
         raise ValueError(f"its data end {left - len(pending) // stride} rows too early")
 
@@ -147,7 +151,7 @@ def _inflated(path: Path) -> Generator[bytes, None, None]:
                 raise ValueError("the sum of a chunk is wrong")
 
 
-def _samples(rows_HB: np.ndarray, header: PngHeader) -> np.ndarray:
+def _samples(rows_HB: np.ndarray, header: PngHeader, is_indexed: bool) -> np.ndarray:
     """Unfiltered rows as samples (h, W, S); grey of fewer than 8 bits is stretched, indices are not."""
     if header.depth == 16:
         values = np.ascontiguousarray(rows_HB).view(">u2").astype(np.uint16)
@@ -156,7 +160,7 @@ def _samples(rows_HB: np.ndarray, header: PngHeader) -> np.ndarray:
         return rows_HB.reshape(len(rows_HB), header.width, header.channels)
     bits = np.unpackbits(rows_HB, axis=1).reshape(len(rows_HB), -1, header.depth)
     values = (bits << np.arange(header.depth - 1, -1, -1, dtype=np.uint8)).sum(axis=2, dtype=np.uint8)
-    most = 1 if header.colour == 3 else 255 // ((1 << header.depth) - 1)
+    most = 1 if is_indexed else 255 // ((1 << header.depth) - 1)
     return values[:, : header.width, np.newaxis] * np.uint8(most)
 
 
