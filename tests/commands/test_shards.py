@@ -92,7 +92,7 @@ def merged_bytes(paths, out):
     return out.read_bytes()
 
 
-@pytest.mark.parametrize("num_shards", [1, 2, 7, 11])
+@pytest.mark.parametrize("num_shards", [1, 2, *(pytest.param(count, marks=pytest.mark.slow) for count in (7, 11))])
 def test_merged_shards_are_one_run(num_shards, hidden, small_package, whole, tmp_path, capsys):
     paths = predicted_shards(tmp_path, small_package, hidden, num_shards)
     sidecars = [json.loads((tmp_path / f"{path.name}.json").read_text()) for path in paths]

@@ -24,6 +24,7 @@ def test_write_regions_partition_the_image():
         assert (written == 1).all(), grid
 
 
+@pytest.mark.slow
 def test_identity_through_tiles_is_the_image():
     rng = np.random.default_rng(1)
     for grid in random_grids(150, seed=2):

@@ -73,6 +73,7 @@ def contents(place):
     return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_from_weights_to_a_score_without_a_word_of_the_credentials(place, own_process_site, capfd, caplog, monkeypatch):
     """Every request, what is kept of the answers, and no secret in it, although client and kernel print some."""
     site = own_process_site
@@ -244,6 +245,7 @@ def test_refusals_are_told_with_cause_and_cure_and_then_gone_on_with(case, place
 # --- several submissions to the same dataset and kernel -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_another_submission_uploaded_since_is_not_taken_for_ours(place, site):
     """A kernel mounts the newest version of its dataset: one that failed must not be pushed anew onto others' files."""
     site.runs = [["ERROR"], ["COMPLETE"]]
@@ -261,6 +263,7 @@ def test_what_another_submission_uploaded_since_is_not_taken_for_ours(place, sit
     ]
 
 
+@pytest.mark.slow
 def test_a_step_that_was_only_begun_takes_over_nothing_of_others(place, site):
     assert main([*COMMAND, "--no-submit"]) == 0
     file = forget(place, kernel_version=0, output_fetched=False)
@@ -323,6 +326,7 @@ def test_the_output_of_another_version_is_not_taken_for_ours(place, site, capsys
     assert submitted["kernelVersion"] == 3
 
 
+@pytest.mark.slow
 def test_a_dataset_that_the_kernel_finds_broken_is_uploaded_anew(place, site):
     site.runs = [["ERROR"], ["COMPLETE"]]
     site.log = "a_fold0.safetensors: /kaggle/input/x/manifest.json: no such file beside the manifest; package anew\n"

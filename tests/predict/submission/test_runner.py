@@ -55,6 +55,7 @@ def test_out_of_memory_tries_smaller_batches(one_image, small_package, tmp_path,
     assert summary.steps == ("a: out of memory, tried again: batches 2 times smaller",)
 
 
+@pytest.mark.slow
 def test_an_image_that_never_fits_keeps_its_fallback_row(one_image, small_package, tmp_path, monkeypatch):
     def starved(*arguments):
         raise MemoryError("never")
@@ -274,6 +275,7 @@ def test_a_hang_costs_no_row_and_ends_before_the_limit_is_long_past(tmp_path, ha
     assert out.read_text() == "id,rle\na,1 1\nb,1 1\n"
 
 
+@pytest.mark.slow
 def test_members_come_in_turn_where_batches_of_one_are_too_much(one_image, small_package, tmp_path, monkeypatch):
     original = predictor.predict_image
 
@@ -301,6 +303,7 @@ def test_members_come_in_turn_where_batches_of_one_are_too_much(one_image, small
     assert (whole != turned).mean() < 1e-3
 
 
+@pytest.mark.slow
 def test_one_image_that_no_rung_helps_does_not_slow_the_others(one_image, small_package, tmp_path, monkeypatch):
     original = predictor.predict_image
     kinds = []

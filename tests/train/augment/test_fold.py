@@ -45,6 +45,7 @@ def experiment(tmp_path_factory):
     return experiment
 
 
+@pytest.mark.slow
 def test_training_tiles_are_what_prediction_reads(experiment, tmp_path):
     setup = prepare_fold(experiment, "e", tmp_path / "runs", 0, None)
     tiles = training_tiles(setup)

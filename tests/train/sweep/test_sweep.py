@@ -153,6 +153,7 @@ def test_a_failed_trial_keeps_its_words_and_the_sweep_goes_on(tmp_path, caplog):
     assert "trial 4 failed: the loss is nan" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_interruptions_and_disk_faults_leave_the_trial_to_be_taken_up(tmp_path, error):
     runs = []
@@ -184,6 +185,7 @@ def test_an_interruption_that_a_library_renamed_is_one(tmp_path):
     assert len(Sweep(tmp_path / "s", GRID).unfinished()) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["median", "halving"])
 def test_a_trial_that_is_behind_is_stopped_and_not_ranked_as_a_whole_run(tmp_path, pruner):
     levels = (0.9, 0.8, 0.85, 0.7, 0.95, 0.75, 0.5, 0.4, 0.3)
@@ -224,6 +226,7 @@ def test_a_trial_that_went_back_to_its_last_state_reports_the_same_steps_again(t
     assert number_of(sweep.best()) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reports", [True, False])
 def test_a_trial_that_was_taken_over_is_left_to_its_new_holder(tmp_path, caplog, reports):
     runs = []
@@ -269,6 +272,7 @@ def test_a_database_that_cannot_be_opened_is_refused_without_its_password(tmp_pa
         assert "secret" not in str(caught.value).replace("nonsense secret", "")
 
 
+@pytest.mark.slow
 def test_the_least_loss_is_best_where_loss_decides(tmp_path):
     config = SweepConfig(space=GRID.space, metric="loss")
 
