@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from histofold.competitions.truth.names import ID_SEPARATOR
 from histofold.core.faults import Fault, InputNotice
 from histofold.schema.sample import is_safe_id
 
@@ -23,13 +22,13 @@ _NOTHING_KNOWN = ("", "nan", "na", "n/a", "none", "null", "unknown", "?", "#n/a"
 def plain_id(text: str) -> str:
     """An id as it is compared where a table spells it otherwise than the file.
 
-    In Unicode's composed form and lower case, folders joined as in ids, without folder `images/`, suffix of an image or
-    of the slide that it was cut from, leading zeros, and the `.0` that a spreadsheet adds.
+    In Unicode's composed form and lower case, without folder `images/`, suffix of an image or of the slide that it was
+    cut from, leading zeros, and the `.0` that a spreadsheet adds.
     """
     name = unicodedata.normalize("NFC", text).strip().casefold().removeprefix("./").removeprefix("images/")
     name = _SUFFIX.sub("", name)
     number = re.fullmatch(r"0*(\d+)(\.0+)?", name)
-    return number[1] if number else name.replace("/", ID_SEPARATOR)
+    return number[1] if number else name
 
 
 def _last_part(text: str) -> str:

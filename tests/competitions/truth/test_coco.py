@@ -144,10 +144,10 @@ def test_what_a_crowd_covers_beside_the_objects_is_ignored(tmp_path):
 
 @pytest.mark.parametrize("name", ["one\\a.png", "C:\\data\\images\\one\\a.png", "images/one/a.jpg", "one/a"])
 def test_a_file_name_means_its_image_whatever_folders_stand_before_it(tmp_path, name):
-    names = ImageNames({"one__a": PurePosixPath("one/a.png"), "two__a": PurePosixPath("two/a.png")})
+    names = ImageNames({"one/a": PurePosixPath("one/a.png"), "two/a": PurePosixPath("two/a.png")})
     images = [{"id": 1, "file_name": name, "height": 9, "width": 12}]
     note = {"image_id": 1, "segmentation": [RING]}
     (tmp_path / "c.json").write_text(json.dumps({"images": images, "annotations": [note]}))
-    truth = read_coco(tmp_path / "c.json", {"one__a": (9, 12), "two__a": (9, 12)}, names=names)
-    assert list(truth.targets) == ["one__a"]
-    assert [(fault.id, fault.rule) for fault in truth.faults] == [("two__a", "image is not listed")]
+    truth = read_coco(tmp_path / "c.json", {"one/a": (9, 12), "two/a": (9, 12)}, names=names)
+    assert list(truth.targets) == ["one/a"]
+    assert [(fault.id, fault.rule) for fault in truth.faults] == [("two/a", "image is not listed")]

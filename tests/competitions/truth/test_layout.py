@@ -70,7 +70,7 @@ def test_one_name_in_two_folders_is_two_images(tmp_path):
         put(tmp_path / "masks" / folder / f"{key}.png", mask_of(folder))
     competition = detect_competition(tmp_path)
     samples = competition.samples(tmp_path, "train")
-    assert [sample.id for sample in samples] == ["x__1", "y__1", "2"]
+    assert [sample.id for sample in samples] == ["x/1", "y/1", "2"]
     for sample in samples:
         folder = sample.image_path.parent.name
         np.testing.assert_array_equal(competition.target(sample).to_mask(), mask_of(folder) > 0)

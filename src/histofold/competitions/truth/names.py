@@ -13,8 +13,6 @@ from histofold.imaging.formats.door import FORMAT_SUFFIXES
 
 FOLDER_SUFFIXES = (*IMAGE_SUFFIXES, *FORMAT_SUFFIXES)
 """Suffixes of the images of a plain folder."""
-ID_SEPARATOR = "__"
-"""Stands for the separators of a path in an id: ids become names of files."""
 
 
 def listed_files(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> dict[str, list[Path]]:
@@ -29,7 +27,7 @@ def listed_files(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> 
 
 
 def image_ids(folder: Path, paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Files by their id: the name without suffix where no other folder has it too, else the path with `ID_SEPARATOR`.
+    """Files by their id: the name without suffix where no other folder has it too, else the path below `folder`.
 
     Returns:
         In the order given; several paths of an id differ in their suffix alone.
@@ -39,7 +37,7 @@ def image_ids(folder: Path, paths: Iterable[Path]) -> dict[str, list[Path]]:
         by_path.setdefault(without_suffix(PurePosixPath(path.relative_to(folder).as_posix())), []).append(path)
     names = Counter(relative.name for relative in by_path)
     return {
-        relative.name if names[relative.name] == 1 else ID_SEPARATOR.join(relative.parts): group
+        relative.name if names[relative.name] == 1 else relative.as_posix(): group
         for relative, group in by_path.items()
     }
 
