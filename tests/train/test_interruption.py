@@ -13,6 +13,14 @@ from histofold.train.loop import train_fold
 from small_runs import same_tensors, small_dataset, small_setup, use_tiny_nets
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """As in a terminal: a process that a shell has put into the background ignores interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return small_dataset(tmp_path_factory.mktemp("interrupted"))
