@@ -21,10 +21,9 @@ from histofold.competitions.base import Adapter, Split, find_image
 from histofold.competitions.ids import MOST_NAMED, broken_links, meet_ids
 from histofold.competitions.image_table import other_tables, read_image_table
 from histofold.competitions.tables import CLASS_KEYS, first_rows, log_faults, parse_pixel_size, spelled_table
-from histofold.competitions.truth.find import find_truth
+from histofold.competitions.truth.find import find_truth, misnamed_files
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
 from histofold.competitions.truth.layout import find_images, image_faults
-from histofold.competitions.truth.names import FOLDER_SUFFIXES
 from histofold.core.faults import Fault, InputNotice, parted
 from histofold.core.rle.runs import Masks, Runs
 from histofold.imaging.formats.door import use_formats
@@ -69,10 +68,12 @@ class Folder(Adapter):
             names, meant, found = _asked_ids(root / "sample_submission.csv", listed)
             faults += found
         if not names:
-            remedy = f"put images ({', '.join(FOLDER_SUFFIXES)}) there"
-            faults.append(Fault("images", str(folder), "no images", remedy))
+            others = sorted({f"*{path.suffix}" for path in folder.rglob("*") if path.suffix and path.is_file()})
+            rule = f"no images that are read; there are {', '.join(others)}" if others else "no images"
+            remedy = "put images there, as TIFF, PNG, JPEG, BMP or in a scanner's format"
+            faults.append(Fault("images", str(folder), rule, remedy))
         rows, found = _image_rows(root, split, listed)
-        faults += found
+        faults += [*(misnamed_files(root) if split == "train" else ()), *found]
         samples = [
             _folder_sample(
                 name,

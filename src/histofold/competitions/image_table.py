@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from histofold.competitions.ids import meet_ids, plain_groups, unmet_faults
 from histofold.competitions.tables import parse_pixel_size, scan_table
+from histofold.competitions.truth.names import is_hidden
 from histofold.core.faults import Fault, InputError, InputNotice
 
 IMAGE_COLUMNS = ("organ", "source", "data_source", "group", "patient", "pixel_size")
 """Columns that are read beside the id."""
 _TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".numbers")
 _READ_TABLES = ("rles.csv", "sample_submission.csv", "folds.csv")
-_MEANT_STEMS = ("image", "patient", "metadata")  # with or without an s, in any case
+_MEANT_STEM = re.compile(r"(images?|patients?|metadata)\b", re.IGNORECASE)  # images (1) too, a browser's second copy
 _GROUP_REMEDY = "give all images of a patient one group, or leave the groups out"
 
 
@@ -84,9 +86,11 @@ def other_tables(root: Path) -> list[Fault]:
     """Tables of a folder without images.csv that nobody reads: a fault where one seems meant as it, else a notice."""
     found = []
     for path in sorted(root.iterdir()):
-        if path.name in _READ_TABLES or path.name.startswith(".") or path.suffix.lower() not in _TABLE_SUFFIXES:
+        if path.name in _READ_TABLES or is_hidden(path.name) or path.suffix.lower() not in _TABLE_SUFFIXES:
             continue
-        kind = Fault if path.stem.lower().removesuffix("s") in _MEANT_STEMS else InputNotice
+        if path.name.casefold() == "images.csv":  # `misnamed_files` names it
+            continue
+        kind = Fault if _MEANT_STEM.match(path.stem) else InputNotice
         remedy = "save it as images.csv, in UTF-8, if it says something of the images"
         found.append(kind(path.stem, str(path), "a table that is not read", remedy))
     return found

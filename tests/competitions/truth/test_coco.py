@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from histofold.competitions.truth.coco import coco_counts, coco_runs, read_coco
+from histofold.competitions.truth.coco import coco_categories, coco_counts, coco_runs, read_coco
 from histofold.competitions.truth.names import ImageNames
 from histofold.core.rle.sets import union_runs
 
@@ -33,7 +33,7 @@ def read(path, annotations, images=None, shapes=None):
         ([[1, 1, 1e9, 1, 5, 4]], "far outside"),
         ([[0.1, 0.2, 0.9, 0.2, 0.9, 1]], "shares of the image's sides"),
         ([["x", 1, 2, 3, 4, 5]], "not a list of numbers"),
-        (None, "neither"),
+        (None, "a box alone is no mask"),
         ("text", "neither"),
         ({"size": [9, 12]}, "counts"),
         ({"size": [12, 9], "counts": [108]}, "size"),
@@ -79,7 +79,7 @@ def test_faults_of_images_and_annotations_at_once(tmp_path):
         ("a", "image is (9, 12)"),
         ("b", "image 1 (b.png) "),
         ("a", "image 2 (deep/a."),
-        ("image no. 5", "has no id or no "),
+        ("image no. 5", "has no id, or no"),
         ("b", "image is not lis"),
         ("annotation no. 0", "image_id 99 is n"),
         ("annotation x", "image_id [] is n"),
@@ -118,6 +118,18 @@ def test_polygons_agree_with_pycocotools():
         polygons = [np.clip(ring, None, 2 * np.array(shape_hw[::-1])).ravel().round(2).tolist() for ring in rings]
         wanted = coco.decode(coco.merge(coco.frPyObjects(polygons, *shape_hw)))
         np.testing.assert_array_equal(union_runs(coco_runs(polygons, shape_hw)).to_mask(), wanted)
+
+
+def test_ids_that_annotations_write_as_texts_are_those_of_their_numbers(tmp_path):
+    images = [{"id": n, "file_name": f"{key}.png", "height": 9, "width": 12} for n, key in enumerate("ab")]
+    notes = [{"image_id": str(n), "category_id": str(n + 3), "segmentation": [RING]} for n in range(2)]
+    content = {"images": images, "annotations": notes, "categories": [{"id": 3, "name": "g "}, {"id": 4, "name": "l"}]}
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    assert coco_categories(tmp_path / "c.json") == {3: "g", 4: "l"}
+    truth = read_coco(tmp_path / "c.json", {"a": (9, 12), "b": (9, 12)}, (3, 4))
+    assert truth.faults == []
+    area = coco_runs([RING], (9, 12))[0].area
+    assert [[runs.area for runs in truth.targets[key]] for key in "ab"] == [[area, 0], [0, area]]
 
 
 def test_a_ring_of_ten_by_ten_has_a_hundred_pixels():

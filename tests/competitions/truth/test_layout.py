@@ -1,5 +1,6 @@
 """Folders as people have them: each is recognised, and its masks are those of the plain layout."""
 
+import base64
 import json
 import shutil
 
@@ -163,6 +164,103 @@ def test_what_a_scanner_writes_beside_images_is_no_truth(tmp_path):
     assert_masks(tmp_path)
 
 
+def plain_folder(root, mask_folder="masks"):
+    for key in "xy":
+        put(root / "images" / f"{key}.png")
+        put(root / mask_folder / f"{key}.png", mask_of(key))
+
+
+def test_what_systems_leave_in_folders_is_no_image_and_no_mask(tmp_path):
+    """A network drive keeps a thumbnail of every picture, which would be an image with a mask."""
+    plain_folder(tmp_path)
+    for name in ("images", "masks"):
+        put(tmp_path / name / "@eaDir" / "x.png" / "SYNOPHOTO_THUMB_M.png")
+        put(tmp_path / name / "__MACOSX" / "y.png")
+        put(tmp_path / name / ".ipynb_checkpoints" / "x-checkpoint.png")
+        (tmp_path / name / "._x.png").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "~$images.csv").write_bytes(b"\0")
+    assert assert_masks(tmp_path).notices == []
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("Folder.toml", "folder.toml"),
+        ("Classes.txt", "classes.txt"),
+        ("classes.txt.txt", "classes.txt"),
+        ("images.csv.txt", "images.csv"),
+        ("IMAGES.CSV", "images.csv"),
+    ],
+)
+def test_a_file_that_is_not_read_for_a_letter_of_its_name_is_a_fault(tmp_path, name, right):
+    plain_folder(tmp_path)
+    (tmp_path / name).write_text("")
+    (fault,) = Folder().inspect(tmp_path, "train")[1]
+    assert (fault.file, fault.remedy) == (str(tmp_path / name), f"name it {right}")
+
+
+@pytest.mark.parametrize("name", ["images (1).csv", "patients - copy.xlsx", "Metadata.tsv"])
+def test_a_second_copy_of_a_table_is_a_fault(tmp_path, name):
+    plain_folder(tmp_path)
+    (tmp_path / name).write_text("id,patient\nx,1\ny,1\n")
+    (fault,) = Folder().inspect(tmp_path, "train")[1]
+    assert (fault.file, fault.rule) == (str(tmp_path / name), "a table that is not read")
+
+
+@pytest.mark.parametrize("below", ["images", "masks"])
+def test_of_a_folder_one_too_low_the_one_above_is_named(tmp_path, below):
+    plain_folder(tmp_path)
+    (fault,) = Folder().inspect(tmp_path / below, "train")[1]
+    assert fault.remedy == f"give the folder above, {tmp_path.name}, which holds images and truth"
+
+
+def test_truth_of_a_kind_that_is_not_read_is_named(tmp_path):
+    put(tmp_path / "images" / "x.png")
+    (tmp_path / "labels" / "deep").mkdir(parents=True)
+    (tmp_path / "labels" / "x.txt").write_text("0 0.5 0.5 0.1 0.1")
+    (tmp_path / "labels" / "deep" / "x.geojson.gz").write_bytes(b"")
+    (fault,) = Folder().inspect(tmp_path, "train")[1]
+    assert fault.rule == "no truth of the images that is read; there are labels/*.gz, labels/*.txt"
+
+
+def test_images_of_a_kind_that_is_not_read_are_named(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "x.webp").write_bytes(b"RIFF")
+    faults = Folder().inspect(tmp_path, "train")[1]
+    assert faults[0].rule == "no images that are read; there are *.webp"
+
+
+def test_classes_in_two_spellings_are_refused_in_every_kind_of_truth(tmp_path):
+    """They would be two classes, each half empty."""
+    names = ("tumour bed", "Tumour_bed")
+    for name in names:
+        plain_folder(tmp_path / "masks", f"masks/{name}")
+    plain_folder(tmp_path / "listed")
+    (tmp_path / "listed" / "classes.txt").write_text("\n".join(names))
+    plain_folder(tmp_path / "table", "aside")
+    rows = [f"{key},{name},1 1" for key, name in zip("xy", names, strict=True)]
+    (tmp_path / "table" / "rles.csv").write_text("\n".join(["id,class,rle", *rows]))
+    plain_folder(tmp_path / "coco", "aside")
+    images = [{"id": n, "file_name": f"{key}.png", "height": 20, "width": 33} for n, key in enumerate("xy")]
+    notes = [{"image_id": n, "category_id": n, "segmentation": [[1, 1, 5, 1, 5, 4]]} for n in range(2)]
+    content = {"images": images, "annotations": notes, "categories": [{"id": n, "name": names[n]} for n in range(2)]}
+    (tmp_path / "coco" / "annotations.json").write_text(json.dumps(content))
+    for kind in ("masks", "listed", "table", "coco"):
+        (fault,) = Folder().inspect(tmp_path / kind, "train")[1]
+        assert fault.rule.startswith("one class in several spellings: "), kind
+        assert all(name in fault.rule for name in names)
+
+
+def test_numbers_before_the_names_of_classes_are_refused(tmp_path):
+    """`0 background` in the first line would be the class of value 1, and all others one value further."""
+    plain_folder(tmp_path)
+    (tmp_path / "classes.txt").write_text("0: background\n1: gland\n2: lumen\n")
+    (fault,) = Folder().inspect(tmp_path, "train")[1]
+    assert "its lines begin with numbers" in fault.rule
+    (tmp_path / "classes.txt").write_text("3rd layer\n5th layer\n")
+    assert Folder().inspect(tmp_path, "train")[1] == []
+
+
 def ring(corner, far):
     return [[corner[0], corner[1]], [far[0], corner[1]], [far[0], far[1]], [corner[0], far[1]]]
 
@@ -253,6 +351,31 @@ def test_objects_may_overlap_and_have_holes_and_what_is_ignored_does_not_count(t
     np.testing.assert_array_equal(competition.ignored(sample).to_mask(), ignored_HW & ~wanted_HW)
 
 
+def test_collections_within_collections_are_their_members(tmp_path):
+    polygon = feature([ring((2, 2), (12, 12))])
+    parts = [feature([ring((x, 4), (x + 3, 9))])["geometry"] for x in (14, 20)]
+    pair = polygon | {"geometry": {"type": "GeometryCollection", "geometries": parts}}
+    nested = {"type": "FeatureCollection", "features": [polygon, pair]}
+    text = json.dumps({"type": "FeatureCollection", "features": [nested]})
+    competition, (sample,), faults = one_file(tmp_path, text)
+    assert faults == []
+    wanted_HW = np.zeros(SHAPE, bool)
+    wanted_HW[2:12, 2:12] = wanted_HW[4:9, 14:17] = wanted_HW[4:9, 20:23] = True
+    np.testing.assert_array_equal(competition.target(sample).to_mask(), wanted_HW)
+
+
+def test_a_mask_that_labelme_keeps_as_a_picture_is_its_pixels(tmp_path):
+    wanted_HW = np.random.default_rng(0).random(SHAPE) < 0.5
+    wanted_HW[0] = wanted_HW[:, 0] = False
+    wanted_HW[0, 0] = wanted_HW[-1, -1] = True
+    picture = base64.b64encode(cv2.imencode(".png", wanted_HW.astype(np.uint8) * 255)[1]).decode()
+    corners = [[0, 0], [SHAPE[1] - 1, SHAPE[0] - 1]]
+    shapes = [{"label": "g", "shape_type": "mask", "points": corners, "mask": picture}]
+    competition, (sample,), faults = one_file(tmp_path, json.dumps({"shapes": shapes, "imagePath": "x.png"}), ".json")
+    assert faults == []
+    np.testing.assert_array_equal(competition.target(sample).to_mask(), wanted_HW)
+
+
 def test_a_negative_region_is_a_hole(tmp_path):
     text = aperio("x").replace(
         "</Regions>",
@@ -281,10 +404,15 @@ def test_a_negative_region_is_a_hole(tmp_path):
             ".json",
             "without a class",
         ),
-        (json.dumps([feature([ring((0, 0), (9, 9))], name) for name in ("a", "A")]), ".json", "differ in case alone"),
+        (
+            json.dumps([feature([ring((0, 0), (9, 9))], name) for name in ("a", "A")]),
+            ".json",
+            "in several spellings: a, A",
+        ),
         (labelme("x").replace('"imageWidth": 33', '"imageWidth": 66'), ".json", "the file says (20, 66)"),
         (json.dumps([feature([ring((0, 0), (0.5, 0.9))])]), ".geojson", "shares of the image's sides"),
         (labelme("x").replace("polygon", "linestrip"), ".json", "shape 1: a linestrip has no area"),
+        (json.dumps([{"properties": {}}]), ".geojson", "feature 1: has no geometry"),
         (aperio("x").replace('Type="0"', 'Type="3"'), ".xml", "region 1: a region of type 3 has no area"),
         ("<ASAP_Annotations/>", ".xml", "its root is ASAP_Annotations"),
         ("<Annotations>", ".xml", "no outlines of QuPath"),
@@ -295,6 +423,7 @@ def test_outlines_that_are_at_fault_are_named(tmp_path, text, suffix, words):
     _, _, faults = one_file(tmp_path, text, suffix)
     assert len(faults) == 1
     assert words in faults[0].rule
+    assert "(x: " not in faults[0].rule  # no fault within a fault
     assert faults[0].file.startswith(str(tmp_path / "annotations"))
 
 

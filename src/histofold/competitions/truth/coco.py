@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from histofold.competitions.tables import header_shape_of
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
-from histofold.competitions.truth.names import ImageNames
+from histofold.competitions.truth.names import ImageNames, class_spelling_faults
 from histofold.core.faults import Fault
 from histofold.core.rle.runs import Runs, join_classes
 from histofold.core.rle.sets import subtract_runs, union_runs
@@ -31,6 +31,8 @@ def coco_truth(path: Path, samples: Sequence[Sample], names: ImageNames) -> Foun
     if len(set(categories.values())) < len(categories):
         rule = f"categories of one name: {', '.join(categories.values())}"
         return FoundTruth(faults=[Fault("categories", str(path), rule, "name each category once")])
+    if spelled := class_spelling_faults(path, categories.values()):
+        return FoundTruth(faults=spelled)
     truth = read_coco(path, shapes, tuple(categories), names)
     truth.classes = tuple(categories.values()) or ONE_CLASS
     return truth
@@ -45,10 +47,18 @@ def coco_categories(path: Path) -> dict[int | str, str]:
     listed = data.get("categories")
     if faults or listed is None or not _is_objects(listed):
         return {}
-    used = {key for note in data["annotations"] if isinstance(key := note.get("category_id"), int | str)}
     named = {category.get("id"): category.get("name") for category in listed}
-    chosen = {key: name for key, name in named.items() if key in used and isinstance(name, str) and name}
+    find = _finder(named)
+    used = {key for note in data["annotations"] if isinstance(key := find(note.get("category_id")), int | str)}
+    chosen = {key: str(name).strip() for key, name in named.items() if key in used and isinstance(name, str)}
+    chosen = {key: name for key, name in chosen.items() if name}
     return chosen if len(chosen) > 1 else {}
+
+
+def _finder(listed: Collection[Any]) -> Callable[[Any], Any]:
+    """Finds a key as the file lists it where an annotation writes a number as text, or the reverse; else as it is."""
+    spelled = {str(key): key for key in listed}
+    return lambda key: key if isinstance(key, int | str) and key in listed else spelled.get(str(key), key)
 
 
 def _load_coco(path: Path) -> tuple[dict[str, Any], list[Fault]]:
@@ -104,13 +114,14 @@ def _grouped_annotations(
     """Annotations by image, and by category or crowd; adds the faults."""
     by_image: dict[int | str, dict[int | str | None, Labelled]]
     by_image = {key: {each: [] for each in (*(categories or (None,)), _COCO_CROWD)} for key in listed}
+    image_of, category_of = _finder(listed), _finder(categories)
     for number, annotation in enumerate(annotations):
-        key, label = annotation.get("image_id"), f"annotation {annotation.get('id', f'no. {number}')}"
+        key, label = image_of(annotation.get("image_id")), f"annotation {annotation.get('id', f'no. {number}')}"
         if not isinstance(key, int | str) or key not in by_image:
             rule = f"image_id {key!r} is not among the images"
             faults.append(Fault(label, str(path), rule, "mend or drop the annotation"))
             continue
-        category = annotation.get("category_id") if categories else None
+        category = category_of(annotation.get("category_id")) if categories else None
         if annotation.get("iscrowd"):
             category = _COCO_CROWD
         if not isinstance(category, int | str | None) or category not in by_image[key]:
@@ -166,7 +177,8 @@ def _coco_images(
     for number, image in enumerate(images):
         key, file_name = image.get("id"), image.get("file_name")
         if not isinstance(key, int | str) or not isinstance(file_name, str):
-            faults.append(Fault(f"image no. {number}", str(path), "has no id or no file_name", _COCO_REMEDY))
+            rule = "has no id, or no file_name that is a text"
+            faults.append(Fault(f"image no. {number}", str(path), rule, _COCO_REMEDY))
             continue
         name = names.id_of(file_name) or file_name
         if key in listed or name in seen:
@@ -203,6 +215,8 @@ def coco_runs(segmentation: Any, shape_hw: tuple[int, int]) -> list[Runs]:
         rings = _coco_rings(segmentation, shape_hw)
         drawn = coco_mask.frPyObjects(rings, *shape_hw)
         return [_runs_of_counts(coco_counts(each["counts"].decode()), shape_hw) for each in drawn]
+    if segmentation is None:
+        raise ValueError("no segmentation: a box alone is no mask")
     if not isinstance(segmentation, dict):
         raise ValueError("segmentation is neither polygons nor run lengths")
     size = segmentation.get("size", [*shape_hw])

@@ -9,11 +9,13 @@ from pathlib import Path
 from histofold.competitions.truth.coco import coco_truth
 from histofold.competitions.truth.found import FoundTruth
 from histofold.competitions.truth.layout import (
+    IMAGE_FOLDERS,
     OUTLINE_SUFFIXES,
     TRUTH_FOLDERS,
     ImageFiles,
     child_folders,
     coco_files,
+    is_plain_folder,
 )
 from histofold.competitions.truth.masks.files import MASK_SUFFIXES
 from histofold.competitions.truth.masks.folder import find_masks, masks_beside, object_masks
@@ -27,6 +29,7 @@ from histofold.schema.sample import Sample
 
 FOLDER_SETTINGS = "folder.toml"
 """What the values of masks mean, where that cannot be seen from them; beside the images."""
+_READ_NAMES = (FOLDER_SETTINGS, "classes.txt", "images.csv", "rles.csv", "annotations.json")
 Reader = Callable[[], FoundTruth]
 
 
@@ -50,8 +53,34 @@ def find_truth(root: Path, images: ImageFiles, samples: Sequence[Sample]) -> Fou
             "keep the one that counts, and move the others away",
         )
     else:
-        rule, remedy = "no truth of the images", "add masks/, rles.csv, annotations.json (COCO), or outlines as GeoJSON"
+        rule, remedy = f"no truth of the images{_unread_words(root)}", _missing_remedy(root)
     return FoundTruth(faults=[Fault("masks", str(root), rule, remedy)])
+
+
+def _unread_words(root: Path) -> str:
+    """What lies where truth is looked for and is not read."""
+    folders = child_folders(root, TRUTH_FOLDERS)
+    kinds = {f"{each.name}/*{path.suffix}" for each in folders for path in each.rglob("*") if path.is_file()}
+    return f" that is read; there are {', '.join(sorted(kinds))}" if kinds else ""
+
+
+def _missing_remedy(root: Path) -> str:
+    """Where truth belongs; or the folder to give, where this is the one of the images or of their masks."""
+    above = root.resolve().parent
+    if root.resolve() in child_folders(above, (*IMAGE_FOLDERS, *TRUTH_FOLDERS)) and is_plain_folder(above):
+        return f"give the folder above, {above.name}, which holds images and truth"
+    return "add masks/, rles.csv, annotations.json (COCO), or outlines as GeoJSON"
+
+
+def misnamed_files(root: Path) -> list[Fault]:
+    """Files that are not read for a letter of their name: other case, or a second suffix that a system hides."""
+    found = []
+    for path in sorted(root.iterdir()):
+        name = path.name.casefold()
+        right = next((each for each in _READ_NAMES if each in (name, name.removesuffix(".txt"))), "")
+        if right and not (root / right).exists():
+            found.append(Fault(path.stem, str(path), "it is not read under this name", f"name it {right}"))
+    return found
 
 
 def _kinds_of_truth(root: Path, images: ImageFiles, samples: Sequence[Sample]) -> dict[str, Reader]:

@@ -13,6 +13,7 @@ from histofold.competitions.truth.names import (
     ImageNames,
     bare_name,
     image_ids,
+    is_hidden,
     listed_files,
     without_suffix,
 )
@@ -119,12 +120,12 @@ def _object_images(root: Path) -> ImageFiles:
 
 def _visible_folders(root: Path) -> Iterator[Path]:
     if root.is_dir():
-        yield from (path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith("."))
+        yield from (path for path in sorted(root.iterdir()) if path.is_dir() and not is_hidden(path.name))
 
 
 def _is_outline(path: Path) -> bool:
     """Whether a file beside images holds outlines, as its first bytes have it, and not what a scanner says of them."""
-    if path.suffix.lower() not in OUTLINE_SUFFIXES or path.name.startswith(".") or not path.is_file():
+    if path.suffix.lower() not in OUTLINE_SUFFIXES or is_hidden(path.name) or not path.is_file():
         return False
     return path.suffix.lower() == ".geojson" or _begins_with(path, _OUTLINE_WORDS)
 

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from histofold.competitions.base import IMAGE_SUFFIXES
+from histofold.core.faults import Fault
 from histofold.imaging.formats.door import FORMAT_SUFFIXES
 
 FOLDER_SUFFIXES = (*IMAGE_SUFFIXES, *FORMAT_SUFFIXES)
 """Suffixes of the images of a plain folder."""
+_SYSTEM_FOLDERS = ("@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's: hidden, or what systems and open spreadsheets leave behind."""
+    return name.startswith((".", "~$")) or name.casefold() in _SYSTEM_FOLDERS
+
+
+def class_spelling_faults(path: Path, names: Iterable[str]) -> list[Fault]:
+    """Faults of classes that differ in case, blanks and underscores alone: they would be two classes."""
+    forms: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name).casefold()).strip()
+        forms.setdefault(plain, []).append(name)
+    return [
+        Fault("classes", str(path), f"one class in several spellings: {', '.join(found)}", "write it in one way")
+        for found in forms.values()
+        if len(found) > 1
+    ]
 
 
 def listed_files(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> dict[str, list[Path]]:
@@ -21,7 +42,7 @@ def listed_files(folder: Path, suffixes: tuple[str, ...], deep: bool = True) -> 
     visible = [
         path
         for path in paths
-        if path.suffix.lower() in suffixes and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in suffixes and not any(map(is_hidden, path.relative_to(folder).parts))
     ]
     return image_ids(folder, [path for path in visible if path.is_file()])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -12,11 +13,20 @@ from histofold.competitions.truth.layout import ImageFiles
 from histofold.competitions.truth.masks.files import MASK_SUFFIXES
 from histofold.competitions.truth.masks.reader import Files, MaskReader
 from histofold.competitions.truth.masks.values import MaskSettings
-from histofold.competitions.truth.names import ImageNames, bare_name, files_of_images, listed_files, without_suffix
+from histofold.competitions.truth.names import (
+    ImageNames,
+    bare_name,
+    class_spelling_faults,
+    files_of_images,
+    is_hidden,
+    listed_files,
+    without_suffix,
+)
 from histofold.core.faults import Fault, InputNotice
 from histofold.schema.sample import Sample
 
 _MOST_NAMED = 10
+_NUMBERED = re.compile(r"(\d+)[\s:=,;.)\t-]+\S")
 
 
 def find_masks(folder: Path, samples: Sequence[Sample], names: ImageNames, settings: MaskSettings) -> FoundTruth:
@@ -29,10 +39,11 @@ def find_masks(folder: Path, samples: Sequence[Sample], names: ImageNames, setti
         settings: What folder.toml says.
     """
     classes_path = folder.parent / "classes.txt"
-    found = [path.name for path in sorted(folder.glob("[!.]*")) if path.is_dir() and listed_files(path, MASK_SUFFIXES)]
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not is_hidden(path.name)]
+    found = [path.name for path in inside if listed_files(path, MASK_SUFFIXES)]
     found = [] if set(found) <= names.folders else found  # sub-folders of images have masks in folders of their name
     listed, faults = (read_names(classes_path) if classes_path.is_file() else (), [])
-    faults += _class_faults(classes_path, listed)
+    faults += _class_faults(classes_path, listed) + class_spelling_faults(folder, found)
     if found and listed_files(folder, MASK_SUFFIXES, deep=False):
         rule = f"masks beside the folders of classes ({', '.join(found)})"
         faults.append(Fault("masks", str(folder), rule, "move them into the folder of their class"))
@@ -57,8 +68,14 @@ def find_masks(folder: Path, samples: Sequence[Sample], names: ImageNames, setti
 def _class_faults(path: Path, names: Sequence[str]) -> list[Fault]:
     """Faults of the names in classes.txt."""
     faults = []
-    if len({name.casefold() for name in names}) < len(names):
+    if len(set(names)) < len(names):
         faults.append(Fault("classes", str(path), "a class stands there twice", "name each class once"))
+    numbers = [int(match[1]) for name in names if (match := _NUMBERED.match(name))]
+    if len(numbers) == len(names) > 1 and numbers == [*range(numbers[0], numbers[0] + len(numbers))]:
+        rule = "its lines begin with numbers: the k-th line is the class of the value k, whatever it begins with"
+        faults.append(Fault("classes", str(path), rule, "write the names alone, in this order, without background"))
+        return faults
+    faults += class_spelling_faults(path, names)
     faults += [
         Fault("classes", str(path), f"{name} is no class: it is what has the value 0", "take the line out")
         for name in names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 
 from histofold.competitions.outlines import geometry_rings
 from histofold.core.faults import Fault, InputError
-from histofold.core.rle.runs import Runs
+from histofold.core.regions import split_runs
+from histofold.core.rle.runs import Runs, runs_from_mask
 from histofold.core.rle.sets import fill_rings, subtract_runs, union_runs
 
 IGNORED_CLASS = "Ignore*"
@@ -52,13 +55,33 @@ def read_outline_file(path: Path) -> tuple[list[Outline], tuple[int, int] | None
             height, width = data.get("imageHeight"), data.get("imageWidth")
             shape_hw = (height, width) if isinstance(height, int) and isinstance(width, int) else None
             return _collected(path, "shape", [(_labelme_outline, shape) for shape in data["shapes"]]), shape_hw
-        features = data.get("features", [data]) if isinstance(data, dict) else data
-        if not isinstance(features, list):
+        if not isinstance(data, (dict, list)) or not isinstance(_members(data), list):
             raise ValueError("no list of features")
+        features = list(_single_features(data))
+    except InputError:
+        raise  # of single objects, in words already
     except (ValueError, OSError, RecursionError, ElementTree.ParseError) as error:
         rule = f"no outlines of QuPath (GeoJSON), labelme or ImageScope ({error})"
-        raise InputError([Fault(label, str(path), rule, "export the outlines again")]) from error
+        remedy = "export the outlines as one of these; boxes are none"
+        raise InputError([Fault(label, str(path), rule, remedy)]) from error
     return _collected(path, "feature", [(_geojson_outline, feature) for feature in features]), None
+
+
+def _members(item: Any) -> Any:
+    """What a list or a collection of features holds; a single feature as a list."""
+    return item.get("features", [item]) if isinstance(item, dict) else item
+
+
+def _single_features(data: Any) -> Iterator[Any]:
+    """The features of collections, also of those within collections; each geometry of a collection on its own."""
+    for item in _members(data):
+        geometry = item.get("geometry") if isinstance(item, dict) else None
+        if isinstance(item, dict) and isinstance(item.get("features"), list):
+            yield from _single_features(item)
+        elif isinstance(geometry, dict) and isinstance(geometry.get("geometries"), list):
+            yield from _single_features([item | {"geometry": each} for each in geometry["geometries"]])
+        else:
+            yield item
 
 
 Maker = Callable[[Any], Outline]
@@ -71,7 +94,8 @@ def _collected(path: Path, word: str, items: Sequence[tuple[Maker, Any]]) -> lis
         try:
             outlines.append(make(item))
         except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
-            rule = f"{word} {number}: {error if isinstance(error, ValueError) else f'is malformed ({error!r})'}"
+            words = f"has no {error.args[0]}" if isinstance(error, KeyError) else f"is malformed ({error!r})"
+            rule = f"{word} {number}: {error if isinstance(error, ValueError) else words}"
             faults.append(Fault(path.stem, str(path), rule, "draw it as a closed outline, or delete it"))
     if faults:
         raise InputError(faults)
@@ -95,9 +119,23 @@ def _labelme_outline(shape: Any) -> Outline:
         ring_P2 = _ellipse_ring(middle - radius, middle + radius)
     elif kind == "polygon":
         ring_P2 = points_P2
+    elif kind == "mask":
+        return Outline(str(shape["label"]).strip(), _mask_rings(shape["mask"], points_P2))
     else:
         raise ValueError(f"a {kind} has no area")
     return Outline(str(shape["label"]).strip(), [_checked_ring(ring_P2)])
+
+
+def _mask_rings(picture: str, points_P2: np.ndarray) -> list[np.ndarray]:
+    """The pixels of labelme's drawn mask, a PNG as text that begins at its first point, as boxes of one column each."""
+    mask_HW = cv2.imdecode(np.frombuffer(base64.b64decode(picture), np.uint8), cv2.IMREAD_GRAYSCALE)
+    if mask_HW is None:
+        raise ValueError("its mask is no picture")
+    columns = split_runs(runs_from_mask(mask_HW > 0))
+    left, top = np.rint(points_P2.min(axis=0))
+    x, y = left + columns.starts // mask_HW.shape[0], top + columns.starts % mask_HW.shape[0]
+    corners = zip(x, y, y + columns.lengths, strict=True)
+    return [np.array([[x0, y0], [x0 + 1, y0], [x0 + 1, y1], [x0, y1]]) for x0, y0, y1 in corners]
 
 
 def _aperio_regions(root: ElementTree.Element) -> list[tuple[Maker, Any]]:
@@ -155,11 +193,11 @@ def draw_outlines(outlines: Iterator[Outline] | Sequence[Outline], shape_hw: tup
     parts: dict[bool, list[Runs]] = {False: [], True: []}
     sides_xy = np.array(shape_hw[::-1], float)
     for outline in outlines:
-        for ring_P2 in outline.rings:
-            if (ring_P2 >= 0).all() and (ring_P2 <= 1).all():
-                raise ValueError("an outline lies within the first pixel: are its numbers shares of the image's sides?")
-            if (ring_P2 < -sides_xy).any() or (ring_P2 > 2 * sides_xy).any():
-                raise ValueError(f"an outline lies far outside the image of {tuple(shape_hw)} (H, W) pixels")
+        points_P2 = np.concatenate([np.zeros((0, 2)), *outline.rings])
+        if len(points_P2) and (points_P2 >= 0).all() and (points_P2 <= 1).all():
+            raise ValueError("an outline lies within the first pixel: are its numbers shares of the image's sides?")
+        if (points_P2 < -sides_xy).any() or (points_P2 > 2 * sides_xy).any():
+            raise ValueError(f"an outline lies far outside the image of {tuple(shape_hw)} (H, W) pixels")
         parts[outline.is_hole].append(fill_rings(outline.rings, shape_hw))
     nothing = fill_rings([], shape_hw)
     drawn, holes = (union_runs([nothing, *parts[is_hole]]) for is_hole in (False, True))
