@@ -170,7 +170,7 @@ class SubmissionPredictor:
                 self._say_what_is_odd(sample, slide)
                 return predict_image(begun, slide, sample.pixel_size_um, [threshold], pacer.forward), pacer
 
-        prediction, pacer = self._with_less_memory(sample.id, once)
+        prediction, pacer = self.with_less_memory(sample.id, once)
         masks = prediction.masks(threshold, self._manifest, self._competition.never_empty)
         text = "\n".join(self._competition.row(runs) for runs in class_runs(masks))
         self._budget.record_image(time.monotonic() - started - pacer.seconds, pacer.begun, pacer.seen)
@@ -211,7 +211,7 @@ class SubmissionPredictor:
         if not has_pixel_size(sample.pixel_size_um) and self._manifest.preprocessing.scale_mode == "physical":
             logger.warning("image %s has no pixel size: predicted at the whole-image scale", sample.id)
 
-    def _with_less_memory(self, name: str, once: Callable[[Sequence[Stage]], Done]) -> Done:
+    def with_less_memory(self, name: str, once: Callable[[Sequence[Stage]], Done]) -> Done:
         """Predict, step by step with less memory where it does not suffice.
 
         Smaller batches, and members loaded in turn, stay for the images that follow; the other steps are tried anew.

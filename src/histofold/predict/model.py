@@ -1,0 +1,195 @@
+"""Packaged weights as a Python object, for code of your own: `histofold.load("weights").predict("slide.tif")`.
+
+It answers as `histofold predict` does: the same members, views, thresholds, cleaning, and steps down where memory is
+short.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from histofold.competitions.base import Competition
+from histofold.competitions.registry import get_competition
+from histofold.core.log import logger
+from histofold.core.rle.runs import Runs, class_runs
+from histofold.imaging.formats.door import use_formats
+from histofold.imaging.formats.stated import stated_pixel_size_um
+from histofold.imaging.samples import paste_rgb
+from histofold.imaging.slide import Slide, open_slide
+from histofold.predict.image import ImagePrediction, predict_image, predict_probabilities
+from histofold.predict.stages import Stage
+from histofold.predict.submission.clock import Budget
+from histofold.predict.submission.predictor import SubmissionPredictor
+from histofold.schema.kinds import require_kind
+from histofold.schema.manifest import Manifest, load_manifest, look_up_thresholds
+from histofold.schema.preprocessing import has_pixel_size
+
+ImageLike = str | os.PathLike[str] | np.ndarray | Slide
+"""A file, an opened slide, or pixels (H, W), (H, W, 1) to (H, W, 4): grey, RGB, with or without alpha."""
+
+Answer = TypeVar("Answer")
+
+
+def load(weights: str | os.PathLike[str], competition: str = "", device: str = "") -> Model:
+    """Load packaged weights.
+
+    Args:
+        weights: Folder that `histofold package` has written.
+        competition: Name of the adapter whose rule for empty masks holds (hubmap_2022 never gives one); empty: that of
+            the weights. `histofold predict` takes `folder` where its folder is no competition's.
+        device: Where to predict, as torch names it ("cpu", "cuda:1"); empty: every GPU, or the CPU.
+
+    Raises:
+        InputError: If the folder holds no weights, or they are not what its manifest says, with all faults.
+
+    Example:
+        >>> model = load("weights")  # doctest: +SKIP
+        >>> model.predict("slide.tif", organ="kidney").shape  # doctest: +SKIP
+        (3000, 2000)
+    """
+    folder = Path(weights)
+    require_kind(folder, "weights")
+    manifest = load_manifest(folder)
+    devices = [torch.device(device)] if device else []
+    return Model(folder, manifest, get_competition(competition or manifest.competition), devices)
+
+
+class Model:
+    """Weights that are loaded once and predict any number of images.
+
+    Args:
+        folder: The weights.
+        manifest: Their manifest, checked.
+        competition: The adapter.
+        devices: Where networks run; none means every GPU, or the CPU.
+
+    Raises:
+        InputError: If the members cannot be loaded or are not distinct.
+    """
+
+    manifest: Manifest
+    """Classes, thresholds, scale and all else that travels with the weights."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, competition: Competition, devices: Sequence[torch.device] = ()
+    ) -> None:
+        self.manifest = manifest
+        self._never_empty = competition.never_empty
+        self._predictor = SubmissionPredictor(competition, [(folder, manifest)], Budget(None), devices)
+
+    def predict(
+        self, image: ImageLike, pixel_size_um: float | None = None, organ: str = "", source: str = ""
+    ) -> np.ndarray:
+        """The mask of an image at its own size, as `histofold predict` writes it: `encode_rle` gives its row.
+
+        Args:
+            image: A file, an opened slide, or pixels: uint8, uint16 and uint32 of their whole range, floats of 0 to 1.
+            pixel_size_um: Micrometres per pixel; None: what the file states. Without either the image is read at the
+                whole-image scale.
+            organ: Its organ, where the weights have thresholds of their own for organs.
+            source: Its data source, likewise.
+
+        Returns:
+            bool (H, W); of several classes (K, H, W), in the order of `manifest.classes`.
+
+        Raises:
+            ImageError: If the image cannot be read.
+            ValueError: If an array is no image, or the pixel size no positive number.
+            MemoryError: If even the smallest tile does not fit.
+        """
+        masks_KHW = np.stack([runs.to_mask() for runs in self._runs(image, pixel_size_um, organ, source)])
+        return masks_KHW[0] if len(masks_KHW) == 1 else masks_KHW
+
+    def probabilities(self, image: ImageLike, pixel_size_um: float | None = None) -> np.ndarray:
+        """The probabilities that masks are cut from, all of them in memory: 4 bytes a pixel and class.
+
+        Args:
+            image: As for `predict`.
+            pixel_size_um: As for `predict`.
+
+        Returns:
+            float32 (H, W), 0 to 1; of several classes (K, H, W).
+
+        Raises:
+            As `predict`.
+        """
+        probs_KHW = self._answer(image, pixel_size_um, predict_probabilities)
+        return probs_KHW[0] if len(probs_KHW) == 1 else probs_KHW
+
+    def _runs(self, image: ImageLike, pixel_size_um: float | None, organ: str, source: str) -> tuple[Runs, ...]:
+        """The cleaned mask of each class."""
+        threshold = look_up_thresholds(self.manifest.thresholds, organ, source, self.manifest.classes)
+
+        def once(stages: Sequence[Stage], slide: Slide, size_um: float | None) -> ImagePrediction:
+            return predict_image(stages, slide, size_um, [threshold])
+
+        found = self._answer(image, pixel_size_um, once)
+        return class_runs(found.masks(threshold, self.manifest, self._never_empty))
+
+    def _answer(
+        self,
+        image: ImageLike,
+        pixel_size_um: float | None,
+        once: Callable[[Sequence[Stage], Slide, float | None], Answer],
+    ) -> Answer:
+        """What is asked of an image, with less memory where it does not suffice."""
+        if pixel_size_um is not None and not has_pixel_size(pixel_size_um):
+            raise ValueError(f"pixel_size_um={pixel_size_um} must be positive micrometres; leave it out where unknown")
+        with _opened(image) as (slide, stated_um):
+            size_um = stated_um if pixel_size_um is None else pixel_size_um
+            if size_um is None and self.manifest.preprocessing.scale_mode == "physical":
+                logger.warning("%s has no pixel size: read at the whole-image scale; give pixel_size_um", slide.path)
+            return self._predictor.with_less_memory(str(slide.path), lambda stages: once(stages, slide, size_um))
+
+
+@contextmanager
+def _opened(image: ImageLike) -> Iterator[tuple[Slide, float | None]]:
+    """An image as a slide, and the pixel size that its file states; a slide that the caller has opened stays open."""
+    if isinstance(image, Slide):
+        yield image, stated_pixel_size_um(image.path)
+    elif isinstance(image, (str, os.PathLike)):
+        use_formats()
+        with open_slide(image) as slide:
+            yield slide, stated_pixel_size_um(slide.path)
+    else:
+        yield Slide(Path("array"), ArrayReader(np.asarray(image))), None
+
+
+class ArrayReader:
+    """Pixels in memory, read as those of a file are.
+
+    Args:
+        image: uint8, uint16, uint32 or floating (0 to 1), (H, W) or (H, W, 1 to 4).
+
+    Raises:
+        ValueError: If it is no such image.
+    """
+
+    shape_hw: tuple[int, int]
+    """Height and width in pixels."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        pixels_HWC = image[:, :, None] if image.ndim == 2 else image
+        known = image.dtype.kind == "f" or image.dtype in (np.uint8, np.uint16, np.uint32)
+        if pixels_HWC.ndim != 3 or not 1 <= pixels_HWC.shape[2] <= 4 or pixels_HWC.size == 0 or not known:
+            raise ValueError(
+                f"an array of {image.dtype}{image.shape} is no image: give (H, W, 3), uint8 RGB, uint16 or uint32 of "
+                "their whole range, or floats of 0 to 1"
+            )
+        self._pixels_HWC = pixels_HWC
+        self.shape_hw = (pixels_HWC.shape[0], pixels_HWC.shape[1])
+
+    def read_into(self, canvas_HWC: np.ndarray, y: int, x: int) -> None:
+        """Fill a uint8 (h, w, 3) canvas with the region whose first pixel is (y, x)."""
+        height, width = canvas_HWC.shape[:2]
+        paste_rgb(canvas_HWC, self._pixels_HWC[y : y + height, x : x + width])
+
+    def close(self) -> None:
+        """Nothing to give back: the pixels are the caller's."""
