@@ -31,7 +31,7 @@ def run_demo(monkeypatch, capsys):
             preprocessing=replace(demo_preprocessing(arguments[1], 90), whole_size=96),
             tiles=replace(usual.tiles, size=96, stride=64),
             augment=replace(usual.augment, crop=64),
-            model=replace(usual.model, **SMALL_UNET),
+            model=replace(usual.model, encoder_weights="none", **SMALL_UNET),
             train=replace(usual.train, batch=2, workers=0),
             predict=replace(usual.predict, tile=96, halo=16),
         )

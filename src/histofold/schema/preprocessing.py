@@ -59,7 +59,8 @@ class Preprocessing:
     normalise: Literal["none", "imagenet", "dataset", "per_image"] = "imagenet"
     """`none`: 0 to 1; `imagenet` and `dataset`: by `mean` and `std`; `per_image`: by each tile's own moments."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Mean of the channels, of values in 0 to 1; `dataset` mode fills it in when the dataset is built."""
+    """Mean of the channels, of values in 0 to 1; `dataset` mode fills it in when the dataset is built. Where mean and
+    std are not set, training takes those that a timm encoder (tu-NAME) was trained with."""
     std: tuple[float, float, float] = IMAGENET_STD
     """Standard deviation of the channels, of values in 0 to 1."""
     stain: Literal["none", "reinhard", "macenko"] = "none"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +18,7 @@ from histofold.data.leaks import forbidden_samples, image_stamp
 from histofold.data.pseudo import label_faults
 from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_samples, load_sources
 from histofold.data.store import check_experiment, complete_preprocessing
+from histofold.models.weights import with_encoder_moments
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Manifest, file_sha256
 from histofold.schema.sample import Sample
@@ -91,6 +92,8 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
             or initial weights have seen what the fold is scored on.
     """
     folds = check_experiment(experiment, fold)
+    # The run's own experiment.toml says what its network sees, and its digest holds it.
+    experiment = replace(experiment, preprocessing=with_encoder_moments(experiment.preprocessing, experiment.model))
     sources = load_sources(experiment)
     main = sources[0]
     chosen = {source.name: source.train_ids(fold) for source in sources}
