@@ -96,7 +96,7 @@ def test_files_of_a_trained_fold(trained):
         names = {p.name for p in folder.iterdir()}
         assert names == {
             *("state_0000004.pt", "state_0000006.pt", "model.safetensors", "log.csv", "curves.png"),
-            *("experiment.toml", "run.json"),
+            *("config.json", "experiment.toml", "run.json"),
         }
         log = pd.read_csv(folder / "log.csv")
         assert log["step"].iloc[-1] == 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,13 @@ from safetensors.torch import save_file
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.data.changes import changed_inputs
+from histofold.models.shells import Shell
 from histofold.schema.experiment import Experiment
-from histofold.schema.files import written_whole
+from histofold.schema.files import write_atomically, written_whole
 from histofold.schema.parse import plain, to_toml
 
+NETWORK_FILES = ("model.safetensors", "config.json")
+"""Files of a finished fold that hold its network."""
 _WITHOUT_EFFECT = ("workers", "tracker", "save_every")
 _ELSEWHERE = ("predict.", "data.dataset", "data.root", "model.init")
 """Settings that decide no weights, and places: what lies there is named by its content."""
@@ -100,6 +104,26 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with written_whole(path) as temporary:
         save_file(tensors, temporary)
+
+
+def save_network(model: torch.nn.Module, folder: Path) -> None:
+    """Write a fold's model.safetensors and, of a network of smp, the config.json that smp builds it from.
+
+    With both `segmentation_models_pytorch.from_pretrained(folder)` gives the network, without our package.
+
+    Args:
+        model: As `build_model` gives it.
+        folder: runs/E/fold{k}.
+    """
+    weights, config = (folder / name for name in NETWORK_FILES)
+    net = model
+    while isinstance(net, Shell):
+        net = net.net
+    config.unlink(missing_ok=True)  # of other weights
+    save_weights(model, weights)
+    if type(net).__module__.startswith("segmentation_models_pytorch."):
+        settings = {**net.config, "_model_class": type(net).__name__}  # type: ignore[dict-item]
+        write_atomically(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def training_settings(experiment: Experiment) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from histofold.schema.run_record import (
     write_record,
 )
 from histofold.schema.sample import Sample
-from histofold.train.checkpoint import save_state, save_weights
+from histofold.train.checkpoint import save_network, save_state
 from histofold.train.dataset import make_loader, training_tiles
 from histofold.train.fold import FoldSetup, prepare_fold
 from histofold.train.interruption import Interrupted, Interruption, saved_words
@@ -222,7 +222,7 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
     dice = float(np.mean(list(by_id.values())))
     seen = [(row["val_dice"], row["step"]) for row in run.rows if "val_dice" in row]
     write_log(run.rows, setup.folder / "log.csv")
-    save_weights(run.averaged(), setup.folder / "model.safetensors")
+    save_network(run.averaged(), setup.folder)
     record = RunRecord(
         digest=setup.digest,
         fold=setup.fold,

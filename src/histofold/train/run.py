@@ -21,7 +21,7 @@ from histofold.schema.experiment import Experiment
 from histofold.schema.files import weights_rule, write_atomically
 from histofold.schema.parse import load_toml, to_toml
 from histofold.schema.run_record import RECORD_NAME, keeps_settings, read_record, settings_sha256, write_record
-from histofold.train.checkpoint import load_state, newest_state, refuse_other_run, state_paths
+from histofold.train.checkpoint import NETWORK_FILES, load_state, newest_state, refuse_other_run, state_paths
 from histofold.train.fold import FoldSetup
 from histofold.train.heads import TrainingNetwork
 from histofold.train.log import start_tracker
@@ -120,7 +120,7 @@ def make_room(setup: FoldSetup, resume: bool) -> None:
     else:
         return
     if held_limit is not None and not (resume and held_limit == setup.limit):
-        for old in [*state_paths(setup.folder), setup.folder / "model.safetensors", path]:
+        for old in [*state_paths(setup.folder), *(setup.folder / name for name in NETWORK_FILES), path]:
             old.unlink(missing_ok=True)
     elif not resume:
         remedy = "add --resume to go on with it, or move it away"
