@@ -67,6 +67,8 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     # Threads that wait must sleep, not spin: beside any other busy process a spinning pool slows training several
     # times. It must be set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # What Apple's GPU cannot do, the CPU does, instead of an error; likewise.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     try:
         module = importlib.import_module(f"histofold.commands.{MODULES.get(verb, verb)}")
         return module.run(arguments)

@@ -23,19 +23,19 @@ def device_lock(device: torch.device) -> threading.RLock:
 
 
 def best_device() -> torch.device:
-    """The first GPU where there is one, else the CPU."""
+    """The first GPU where there is one, NVIDIA's or Apple's, else the CPU."""
     return all_devices()[0]
 
 
 def all_devices() -> list[torch.device]:
-    """Every GPU, or the CPU where there is none."""
+    """Every GPU of NVIDIA's, else Apple's, or the CPU where there is none."""
     if not torch.cuda.is_available():
-        return [torch.device("cpu")]
+        return [torch.device("mps" if torch.backends.mps.is_available() else "cpu")]
     return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
 
 
 def best_precision(device: torch.device) -> torch.dtype:
-    """bf16 where the hardware computes it, fp16 on older GPUs, else fp32.
+    """bf16 where the hardware computes it, fp16 on older GPUs, else fp32, as on Apple's.
 
     It is read from the hardware's own description, not timed, so that one machine always answers the same. The
     environment variable HISTOFOLD_PRECISION, bf16 or fp32, overrules it: tests run in either on any processor.
@@ -73,13 +73,16 @@ def free_bytes(device: torch.device) -> float:
 def release_memory() -> None:
     """Give back what nothing refers to any more, on the GPUs too."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # does nothing where there is no such GPU, unlike the other
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def describe_device(device: torch.device) -> str:
     """A device in words."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type.upper()}, {torch.get_num_threads()} threads"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -74,7 +74,9 @@ def step_images(run: Run, setup: FoldSetup) -> int:
 def batch_losses(run: Run, setup: FoldSetup, batch: Batch) -> dict[str, torch.Tensor]:
     """All terms of the loss of a batch, and their weighted sum as `loss`."""
     config, activation = setup.experiment.loss, setup.experiment.model.activation
-    batch = {name: values.to(run.accelerator.device, non_blocking=True) for name, values in batch.items()}
+    device = run.accelerator.device
+    # Apple's GPU reads from memory that may be another batch's by then, where nothing waits for the copy.
+    batch = {name: values.to(device, non_blocking=device.type == "cuda") for name, values in batch.items()}
     images_NCHW = normalise_tiles(batch["image"].permute(0, 3, 1, 2), setup.manifest.preprocessing)
     with run.accelerator.autocast():
         outputs: dict[str, Any] = run.model(images_NCHW)
