@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from histofold.competitions.folder import Folder
 from histofold.competitions.truth.coco import coco_counts
@@ -329,3 +330,18 @@ def test_tables_that_nobody_reads_are_named(folder):
     assert [notice.id for notice in competition.notices] == ["clinical"]
     (folder / "images.csv").write_text("id,patient\na,p\nb,p\nempty,q\n")
     assert competition.inspect(folder, "train")[1] == []
+
+
+def test_images_that_viewers_turn_are_noticed(tmp_path):
+    """Masks drawn on the turned image have its size after a half turn, and lie upside down."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for key in "ab":
+        Image.new("RGB", (9, 6)).save(tmp_path / "images" / f"{key}.jpg", **({"exif": exif} if key == "b" else {}))
+        Image.new("L", (9, 6), 255).save(tmp_path / "masks" / f"{key}.png")
+    competition = Folder()
+    competition.samples(tmp_path, "train")
+    (notice,) = competition.notices
+    assert notice.rule == "viewers turn these images by an orientation that they state: b"

@@ -70,6 +70,24 @@ def test_what_does_not_meet_is_named_and_what_it_may_be():
     assert many[-1].rule.startswith("5 more")
 
 
+@pytest.mark.parametrize("key", ["1.00E+05", "1,2E+10", "123456789012345000", "04.Mrz", "6-May", "Mar-05", "1-Dez"])
+def test_ids_that_a_spreadsheet_rewrote_are_named_as_such(key):
+    (fault,) = unmet_faults(PATH, [key], ())
+    assert "a spreadsheet rewrote it" in fault.remedy
+
+
+@pytest.mark.parametrize("key", ["1E5", "123456789012345678", "4-b", "marrow-05", "2024-05-03"])
+def test_other_ids_are_not(key):
+    (fault,) = unmet_faults(PATH, [key], ())
+    assert fault.remedy == "add the image, or drop the row"
+
+
+def test_a_second_row_of_an_image_in_another_spelling_is_named_as_such():
+    meant, _ = meet_ids(PATH, ["a1", "A1.png", "b"], ["a1", "b"])
+    (fault,) = unmet_faults(PATH, ["A1.png"], (), meant)
+    assert fault.remedy == "it spells 'a1' otherwise, which has its row: keep one row an image"
+
+
 def test_links_that_lead_nowhere(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
     (tmp_path / "whole.png").symlink_to(tmp_path / "a.png")

@@ -1,6 +1,7 @@
 """Tables that are at fault: everything wrong is named at once, and nothing is misread in silence."""
 
 import logging
+import zipfile
 
 import numpy as np
 import pytest
@@ -168,3 +169,10 @@ def test_names_of_a_text_file(tmp_path):
     path.write_bytes("glomérule\n".encode("cp1252"))
     with pytest.raises(InputError, match="save it as UTF-8"):
         read_names(path)
+
+
+def test_a_workbook_under_the_name_of_a_table_is_named_as_such(tmp_path):
+    with zipfile.ZipFile(tmp_path / "t.csv", "w") as archive:
+        archive.writestr("xl/workbook.xml", "<x/>")
+    with pytest.raises(InputError, match="a spreadsheet's workbook and no csv table"):
+        scan_table(tmp_path / "t.csv", ["id"])

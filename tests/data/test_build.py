@@ -3,16 +3,20 @@
 import cv2
 import numpy as np
 import pandas as pd
+import pytest
 
 from histofold.competitions.folder import Folder
+from histofold.core.faults import InputError
 from histofold.data import build
 from histofold.data.build import build_dataset
+from histofold.data.check import check_folder
 from histofold.data.explore.folder import Exploration
 from histofold.data.tiles.files import read_tile
 from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.experiment import Experiment
 from histofold.schema.preprocessing import Preprocessing
+from small_datasets import draw, make_folder
 
 SHAPE = (60, 90)
 
@@ -41,3 +45,14 @@ def test_void_of_folder_toml_is_ignored_in_tiles(tmp_path, monkeypatch):
         bits_HW = read_tile(tmp_path / "out", row["tile_id"])[1]
         wanted_HW = values_HW[row["y"] : row["y"] + 32, row["x"] : row["x"] + 32]
         np.testing.assert_array_equal(bits_HW, np.where(wanted_HW == 255, IGNORED_BIT, wanted_HW))
+
+
+def test_a_folder_without_a_single_label_is_refused(tmp_path):
+    root = make_folder(
+        tmp_path / "raw", {key: (draw(place)[0], np.zeros((52, 64))) for place, key in enumerate("abcde")}
+    )
+    (fault,) = check_folder(root).faults
+    assert fault.rule.startswith("not one pixel of any image is labelled")
+    with pytest.raises(InputError, match="not one pixel of any image is labelled"):
+        build_dataset(root, Folder(), Experiment(), tmp_path / "out", None, 1)
+    assert not (tmp_path / "out").exists()

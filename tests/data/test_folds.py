@@ -126,3 +126,25 @@ def test_a_refusal_for_too_few_groups_names_the_near_duplicates_that_made_them_f
         plan_folds(samples, {sample.id: 0.5 for sample in samples}, TilesConfig(folds=4), clusters=clusters)
     assert "i0, i2, i3" in caught.value.faults[1].rule
     assert "--folds" in caught.value.faults[1].remedy
+
+
+def written_folds(tmp_path, folds, ids="abcd"):
+    path = tmp_path / "folds.csv"
+    rows = [f"{key},,,{fold}" for key, fold in zip(ids, folds, strict=True)]
+    path.write_text("\n".join(["id,group,stratum,fold", *rows]))
+    return path, [Sample(id=key, image_path=f"{key}.png") for key in "abcd"]
+
+
+def test_folds_with_a_decimal_are_numbers_and_rows_of_no_image_are_named(tmp_path, caplog):
+    """Tables write 0.0 where a cell was empty once."""
+    path, samples = written_folds(tmp_path, ("0.0", "1.0", "-1.0", "2", "2"), "abcdz")
+    assert read_folds(path, samples)["fold"].tolist() == [0, 1, -1, 2]
+    assert "1 rows are of no image, the first is z" in caplog.text
+
+
+@pytest.mark.parametrize("fold", ["0", "3"])
+def test_one_fold_of_all_images_leaves_none_to_train_on(tmp_path, fold):
+    with pytest.raises(InputError, match="all images are in one fold"):
+        read_folds(*written_folds(tmp_path, [fold] * 4))
+    path, samples = written_folds(tmp_path, [fold] * 3 + ["-1"])
+    assert read_folds(path, samples)["fold"].tolist() == [int(fold)] * 3 + [-1]

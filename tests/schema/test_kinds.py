@@ -86,3 +86,9 @@ def test_paths_of_a_moved_project_are_found_by_their_ends(tmp_path, caplog):
     data = DataConfig(dataset="/gone/deep/dataset", sources=(SourceConfig(dataset="deep/dataset"),))
     found = with_moved_data(Experiment(data=data), beside).data
     assert found.dataset == found.sources[0].dataset == str(new / "deep" / "dataset")
+
+
+def test_an_archive_is_named_where_a_folder_is_wanted(tmp_path):
+    (tmp_path / "own.ZIP").write_bytes(b"PK")
+    with pytest.raises(InputError, match="is an archive; unpack it"):
+        require_kind(tmp_path / "own.ZIP", "data")

@@ -68,6 +68,8 @@ def test_all_faults_at_once_with_the_known_keys(tmp_path):
         ("[tiles]\narea_bins = [0.3, 0.2, 0.1]", "must rise"),
         ("optim = 3", "expected a table"),
         ("[optim\nlr = 1", "not a TOML file"),
+        ('[data]\ndataset = "C:\\data"', "write / in paths"),
+        ("[predict]\nviews = 3", r"write a list, \[...\]"),
         ("[predict]\nviews = []", "not be empty"),
         ('[predict]\nviews = ["identity", "hflp"]', "known are identity"),
         ("[predict]\nstride = 600", "stride=600"),

@@ -27,7 +27,7 @@ from histofold.competitions.truth.layout import find_images, image_faults
 from histofold.core.faults import Fault, InputNotice, parted
 from histofold.core.rle.runs import Masks, Runs
 from histofold.imaging.formats.door import use_formats
-from histofold.imaging.formats.stated import stated_pixel_size_um
+from histofold.imaging.formats.stated import is_turned, stated_pixel_size_um
 from histofold.schema.sample import Sample, is_safe_id
 
 STATED_TOLERANCE = 0.05
@@ -84,6 +84,7 @@ class Folder(Adapter):
         ]
         samples, found = _with_stated_sizes(samples)
         faults += found
+        faults += _turned_notices(samples)
         if split == "train":
             self._truth = find_truth(root, images, samples)
             self.classes = self._truth.classes
@@ -147,6 +148,17 @@ def _folder_sample(name: str, path: Path, row: Mapping[str, str]) -> Sample:
         group=row.get("group", "") or row.get("patient", "") or name,
         pixel_size_um=parse_pixel_size(row.get("pixel_size", "")),
     )
+
+
+def _turned_notices(samples: Sequence[Sample]) -> list[Fault]:
+    """A notice where viewers show images turned: masks and outlines drawn there lie turned upon the stored pixels."""
+    turned = [sample.id for sample in samples if is_turned(sample.image_path)]
+    if not turned:
+        return []
+    more = f" and {len(turned) - MOST_NAMED} more" if len(turned) > MOST_NAMED else ""
+    rule = f"viewers turn these images by an orientation that they state: {', '.join(turned[:MOST_NAMED])}{more}"
+    remedy = "they are read as stored: save them upright where masks or outlines were drawn on the turned image"
+    return [InputNotice("orientation", "images", rule, remedy)]
 
 
 def _with_stated_sizes(samples: Sequence[Sample]) -> tuple[list[Sample], list[Fault]]:

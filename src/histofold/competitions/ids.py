@@ -15,6 +15,11 @@ from histofold.schema.sample import is_safe_id
 MOST_NAMED = 20
 """Ids of one kind that are named one by one."""
 _EXAMPLES = 3
+_MONTHS = r"(jan|feb|m.?rz?|apr|ma[iy]|june?|july?|aug|sept?|o[ck]t|nov|de[cz])\.?"
+_REWRITTEN = re.compile(
+    rf"\d([.,]\d+)?e\+\d+|\d{{12,}}0{{3,}}|\d{{1,2}}[-. ]{_MONTHS}|{_MONTHS}[- ]\d{{2,4}}", re.IGNORECASE
+)
+"""Ids that a spreadsheet took for numbers, 1.00E+05 or 18 digits of which 15 are left, or for dates, 4-Mar."""
 _SUFFIX = re.compile(r"(\.ome)?\.(tiff?|png|jpe?g|bmp|jp2|svs|ndpi|mrxs|scn|vsi|czi|bif|qptiff|dcm)$")
 _NOTHING_KNOWN = ("", "nan", "na", "n/a", "none", "null", "unknown", "?", "#n/a")
 
@@ -100,23 +105,35 @@ def _group_form(text: str) -> str:
     return "" if form in _NOTHING_KNOWN else form
 
 
-def unmet_faults(path: Path, keys: Iterable[str], images: Sequence[str]) -> list[Fault]:
+def unmet_faults(
+    path: Path, keys: Iterable[str], images: Sequence[str], meant: Mapping[str, str] | None = None
+) -> list[Fault]:
     """Faults of ids of a table that are no image, and of images that the table does not name.
 
     Args:
         path: The table.
         keys: Ids that mean no image; those that lead out of the folder are named where they are read.
         images: Images that no id means.
+        meant: The image of each other id.
     """
     lost = [key for key in dict.fromkeys(keys) if is_safe_id(key)]
-    faults = [Fault(key, str(path), "row without an image", _row_remedy(key, images)) for key in lost[:MOST_NAMED]]
+    taken = {plain_id(key): key for key in meant or ()} if lost else {}
+    faults = [
+        Fault(key, str(path), "row without an image", _row_remedy(key, images, taken.get(plain_id(key), "")))
+        for key in lost[:MOST_NAMED]
+    ]
     if len(lost) > MOST_NAMED:
         faults.append(Fault(path.stem, str(path), f"{len(lost) - MOST_NAMED} more rows without an image", "drop them"))
     faults += [Fault(key, str(path), "image without a row", "add its row, or drop the image") for key in images]
     return faults
 
 
-def _row_remedy(key: str, images: Sequence[str]) -> str:
+def _row_remedy(key: str, images: Sequence[str], other: str = "") -> str:
+    """What mends a row of no image; `other` is a row that spells the same id otherwise and has the image."""
+    if other:
+        return f"it spells {other!r} otherwise, which has its row: keep one row an image"
+    if _REWRITTEN.fullmatch(key):
+        return "a spreadsheet rewrote it as a number or a date: format the column as text, and write the image's name"
     near = difflib.get_close_matches(key, images, 1)
     return f"is it {near[0]!r}? write the image's name" if near else "add the image, or drop the row"
 

@@ -43,7 +43,7 @@ def read_image_table(
     faults += notices
     found = set(meant.values())
     faults += unmet_faults(
-        path, [key for key in table["id"] if key not in meant], [key for key in images if key not in found]
+        path, [key for key in table["id"] if key not in meant], [key for key in images if key not in found], meant
     )
     rows = {meant[row["id"]]: row for row in table.to_dict("records") if row["id"] in meant}
     return rows, faults + _group_faults(rows, path) + _scale_faults(rows, path)

@@ -207,7 +207,7 @@ def read_class_rows(
     if "id" not in table.columns:
         return {}, (), faults
     meant, notices = meet_ids(path, table["id"], images)
-    faults += notices + unmet_faults(path, [key for key in table["id"] if key not in meant], ())
+    faults += notices + unmet_faults(path, [key for key in table["id"] if key not in meant], (), meant)
     table = table.assign(id=table["id"].map(lambda key: meant.get(key, key)))
     table, row_faults = _label_rows(path, table, CLASS_KEYS, "rle")
     faults += row_faults

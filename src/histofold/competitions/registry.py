@@ -12,6 +12,7 @@ from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.competitions.kidney_2020 import KIDNEY_2020_COLUMNS, KIDNEY_2020_INFORMATION, Kidney2020
 from histofold.competitions.tables import table_header
 from histofold.competitions.truth.layout import find_images, is_plain_folder
+from histofold.competitions.truth.names import is_hidden
 from histofold.core.faults import Fault, InputError
 
 ADAPTERS: dict[str, Callable[[], Competition]] = {
@@ -59,9 +60,15 @@ def detect_competition(root: Path) -> Competition:
         "hubmap_2022 wants train.csv (id, organ, ..., rle) and train_images/; kidney_2020 wants train.csv "
         "(id, encoding) and train/; folder wants images/, or images beside their masks"
     )
-    inside = [path.name for path in sorted(root.iterdir()) if path.is_dir() and is_plain_folder(path)]
+    below = sorted(path for depth in ("*", "*/*") for path in root.glob(depth) if path.is_dir())
+    inside = [str(path.relative_to(root)) for path in below if not is_hidden(path.name) and is_plain_folder(path)]
+    archives = [path.name for path in sorted(root.glob("*.zip"))]
     if inside:
         remedy = f"give one of the folders in it that hold images: {', '.join(inside)}"
+    elif archives:
+        remedy = f"unpack {', '.join(archives)}"
+    elif holding := [path.name for path in below if path.parent == root and find_images(path, "train").by_id]:
+        remedy = f"images lie in {', '.join(holding)}: name their folder images, and that of their masks masks"
     raise InputError([Fault(root.name, str(root), "no known competition's layout", remedy)])
 
 

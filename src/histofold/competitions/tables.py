@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -74,6 +75,9 @@ def spelled_table(
     Raises:
         InputError: If the file is missing, empty, or no csv.
     """
+    if zipfile.is_zipfile(path):
+        rule = "a spreadsheet's workbook and no csv table, whatever its name says"
+        raise InputError([Fault(path.stem, str(path), rule, "save it as CSV UTF-8")])
     (_, header), *lines = table_lines(path, *table_dialect(path)) if path.is_file() else table_lines(path)
     if header[0].lower() == "sep=" and lines:  # what spreadsheets write to tell each other the separator
         (_, header), *lines = lines

@@ -14,7 +14,7 @@ from histofold.competitions.base import Competition, image_error_fault
 from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.log import logger
 from histofold.core.rle.runs import Masks, class_runs
-from histofold.data.check import audit_images
+from histofold.data.check import audit_images, nothing_labelled
 from histofold.data.cleaning import cleaned_targets
 from histofold.data.contents import measure_contents, truth_digest
 from histofold.data.explore.folder import Exploration, explore_folder
@@ -88,6 +88,8 @@ def build_dataset(
     _warn(competition.notices[:MOST_LINES])
     targets = {sample.id: competition.target(sample) for sample in samples}
     fractions = {key: masked_fraction(target) for key, target in targets.items()}
+    if not any(fractions.values()):
+        raise InputError([nothing_labelled(root)])
     origin = dataset_origin(root, out, measure_contents(samples, partial(truth_digest, competition)))
     if experiment.data.clean_blank:
         targets = cleaned_targets(samples, targets)

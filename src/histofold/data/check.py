@@ -200,6 +200,8 @@ def _check(root: Path, competition: Competition, folds_path: Path | None, has_im
             with contextlib.suppress(InputError):  # a label that is at fault is among the faults already
                 explorer.look_at_labels(sample, competition.target(sample))
     folds, leaks, exploration = None, [], explorer.finish()
+    if samples and not faults and not any(fact.objects for fact in exploration.facts):
+        faults.append(nothing_labelled(root))
     if folds_path is not None:
         try:
             folds = read_folds(folds_path, samples)
@@ -218,6 +220,12 @@ def _check(root: Path, competition: Competition, folds_path: Path | None, has_im
         leaks=leaks,
         patients=patients,
     )
+
+
+def nothing_labelled(root: Path) -> Fault:
+    """The fault of a folder without a single label: an export went wrong, or nothing was drawn yet."""
+    rule = "not one pixel of any image is labelled: there is nothing to learn"
+    return Fault("labels", str(root), rule, "look at the masks, and export them again")
 
 
 @contextlib.contextmanager

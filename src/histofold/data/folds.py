@@ -11,7 +11,7 @@ import pandas as pd
 
 from histofold.competitions.ids import meet_ids
 from histofold.competitions.tables import log_faults, read_table, scan_table
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, InputError, InputNotice
 from histofold.data.duplicates import cluster_pairs
 from histofold.schema.dataset import COLUMN_RULE, LEAVE_ONE_OUT_RULES, TilesConfig
 from histofold.schema.sample import Sample
@@ -288,6 +288,11 @@ def read_folds(path: Path, samples: Sequence[Sample], fold_by: str = "group") ->
     if not set(table["id"]) & {sample.id for sample in samples}:
         rule = f"none of the {len(samples)} images stands in this file"
         raise InputError([Fault("folds", str(path), rule, "it is of other data: leave it out, and folds are made")])
+    table["fold"] = table["fold"].str.replace(r"\.0+$", "", regex=True)  # tables write so where a cell was empty once
+    unknown = table.loc[~table["id"].isin(list(meant.values())), "id"].tolist()
+    if unknown:
+        rule = f"{len(unknown)} rows are of no image, the first is {unknown[0]}"
+        log_faults([InputNotice("folds", str(path), rule, "they are left out: are images missing?")])
     faults = []
     bad = ~table["fold"].str.fullmatch(rf"\d+|{ALWAYS_TRAINED}")
     for key, value in table.loc[bad, ["id", "fold"]].itertuples(index=False):
@@ -299,6 +304,9 @@ def read_folds(path: Path, samples: Sequence[Sample], fold_by: str = "group") ->
             faults.append(Fault(sample.id, str(path), "image without a fold", "build the folds anew, or add the row"))
     if (table["fold"] == str(ALWAYS_TRAINED)).all():
         faults.append(Fault("folds", str(path), "no image is held out", "give some images the fold 0"))
+    elif table["fold"].nunique() == 1:
+        remedy = f"give some another fold, or {ALWAYS_TRAINED}"
+        faults.append(Fault("folds", str(path), "all images are in one fold: none is left to train on", remedy))
     if fold_by != "image":
         faults += _split_groups(path, table, samples)
     if faults:

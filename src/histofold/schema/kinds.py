@@ -21,6 +21,7 @@ KINDS = {
     "data": ("a folder of images", "name the raw folder, of a competition or with images/"),
 }
 """Each kind in words, and how it is named where it is wanted."""
+_ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 
 
 def require_kind(path: Path, *wanted: str) -> None:
@@ -37,6 +38,8 @@ def require_kind(path: Path, *wanted: str) -> None:
         near = difflib.get_close_matches(path.name, [each.name for each in path.parent.glob("*")], n=1)
         remedy = f"did you mean {path.parent / near[0]}?" if near else "check the path"
         raise InputError([Fault(path.name, str(path), "no such file or folder", remedy)])
+    if "data" in wanted and path.suffix.lower() in _ARCHIVES and path.is_file():
+        raise InputError([Fault(path.name, str(path), "is an archive", "unpack it, and give the folder that it holds")])
     found = _kind_of(path)
     if found and found not in wanted:
         words, remedy = KINDS[wanted[0]]

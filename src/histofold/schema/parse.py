@@ -30,8 +30,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError([Fault(path.stem, str(path), f"{error.strerror}", "check the path")]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError([Fault(path.stem, str(path), f"not a TOML file ({error})", "mend that line")]) from error
+    except UnicodeDecodeError as error:
+        raise InputError([Fault(path.stem, str(path), f"not a TOML file ({error})", "save it as UTF-8")]) from error
+    except tomllib.TOMLDecodeError as error:
+        remedy = "write / in paths, or the text in '...'" if "Unescaped '\\'" in str(error) else "mend that line"
+        raise InputError([Fault(path.stem, str(path), f"not a TOML file ({error})", remedy)]) from error
 
 
 def load_toml(cls: type[Parsed], path: Path) -> Parsed:
@@ -158,7 +161,7 @@ def _parse_value(hint: Any, value: Any, key: str, source: str, faults: list[Faul
         return None
     if hint is Any or (isinstance(hint, type) and _fits_scalar(hint, value)):
         return float(value) if hint is float else value
-    wanted = getattr(hint, "__name__", str(hint))
+    wanted = "a list, [...]" if origin is tuple else getattr(hint, "__name__", str(hint))
     faults.append(Fault(key, source, f"{value!r} is {type(value).__name__}", f"write {wanted}"))
     return None
 

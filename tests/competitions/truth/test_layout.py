@@ -214,6 +214,20 @@ def test_of_a_folder_one_too_low_the_one_above_is_named(tmp_path, below):
     assert fault.remedy == f"give the folder above, {tmp_path.name}, which holds images and truth"
 
 
+def test_of_a_folder_too_high_those_below_are_named(tmp_path):
+    plain_folder(tmp_path / "deep" / "own")
+    plain_folder(tmp_path / "deep" / "__MACOSX")
+    with pytest.raises(InputError, match=r"give one of the folders in it that hold images: deep/own$"):
+        detect_competition(tmp_path)
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "images.zip").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"unpack images\.zip"):
+        detect_competition(tmp_path / "packed")
+    put(tmp_path / "named" / "imagesTr" / "x.png")
+    with pytest.raises(InputError, match=r"images lie in imagesTr: name their folder images"):
+        detect_competition(tmp_path / "named")
+
+
 def test_truth_of_a_kind_that_is_not_read_is_named(tmp_path):
     put(tmp_path / "images" / "x.png")
     (tmp_path / "labels" / "deep").mkdir(parents=True)

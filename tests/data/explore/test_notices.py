@@ -17,7 +17,14 @@ from histofold.data.cleaning import outside_mask
 from histofold.data.duplicates import DuplicatePair
 from histofold.data.explore.folder import Explorer, explore_folder
 from histofold.data.explore.label_fit import fit_labels
-from histofold.data.explore.notices import Notice, find_notices, rank_slides, shift_notices
+from histofold.data.explore.notices import (
+    MIN_COMPARED,
+    Notice,
+    find_notices,
+    folder_notices,
+    rank_slides,
+    shift_notices,
+)
 from histofold.data.explore.outlines import draw_rings, polygon_dice
 from histofold.data.explore.slides import label_facts
 from histofold.data.tiles.masks import any_class
@@ -133,6 +140,33 @@ def test_labels_of_what_lies_around_the_objects_look_inverted():
     (notice,) = find_notices([facts_of(~blob())])
     assert notice.kind == "inverted"
     assert "100% of its border" in notice.text
+
+
+def box(corner, far, shape_hw=(60, 40)):
+    mask_HW = np.zeros(shape_hw, bool)
+    mask_HW[corner[0] : far[0], corner[1] : far[1]] = True
+    return mask_HW
+
+
+def test_outlines_that_were_not_filled_are_named():
+    ring_HW = box((5, 8), (50, 33)) & ~box((7, 10), (48, 31))
+    (notice,) = find_notices([facts_of(ring_HW)])
+    assert notice.kind == "outlines alone"
+    line_HW = box((5, 8), (7, 33)) | box((30, 2), (32, 38))
+    assert find_notices([facts_of(line_HW)]) == []
+
+
+def test_one_drawing_for_several_images_is_named():
+    facts = [facts_of(blob(), "a"), facts_of(box((1, 1), (50, 9)), "b"), facts_of(blob(), "c")]
+    (notice,) = folder_notices([*facts, facts_of(blob() & False, "d"), facts_of(blob() & False, "e")])
+    assert (notice.kind, notice.ids) == ("same labels", ("a", "c"))
+
+
+@pytest.mark.parametrize(("last", "count"), [(20, 1), (30, 0)])
+def test_labels_of_a_folder_that_end_within_the_upper_left_are_named(last, count):
+    facts = [facts_of(box((place, 2), (30 - place, last - place)), str(place)) for place in range(MIN_COMPARED)]
+    assert [notice.kind for notice in folder_notices(facts)] == ["another scale"] * count
+    assert folder_notices(facts[1:]) == []
 
 
 def test_a_pair_across_groups_says_so():

@@ -11,7 +11,7 @@ from histofold.competitions.base import Competition
 from histofold.core.faults import ImageError, InputError
 from histofold.core.rle.runs import Masks
 from histofold.data.duplicates import DuplicatePair, cluster_pairs, find_duplicates
-from histofold.data.explore.notices import Notice, find_notices, table_notices
+from histofold.data.explore.notices import Notice, find_notices, folder_notices, table_notices
 from histofold.data.explore.outlines import polygon_dice
 from histofold.data.explore.slides import SlideFacts, label_facts, slide_facts
 from histofold.data.tiles.masks import any_class
@@ -73,7 +73,8 @@ class Explorer:
         """Compare the slides with each other and draw the conclusions."""
         prints = {fact.sample.id: fact.fingerprint for fact in self.facts if fact.fingerprint is not None}
         pairs = find_duplicates(prints)
-        return Exploration(self.facts, pairs, [*self.notices, *find_notices(self.facts, pairs, self.polygon_dices)])
+        found = find_notices(self.facts, pairs, self.polygon_dices)
+        return Exploration(self.facts, pairs, [*self.notices, *found, *folder_notices(self.facts)])
 
 
 def explore_folder(competition: Competition, samples: Sequence[Sample]) -> Exploration:

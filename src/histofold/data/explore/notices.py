@@ -39,6 +39,10 @@ MIN_COMPARED = 5
 """An organ of fewer slides has nothing that is usual."""
 MIN_INVERTED, MIN_INVERTED_BORDER = 0.5, 0.9
 """Labels look inverted that cover more than these shares of the image and of its border: no real slide's do."""
+MIN_ENCLOSED = 3.0
+"""Thin labels that enclose so many times their own area look like outlines that were not filled."""
+MAX_CORNER = 0.55
+"""Labels of a whole folder that nowhere reach this share of a side look as if drawn at another scale."""
 BLACK_BELOW = 18.0
 """Images that nowhere reach this value of 255 look black; 12 bits stored in 16 end at 16."""
 MAX_DEVIATION = 15.0
@@ -121,6 +125,24 @@ def _slide_notice(fact: SlideFacts, kind: str, text: str, shift_px: tuple[int, i
     return Notice(kind=kind, ids=(fact.sample.id,), text=text, shift_px=shift_px)
 
 
+def folder_notices(facts: Sequence[SlideFacts]) -> list[Notice]:
+    """What only all labels together show: they are one drawing, or were drawn at another scale."""
+    equal = defaultdict(list)
+    for fact in facts:
+        if 0 < fact.mask_fraction < 1:
+            equal[fact.digest, fact.shape_hw].append(fact.sample.id)
+    notices = [
+        Notice(kind="same labels", ids=tuple(ids), text=f"{len(ids)} images have the same labels, to the pixel")
+        for ids in equal.values()
+        if len(ids) > 1
+    ]
+    extents = {fact.sample.id: fact.extent_yx for fact in facts if fact.objects}
+    if len(extents) >= MIN_COMPARED and max(map(max, extents.values())) < MAX_CORNER:
+        text = "all labels lie in the upper left of their images: were they drawn at a smaller scale, or written in um?"
+        notices.append(Notice(kind="another scale", ids=tuple(extents), text=text))
+    return notices
+
+
 def blank_notices(fact: SlideFacts) -> list[Notice]:
     """Labels on the glass around the tissue."""
     if not fact.blank_labelled >= MIN_BLANK_LABELLED:
@@ -145,6 +167,9 @@ def extent_notices(fact: SlideFacts) -> list[Notice]:
     """Labels of nothing, of everything, or of what lies around the objects."""
     if fact.objects == 0:
         return [_slide_notice(fact, "no labels", "not one pixel is labelled")]
+    if fact.enclosed > MIN_ENCLOSED:
+        text = f"thin lines are labelled that enclose {fact.enclosed:.0f} times their own area: outlines, not filled?"
+        return [_slide_notice(fact, "outlines alone", text)]
     remedy = "where background has another value than 0, write mask_values in folder.toml"
     if fact.mask_fraction == 1:
         return [_slide_notice(fact, "all labelled", f"every pixel is labelled; {remedy}")]

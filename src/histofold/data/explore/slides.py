@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, replace
 
 import cv2
@@ -21,6 +22,7 @@ FOCUS_TILE = 256
 """Side of the tiles that sharpness is measured on, in pixels of the slide."""
 _FOCUS_TILES = 3  # an axis
 _LEAST_FOCUS_TISSUE = 0.5
+_THIN_PX = 4  # median length of a run
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +43,12 @@ class SlideFacts:
     """Labelled share of the pixels at the border."""
     continuity: tuple[float, float]
     """As `line_continuity` gives it."""
+    extent_yx: tuple[float, float] = (float("nan"),) * 2
+    """Where the labels end, as shares of the height and of the width."""
+    enclosed: float = 0.0
+    """Background that thin lines of labels enclose, over the area of the lines; 0 where labels are no thin lines."""
+    digest: int = 0
+    """The same for labels that are equal to the pixel; 0 where there are none."""
     blank_fraction: float = float("nan")
     """Share of the image that shows no tissue."""
     blank_labelled: float = float("nan")
@@ -76,7 +84,29 @@ def label_facts(sample: Sample, runs: Runs) -> SlideFacts:
         object_area_px=float(np.median(areas)) if len(areas) else float("nan"),
         border_labelled=_border_labelled(runs),
         continuity=line_continuity(runs),
+        extent_yx=_extent(pieces),
+        enclosed=_enclosed(pieces),
+        digest=zlib.crc32(runs.lengths.tobytes(), zlib.crc32(runs.starts.tobytes())) if len(areas) else 0,
     )
+
+
+def _extent(pieces: Runs) -> tuple[float, float]:
+    """Where runs of single lines end, as shares of height and width."""
+    if len(pieces) == 0:
+        return float("nan"), float("nan")
+    length, (height, width) = pieces.line_length, pieces.shape_hw
+    along = float((pieces.starts % length + pieces.lengths).max()) / length
+    across = float(pieces.starts.max() // length + 1) / (height * width // length)
+    return (along, across) if pieces.order == "F" else (across, along)
+
+
+def _enclosed(pieces: Runs) -> float:
+    """Background within thin lines over the lines' area, as where outlines were drawn and not filled."""
+    if len(pieces) == 0 or np.median(pieces.lengths) > _THIN_PX:
+        return 0.0
+    mask_HW = np.pad(pieces.to_mask().astype(np.uint8), 1)
+    cv2.floodFill(mask_HW, None, seedPoint=(0, 0), newVal=2)
+    return float((mask_HW == 0).sum() / pieces.area)
 
 
 def _border_labelled(runs: Runs) -> float:

@@ -1,4 +1,4 @@
-"""What image files say of themselves beside their pixels: micrometres per pixel, and which sample value is white."""
+"""What image files say of themselves beside their pixels: micrometres per pixel, orientation, the value of white."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from PIL.JpegImagePlugin import JpegImageFile
 
 from histofold.core.faults import ImageError, image_fault
 from histofold.imaging.formats.bitmap import read_bmp_header
@@ -18,7 +19,7 @@ from histofold.imaging.tiff.reader import TiffReader
 
 _APERIO_SIZE = re.compile(r"\bMPP ?= ?(\d+(?:\.\d+)?)")
 _SIGNIFICANT_BITS = re.compile(r'\sSignificantBits="(\d+)"')
-_MAX_SAMPLE_TAG = 281
+_MAX_SAMPLE_TAG, _ORIENTATION_TAG = 281, 274
 _WHITE_16 = 65535
 
 
@@ -46,6 +47,22 @@ def stated_pixel_size_um(path: Path) -> float | None:
     except (OSError, ImageError):
         pass  # whoever opens the image says what is wrong with it
     return None
+
+
+def is_turned(path: Path) -> bool:
+    """Whether a JPEG or TIFF states an orientation by which viewers turn it; we read pixels as they are stored."""
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(3)
+        if magic == b"\xff\xd8\xff":
+            with JpegImageFile(path) as image:
+                return image.getexif().get(_ORIENTATION_TAG, 1) not in (0, 1)
+        if magic[:2] in (b"II", b"MM"):
+            with tifffile.TiffFile(path) as tiff:
+                return tiff.pages[0].tags.valueof(_ORIENTATION_TAG, default=1) not in (0, 1)
+    except Exception:  # broken headers make decoders raise many kinds; the reader of the slide says what is wrong
+        return False
+    return False
 
 
 def _sizes_um(across: int, down: int) -> tuple[float, float] | None:

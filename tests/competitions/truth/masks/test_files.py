@@ -145,3 +145,10 @@ def test_a_strip_that_lacks_data_is_not_read_as_background(tmp_path, share, word
         tiff.pages[0].tags["StripByteCounts"].overwrite(counts)
     with pytest.raises(ImageError, match=words):
         read_mask(tmp_path / "m.tif", (200, 100))
+
+
+def test_a_mask_with_exchanged_sides_is_named_as_such(tmp_path, labels):
+    Image.fromarray(labels.astype(np.uint8)).save(tmp_path / "m.png")
+    for shape_hw, words in ((SHAPE[::-1], "sides are exchanged"), ((SHAPE[0] + 1, SHAPE[1]), "at the image's size")):
+        with pytest.raises(ImageError, match=words):
+            decode_mask(tmp_path / "m.png", shape_hw)

@@ -25,6 +25,9 @@ from histofold.imaging.slide import MAX_PIXELS, MAX_SEGMENT_BYTES
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 _MASK_REMEDY = "export the mask again, as one 8-bit grey PNG or TIFF"
 _MASK_SIZE_REMEDY = "export the mask at the image's size"
+_MASK_TURNED_REMEDY = (
+    "its sides are exchanged: transpose it, or save the image upright where viewers turn it by its EXIF orientation"
+)
 _MASK_NONE, _MASK_LZW, _MASK_PACKBITS = 1, 5, 32773
 # The most decoded bytes that one stored byte can yield; other codecs (zstd, LERC) have no such bound.
 _MASK_RATIOS = {_MASK_NONE: 1, _MASK_LZW: 1365, 8: DEFLATE_RATIO, 32946: DEFLATE_RATIO, _MASK_PACKBITS: 64}
@@ -112,7 +115,9 @@ def decode_mask(path: Path, shape_hw: tuple[int, int]) -> MaskFile:
 
 def _require_mask_shape(path: Path, found_hw: tuple[int, int], shape_hw: tuple[int, int]) -> None:
     if tuple(found_hw) != tuple(shape_hw):
-        raise image_fault(path, f"mask is {found_hw} and its image is {shape_hw} (H, W) pixels", _MASK_SIZE_REMEDY)
+        is_turned = tuple(found_hw) == tuple(shape_hw)[::-1]
+        remedy = _MASK_TURNED_REMEDY if is_turned else _MASK_SIZE_REMEDY
+        raise image_fault(path, f"mask is {found_hw} and its image is {shape_hw} (H, W) pixels", remedy)
 
 
 def _raster_mask(path: Path, shape_hw: tuple[int, int], magic: bytes) -> MaskFile:
