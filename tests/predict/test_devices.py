@@ -33,15 +33,12 @@ def test_gpus_go_before_the_cpu(machine):
     assert best_device() == torch.device("cuda", 0)
 
 
-def test_apples_gpu_is_used_in_full_precision(machine, monkeypatch):
+def test_apples_gpu_is_used_in_full_precision(machine):
     machine(apple=True)
     assert all_devices() == [best_device()] == [APPLE]
     assert best_precision(APPLE) == torch.float32
     assert describe_device(APPLE).startswith("MPS")
-    emptied = []
-    monkeypatch.setattr(torch.mps, "empty_cache", lambda: emptied.append(True))
-    release_memory()
-    assert emptied == [True]
+    release_memory()  # asks no GPU of NVIDIA's
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
