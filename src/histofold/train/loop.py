@@ -25,18 +25,21 @@ from histofold.data.tiles.files import refuse_cut_tiles
 from histofold.predict.image import predict_masks
 from histofold.predict.stages import stages_of
 from histofold.schema.experiment import Experiment
-from histofold.schema.run_record import (
-    RunRecord,
-    datasets_beside,
-    settings_sha256,
-    write_record,
-)
+from histofold.schema.run_record import RunRecord, datasets_beside, settings_sha256, write_record
 from histofold.schema.sample import Sample
 from histofold.train.checkpoint import save_network, save_state
 from histofold.train.dataset import make_loader, training_tiles
 from histofold.train.fold import FoldSetup, prepare_fold
 from histofold.train.interruption import Interrupted, Interruption, saved_words
-from histofold.train.log import check_tracker, log_to_tracker, stop_tracker, write_log
+from histofold.train.log import (
+    OnSlide,
+    check_tracker,
+    log_to_tracker,
+    organ_dice,
+    overlay_logger,
+    stop_tracker,
+    write_log,
+)
 from histofold.train.processes import broadcast
 from histofold.train.run import (
     Run,
@@ -203,7 +206,8 @@ def _validate(run: Run, setup: FoldSetup, most: int | None) -> dict[str, float]:
     by_id = validate(run, setup, most)
     if run.accelerator.is_main_process:
         run.rows[-1]["val_dice"] = run.scores[-1]
-        log_to_tracker(run.accelerator, {"step": run.step, "val_dice": run.scores[-1]})
+        scores = {"val_dice": run.scores[-1], **organ_dice(by_id, setup.validation)}
+        log_to_tracker(run.accelerator, {"step": run.step, **scores})
     return by_id
 
 
@@ -276,19 +280,23 @@ def validate(run: Run, setup: FoldSetup, most: int | None = None) -> dict[str, f
         samples = setup.validation
         if most is not None and len(samples) > most:
             samples = [samples[i] for i in np.linspace(0, len(samples) - 1, most).round().astype(int)]
-        by_id = validate_slides(run.averaged(), setup, samples)
+        by_id = validate_slides(run.averaged(), setup, samples, overlay_logger(run.accelerator, run.step, samples))
     run.scores.append(broadcast(float(np.mean(list(by_id.values()))) if by_id else 0.0, run.accelerator))
     return by_id
 
 
-def validate_slides(model: torch.nn.Module, setup: FoldSetup, samples: list[Sample]) -> dict[str, float]:
+def validate_slides(
+    model: torch.nn.Module, setup: FoldSetup, samples: list[Sample], on_slide: OnSlide | None = None
+) -> dict[str, float]:
     """Dice of whole slides, the mean over classes, through the predict layer, at the threshold 0.5."""
     was_training = model.training
     stages = stages_of(model.eval(), setup.manifest)
     by_id = {}
     for sample in tqdm(samples, desc="validate", unit="slide", leave=False, dynamic_ncols=True):
         (masks,) = predict_masks(stages, sample, [0.5], setup.competition.never_empty)
-        counted = without_runs(masks, setup.competition.ignored(sample))
-        by_id[sample.id] = masks_dice(counted, setup.competition.target(sample))
+        truth, counted = setup.competition.target(sample), without_runs(masks, setup.competition.ignored(sample))
+        by_id[sample.id] = masks_dice(counted, truth)
+        if on_slide is not None:
+            on_slide(sample, truth, counted)
     model.train(was_training)
     return by_id
