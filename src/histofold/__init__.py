@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from histofold.core.metrics import dice
     from histofold.core.rle.runs import decode_rle, encode_rle
-    from histofold.predict.model import Model, load
+    from histofold.library import Model, load
 
 __version__ = "0.1.0"
 __all__ = ["Model", "decode_rle", "dice", "encode_rle", "load"]
 
 _HOMES = {
-    "Model": "histofold.predict.model",
+    "Model": "histofold.library",
     "decode_rle": "histofold.core.rle.runs",
     "dice": "histofold.core.metrics",
     "encode_rle": "histofold.core.rle.runs",
-    "load": "histofold.predict.model",
+    "load": "histofold.library",
 }
 
 

@@ -1,4 +1,4 @@
-"""Packaged weights as a Python object, for code of your own: `histofold.load("weights").predict("slide.tif")`.
+"""Packaged weights as a Python object, for code of others: `histofold.load("weights").predict("slide.tif")`.
 
 It answers as `histofold predict` does: the same members, views, thresholds, cleaning, and steps down where memory is
 short.
