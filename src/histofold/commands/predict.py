@@ -1,6 +1,7 @@
 """`histofold predict --weights DIR --data DIR --out FILE.csv`: the submission, through the kernel's own code.
 
-With --num-shards N --shard-id I it is one part of it, for `histofold merge`.
+With --num-shards N --shard-id I it is one part of it, for `histofold merge`. With --masks, --geojson, --probabilities
+and --overlays it writes what people use of each image besides.
 """
 
 from __future__ import annotations
@@ -9,11 +10,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histofold.commands import parse_options
+from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.log import logger
 from histofold.schema.kinds import require_kind
 from histofold.schema.shard import check_shard_numbers, sidecar_path
+
+if TYPE_CHECKING:
+    from histofold.predict.submission.shards import FolderRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,14 @@ class PredictOptions:
     """Predict only one of so many parts, for `histofold merge`; a sidecar FILE.csv.json then stands beside the rows."""
     shard_id: int | None = None
     """Which part, counted from 0."""
+    masks: Path | None = None
+    """Folder for a PNG of each image: 255 is mask; of several classes k is the k-th."""
+    geojson: Path | None = None
+    """Folder for outlines as QuPath reads them: polygons with holes, class, area, mean probability."""
+    probabilities: Path | None = None
+    """Folder for OME-TIFFs of the probabilities, 255 for 1, a channel for each class."""
+    overlays: Path | None = None
+    """Folder for small pictures of the slides with the outlines over them."""
 
     def __post_init__(self) -> None:
         if self.limit_s is not None and not 0 < self.limit_s < math.inf:
@@ -42,6 +56,13 @@ class PredictOptions:
             raise ValueError("--num-shards and --shard-id belong together: give both or none")
         if self.num_shards is not None and self.shard_id is not None:
             check_shard_numbers(self.num_shards, self.shard_id)
+        if self.masks is not None and self.overlays is not None and self.masks.resolve() == self.overlays.resolve():
+            raise ValueError("--masks and --overlays name one folder, and files of both one name: give each its own")
+
+    def result_folders(self) -> dict[str, Path]:
+        """The folders that are asked for, by the kind of their files."""
+        asked = {kind: getattr(self, kind) for kind in ("masks", "geojson", "probabilities", "overlays")}
+        return {kind: folder for kind, folder in asked.items() if folder is not None}
 
 
 def run(arguments: list[str]) -> int:
@@ -49,15 +70,34 @@ def run(arguments: list[str]) -> int:
     options = parse_options(PredictOptions, "predict", arguments)
     require_kind(options.weights, "weights")
     require_kind(options.data, "data")
+    from histofold.predict.submission.shards import FolderRun
+
+    results, folders = None, options.result_folders()
+    if folders:
+        from histofold.report.results.files import ResultFiles
+
+        results = ResultFiles(folders)
+    run = FolderRun(options.weights, options.data, options.out, options.limit_s, options.competition, results)
     if options.num_shards is not None and options.shard_id is not None:
-        return _run_shard(options, options.num_shards, options.shard_id)
+        _run_shard(run, options.num_shards, options.shard_id)
+    else:
+        _run_whole(run)
+    if results is not None and results.faults:
+        raise InputError(results.faults)
+    return 0
+
+
+def _run_whole(run: FolderRun) -> None:
     from histofold.predict.submission.shards import predict_folder
 
-    summary = predict_folder(options.weights, options.data, options.out, options.limit_s, options.competition)
+    summary = predict_folder(run.weights, run.data, run.out, run.limit_s, run.competition, run.results)
     _tell_fallbacks(summary.failed)
     total = summary.done + summary.taken_over + len(summary.failed)
-    print(f"{total} rows, {len(summary.failed)} of them fallback rows, in {options.out}")
-    return 0
+    print(f"{total} rows, {len(summary.failed)} of them fallback rows, in {run.out}")
+    unread = [reason for reason in summary.failed.values() if reason.startswith(ImageError.__name__)]
+    if total and len(unread) == total:
+        rule = f"none of its {total} images can be read: {run.out} holds fallback rows alone"
+        raise InputError([Fault("images", str(run.data), rule, "mend what the lines above say, and predict again")])
 
 
 def _tell_fallbacks(failed: Mapping[str, str]) -> None:
@@ -65,21 +105,17 @@ def _tell_fallbacks(failed: Mapping[str, str]) -> None:
         logger.warning("fallback row: %s: %s", sample_id, reason)
 
 
-def _run_shard(options: PredictOptions, num_shards: int, shard_id: int) -> int:
+def _run_shard(run: FolderRun, num_shards: int, shard_id: int) -> None:
     from histofold.predict.submission.shards import predict_shard
 
-    part, competition = (num_shards, shard_id), options.competition
-    shard, is_new = predict_shard(
-        options.weights, options.data, options.out, part, limit_s=options.limit_s, competition=competition
-    )
+    shard, is_new = predict_shard(run, (num_shards, shard_id))
     if not is_new:
         print(
             f"shard {shard_id} of {num_shards} is finished, with the same weights, tables and images: left as it is; "
-            f"delete {sidecar_path(options.out)} to predict it again"
+            f"delete {sidecar_path(run.out)} to predict it again"
         )
     _tell_fallbacks(shard.fallback)
     print(
         f"shard {shard_id} of {num_shards}: {len(shard.ids)} of {shard.num_ids} images, {len(shard.fallback)} of them "
-        f"with fallback rows, in {options.out}"
+        f"with fallback rows, in {run.out}"
     )
-    return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -25,6 +26,20 @@ Threshold = float | tuple[float, ...]
 """A probability that all classes are cut at, or one for each class."""
 StageForward = Callable[[Stage, Networks, TileBatch], np.ndarray]
 """Takes a batch through a stage on one device: float32 values NKHW."""
+
+
+class ImageSink(Protocol):
+    """Is given what there is of each image besides its row; no kernel has one.
+
+    An image may begin anew, where memory did not suffice. Bands are the first row and float32 (K, h, W) at the original
+    size, from top to bottom, valid until `add` returns; the masks are those of the row.
+    """
+
+    def begin(self, sample: Sample, shape_hw: tuple[int, int], threshold: Threshold) -> None: ...  # noqa: D102
+
+    def add(self, y: int, probs_KHW: np.ndarray) -> None: ...  # noqa: D102
+
+    def finish(self, masks: Masks, is_final: bool) -> None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,7 @@ def predict_image(
     pixel_size_um: float | None,
     thresholds: Sequence[Threshold],
     forward: StageForward = forward_batch,
+    sink: ImageSink | None = None,
 ) -> ImagePrediction:
     """Predict a slide in memory that does not grow with its probabilities: one tile row, and the runs of each class.
 
@@ -75,6 +91,7 @@ def predict_image(
         thresholds: One mask (of each class) is made for each; a pixel is mask where its probability is at least the
             threshold.
         forward: Takes each batch through a stage; it may leave passes out where time is short.
+        sink: Given each band.
 
     Raises:
         ValueError: If the network gives another number of classes than the manifest names.
@@ -93,6 +110,8 @@ def predict_image(
             for of_classes in encoders.values():
                 for probs_HW, (cut, encoder) in zip(probs_KHW, of_classes, strict=True):
                     encoder.add(probs_HW >= cut)
+            if sink is not None:
+                sink.add(y, probs_KHW)
             rows = y + probs_KHW.shape[1]
     except OutOfTimeError:
         if rows == 0:

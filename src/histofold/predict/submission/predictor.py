@@ -15,7 +15,7 @@ from histofold.core.log import logger
 from histofold.core.rle.runs import class_runs
 from histofold.imaging.slide import Slide, open_slide
 from histofold.predict.devices import all_devices, describe_device, is_out_of_memory, release_memory
-from histofold.predict.image import ImagePrediction, predict_image
+from histofold.predict.image import ImagePrediction, ImageSink, predict_image
 from histofold.predict.members import load_ensemble
 from histofold.predict.stages import Stage, full_level
 from histofold.predict.submission.clock import Budget, ImagePacer, WorkAhead
@@ -109,6 +109,7 @@ class SubmissionPredictor:
         packages: Weight folders with their checked manifests.
         budget: The clock.
         devices: Where networks run; none means every GPU, or the CPU.
+        sink: Told of each image what else than its row is to be kept.
 
     Raises:
         InputError: If the members cannot be loaded or are not distinct.
@@ -120,9 +121,10 @@ class SubmissionPredictor:
         packages: Sequence[tuple[Path, Manifest]],
         budget: Budget,
         devices: Sequence[torch.device] = (),
+        sink: ImageSink | None = None,
     ) -> None:
         self.steps: list[str] = []
-        self._competition, self._packages, self._budget = competition, packages, budget
+        self._competition, self._packages, self._budget, self._sink = competition, packages, budget, sink
         self._manifest = packages[0][1]
         self._devices = list(devices) or all_devices()
         self._stages = load_ensemble(packages, self._devices)
@@ -168,7 +170,9 @@ class SubmissionPredictor:
             begun = pacer.begin()
             with open_slide(sample.image_path) as slide:
                 self._say_what_is_odd(sample, slide)
-                return predict_image(begun, slide, sample.pixel_size_um, [threshold], pacer.forward), pacer
+                if self._sink is not None:
+                    self._sink.begin(sample, slide.shape_hw, threshold)
+                return predict_image(begun, slide, sample.pixel_size_um, [threshold], pacer.forward, self._sink), pacer
 
         prediction, pacer = self.with_less_memory(sample.id, once)
         masks = prediction.masks(threshold, self._manifest, self._competition.never_empty)
@@ -181,6 +185,8 @@ class SubmissionPredictor:
         if prediction.rows_done not in (None, prediction.shape_hw[0]):
             degraded.append(f"time ran out after {prediction.rows_done} of {prediction.shape_hw[0]} rows")
             self.say(f"{sample.id}: {degraded[-1]}; the others stay empty")
+        if self._sink is not None:
+            self._sink.finish(masks, is_final=not degraded)
         area = sum(runs.area for runs in class_runs(masks))
         made, all_passes = (
             sum(len(stage.passes_at(level)) for stage in self._stages) for level in (pacer.level, pacer.full)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from histofold.competitions.base import Competition, submission_columns
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
+from histofold.predict.image import ImageSink
 from histofold.predict.stages import OutOfTimeError
 from histofold.predict.submission.clock import Budget, WorkAhead
 from histofold.predict.submission.journal import SubmissionJournal, inputs_digest
@@ -85,6 +86,7 @@ def run_submission(
     out: Path,
     limit_s: float | None = None,
     hang_status: int = 1,
+    sink: ImageSink | None = None,
 ) -> RunSummary:
     """Predict samples and write the submission.
 
@@ -97,6 +99,7 @@ def run_submission(
         out: The submission.
         limit_s: Seconds that the run may take; None means no limit.
         hang_status: Exit status of the process where an image hangs and cannot be interrupted.
+        sink: Told of each image what else than its row is to be kept.
 
     Raises:
         InputError: If the packages are of other classes than one another, or of several where the host takes one, or
@@ -118,7 +121,7 @@ def run_submission(
                 progress.add(ImageRecord(key, outcome="taken over"))
             waiting = [sample for sample in samples if sample.id not in journal.done]
             if waiting:
-                predictor = SubmissionPredictor(competition, packages, budget)
+                predictor = SubmissionPredictor(competition, packages, budget, sink=sink)
                 _predict_waiting(predictor, waiting, journal, progress)
     except KeyboardInterrupt:
         if not watchdog.fired:

@@ -16,6 +16,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.predict.submission.earlier import earlier_kept
 from histofold.predict.submission.journal import inputs_digest
+from histofold.predict.submission.results import ResultSink, forget_rows
 from histofold.predict.submission.runner import RunSummary, run_submission
 from histofold.schema.files import write_atomically
 from histofold.schema.manifest import Manifest, file_sha256, installed_versions, load_manifest, manifest_json
@@ -179,41 +180,62 @@ def shard_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **installed_versions(SHARD_PACKAGES)}
 
 
+@dataclass(frozen=True)
+class FolderRun:
+    """What is predicted with what."""
+
+    weights: Path
+    """What `histofold package` has written."""
+    data: Path
+    """The folder; its test split is predicted."""
+    out: Path
+    """The submission, or the rows of a part of it."""
+    limit_s: float | None = None
+    """Seconds that the run may take; None means no limit."""
+    competition: str = ""
+    """Name of the adapter of the folder; without it the manifest's, or what the folder is seen to be."""
+    results: ResultSink | None = None
+    """What writes further files of each image."""
+
+    def predict(self, adapter: Competition, samples: Sequence[Sample], manifest: Manifest) -> RunSummary:
+        """Predict some of the samples: those without a row or without their files."""
+        if self.results is not None:
+            forget_rows(self.out, self.results.open(samples, manifest, self.out))
+        packages = [(self.weights, manifest)]
+        summary = run_submission(adapter, samples, packages, self.out, self.limit_s, sink=self.results)
+        if self.results is not None:
+            self.results.discard(summary.failed)
+        return summary
+
+
 def predict_folder(
-    weights: Path, data: Path, out: Path, limit_s: float | None = None, competition: str = ""
+    weights: Path,
+    data: Path,
+    out: Path,
+    limit_s: float | None = None,
+    competition: str = "",
+    results: ResultSink | None = None,
 ) -> RunSummary:
-    """Predict the test split of a folder with packaged weights.
+    """Predict the test split of a folder with packaged weights; the arguments are those of `FolderRun`.
 
     A better submission that lies at `out` is kept beside it, see `earlier_kept`.
-
-    Args:
-        weights: What `histofold package` has written.
-        data: The folder.
-        out: The submission.
-        limit_s: Seconds that the run may take; None means no limit.
-        competition: Name of the adapter of the folder; without it the manifest's, or what the folder is seen to be.
 
     Raises:
         InputError: If weights or tables are at fault; single images never are.
     """
+    run = FolderRun(weights, data, out, limit_s, competition, results)
     manifest = load_manifest(weights)
     adapter, samples = adapter_of_folder(manifest, data, competition)
     with earlier_kept(out, submission_columns(adapter, manifest.classes), adapter.fallback_row):
-        return run_submission(adapter, samples, [(weights, manifest)], out, limit_s)
+        return run.predict(adapter, samples, manifest)
 
 
-def predict_shard(
-    weights: Path, data: Path, out: Path, part: tuple[int, int], *, limit_s: float | None = None, competition: str = ""
-) -> tuple[Shard, bool]:
+def predict_shard(run: FolderRun, part: tuple[int, int]) -> tuple[Shard, bool]:
     """Predict one part of what `predict_folder` predicts, and write its sidecar; a finished part is left as it is.
 
     Args:
-        weights: As for `predict_folder`, as are the others.
-        data: The folder.
-        out: The rows of this part.
+        run: What is predicted, and where the rows of this part go.
         part: How many parts there are, and which of them this is, counted from 0.
-        limit_s: Seconds that the run may take.
-        competition: Name of the adapter.
 
     Returns:
         What the sidecar says, and whether anything was predicted.
@@ -222,19 +244,22 @@ def predict_shard(
         InputError: As `predict_folder`; also if another shard of the same submission lies at `out`.
         ValueError: If the numbers name no shard.
     """
-    manifest = load_manifest(weights)
-    adapter, samples = adapter_of_folder(manifest, data, competition)
+    manifest = load_manifest(run.weights)
+    adapter, samples = adapter_of_folder(manifest, run.data, run.competition)
     columns = submission_columns(adapter, manifest.classes)
     planned = planned_shard(WholeRun(adapter.name, columns, (manifest,), tuple(samples)), *part)
-    finished = finished_shard(out, planned)
+    own = [samples[place] for place in planned.places]
+    finished = finished_shard(run.out, planned)
     if finished is not None:
-        return finished, False
-    with earlier_kept(out, columns, adapter.fallback_row):
-        sidecar_path(out).unlink(missing_ok=True)  # from here on the csv is not finished
-        own = [samples[place] for place in planned.places]
-        summary = run_submission(adapter, own, [(weights, manifest)], out, limit_s)
+        missing = set() if run.results is None else set(run.results.open(own, manifest, run.out))
+        if missing <= set(finished.fallback):
+            return finished, False
+        logger.info("%s: files of %d images are missing: the shard is predicted anew", run.out, len(missing))
+    with earlier_kept(run.out, columns, adapter.fallback_row):
+        sidecar_path(run.out).unlink(missing_ok=True)  # from here on the csv is not finished
+        summary = run.predict(adapter, own, manifest)
     degraded = [image.id for image in summary.images if image.outcome == "degraded"]
-    return finish_shard(out, planned, summary.failed, degraded), True
+    return finish_shard(run.out, planned, summary.failed, degraded), True
 
 
 def adapter_of_folder(manifest: Manifest, data: Path, name: str = "") -> tuple[Competition, list[Sample]]:

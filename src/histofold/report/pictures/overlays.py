@@ -62,6 +62,27 @@ def draw_overlay(
     return picture_HWC
 
 
+def draw_rings(
+    picture_HWC: np.ndarray, rings: Sequence[np.ndarray], shape_hw: tuple[int, int], colour: tuple[int, int, int]
+) -> None:
+    """Draw outlines over a picture of an image, in place.
+
+    Args:
+        picture_HWC: RGB picture, uint8, (h, w, 3).
+        rings: Each (P, 2): x and y of its corners in pixels of the image, whose first pixel covers 0 to 1.
+        shape_hw: Height and width of the image.
+        colour: RGB of the lines.
+    """
+    line_px = max(1, round(max(picture_HWC.shape[:2]) * _LINE_PX_PER_SIDE))
+    scale_xy = np.array([picture_HWC.shape[1] / shape_hw[1], picture_HWC.shape[0] / shape_hw[0]])
+    last_xy = np.array([picture_HWC.shape[1] - 1, picture_HWC.shape[0] - 1])
+    placed = (np.clip(ring_P2[:, None] * scale_xy - 0.5, 0, last_xy) for ring_P2 in rings)
+    contours = [_merge_repeats(np.rint(points * (1 << _SHIFT_BITS)).astype(np.int32)) for points in placed]
+    if line_px > 1:  # as in `_draw_contours`
+        _stroke(picture_HWC, contours, _CASING_RGB, line_px + 2)
+    _stroke(picture_HWC, contours, colour, line_px)
+
+
 def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int, cell: int) -> np.ndarray:
     """Put images with titles on one white sheet.
 

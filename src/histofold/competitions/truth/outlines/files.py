@@ -194,7 +194,8 @@ def draw_outlines(outlines: Iterator[Outline] | Sequence[Outline], shape_hw: tup
     sides_xy = np.array(shape_hw[::-1], float)
     for outline in outlines:
         points_P2 = np.concatenate([np.zeros((0, 2)), *outline.rings])
-        if len(points_P2) and (points_P2 >= 0).all() and (points_P2 <= 1).all():
+        # The first pixel itself is drawn on whole numbers, as `trace_components` does.
+        if (points_P2 >= 0).all() and (points_P2 <= 1).all() and (points_P2 % 1).any():
             raise ValueError("an outline lies within the first pixel: are its numbers shares of the image's sides?")
         if (points_P2 < -sides_xy).any() or (points_P2 > 2 * sides_xy).any():
             raise ValueError(f"an outline lies far outside the image of {tuple(shape_hw)} (H, W) pixels")

@@ -1,0 +1,1 @@
+"""What people use of a prediction: masks, outlines, probabilities, pictures."""

@@ -1,0 +1,57 @@
+"""Masks as PNG files, written row by row: a slide's mask is never held as a whole."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from histofold.core.rle.runs import Masks, class_runs
+from histofold.schema.files import written_whole
+
+BAND_PX = 1 << 24
+"""Pixels that are decoded at once."""
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_LIKE_ABOVE = 2  # PNG's filter of a row that is stored as its difference to the one above it
+_GREY = 0
+
+
+def write_mask(path: Path, masks: Masks) -> None:
+    """Write a mask as a grey PNG of 8 bits: 255 is mask; of several classes k is the k-th one, and 0 none.
+
+    Where classes overlap the last one is written.
+
+    Args:
+        path: The file, which is replaced whole or not at all.
+        masks: The mask, or those of each class, of one size.
+    """
+    of_classes = class_runs(masks)
+    height, width = of_classes[0].shape_hw
+    values = [255] if len(of_classes) == 1 else range(1, len(of_classes) + 1)
+    packer, above_W = zlib.compressobj(), np.zeros(width, np.uint8)
+    step = max(1, BAND_PX // width)
+    with written_whole(path) as temporary, temporary.open("wb") as stream:
+        stream.write(_SIGNATURE)
+        _write_chunk(stream, b"IHDR", struct.pack(">IIBBBBB", width, height, 8, _GREY, 0, 0, 0))
+        for top in range(0, height, step):
+            rows = slice(top, min(top + step, height))
+            band_HW = np.zeros((rows.stop - top, width), np.uint8)
+            for value, runs in zip(values, of_classes, strict=True):
+                band_HW[runs.to_window(rows, slice(0, width))] = value
+            lines = np.full((len(band_HW), width + 1), _LIKE_ABOVE, np.uint8)
+            np.subtract(band_HW[0], above_W, out=lines[0, 1:])
+            np.subtract(band_HW[1:], band_HW[:-1], out=lines[1:, 1:])
+            above_W = band_HW[-1]
+            _write_chunk(stream, b"IDAT", packer.compress(lines))
+        _write_chunk(stream, b"IDAT", packer.flush())
+        _write_chunk(stream, b"IEND", b"")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _write_chunk(stream: BinaryIO, kind: bytes, content: bytes) -> None:
+    stream.write(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)))
