@@ -9,11 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 
 import histofold
 from histofold.core.faults import ImageError, InputError
 from histofold.imaging.slide import open_slide
+from histofold.models.build import build_model
 from histofold.predict.submission.shards import predict_folder
+from histofold.report.results.files import ResultFiles
+from histofold.train.checkpoint import save_network
+from small_datasets import BASE, small_record
 
 SHAPE_HW = (150, 203)
 
@@ -100,6 +105,21 @@ def test_probabilities_are_what_masks_are_cut_from(model, image_HWC):
     np.testing.assert_array_equal(probs_HW >= 0.45, model.predict(image_HWC, 0.8, organ="kidney"))
 
 
+def test_outlines_and_probabilities_are_those_of_the_command(small_package, tmp_path, image_HWC):
+    path = write_competition(tmp_path / "data", image_HWC, "kidney")
+    folders = {kind: tmp_path / kind for kind in ("geojson", "probabilities")}
+    weights = with_thresholds(small_package, tmp_path / "weights", default=0.4, kidney=0.505)
+    predict_folder(weights, tmp_path / "data", tmp_path / "s.csv", results=ResultFiles(folders))
+    model = histofold.load(weights)
+    outlines = model.polygons(path, 0.8, "kidney", "HPA")
+    assert len(outlines["features"]) > 1
+    assert json.loads(json.dumps(outlines)) == json.loads((tmp_path / "geojson" / "7.geojson").read_text())
+    area_px = sum(each["properties"]["measurements"]["area_px"] for each in outlines["features"])
+    assert area_px == model.predict(path, 0.8, "kidney").sum()
+    levels_HW = tifffile.imread(tmp_path / "probabilities" / "7.ome.tif")
+    np.testing.assert_array_equal(np.rint(model.probabilities(path, 0.8) * np.float32(255)), levels_HW)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -140,3 +160,28 @@ def test_public_names_are_those_of_their_modules():
     assert histofold.dice(np.ones((2, 3)), np.ones((2, 3))) == 1
     with pytest.raises(AttributeError, match="no 'lode': its public names are"):
         histofold.lode  # noqa: B018
+
+
+def test_the_notebook_runs(small_package, tmp_path, image_HWC, project_root, monkeypatch):
+    """Cell by cell, as a reader would, with weights that know nothing."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    shutil.copytree(small_package, tmp_path / "weights")
+    tifffile.imwrite(tmp_path / "slide.tif", image_HWC, photometric="rgb")
+    fold = tmp_path / "runs" / "E" / "fold0"
+    small_record(fold, 0)
+    network = build_model(BASE.model.architecture, BASE.model.arguments()).eval()
+    save_network(network, fold)
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((project_root / "docs" / "use_the_weights.ipynb").read_text(encoding="utf-8"))
+    names = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [], "kept without outputs: they would be of somebody's machine"
+            exec("".join(cell["source"]), names)
+    plt.close("all")
+    assert names["mask"].shape == names["probabilities"].shape == SHAPE_HW
+    with torch.inference_mode():
+        pixels_NCHW = torch.from_numpy(names["pixels"]).float().permute(2, 0, 1)[None]
+        assert torch.equal(names["logits"], network(pixels_NCHW))

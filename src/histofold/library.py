@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,18 +18,21 @@ import torch
 from histofold.competitions.base import Competition
 from histofold.competitions.registry import get_competition
 from histofold.core.log import logger
-from histofold.core.rle.runs import Runs, class_runs
+from histofold.core.rle.rings import trace_components
+from histofold.core.rle.runs import Masks, Runs, class_runs
 from histofold.imaging.formats.door import use_formats
 from histofold.imaging.formats.stated import stated_pixel_size_um
 from histofold.imaging.samples import paste_rgb
 from histofold.imaging.slide import Slide, open_slide
-from histofold.predict.image import ImagePrediction, predict_image, predict_probabilities
+from histofold.predict.image import ImagePrediction, ImageSink, Threshold, predict_image, predict_probabilities
 from histofold.predict.stages import Stage
 from histofold.predict.submission.clock import Budget
 from histofold.predict.submission.predictor import SubmissionPredictor
+from histofold.report.results.outlines import ColumnSums, outline_features
 from histofold.schema.kinds import require_kind
 from histofold.schema.manifest import Manifest, load_manifest, look_up_thresholds
 from histofold.schema.preprocessing import has_pixel_size
+from histofold.schema.sample import Sample
 
 ImageLike = str | os.PathLike[str] | np.ndarray | Slide
 """A file, an opened slide, or pixels (H, W), (H, W, 1) to (H, W, 4): grey, RGB, with or without alpha."""
@@ -104,8 +107,36 @@ class Model:
             ValueError: If an array is no image, or the pixel size no positive number.
             MemoryError: If even the smallest tile does not fit.
         """
-        masks_KHW = np.stack([runs.to_mask() for runs in self._runs(image, pixel_size_um, organ, source)])
+        _, of_classes = self._masks(image, pixel_size_um, self._threshold(organ, source))
+        masks_KHW = np.stack([runs.to_mask() for runs in of_classes])
         return masks_KHW[0] if len(masks_KHW) == 1 else masks_KHW
+
+    def polygons(
+        self, image: ImageLike, pixel_size_um: float | None = None, organ: str = "", source: str = ""
+    ) -> dict[str, Any]:
+        """The components of the mask as GeoJSON, as `histofold predict --geojson` writes them.
+
+        Args:
+            image: As for `predict`, as are the others.
+            pixel_size_um: Micrometres per pixel.
+            organ: Its organ.
+            source: Its data source.
+
+        Returns:
+            A FeatureCollection of polygons with holes, x and y in pixels; their properties are those of annotations of
+            QuPath, with class, mean probability, and area in pixels and, where a pixel size is known, in um2.
+
+        Raises:
+            As `predict`.
+        """
+        gathered = _GatheredSums()
+        size_um, of_classes = self._masks(image, pixel_size_um, self._threshold(organ, source), gathered)
+        traced = [trace_components(runs) for runs in of_classes]
+        means = [sums.means(components) for sums, components in zip(gathered.sums, traced, strict=True)]
+        return {
+            "type": "FeatureCollection",
+            "features": list(outline_features(traced, means, self.manifest.classes, size_um)),
+        }
 
     def probabilities(self, image: ImageLike, pixel_size_um: float | None = None) -> np.ndarray:
         """The probabilities that masks are cut from, all of them in memory: 4 bytes a pixel and class.
@@ -123,15 +154,21 @@ class Model:
         probs_KHW = self._answer(image, pixel_size_um, predict_probabilities)
         return probs_KHW[0] if len(probs_KHW) == 1 else probs_KHW
 
-    def _runs(self, image: ImageLike, pixel_size_um: float | None, organ: str, source: str) -> tuple[Runs, ...]:
-        """The cleaned mask of each class."""
-        threshold = look_up_thresholds(self.manifest.thresholds, organ, source, self.manifest.classes)
+    def _threshold(self, organ: str, source: str) -> Threshold:
+        return look_up_thresholds(self.manifest.thresholds, organ, source, self.manifest.classes)
+
+    def _masks(
+        self, image: ImageLike, pixel_size_um: float | None, threshold: Threshold, sink: ImageSink | None = None
+    ) -> tuple[float | None, tuple[Runs, ...]]:
+        """The pixel size that an image was read at, and the cleaned mask of each class."""
 
         def once(stages: Sequence[Stage], slide: Slide, size_um: float | None) -> ImagePrediction:
-            return predict_image(stages, slide, size_um, [threshold])
+            if sink is not None:  # anew with each attempt: one that memory ended has left something
+                sink.begin(Sample(id=str(slide.path), image_path=slide.path), slide.shape_hw, threshold)
+            return predict_image(stages, slide, size_um, [threshold], sink=sink)
 
         found = self._answer(image, pixel_size_um, once)
-        return class_runs(found.masks(threshold, self.manifest, self._never_empty))
+        return found.pixel_size_um, class_runs(found.masks(threshold, self.manifest, self._never_empty))
 
     def _answer(
         self,
@@ -160,6 +197,23 @@ def _opened(image: ImageLike) -> Iterator[tuple[Slide, float | None]]:
             yield slide, stated_pixel_size_um(slide.path)
     else:
         yield Slide(Path("array"), ArrayReader(np.asarray(image))), None
+
+
+class _GatheredSums:
+    """An `ImageSink` that gathers what the mean probabilities of components are made of, for each class."""
+
+    sums: list[ColumnSums]
+
+    def begin(self, sample: Sample, shape_hw: tuple[int, int], threshold: Threshold) -> None:
+        cuts = threshold if isinstance(threshold, tuple) else (threshold,)
+        self.sums = [ColumnSums(shape_hw, cut) for cut in cuts]
+
+    def add(self, y: int, probs_KHW: np.ndarray) -> None:
+        for sums, probs_HW in zip(self.sums, probs_KHW, strict=True):
+            sums.add(probs_HW)
+
+    def finish(self, masks: Masks, is_final: bool) -> None:
+        """Nothing is kept but the sums."""
 
 
 class ArrayReader:

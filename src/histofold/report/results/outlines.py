@@ -88,22 +88,23 @@ def write_outlines(
     """
     with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write('{"type": "FeatureCollection", "features": [')
-        for number, feature in enumerate(_features(traced, means, classes, pixel_size_um)):
+        for number, feature in enumerate(outline_features(traced, means, classes, pixel_size_um)):
             stream.write(("," if number else "") + "\n" + json.dumps(feature))
         stream.write("\n]}\n")
 
 
-def _features(
+def outline_features(
     traced: Sequence[Sequence[Component]],
     means: Sequence[np.ndarray],
     classes: Sequence[str],
     pixel_size_um: float | None,
 ) -> Iterator[dict[str, Any]]:
+    """What `write_outlines` writes, feature by feature, as plain data; the arguments are the same."""
     for place, (components, of_class, name) in enumerate(zip(traced, means, classes, strict=True)):
         classification = {"name": name, "color": CLASS_COLOURS[place % len(CLASS_COLOURS)]}
         for component, mean in zip(components, of_class, strict=True):
             area_px = component.pieces.area
-            measured = {"area_px": area_px}
+            measured: dict[str, float] = {"area_px": area_px}
             if has_pixel_size(pixel_size_um):
                 measured["area_um2"] = round(area_px * float(pixel_size_um or 1) ** 2, 3)
             if not np.isnan(mean):
