@@ -9,17 +9,19 @@ grid deformation, brightness and contrast, hue, blur or noise, holes. All take t
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 
 import albumentations
 import cv2
 import numpy as np
 
 from histofold.core.stain import image_of_densities, lab_statistics, macenko_map, macenko_statistics, reinhard_map
-from histofold.schema.augment import AUGMENT_PRESETS, AugmentConfig
+from histofold.schema.augment import AugmentConfig
 from histofold.train.augment.pipeline import Augmenter
 from histofold.train.augment.pixels import (
     add_noise,
@@ -90,13 +92,21 @@ def steps_and_peers(image_HWC: np.ndarray, bits_HW: np.ndarray) -> list[tuple[st
 
 
 def presets_and_peers(image_HWC: np.ndarray, bits_HW: np.ndarray) -> list[tuple[str, Call, Call | None]]:
-    """Each preset; medium beside the same steps in albumentations, strong beside the usual pipeline."""
+    """Each preset, and a user's pipeline beside itself alone.
+
+    Medium stands beside the same steps in albumentations, strong beside the usual pipeline.
+    """
     plain, usual = _peer(same_as_medium(), image_HWC, bits_HW), _peer(usual_pipeline(), image_HWC, bits_HW)
     peers = {"light": None, "medium": plain, "strong": usual}
     rows: list[tuple[str, Call, Call | None]] = []
-    for name in AUGMENT_PRESETS:
+    for name, peer in peers.items():
         augmenter = Augmenter(AugmentConfig(preset=name), len(image_HWC))
-        rows.append((name, lambda number, a=augmenter: a(image_HWC, bits_HW, (0, 0, number)), peers[name]))
+        rows.append((name, lambda number, a=augmenter: a(image_HWC, bits_HW, (0, 0, number)), peer))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "own.yaml"
+        albumentations.save(same_as_medium(), path, data_format="yaml")
+        own = Augmenter(AugmentConfig(preset="none", pipeline=str(path)), len(image_HWC))
+    rows.append(("own pipeline", lambda number: own(image_HWC, bits_HW, (0, 0, number)), plain))
     return rows
 
 
@@ -147,7 +157,7 @@ def _peer(transform: albumentations.BasicTransform, image_HWC: np.ndarray, bits_
     given = {"image": image_HWC} if bits_HW is None else {"image": image_HWC, "mask": bits_HW}
 
     def call(number: int) -> object:
-        transform.set_random_seed(number)
+        transform.set_random_state(np.random.default_rng(number), random.Random(number))
         return transform(**given)
 
     return call
@@ -155,9 +165,7 @@ def _peer(transform: albumentations.BasicTransform, image_HWC: np.ndarray, bits_
 
 def _geometry(name: str, image_HWC: np.ndarray, bits_HW: np.ndarray) -> Call:
     """The augmenter with one geometric step alone."""
-    strengths = ("scale", "rotate", "colour_strength", "hed_strength")
-    off = dict.fromkeys((key for key in AUGMENT_PRESETS["medium"] if key not in strengths), 0.0)
-    augmenter = Augmenter(replace(AugmentConfig(**off), **{name: 1.0}), len(image_HWC))
+    augmenter = Augmenter(AugmentConfig(preset="none", **{name: 1.0}), len(image_HWC))
     return lambda number: augmenter(image_HWC, bits_HW, (0, 0, number))
 
 

@@ -10,10 +10,19 @@ from histofold.data.tiles.files import write_tile
 from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.imaging.tissue import tissue_mask
 from histofold.schema.experiment import AugmentConfig
-from histofold.train.augment.pipeline import Augmenter, jitter_stains
+from histofold.train.augment.pipeline import Augmenter
+from histofold.train.augment.pixels import jitter_stains
 from histofold.train.dataset import TileDataset, make_loader
 from histofold.train.sampler import BalancedSampler
 
+OWN_STEPS = """
+transform:
+  __class_fullname__: Compose
+  transforms:
+    - {__class_fullname__: GaussNoise, p: 0.5}
+    - {__class_fullname__: GridDistortion, p: 0.5}
+    - {__class_fullname__: histofold.TransferStain, p: 0.5}
+"""
 OFF = AugmentConfig(flip=0, rotate90=0, affine=0, sharpness=0, colour=0, hed=0)
 
 
@@ -182,16 +191,19 @@ def test_a_missing_tile_says_what_to_do(tile_folder):
 
 
 def test_batches_do_not_depend_on_workers(tile_folder):
+    """Nor on their number: with ours and a pipeline of the user's own behind it."""
     folder, index = tile_folder
+    (folder / "own.yaml").write_text(OWN_STEPS)
+    config = AugmentConfig(crop=32, pipeline=str(folder / "own.yaml"))
 
     def batches(workers):
-        dataset = TileDataset(folder, index, Augmenter(AugmentConfig(crop=32), 64), seed=3)
+        dataset = TileDataset(folder, index, Augmenter(config, 64), seed=3)
         sampler = BalancedSampler(index["bin"], 3, True, 2, 0)
         loader = make_loader(dataset, sampler, 2, workers)
         return [{name: part.clone() for name, part in batch.items()} for batch in islice(loader, 5)]
 
-    for alone, shared in zip(batches(0), batches(2), strict=True):
-        assert all(torch.equal(alone[name], shared[name]) for name in alone)
+    for alone, *shared in zip(batches(0), batches(1), batches(2), strict=True):
+        assert all(torch.equal(alone[name], each[name]) for name in alone for each in shared)
         assert tuple(alone["image"].shape) == (2, 32, 32, 3)
 
 

@@ -10,6 +10,7 @@ import torch
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import InputError
 from histofold.data.build import build_dataset
+from histofold.data.changes import changed_inputs
 from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.schema.dataset import DataConfig
 from histofold.schema.experiment import AugmentConfig, LossConfig, TrainConfig
@@ -129,3 +130,21 @@ def test_a_crop_that_no_tile_holds_is_refused(made, tmp_path):
     assert setup_of(made, tmp_path, augment=replace(OFF, crop=64)).index["size"].eq(64).all()
     with pytest.raises(InputError, match=r"augment.crop: .*index.csv: crop=96 is larger than the tiles, of 64 pixels"):
         setup_of(made, tmp_path, augment=replace(OFF, crop=96))
+
+
+def test_the_content_of_an_own_pipeline_makes_another_run(made, tmp_path):
+    path = tmp_path / "own.yaml"
+    text = "transform: {__class_fullname__: Compose, transforms: [{__class_fullname__: InvertImg, p: 1.0}]}"
+    path.write_text(text)
+    own = replace(OFF, pipeline=str(path))
+    first, without = setup_of(made, tmp_path, augment=own), setup_of(made, tmp_path)
+    assert first.digest != without.digest
+    shown = [training_tiles(setup, keep=False)[0, 0, 0]["image"] for setup in (first, without)]
+    assert torch.equal(shown[0], 255 - shown[1])
+    path.rename(tmp_path / "moved.yaml")
+    moved = setup_of(made, tmp_path, augment=replace(OFF, pipeline=str(tmp_path / "moved.yaml")))
+    assert moved.digest == first.digest
+    path.write_text(text.replace("1.0", "0.5"))
+    changed = setup_of(made, tmp_path, augment=own)
+    assert changed.digest != first.digest
+    assert changed_inputs(first.inputs, changed.inputs) == ["other steps: of augment.pipeline"]

@@ -24,6 +24,7 @@ CHANGES = {
     "part": "other folds",
     "weights": "other first weights",
     "share": "other shares of the draws",
+    "steps": "other steps",
 }
 """What may differ between two trainings beside their settings, by the first word of a key of `fold_inputs`."""
 

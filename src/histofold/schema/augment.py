@@ -30,9 +30,13 @@ _PRESET_VALUES: dict[str, tuple[float, float, float]] = {
     "cutout": (0.0, 0.0, 0.3),
     "cutmix": (0.0, 0.0, 0.3),
 }
+_STRENGTHS = ("scale", "rotate", "colour_strength", "hed_strength")
 AUGMENT_PRESETS: dict[str, dict[str, float]] = {
     preset: {name: values[place] for name, values in _PRESET_VALUES.items()}
     for place, preset in enumerate(_PRESET_NAMES)
+}
+AUGMENT_PRESETS["none"] = {
+    name: value if name in _STRENGTHS else 0.0 for name, value in AUGMENT_PRESETS["medium"].items()
 }
 """What each preset decides, by the name of the field."""
 
@@ -41,9 +45,13 @@ AUGMENT_PRESETS: dict[str, dict[str, float]] = {
 class AugmentConfig:
     """Augmentation; each is a probability or a strength, 0 switches it off. Not given (None): as the preset says."""
 
-    preset: Literal["light", "medium", "strong"] = "medium"
+    preset: Literal["none", "light", "medium", "strong"] = "medium"
     """What all fields that are not given are taken from. `strong` is meant for slides of other laboratories; it shows
-    up to twice the pixel size, and what tiles no larger than `crop` do not hold is reflected."""
+    up to twice the pixel size, and what tiles no larger than `crop` do not hold is reflected. `none`
+    leaves all of them out."""
+    pipeline: str = ""
+    """Your own albumentations pipeline, done after ours: a file of `albumentations.save`, or `module:function` that
+    gives one. It may name our steps, as `histofold.TransferStain`."""
     crop: int = 0
     """Side of a random piece of each tile that the network sees, in network pixels; 0: the whole tile."""
     flip: float | None = None
@@ -101,8 +109,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         # What a preset may decide is a probability, but for these.
-        sizes = ("scale", "rotate", "colour_strength", "hed_strength")
-        names = [name for name in AUGMENT_PRESETS["medium"] if name not in sizes]
+        names = [name for name in AUGMENT_PRESETS["medium"] if name not in _STRENGTHS]
         for name in (*names, "stain_template"):
             self._check_range(name, 0, 1, "is a probability of 0 to 1")
         if self.crop < 0 or self.crop % 32:
@@ -112,6 +119,8 @@ class AugmentConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1)")
         for name, highest in {"stain_template_spread": 5, "rotate": 180}.items():
             self._check_range(name, 0, highest, f"must lie in [0, {highest}]")
+        if self.pipeline and ":" not in self.pipeline and not self.pipeline.endswith((".yaml", ".yml", ".json")):
+            raise ValueError(f"pipeline={self.pipeline!r} must be a file (.yaml, .json) or module:function")
         self._check_range("jpeg_quality", 1, 95, "must lie in [1, 95]")
 
     def _check_range(self, name: str, lowest: float, highest: float, rule: str) -> None:

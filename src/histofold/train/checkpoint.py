@@ -129,13 +129,15 @@ def save_network(model: torch.nn.Module, folder: Path) -> None:
 def training_settings(experiment: Experiment) -> dict[str, Any]:
     """The settings that decide the weights; how often to look and save, trackers and places do not.
 
-    Data and initial weights are named by their content elsewhere. A preset of the augmentation is what it stands for.
+    Data, initial weights and an own pipeline are named by their content elsewhere. A preset of the augmentation is what
+    it stands for.
     """
     settings = plain(experiment)
     settings["augment"] = plain(experiment.augment.resolved())
     for name in _without_effect(experiment):
         del settings["train"][name]
-    del settings["data"], settings["predict"], settings["model"]["init"], settings["augment"]["preset"]
+    del settings["data"], settings["predict"], settings["model"]["init"]
+    del settings["augment"]["preset"], settings["augment"]["pipeline"]
     return settings
 
 

@@ -22,6 +22,7 @@ from histofold.models.weights import with_encoder_moments
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Manifest, file_sha256
 from histofold.schema.sample import Sample
+from histofold.train.augment.own import pipeline_digest
 from histofold.train.checkpoint import training_settings
 from histofold.train.warm_start import InitialWeights, find_initial_weights
 
@@ -88,8 +89,8 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
 
     Raises:
         InputError: If a dataset is missing, does not fit the others or was cut at another scale, the fold is unknown,
-            nothing is left to train on, the crop is larger than the tiles, organs are named that no tile has, or labels
-            or initial weights have seen what the fold is scored on.
+            nothing is left to train on, the crop is larger than the tiles, organs are named that no tile has, the
+            augmentation's pipeline cannot be had, or labels or initial weights have seen what the fold is scored on.
     """
     folds = check_experiment(experiment, fold)
     # The run's own experiment.toml says what its network sees, and its digest holds it.
@@ -120,6 +121,8 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
     begun = [file_sha256(path) for path in (initial.path if initial else None, _encoder_file(experiment)) if path]
     held_out = [sample.id for sample in validation]
     inputs = fold_inputs(used, chosen, held_out) | {"weights of the first step": " ".join(begun)}
+    if experiment.augment.pipeline:
+        inputs["steps of augment.pipeline"] = pipeline_digest(experiment.augment.pipeline)
     text = json.dumps([training_settings(experiment), described, held_out, limit, begun, sorted(inputs.items())])
     preprocessing = complete_preprocessing(experiment, main.info, main.folder)
     return FoldSetup(

@@ -7,6 +7,7 @@ alone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -42,14 +43,17 @@ AUGMENT_STEPS = (
 class ExampleDraws:
     """The randomness of one example; each step has a stream of its own, so that none disturbs another's numbers."""
 
-    def __init__(self, key: tuple[int, ...]) -> None:
+    def __init__(self, generator: np.random.Generator) -> None:
         """Prepare.
 
         Args:
-            key: Non-negative numbers that identify the example, such as (seed, epoch, position).
+            generator: `numpy.random.default_rng(key)` of the numbers that identify the example, such as (seed, epoch,
+                position); what decides which steps happen is drawn from it.
         """
-        self._key = key
-        self._chances = np.random.default_rng(key).random(len(AUGMENT_STEPS))
+        seed = generator.bit_generator.seed_seq
+        assert isinstance(seed, np.random.SeedSequence)
+        self._key = seed.entropy
+        self._chances = generator.random(len(AUGMENT_STEPS))
 
     def of(self, step: str, probability: float | None) -> np.random.Generator | None:
         """The stream of a step where it happens, else None.
@@ -74,44 +78,75 @@ GRID_STRENGTH = 0.3
 """Largest relative change of the widths of a stretched grid."""
 _CELLS = (4, 12)  # cells a side over which an elastic shift changes, fewest and most
 _STRIPES = (4, 8)  # rows and columns of a stretched grid, fewest and most
+_TURNS = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)
+_BORDER = cv2.BORDER_REFLECT_101
 _ALIASING = 1.25  # a tile shrunk by more than this is smoothed before
 
 
-def move_tile(
-    image_HWC: np.ndarray, bits_HW: np.ndarray, size: int, config: AugmentConfig, draws: ExampleDraws
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Crop, flip, turn, scale, shear and deform image and mask alike.
+@dataclass(frozen=True, kw_only=True)
+class Movement:
+    """Where the pixels of an example come from; images and masks are moved alike."""
+
+    size: int
+    """Side S of the example."""
+    y: int = 0
+    """First row of the tile that it shows, where there is no matrix."""
+    x: int = 0
+    """First column of it."""
+    matrix_23: np.ndarray | None = None
+    """Affine map from its places to those of the tile."""
+    places_HW2: np.ndarray | None = None  # noqa: N815
+    """Places of the tile that its pixels come from, where no affine map says so."""
+    stretch: float = 1.0
+    """The pixel size that the example shows over the tile's own; where a scaling differs by axis, that of the square
+    root of the area."""
+    flips: tuple[int, ...] = ()
+    """Axes that are turned over last."""
+    quarters: int = 0
+    """Clockwise quarter turns after that, 0 to 3."""
+
+    def moved(self, array: np.ndarray, interpolation: int) -> np.ndarray:
+        """The example of a tile (H, W) or (H, W, C): uint8 (S, S) or (S, S, C)."""
+        if interpolation != cv2.INTER_NEAREST and self.stretch > _ALIASING:
+            array = cv2.GaussianBlur(array, (0, 0), (self.stretch - 1) / 2)
+        if self.places_HW2 is not None:
+            array = cv2.remap(array, self.places_HW2, None, interpolation, borderMode=_BORDER)
+        elif self.matrix_23 is not None:
+            flags = interpolation | cv2.WARP_INVERSE_MAP
+            array = cv2.warpAffine(array, self.matrix_23, (self.size, self.size), flags=flags, borderMode=_BORDER)
+        else:
+            array = np.ascontiguousarray(array[self.y : self.y + self.size, self.x : self.x + self.size])
+        for axis in self.flips:
+            array = cv2.flip(array, axis)
+        return cv2.rotate(array, _TURNS[self.quarters - 1]) if self.quarters else array
+
+
+def draw_movement(shape_hw: tuple[int, int], size: int, config: AugmentConfig, draws: ExampleDraws) -> Movement:
+    """Draw how a tile is cropped, flipped, turned, scaled, sheared and deformed.
 
     Args:
-        image_HWC: uint8 tile; neither side is shorter than `size`.
-        bits_HW: uint8 mask; its values are moved as they are (nearest neighbour).
-        size: Side S of the result.
+        shape_hw: Height and width of the tile, neither shorter than `size`.
+        size: Side S of the example.
         config: With every field given.
         draws: The example's randomness.
-
-    Returns:
-        uint8 image (S, S, 3) and mask (S, S), and the natural logarithm of the pixel size that the result shows over
-        the tile's own: below 0 where structures are larger than in the tile. Where a scaling differs by axis it is that
-        of the square root of the area.
     """
     matrix_22 = _source_matrix(config, draws)
     shifts_HW2 = _shifts(size, config, draws)
+    flips, quarters = _symmetry(config, draws)
     placing = draws.of("crop", 1.0)
     assert placing is not None
     if matrix_22 is None and shifts_HW2 is None:
-        y, x = (int(placing.integers(side - size + 1)) for side in image_HWC.shape[:2])
-        image_HWC, bits_HW = (array[y : y + size, x : x + size] for array in (image_HWC, bits_HW))
-        return *_symmetric(image_HWC, bits_HW, config, draws), 0.0
+        y, x = (int(placing.integers(side - size + 1)) for side in shape_hw)
+        return Movement(size=size, y=y, x=x, flips=flips, quarters=quarters)
     matrix_22 = np.eye(2) if matrix_22 is None else matrix_22
+    matrix_23 = _placed(matrix_22, size, shape_hw, placing)
+    places_HW2 = None
+    if shifts_HW2 is not None:
+        places_HW2 = cv2.transform(_pixel_places(size) + shifts_HW2, matrix_23.astype(np.float32))
     stretch = float(np.sqrt(abs(np.linalg.det(matrix_22))))
-    if stretch > _ALIASING:
-        image_HWC = cv2.GaussianBlur(image_HWC, (0, 0), (stretch - 1) / 2)
-    matrix_23 = _placed(matrix_22, size, image_HWC.shape[:2], placing)
-    image_HWC, bits_HW = (
-        _sample(array, matrix_23, shifts_HW2, size, way)
-        for array, way in ((image_HWC, cv2.INTER_LINEAR), (bits_HW, cv2.INTER_NEAREST))
+    return Movement(
+        size=size, matrix_23=matrix_23, places_HW2=places_HW2, stretch=stretch, flips=flips, quarters=quarters
     )
-    return *_symmetric(image_HWC, bits_HW, config, draws), float(np.log(stretch))
 
 
 def _source_matrix(config: AugmentConfig, draws: ExampleDraws) -> np.ndarray | None:
@@ -196,18 +231,6 @@ def _placed(matrix_22: np.ndarray, size: int, shape_hw: tuple[int, int], generat
     return np.hstack([matrix_22, corner_2[:, np.newaxis]])
 
 
-def _sample(
-    array: np.ndarray, matrix_23: np.ndarray, shifts_HW2: np.ndarray | None, size: int, interpolation: int
-) -> np.ndarray:
-    """The values of an image or mask where the result's pixels come from."""
-    border = cv2.BORDER_REFLECT_101
-    if shifts_HW2 is None:
-        flags = interpolation | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(array, matrix_23, (size, size), flags=flags, borderMode=border)
-    places_HW2 = cv2.transform(_pixel_places(size) + shifts_HW2, matrix_23.astype(np.float32))
-    return cv2.remap(array, places_HW2, None, interpolation, borderMode=border)
-
-
 @lru_cache(maxsize=2)
 def _pixel_places(size: int) -> np.ndarray:
     """Coordinates of the result's own pixels, x before y, float32 (S, S, 2)."""
@@ -215,15 +238,8 @@ def _pixel_places(size: int) -> np.ndarray:
     return np.stack(np.meshgrid(places_S, places_S), axis=-1)
 
 
-def _symmetric(
-    image_HWC: np.ndarray, bits_HW: np.ndarray, config: AugmentConfig, draws: ExampleDraws
-) -> tuple[np.ndarray, np.ndarray]:
-    """Flips and quarter turns, exact to the pixel."""
-    image_HWC, bits_HW = np.ascontiguousarray(image_HWC), np.ascontiguousarray(bits_HW)
-    for step, axis in (("hflip", 1), ("vflip", 0)):
-        if draws.of(step, config.flip) is not None:
-            image_HWC, bits_HW = cv2.flip(image_HWC, axis), cv2.flip(bits_HW, axis)
-    if (generator := draws.of("rotate90", config.rotate90)) is not None and (quarters := int(generator.integers(4))):
-        way = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)[quarters - 1]
-        image_HWC, bits_HW = cv2.rotate(image_HWC, way), cv2.rotate(bits_HW, way)
-    return image_HWC, bits_HW
+def _symmetry(config: AugmentConfig, draws: ExampleDraws) -> tuple[tuple[int, ...], int]:
+    """Axes that are flipped, and quarter turns: exact to the pixel."""
+    flips = tuple(axis for step, axis in (("hflip", 1), ("vflip", 0)) if draws.of(step, config.flip) is not None)
+    generator = draws.of("rotate90", config.rotate90)
+    return flips, 0 if generator is None else int(generator.integers(4))

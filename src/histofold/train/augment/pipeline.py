@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import albumentations as A
 import numpy as np
 
 from histofold.schema.augment import AugmentConfig
-from histofold.train.augment.geometry import ExampleDraws, move_tile
-from histofold.train.augment.pixels import (
-    add_noise,
-    change_thickness,
-    compress_jpeg,
-    cut_out,
-    equalise_locally,
-    jitter_colours,
-    jitter_stains,
-    lose_detail,
-    sharpen_or_blur,
-    show_grey,
-)
-from histofold.train.augment.stain import ColourTemplates, shift_to_template, transfer_stain
-
-STAIN_TRANSFER_STRENGTH = 1.0
-"""How far transferred stains stray from the tile's own, 0 to 1."""
-THICKNESS_RATIO = 2.0
-"""Largest factor of the section's thickness, to either side; drawn log-uniformly."""
-CLAHE_LIMIT = 3.0
-"""Largest gain of contrast where neighbourhoods are equalised."""
-DETAIL_RATIO = 3.0
-"""Largest factor of the pixel size that detail is lost to; drawn log-uniformly."""
-NOISE_STRENGTH = 0.04
-"""Largest standard deviation of a camera's noise, as a share of white."""
-CUTOUT_AREA = 0.15
-"""Largest share of the tile that cutout's rectangles cover together."""
+from histofold.train.augment.own import OwnPipeline
+from histofold.train.augment.stain import ColourTemplates
+from histofold.train.augment.steps import Preset
 
 
 class Augmented(NamedTuple):
@@ -70,8 +47,9 @@ class Augmenter:
                 "or set it to 0 where all tiles are blank"
             )
         self.size = min(config.crop or size, size)
-        self._config = config
-        self._changes = _pixel_changes(config, tuple(templates))
+        self._own = OwnPipeline(config.pipeline, self.size) if config.pipeline else None
+        steps = [Preset(config, self.size, templates), *([self._own.compose] if self._own else [])]
+        self._compose = A.Compose(steps, is_check_shapes=False)
 
     def __call__(self, image_HWC: np.ndarray, bits_HW: np.ndarray, key: tuple[int, ...]) -> Augmented:
         """Augment one example.
@@ -81,31 +59,11 @@ class Augmenter:
             bits_HW: uint8 mask of any values.
             key: Non-negative numbers, (seed, epoch, position): the same key always gives the same result.
         """
-        draws = ExampleDraws(key)
-        image_HWC, bits_HW, log_zoom = move_tile(image_HWC, bits_HW, self.size, self._config, draws)
-        for step, change in self._changes:
-            if (generator := draws.of(step, getattr(self._config, step))) is not None:
-                image_HWC = change(image_HWC, generator=generator)
-        return Augmented(np.ascontiguousarray(image_HWC), np.ascontiguousarray(bits_HW), log_zoom)
-
-
-def _pixel_changes(
-    config: AugmentConfig, templates: tuple[ColourTemplates, ...]
-) -> tuple[tuple[str, Callable[..., np.ndarray]], ...]:
-    """What changes grey levels, by the name of its probability, in the order of slide, stain, optics and camera."""
-    assert config.colour_strength is not None
-    assert config.hed_strength is not None
-    return (
-        ("sharpness", sharpen_or_blur),
-        ("colour", partial(jitter_colours, strength=config.colour_strength)),
-        ("hed", partial(jitter_stains, strength=config.hed_strength)),
-        ("stain_transfer", partial(transfer_stain, strength=STAIN_TRANSFER_STRENGTH)),
-        ("stain_template", partial(shift_to_template, templates=templates, spread=config.stain_template_spread)),
-        ("thickness", partial(change_thickness, ratio=THICKNESS_RATIO)),
-        ("grey", show_grey),
-        ("clahe", partial(equalise_locally, limit=CLAHE_LIMIT)),
-        ("detail", partial(lose_detail, ratio=DETAIL_RATIO)),
-        ("noise", partial(add_noise, strength=NOISE_STRENGTH)),
-        ("jpeg", partial(compress_jpeg, quality=config.jpeg_quality)),
-        ("cutout", partial(cut_out, area=CUTOUT_AREA)),
-    )
+        # Not by a seed, which albumentations would hand to each step alike: all of one probability would go together.
+        self._compose.set_random_state(np.random.default_rng(key), random.Random(repr(key)))
+        example = self._compose(image=image_HWC, mask=bits_HW, log_zoom=0.0)
+        if self._own:
+            self._own.refuse_changed_kind(example, (self.size, self.size, 3), bits_HW)
+        return Augmented(
+            np.ascontiguousarray(example["image"]), np.ascontiguousarray(example["mask"]), example["log_zoom"]
+        )
