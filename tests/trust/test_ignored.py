@@ -42,3 +42,10 @@ def test_validation_passes_over_them_too(truth, monkeypatch):
     model = SimpleNamespace(training=False, eval=lambda: None, train=lambda mode: None)
     setup = SimpleNamespace(manifest=None, competition=truth)
     assert loop.validate_slides(model, setup, [SAMPLE]) == {"a": 1.0}
+
+
+def test_a_mask_of_everything_covers_what_counts(truth):
+    assert oof.everything_dice(truth, SAMPLE) == pytest.approx(2 * 20 / (20 + 7 * 5))
+    truth.target = lambda sample: (runs_from_mask(np.ones((5, 9), bool)), runs_from_mask(np.zeros((5, 9), bool)))
+    truth.ignored = lambda sample: None
+    assert oof.everything_dice(truth, SAMPLE) == 0.5, "the mean of a class that is everywhere and one that is not there"

@@ -84,6 +84,7 @@ def run(arguments: list[str]) -> int:
     report = options.out / "report.html"
     shutil.copyfile(run_folder / "report.html", report)
     print(f"the whole chain took {(time.monotonic() - started) / 60:.1f} minutes")
+    print(f"a mask of everything scores Dice {evaluation.summary['dice_of_everything']:.4f} out-of-fold")
     if truth is not None:
         print(f"hidden test Dice {hidden_score(competition, root, submission, truth):.4f}")
     print(f"out-of-fold Dice {evaluation.summary['dice']:.4f}")
@@ -144,7 +145,7 @@ def _train(experiment: Experiment, runs: Path) -> Path:
 
     for setup, dice in train_experiment(experiment, "demo", runs, fold=None, resume=True, limit=None):
         draw_fold_curves(setup.folder)
-        print(f"fold {setup.fold}: Dice {dice:.4f} on {len(setup.validation)} slides, in {setup.folder}")
+        print(setup.score_words(dice))
     return runs / "demo"
 
 

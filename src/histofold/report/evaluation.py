@@ -21,21 +21,23 @@ from histofold.report.pictures.overlays import (
 )
 from histofold.report.pictures.slides import class_overlays
 from histofold.schema.manifest import look_up_thresholds
-from histofold.trust.evaluate import Evaluation, class_words
+from histofold.trust.evaluate import Evaluation, class_words, fold_words
 
 _OVERLAY_LEGEND = Legend(
     (("truth", TRUTH_RGB), ("prediction", PREDICTION_RGB), ("missed", MISSED_RGB), ("falsely found", FALSE_RGB))
 )
 """The colours of `draw_overlay`."""
+_RANKS = {"best": 0.0, "worst": 1.0, "median": 0.5, "upper quarter": 0.25, "lower quarter": 0.75}
+"""The slides that are shown, by their place among all from the best to the worst; of few the first names go first."""
 
 
 def write_evaluation_report(evaluation: Evaluation) -> None:
     """Write overlays.png and report.html of an evaluated run."""
     run, folds, summary = evaluation.run, evaluation.folds, evaluation.summary
-    overlays = best_median_worst(evaluation)
+    overlays = ranked_overlays(evaluation)
     pictures, titles = [picture for _, picture in overlays], [title for title, _ in overlays]
     columns = len(summary["classes"]) if "classes" in summary else len(pictures)
-    save_png(run / "overlays.png", contact_sheet(pictures, titles, columns=columns, cell=480))
+    save_png(run / "overlays.png", contact_sheet(pictures, titles, columns=columns, cell=400))
     write_oof_report(
         run / "report.html",
         oof=evaluation.oof,
@@ -47,22 +49,25 @@ def write_evaluation_report(evaluation: Evaluation) -> None:
     )
 
 
-def best_median_worst(evaluation: Evaluation) -> Pictures:
-    """Overlays of the best, the median and the worst slide, each class in turn, as (title, uint8 HWC)."""
+def ranked_overlays(evaluation: Evaluation) -> Pictures:
+    """Overlays of slides from the best to the worst, each class in turn, as (title, uint8 HWC)."""
     ordered = evaluation.oof.sort_values(["dice", "id"], ascending=False, ignore_index=True)
-    places = dict.fromkeys([0, len(ordered) // 2, len(ordered) - 1])
+    last = len(ordered) - 1
+    names: dict[int, str] = {}
+    for name, share in _RANKS.items():
+        names.setdefault(round(share * last), name)
     by_fold = {fold.fold: fold for fold in evaluation.folds}
     pictures = []
-    for name, place in zip(("best", "median", "worst"), places, strict=False):
+    for place, name in sorted(names.items()):
         row = ordered.iloc[place]
         sample, fold = evaluation.samples[row["id"]], by_fold[row["fold"]]
         classes = fold.manifest.classes
         cuts = look_up_thresholds(evaluation.thresholds, sample.organ, sample.source, classes)
         (prediction,) = predict_masks(fold.ensemble(), sample, [cuts], evaluation.truth.never_empty)
         overlays = class_overlays(sample.image_path, evaluation.truth.target(sample), prediction)
-        for label, overlay in zip(classes, overlays, strict=True):
+        for label, overlay, cut in zip(classes, overlays, cuts if isinstance(cuts, tuple) else (cuts,), strict=True):
             words = f"{label}, Dice {row[f'dice_{label}']:.3f}" if len(classes) > 1 else f"Dice {row['dice']:.3f}"
-            pictures.append((f"{name}: {sample.id}, {words}", overlay))
+            pictures.append((f"{name}: {sample.id}, {words}, drawn at {cut:g}", overlay))
     return pictures
 
 
@@ -71,6 +76,8 @@ def _headline(summary: Mapping[str, Any]) -> dict[str, str]:
     return {
         "out-of-fold Dice": f"{summary['dice']:.4f}",
         "95% interval by group": f"{low:.3f} to {high:.3f}" if summary["groups"] > 1 else "none: one group",
+        "Dice at threshold 0.5": f"{summary['dice_at_half']:.4f}",
+        "Dice of a mask of everything": f"{summary['dice_of_everything']:.4f}",
         "images": str(summary["images"]),
         "groups": str(summary["groups"]),
         "folds": str(len(summary["folds"])),
@@ -86,12 +93,16 @@ def _explanations(summary: Mapping[str, Any]) -> list[str]:
         f"{summary['dice_at_half']:.4f}; with thresholds chosen on all folds, which is optimistic, it would be "
         f"{summary['dice_thresholds_on_all_optimistic']:.4f}.",
         *([class_words(summary) + "; that of an image is the mean over its classes."] if "classes" in summary else []),
-        *(
-            f"Fold {fold}: {values['dice']:.4f}. Best validation during training, on a part of the slides and "
-            f"optimistic: {values['best_dice_optimistic']:.4f} at step {values['best_step']}."
-            for fold, values in summary["folds"].items()
-        ),
+        *(f"F{fold_words(fold, values)[1:]}.{_best_words(values)}" for fold, values in summary["folds"].items()),
     ]
+
+
+def _best_words(values: Mapping[str, Any]) -> str:
+    """The best validation of a fold, where it is another than the last one and so would have to be chosen."""
+    if values["best_step"] == values["last_step"]:
+        return ""
+    best = f"{values['best_dice_optimistic']:.4f} at step {values['best_step']}"
+    return f" The best validation during training, which is not used and would be optimistic, was {best}."
 
 
 def write_oof_report(

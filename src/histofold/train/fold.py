@@ -26,6 +26,9 @@ from histofold.train.augment.own import pipeline_digest
 from histofold.train.checkpoint import training_settings
 from histofold.train.warm_start import InitialWeights, find_initial_weights
 
+VALIDATION_THRESHOLD = 0.5
+"""Of every validation: a threshold that is chosen on the slides it is scored on would flatter."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoldSetup:
@@ -74,6 +77,11 @@ class FoldSetup:
         """
         weights = self.experiment.loss.organ_weights
         return torch.tensor([*(weights.get(organ, 1.0) for organ in self.organs), 1.0])
+
+    def score_words(self, dice: float) -> str:
+        """The Dice of the finished fold in words."""
+        where = f"on {len(self.validation)} slides, in {self.folder}"
+        return f"fold {self.fold}: Dice {dice:.4f} at threshold {VALIDATION_THRESHOLD} {where}"
 
 
 def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit: int | None) -> FoldSetup:

@@ -29,7 +29,7 @@ from histofold.schema.run_record import RunRecord, datasets_beside, settings_sha
 from histofold.schema.sample import Sample
 from histofold.train.checkpoint import save_network, save_state
 from histofold.train.dataset import make_loader, training_tiles
-from histofold.train.fold import FoldSetup, prepare_fold
+from histofold.train.fold import VALIDATION_THRESHOLD, FoldSetup, prepare_fold
 from histofold.train.interruption import Interrupted, Interruption, saved_words
 from histofold.train.log import (
     OnSlide,
@@ -288,12 +288,12 @@ def validate(run: Run, setup: FoldSetup, most: int | None = None) -> dict[str, f
 def validate_slides(
     model: torch.nn.Module, setup: FoldSetup, samples: list[Sample], on_slide: OnSlide | None = None
 ) -> dict[str, float]:
-    """Dice of whole slides, the mean over classes, through the predict layer, at the threshold 0.5."""
+    """Dice of whole slides, the mean over classes, through the predict layer, at `VALIDATION_THRESHOLD`."""
     was_training = model.training
     stages = stages_of(model.eval(), setup.manifest)
     by_id = {}
     for sample in tqdm(samples, desc="validate", unit="slide", leave=False, dynamic_ncols=True):
-        (masks,) = predict_masks(stages, sample, [0.5], setup.competition.never_empty)
+        (masks,) = predict_masks(stages, sample, [VALIDATION_THRESHOLD], setup.competition.never_empty)
         truth, counted = setup.competition.target(sample), without_runs(masks, setup.competition.ignored(sample))
         by_id[sample.id] = masks_dice(counted, truth)
         if on_slide is not None:

@@ -68,7 +68,35 @@ class Evaluation:
         if missing := summary["missing_folds"]:
             words += f"; incomplete, without the unfinished folds {', '.join(map(str, missing))}"
         of_classes = [class_words(summary)] if "classes" in summary else []
-        return [*of_classes, f"out-of-fold Dice {summary['dice']:.4f} ({words})"]
+        everything = f"a mask of everything scores {summary['dice_of_everything']:.4f}"
+        return [
+            *(fold_words(fold, values) for fold, values in summary["folds"].items()),
+            threshold_words(summary, self.thresholds),
+            *of_classes,
+            f"out-of-fold Dice {summary['dice']:.4f} ({words}); {everything}",
+        ]
+
+
+_AGREEMENT = 1e-4
+"""Dice of a fold at 0.5 and that of its training differ by less where nothing has changed between them."""
+
+
+def fold_words(fold: str, values: Mapping[str, Any]) -> str:
+    """The Dice of a fold in words: at thresholds of the other folds, at 0.5, and how training saw it."""
+    half, trained = values["dice_at_half"], values["last_dice"]
+    training = "as in training"
+    if abs(half - trained) >= _AGREEMENT:
+        training = f"{trained:.4f} in training: settings of prediction, masks or the machine are others since"
+    return f"fold {fold}: Dice {values['dice']:.4f}; {half:.4f} at threshold 0.5, {training}"
+
+
+def threshold_words(summary: Mapping[str, Any], thresholds: Mapping[str, float]) -> str:
+    """What the out-of-fold Dice was cut at, in words."""
+    if len(summary["folds"]) < 2:
+        return "threshold 0.5: one fold alone has no other to choose it on"
+    own = " and others by organ or class" if len(thresholds) > 1 else ""
+    chosen = f"each fold at those that the others chose; all of them choose {thresholds['default']:g}{own}"
+    return f"thresholds: {chosen}; at 0.5 the Dice is {summary['dice_at_half']:.4f}"
 
 
 def class_words(summary: Mapping[str, Any]) -> str:
@@ -176,12 +204,15 @@ def _summarise(
         "images": len(table),
         "groups": int(table["group"].nunique()),
         "dice_at_half": float(table[0.5].mean()),
+        "dice_of_everything": float(table["everything"].mean()),
         "dice_thresholds_on_all_optimistic": float(optimistic.mean()),
         "weights_sha256": {fold.folder.name: file_sha256(fold.folder / "model.safetensors") for fold in folds},
         "settings": {fold.folder.name: plain(fold.record.manifest) for fold in folds},
         "folds": {
             str(fold.fold): {
                 "dice": float(scores[(table["fold"] == fold.fold).to_numpy()].mean()),
+                "dice_at_half": float(table.loc[table["fold"] == fold.fold, 0.5].mean()),
+                "last_step": fold.record.steps,
                 "best_step": fold.record.best_step,
                 "best_dice_optimistic": fold.record.best_dice_optimistic,
                 "last_dice": fold.record.dice,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from histofold.competitions.base import Truth, class_dice
+from histofold.competitions.base import Truth, class_dice, masks_dice
 from histofold.core.faults import Fault, InputError
+from histofold.core.rle.runs import Runs, class_runs, join_classes
 from histofold.core.rle.sets import without_runs
 from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_samples
 from histofold.models.build import build_model
@@ -109,8 +112,9 @@ def score_folds(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source]) 
     Scores are kept in runs/E/oof_scores.jsonl as they come, so that an interrupted evaluation goes on.
 
     Returns:
-        Table of id, fold, organ, source, group and one column for each threshold (float column names); where there are
-        several classes, then one for each class and threshold, as `score_column` names them.
+        Table of id, fold, organ, source, group, everything (Dice of a mask of everything) and one column for each
+        threshold (float column names); where there are several classes, then one for each class and threshold, as
+        `score_column` names them.
     """
     table, truth, samples = joined_folds(sources), JoinedTruth(sources), joined_samples(sources)
     journal = LineJournal(run / "oof_scores.jsonl")
@@ -130,7 +134,8 @@ def score_folds(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source]) 
                 scores = score_slide(ensemble, truth, sample)
                 journal.add({"key": key, "id": sample_id, "scores": scores if len(scores) > 1 else scores[0]})
             row: dict[Any, Any] = {"id": sample.id, "fold": fold.fold, "organ": sample.organ, "source": sample.source}
-            rows.append(row | {"group": sample.group} | _score_columns(scores, fold.manifest.classes))
+            row |= {"group": sample.group, "everything": everything_dice(truth, sample)}
+            rows.append(row | _score_columns(scores, fold.manifest.classes))
     return pd.DataFrame(rows)
 
 
@@ -182,3 +187,13 @@ def score_slide(ensemble: Sequence[Stage], truth: Truth, sample: Sample) -> list
     predictions = predict_masks(ensemble, sample, THRESHOLD_GRID, truth.never_empty)
     by_threshold = [class_dice(without_runs(masks, ignored), target) for masks in predictions]
     return [list(of_class) for of_class in zip(*by_threshold, strict=True)]
+
+
+def everything_dice(truth: Truth, sample: Sample) -> float:
+    """Dice of a mask of the whole image, the mean over its classes: what a score must beat to mean anything."""
+    target = truth.target(sample)
+    wholes = [
+        Runs(np.zeros(1, np.int64), np.array([math.prod(runs.shape_hw)]), runs.shape_hw, runs.order)
+        for runs in class_runs(target)
+    ]
+    return masks_dice(without_runs(join_classes(wholes), truth.ignored(sample)), target)
