@@ -95,6 +95,32 @@ def test_curves_mark_last_as_filled_and_best_as_hollow(figures) -> None:
     assert {"0.8000", "best (optimistic) 0.9500"} <= set(texts(figures[0]).split("\n"))
 
 
+def test_curves_call_nothing_optimistic_that_was_not_chosen(figures) -> None:
+    log = training_log()
+    plot_curves(log.assign(val_dice=log["val_dice"].where(log["val_dice"] < 0.9)))
+    assert "optimistic" not in texts(figures[0])
+
+
+def test_a_single_validation_is_a_dot_in_every_panel(figures) -> None:
+    plot_curves(training_log().iloc[[9]])
+    for axes in figures[0].axes:
+        assert any(line.get_marker() == "o" and list(line.get_xdata()) == [10] for line in axes.lines)
+        assert axes.get_xlim() == (0, 10)
+    assert np.diff(figures[0].axes[1].get_ylim())[0] >= 0.05 - 1e-9
+
+
+def test_legends_stand_above_what_is_drawn(figures) -> None:
+    plot_curves(training_log())
+    for axes in figures[0].axes[:2]:
+        assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1 - 1
+
+
+def test_panels_without_anything_say_so(figures) -> None:
+    plot_class_balance(tile_index().assign(mask_fraction=0.0, bin="none"))
+    assert "none" in [text.get_text() for text in figures[0].axes[2].texts]
+    assert not list(figures[0].axes[3].texts)
+
+
 def test_curves_connect_validations_across_blank_rows(figures) -> None:
     plot_curves(training_log())
     longest = max(figures[0].axes[1].lines, key=lambda line: len(line.get_xdata()))

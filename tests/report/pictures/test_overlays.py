@@ -176,6 +176,15 @@ def test_contact_sheet_writes_titles_within_their_cells() -> None:
     assert not inked[-gap:].any()
 
 
+def test_long_titles_go_on_in_further_lines() -> None:
+    def height(title: str) -> int:
+        return contact_sheet([np.full((90, 90, 3), 0, np.uint8)], [title], columns=1, cell=90).shape[0]
+
+    one, two, three = height("0001"), height("best: 0001, Dice 0.9"), height("best: " + "0001" * 20)
+    assert two - one == three - two > 0
+    assert height("word " * 100) == three
+
+
 @pytest.mark.parametrize(
     ("count", "titles", "columns", "cell"), [(0, 0, 1, 50), (2, 1, 1, 50), (1, 1, 0, 50), (1, 1, 1, 5)]
 )

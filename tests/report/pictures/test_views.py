@@ -14,6 +14,12 @@ SIDE = 48
 PLAIN = Preprocessing(normalise="none")
 
 
+@pytest.fixture(autouse=True)
+def short_titles(monkeypatch):
+    """Titles of one line, so that where a picture lies does not depend on them."""
+    monkeypatch.setattr("histofold.report.pictures.overlays._TITLE_LINES", 1)
+
+
 class Tiles:
     """Tiles of noise; a draw is told by its numbers."""
 

@@ -46,6 +46,13 @@ def style_axes(axes: Axes, title: str, grid: Literal["x", "y"] = "y") -> None:
     axes.set_axisbelow(True)
 
 
+def say_empty(axes: Axes, words: str) -> None:
+    """Words where there is nothing to draw, instead of an empty scale."""
+    axes.set_xticks([])
+    axes.grid(visible=False)
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", fontsize=9.5, color=MUTED)
+
+
 def dot_handle(label: str, colour: str, marker: str = "o", hollow: bool = False) -> Line2D:
     """A legend entry: one dot."""
     return Line2D([], [], ls="", marker=marker, ms=6, mec=colour, mfc="white" if hollow else colour, label=label)

@@ -13,7 +13,17 @@ from matplotlib.ticker import MaxNLocator
 
 from histofold.data.explore.slides import SlideFacts
 from histofold.data.tiles.cut import TILE_BINS
-from histofold.report.graphs import INK, LABEL, MUTED, PALETTE, dot_handle, finish_figure, new_figure, style_axes
+from histofold.report.graphs import (
+    INK,
+    LABEL,
+    MUTED,
+    PALETTE,
+    dot_handle,
+    finish_figure,
+    new_figure,
+    say_empty,
+    style_axes,
+)
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _BIN_COLOURS = ("#D9DCE1", "#BFDCEB", "#7DB8DA", "#3288BD", "#0B4F7D")
@@ -149,6 +159,8 @@ def _draw_strips(
         axes.set_xscale("log")
     elif len(known):
         axes.set_xlim(left=0)
+    else:
+        say_empty(axes, "not known")
 
 
 def plot_class_balance(index: pd.DataFrame) -> bytes:
@@ -209,6 +221,10 @@ def _draw_fold_bars(axes: Axes, table: pd.DataFrame, bins: list[str], colours: M
 def _draw_fractions(axes: Axes, values: pd.Series, title: str, label: str, colour: str) -> None:
     """Histogram of fractions, 0 to 1."""
     style_axes(axes, title)
+    if not values.notna().any():
+        axes.set_yticks([])
+        say_empty(axes, "none")
+        return
     axes.hist(values.dropna(), bins=25, range=(0, 1), color=colour, ec="white", lw=0.5)
     axes.set_xlim(0, 1)
     axes.set_xlabel(label)

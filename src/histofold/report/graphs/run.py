@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from histofold.core.faults import Fault, InputError
 from histofold.data.store import read_own_table
@@ -21,13 +22,15 @@ from histofold.schema.run_record import RECORD_NAME, read_record
 
 _COLOUR = PALETTE[0]
 _SMOOTHING_SHARE = 1 / 40
+_LEAST_DICE_SPAN = 0.05
 _DASHED: dict[str, Any] = {"lw": 1.3, "ls": (0, (4, 2)), "marker": "o", "ms": 2.5}
 
 
 def plot_curves(log: pd.DataFrame, path: Path | None = None) -> bytes:
     """Draw loss, validation Dice and learning rate against the optimisation step.
 
-    The last Dice is marked as the reported one; the best is shown hollow, as the optimistic one.
+    The last Dice is marked as the reported one; where another one was better, that is shown hollow, as the optimistic
+    one.
 
     Args:
         log: Columns step, lr, loss, val_loss, val_dice, val_dice_raw (blank where nothing was validated).
@@ -42,13 +45,15 @@ def plot_curves(log: pd.DataFrame, path: Path | None = None) -> bytes:
     rate = _points(frame, "lr")
     power = math.floor(math.log10(rate.max())) if len(rate) and rate.max() > 0 else 0
     style_axes(loss_axes, "Loss")
-    style_axes(dice_axes, "Validation Dice")
+    style_axes(dice_axes, "Validation Dice, at 0.5")
     style_axes(rate_axes, "Learning rate" + (f" (×10$^{{{power}}}$)" if power else ""))
     _draw_loss(loss_axes, frame)
     _draw_validation(dice_axes, frame)
-    rate_axes.plot(rate.index, rate.to_numpy() / 10.0**power, color=_COLOUR, lw=1.3)
+    _draw_line(rate_axes, rate / 10.0**power, lw=1.3)
     rate_axes.set_xlabel("optimisation step")
     rate_axes.set_ylim(bottom=0)
+    rate_axes.set_xlim(0, max(1.0, float(frame["step"].max()) if len(frame) else 1.0))
+    rate_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _curve_legends(loss_axes, dice_axes, frame)
     return finish_figure(figure, path)
 
@@ -105,11 +110,12 @@ def plot_dice_by_organ(oof: pd.DataFrame) -> bytes:
     return finish_figure(figure)
 
 
-def _legend(axes: Axes, handles: list[Line2D], place: str | None = None) -> None:
-    """A frameless legend: inside at a place, or in one row above the right end."""
-    above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": len(handles)}
-    where: dict[str, Any] = {"loc": place} if place else above
-    axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=INK, handlelength=1.6, **where)
+def _legend(axes: Axes, handles: list[Line2D]) -> None:
+    """A frameless legend above the right end, where it covers nothing: in one row, of many entries in two."""
+    columns = len(handles) if len(handles) <= 3 else -(-len(handles) // 2)
+    above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": columns}
+    look: dict[str, Any] = {"frameon": False, "fontsize": 9, "handlelength": 1.6, "columnspacing": 1.2}
+    axes.legend(handles=handles, labelcolor=INK, **look, **above)
 
 
 def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
@@ -129,21 +135,37 @@ def _draw_loss(axes: Axes, frame: pd.DataFrame) -> None:
     raw, validation = _points(frame, "loss"), _points(frame, "val_loss")
     smooth = raw.rolling(max(1, round(len(raw) * _SMOOTHING_SHARE)), center=True, min_periods=1).mean()
     axes.plot(raw.index, raw, color=_COLOUR, lw=0.7, alpha=0.22)
-    axes.plot(smooth.index, smooth, color=_COLOUR, lw=1.8)
+    _draw_line(axes, smooth, lw=1.8)
     axes.plot(validation.index, validation, color=_COLOUR, **_DASHED)
 
 
+def _draw_line(axes: Axes, values: pd.Series, lw: float) -> None:
+    """A line through values by their index; a single one, through which no line goes, is a dot."""
+    marker = "o" if len(values) == 1 else ""
+    axes.plot(values.index, values, color=_COLOUR, lw=lw, marker=marker, ms=4, clip_on=not marker)
+
+
 def _draw_validation(axes: Axes, frame: pd.DataFrame) -> None:
-    """Averaged weights' Dice with its best value, and its last one named beside the line's end."""
+    """Averaged weights' Dice with its last value, named beside the line's end, and a better one if there was any."""
     averaged, raw = _points(frame, "val_dice"), _points(frame, "val_dice_raw")
     axes.plot(raw.index, raw, color=_COLOUR, lw=1, alpha=0.35)
     axes.plot(averaged.index, averaged, color=_COLOUR, lw=1.8)
     if averaged.empty:
         return
-    best, last = int(averaged.to_numpy().argmax()), float(averaged.iloc[-1])
-    axes.plot(averaged.index[best], averaged.iloc[best], "o", ms=8, mec=_COLOUR, mfc="white", mew=1.5, clip_on=False)
+    last = float(averaged.iloc[-1])
+    if (best := _better_before(averaged)) is not None:
+        axes.plot(best, averaged[best], "o", ms=8, mec=_COLOUR, mfc="white", mew=1.5, clip_on=False)
     axes.plot(averaged.index[-1], last, "o", ms=6, color=_COLOUR, clip_on=False)
+    low, high = axes.get_ylim()
+    if high - low < _LEAST_DICE_SPAN:  # else the noise of a few validations looks like a rise
+        middle = (low + high) / 2
+        axes.set_ylim(middle - _LEAST_DICE_SPAN / 2, middle + _LEAST_DICE_SPAN / 2)
     _note(axes, f"{last:.4f}", last, _COLOUR)
+
+
+def _better_before(averaged: pd.Series) -> float | None:
+    """The step of the best validation where that is not the last one."""
+    return float(averaged.idxmax()) if averaged.max() > averaged.iloc[-1] else None
 
 
 def _curve_legends(loss_axes: Axes, dice_axes: Axes, frame: pd.DataFrame) -> None:
@@ -151,14 +173,18 @@ def _curve_legends(loss_axes: Axes, dice_axes: Axes, frame: pd.DataFrame) -> Non
     if len(_points(frame, "val_loss")):
         validation = Line2D([], [], color=_COLOUR, label="validation", **_DASHED)
         training = Line2D([], [], color=_COLOUR, lw=1.8, label="training, smoothed")
-        _legend(loss_axes, [training, validation], "upper right")
+        _legend(loss_axes, [training, validation])
     averaged = _points(frame, "val_dice")
     if len(averaged):
-        handles = [Line2D([], [], color=_COLOUR, lw=1.8, label="averaged weights")]
+        handles = []
+        if len(averaged) > 1:
+            handles.append(Line2D([], [], color=_COLOUR, lw=1.8, label="averaged weights"))
         if len(_points(frame, "val_dice_raw")):
             handles.append(Line2D([], [], color=_COLOUR, lw=1, alpha=0.5, label="raw weights"))
-        best = dot_handle(f"best (optimistic) {averaged.max():.4f}", _COLOUR, hollow=True)
-        _legend(dice_axes, [*handles, dot_handle("last (reported)", _COLOUR), best], "lower right")
+        handles.append(dot_handle("last (reported)", _COLOUR))
+        if _better_before(averaged) is not None:
+            handles.append(dot_handle(f"best (optimistic) {averaged.max():.4f}", _COLOUR, hollow=True))
+        _legend(dice_axes, handles)
 
 
 def _note(axes: Axes, text: str, y: float, colour: str) -> None:

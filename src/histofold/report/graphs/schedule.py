@@ -85,8 +85,8 @@ def _draw_rates(axes: Axes, table: pd.DataFrame, config: OptimConfig) -> None:
         axes.set_ylim(bottom=0)
     if config.schedule == "plateau":
         _draw_levels(axes, config)
-    box: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "framealpha": 1}
-    axes.legend(fontsize=9, labelcolor=INK, handlelength=1.6, loc="best", **box)
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
+    axes.legend(fontsize=9, labelcolor=INK, handlelength=1.6, **beside)
 
 
 def _draw_levels(axes: Axes, config: OptimConfig) -> None:
@@ -94,7 +94,7 @@ def _draw_levels(axes: Axes, config: OptimConfig) -> None:
     shares = [max(config.final_lr, config.gamma**fall) for fall in range(1, _MOST_LEVELS)]
     levels = sorted({config.lr * share for share in shares if share > 0 and share < 1})
     if levels:
-        label = "the next rates, one at each plateau\nof the validation score"
+        label = "the next rates, one\nat each plateau of\nthe validation score"
         place = axes.get_yaxis_transform()
         axes.hlines(levels, 0, 1, transform=place, color=MUTED, lw=0.8, ls=(0, (3, 3)), label=label)
         low, high = axes.get_ylim()

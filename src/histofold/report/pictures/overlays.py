@@ -26,6 +26,7 @@ _LINE_PX_PER_SIDE = 1 / 360
 _SHIFT_BITS = 4
 _INK_RGB = (40, 44, 52)
 _PAPER = 255
+_TITLE_LINES = 3
 
 
 def draw_overlay(
@@ -89,7 +90,7 @@ def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: 
     Args:
         images: RGB images, uint8, (H, W, 3) each, of any sizes; each is fitted into its cell, proportions kept,
             and a row is as high as its highest image.
-        titles: One title an image; what is too long for its cell ends in an ellipsis.
+        titles: One title an image; what is too long for its cell goes on in further lines, and ends in an ellipsis.
         columns: Images in a row, at most.
         cell: Side of a cell in pixels.
 
@@ -107,19 +108,25 @@ def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: 
         _require_rgb(image_HWC)
     columns = min(columns, len(images))
     font_px = max(10, round(cell / 18))
-    gap, title_height = max(4, cell // 24), round(1.7 * font_px)
+    gap, line_height, font = max(4, cell // 24), round(1.3 * font_px), _font(font_px)
     fitted = [_fit_cell(image_HWC, cell) for image_HWC in images]
+    wrapped = [_wrap_text(title, font, cell) for title in titles]
     rows = [range(first, min(first + columns, len(fitted))) for first in range(0, len(fitted), columns)]
-    heights = [max(fitted[position].shape[0] for position in row) + title_height + gap for row in rows]
-    sheet = Image.new("RGB", (columns * (cell + gap) + gap, sum(heights) + gap), (_PAPER,) * 3)
-    pen, font = ImageDraw.Draw(sheet), _font(font_px)
+    title_heights = [
+        round(0.4 * font_px) + line_height * max(len(wrapped[position]) for position in row) for row in rows
+    ]
+    heights = [max(fitted[position].shape[0] for position in row) + gap for row in rows]
+    sheet_hw = sum(title_heights) + sum(heights) + gap, columns * (cell + gap) + gap
+    sheet = Image.new("RGB", sheet_hw[::-1], (_PAPER,) * 3)
+    pen = ImageDraw.Draw(sheet)
     y = gap
-    for row, height in zip(rows, heights, strict=True):
+    for row, title_height, height in zip(rows, title_heights, heights, strict=True):
         for column, position in enumerate(row):
             x = gap + column * (cell + gap)
-            pen.text((x, y), _fit_text(titles[position], font, cell), fill=_INK_RGB, font=font)
+            for number, line in enumerate(wrapped[position]):
+                pen.text((x, y + number * line_height), line, fill=_INK_RGB, font=font)
             sheet.paste(Image.fromarray(fitted[position]), (x, y + title_height))
-        y += height
+        y += title_height + height
     return np.array(sheet)
 
 
@@ -260,9 +267,20 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size_px)
 
 
+def _wrap_text(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:
+    """The text in as few lines as it needs, of at most `_TITLE_LINES`; broken at blanks where there are any."""
+    lines, rest = [], " ".join(text.split())
+    while font.getlength(rest) > width_px and len(lines) < _TITLE_LINES - 1:
+        fits = next((n for n in range(len(rest), 1, -1) if font.getlength(rest[:n]) <= width_px), 1)
+        blank = rest.rfind(" ", 0, fits + 1)
+        end = blank if blank > 0 else fits
+        lines.append(rest[:end])
+        rest = rest[end:].lstrip()
+    return [*lines, _fit_text(rest, font, width_px)]
+
+
 def _fit_text(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
-    """Make one line of the text and shorten it with an ellipsis until it fits the width."""
-    text = " ".join(text.split())
+    """Shorten a line with an ellipsis until it fits the width."""
     if font.getlength(text) <= width_px:
         return text
     while text and font.getlength(text + "…") > width_px:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,18 +30,28 @@ PAIR_SIDE = 340
 PICTURES_A_KIND = 3
 """Most pictures of notices of one kind."""
 PICTURES_AN_ORGAN = 3
-TILES_A_BIN = 2
+TILES_A_BIN = 4
 
 
 def sample_tiles(dataset: Path, index: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
-    """Some tiles of every bin with their masks outlined, as (title, uint8 HWC)."""
+    """Some tiles of every bin with their masks outlined, of as many slides as there are, as (title, uint8 HWC)."""
     pictures = []
+    shown: Counter[str] = Counter()
     for name, part in index.groupby("bin", sort=False):
-        for row in part.iloc[np.linspace(0, len(part) - 1, min(TILES_A_BIN, len(part))).astype(int)].to_dict("records"):
+        for row in _of_most_slides(part, TILES_A_BIN, shown):
             image_HWC, mask_HW = read_tile(dataset, row["tile_id"])
             overlay = draw_overlay(image_HWC, mask_HW % IGNORED_BIT > 0, None)
             pictures.append((f"{row['tile_id']} · {name} ({row['mask_fraction']:.0%})", overlay))
     return pictures
+
+
+def _of_most_slides(tiles: pd.DataFrame, count: int, shown: Counter[str]) -> list[dict[str, Any]]:
+    """At most so many rows of tiles, of the slides that were shown least; the same ones at every call."""
+    shuffled = tiles.sample(frac=1, random_state=0)
+    turns = shuffled["id"].map(lambda key: shown[key]) + shuffled.groupby("id").cumcount()
+    rows = shuffled.iloc[np.argsort(turns.to_numpy(), kind="stable")[:count]].to_dict("records")
+    shown.update(row["id"] for row in rows)
+    return rows
 
 
 def slide_overlay(path: Path, truth: Runs | None, prediction: Runs | None, side: int = PICTURE_SIDE) -> np.ndarray:
