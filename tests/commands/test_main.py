@@ -1,10 +1,14 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from histofold.commands.main import VERBS, main
+from histofold.commands.train import ShortHelp
 from histofold.core.faults import InputError
+from histofold.schema.experiment import Experiment
 
 
 def test_help_lists_every_verb(capsys):
@@ -23,6 +27,23 @@ def test_unknown_verbs_and_no_verb_are_the_users_fault(capsys):
 def test_every_verb_has_help(verb, capsys):
     assert main([verb, "--help"]) == 0
     assert "usage" in capsys.readouterr().out.lower()
+
+
+def test_help_of_train_is_short_and_its_settings_are_those_of_an_experiment(capsys):
+    assert main(["train", "nowhere.toml", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) < 60
+    shown = re.findall(r"--([a-z]+)\.([a-z_-]+)", printed)
+    assert len(shown) == 10
+    usual, short = Experiment(), ShortHelp(path=Path("E.toml"))
+    for section, name in shown:
+        field = name.replace("-", "_")
+        assert getattr(short, field) == getattr(getattr(usual, section), field)
+    assert all(f"--{name}" in printed for name in ("fold", "resume", "runs", "help-all"))
+    assert main(["train", "--help-all"]) == 0
+    everything = capsys.readouterr().out
+    assert all(f"--{section}.{name}" in everything for section, name in shown)
+    assert "--predict.seed-threshold" in everything
 
 
 @pytest.mark.parametrize(
@@ -61,6 +82,7 @@ def test_help_and_mistyped_options_load_nothing_heavy():
     code = f"""
 import contextlib, io, sys
 from histofold.commands.main import VERBS, main
+from histofold.commands.train import ShortHelp
 for verb in VERBS:
     for arguments, status in (([verb, "--help"], 0), ([verb, "--no-such-option"], 2)):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:

@@ -10,7 +10,15 @@ import tyro
 
 from histofold.commands import parse_options
 from histofold.core.faults import Fault, InputError
-from histofold.schema.experiment import Experiment, with_moved_data
+from histofold.schema.experiment import (
+    AugmentConfig,
+    DataConfig,
+    Experiment,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    with_moved_data,
+)
 from histofold.schema.kinds import require_kind
 from histofold.schema.parse import load_toml
 
@@ -40,15 +48,50 @@ class TrainOptions:
     """The experiment's settings."""
 
 
+_named = tyro.conf.arg
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortHelp(TrainOptions):
+    """Train the folds of an experiment; any setting of the file can be overridden by its dotted name.
+
+    The settings that are changed most; --help-all shows every one.
+    """
+
+    settings: tyro.conf.Suppress[Experiment] = field(default_factory=Experiment)
+    help_all: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show every setting, and train nothing."""
+    dataset: Annotated[str, _named(name="data.dataset")] = DataConfig.dataset
+    """Folder that `histofold build` has written."""
+    architecture: Annotated[str, _named(name="model.architecture")] = ModelConfig.architecture
+    """Network family: unet, unetplusplus, deeplabv3plus, segformer, upernet, ..."""
+    encoder: Annotated[str, _named(name="model.encoder")] = ModelConfig.encoder
+    """Encoder: resnet34, tu-tf_efficientnet_lite0, tu-convnext_tiny, ...; empty: the family's usual one."""
+    encoder_weights: Annotated[str, _named(name="model.encoder-weights")] = ModelConfig.encoder_weights
+    """What the encoder starts from: none, shipped, imagenet (of the hub) or file:PATH."""
+    preset: Annotated[str, _named(name="augment.preset")] = AugmentConfig.preset
+    """Augmentation: light, medium or strong."""
+    lr: Annotated[float, _named(name="optim.lr")] = OptimConfig.lr
+    """Peak learning rate."""
+    steps: Annotated[int, _named(name="train.steps")] = TrainConfig.steps
+    """Optimisation steps of a fold."""
+    batch: Annotated[int, _named(name="train.batch")] = TrainConfig.batch
+    """Tiles of a step on each process."""
+    workers: Annotated[int, _named(name="train.workers")] = TrainConfig.workers
+    """Loader processes; results do not depend on it."""
+    seed: Annotated[int, _named(name="train.seed")] = TrainConfig.seed
+    """Seed of weights, sampling and augmentation."""
+
+
 def run(arguments: list[str]) -> int:
     """The verb."""
+    if wanted := {"-h", "--help", "--help-all"} & set(arguments):
+        parse_options(TrainOptions if "--help-all" in wanted else ShortHelp, "train", ["--help"])  # ends the program
     path = next((Path(argument) for argument in arguments if argument.endswith(".toml")), None)
     default = None
     if path is not None:  # what the command line leaves out has the file's values
-        wants_help = {"-h", "--help"} & set(arguments)
-        if not wants_help:
-            require_kind(path, "experiment")
-        default = TrainOptions(path=path, settings=Experiment() if wants_help else load_toml(Experiment, path))
+        require_kind(path, "experiment")
+        default = TrainOptions(path=path, settings=load_toml(Experiment, path))
     options = parse_options(TrainOptions, "train", arguments, default)
     if options.path.suffix != ".toml":
         require_kind(options.path, "experiment")
@@ -73,7 +116,7 @@ def run(arguments: list[str]) -> int:
     )
     for setup, dice in trained:
         draw_fold_curves(setup.folder)
-        print(f"fold {setup.fold}: Dice {dice:.4f} on {len(setup.validation)} slides, in {setup.folder}")
+        print(setup.score_words(dice))
     return 0
 
 
