@@ -72,10 +72,7 @@ def test_bad_input_exits_2_in_words(arguments, tmp_path, capsys):
     assert caught.err.strip() or caught.out.strip()
 
 
-HEAVY = (
-    *("torch", "timm", "pandas", "matplotlib", "sklearn", "scipy", "skimage", "optuna", "accelerate", "numba"),
-    "albumentations",
-)
+HEAVY = ("torch", "timm", "pandas", "matplotlib", "sklearn", "scipy", "skimage", "optuna", "accelerate", "numba")
 
 
 def test_help_and_mistyped_options_load_nothing_heavy():

@@ -165,7 +165,8 @@ def _built(path: Path, step: dict[str, Any]) -> Any:
             warnings.simplefilter("error", UserWarning)  # of settings that it does not know, or p left out
             return A.from_dict({"transform": step})
     except (UserWarning, ValueError, TypeError) as error:
-        validated = getattr(error.__cause__, "errors", list)()  # of pydantic, which else prints a page
+        # Of pydantic, whose own text is a page.
+        validated: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
         words = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in validated]
         rule = f"{step[_NAME]}: {'; '.join(words) or ' '.join(str(error).split())}"
         raise _refusal(str(path), rule, "change that setting") from error
