@@ -42,6 +42,8 @@ def test_the_exact_name_wins_and_two_alike_are_refused():
         ("patient_id", "patient"),
         ("patients", "patient"),
         ("donor", "patient"),
+        ("Patienten-Nr.", "patient"),
+        ("Fall", "patient"),
         ("case_no", "patient"),
         ("group_id", "group"),
         ("wsi", "group"),

@@ -13,7 +13,10 @@ _ALTERNATIVES = (("group", "patient"), ("source", "data_source"))
 """Columns of which one is enough: what resembles the other is then only named."""
 _OTHER_WORDS = {
     "id": ("image", "name", "file", "slide"),
-    "patient": ("donor", "subject", "case", "person", "participant", "individual", "animal", "mouse", "pid"),
+    "patient": (
+        *("donor", "subject", "case", "person", "participant", "individual", "animal", "mouse", "pid"),
+        *("patients", "patienten", "patientin", "patientcode", "pat", "fall", "tier"),
+    ),
     "group": ("slide", "wsi", "specimen", "block", "sourcewsi"),
     "patient_number": ("patient",),
     "pixel_size": ("mpp", "resolution", "spacing", "umperpixel", "umperpx", "micronsperpixel", "pixelspacing"),

@@ -58,11 +58,7 @@ class Folder(Adapter):
         images = find_images(root, split)
         listed, folder, faults = images.by_id, images.folder, image_faults(images)
         faults += broken_links(folder)
-        faults += [
-            Fault(name, str(folder), "a name with a backslash or a control character", "rename the image")
-            for name in listed
-            if not is_safe_id(name)
-        ]
+        faults += _name_faults(folder, listed)
         names, meant = list(listed), {name: name for name in listed}
         if split == "test" and (root / "sample_submission.csv").is_file():
             names, meant, found = _asked_ids(root / "sample_submission.csv", listed)
@@ -106,6 +102,18 @@ class Folder(Adapter):
     def ignored(self, sample: Sample) -> Runs | None:
         """Pixels of a training sample that neither training nor a score counts; None where there are none."""
         return self._truth.ignored_pixels(sample)
+
+
+def _name_faults(folder: Path, names: Iterable[str]) -> list[Fault]:
+    """Faults of names that no table can hold."""
+    rules = {
+        name: "a name with a backslash or a control character"
+        if not is_safe_id(name)
+        else "a name that is not in UTF-8"
+        for name in names
+        if not is_safe_id(name) or name != name.encode(errors="ignore").decode()
+    }
+    return [Fault(name, str(folder), rule, "rename the image") for name, rule in rules.items()]
 
 
 def _asked_ids(path: Path, images: Iterable[str]) -> tuple[list[str], dict[str, str], list[Fault]]:

@@ -21,7 +21,7 @@ _REWRITTEN = re.compile(
 )
 """Ids that a spreadsheet took for numbers, 1.00E+05 or 18 digits of which 15 are left, or for dates, 4-Mar."""
 _SUFFIX = re.compile(r"(\.ome)?\.(tiff?|png|jpe?g|bmp|jp2|svs|ndpi|mrxs|scn|vsi|czi|bif|qptiff|dcm)$")
-_NOTHING_KNOWN = ("", "nan", "na", "n/a", "none", "null", "unknown", "?", "#n/a")
+_NOTHING_KNOWN = ("", "nan", "na", "n/a", "none", "null", "unknown", "?", "#n/a", "-", "--", ".", "tbd", "n.a.")
 
 
 def plain_id(text: str) -> str:

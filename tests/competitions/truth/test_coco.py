@@ -132,6 +132,16 @@ def test_ids_that_annotations_write_as_texts_are_those_of_their_numbers(tmp_path
     assert [[runs.area for runs in truth.targets[key]] for key in "ab"] == [[area, 0], [0, area]]
 
 
+@pytest.mark.parametrize(("near", "count"), [(1, 1), (2, 0)])
+def test_polygons_of_another_origin_are_refused(tmp_path, near, count):
+    """Those of a cut-out that keep the place in the slide would be cut off without a word."""
+    away = [[point + 8 * (place % 2 == 0) + 9 for place, point in enumerate(RING)]]
+    notes = [{"image_id": 7, "segmentation": each} for each in [[RING]] * near + [away] * 2]
+    targets, faults = read(tmp_path / "c.json", notes)
+    assert [fault.rule[:42] for fault in faults] == ["2 of 3 polygons have no pixel of the image"] * count
+    assert list(targets) == ["a"] * (1 - count)
+
+
 def test_a_ring_of_ten_by_ten_has_a_hundred_pixels():
     (square,) = coco_runs([[2, 3, 12, 3, 12, 13, 2, 13]], (20, 30))
     assert square.area == 100

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 
 import cv2
@@ -228,6 +229,22 @@ def test_of_a_folder_too_high_those_below_are_named(tmp_path):
         detect_competition(tmp_path / "named")
 
 
+def test_a_file_of_outlines_of_another_program_is_named(tmp_path):
+    put(tmp_path / "images" / "x.png")
+    (tmp_path / "via_region_data.json").write_text(json.dumps({"x.png12": {"filename": "x.png", "regions": []}}))
+    (fault,) = Folder().inspect(tmp_path, "train")[1]
+    assert fault.rule == "no truth of the images that is read; there are via_region_data.json"
+
+
+def test_a_name_that_is_no_text_is_a_fault(tmp_path):
+    """No table can hold it: what is written under it would end in a traceback."""
+    plain_folder(tmp_path)
+    for name in ("images", "masks"):
+        (tmp_path / name / "x.png").rename(os.fsdecode(os.fsencode(tmp_path / name) + b"/\xff\xa0.png"))
+    (fault,) = Folder().inspect(tmp_path, "train")[1]
+    assert fault.rule == "a name that is not in UTF-8"
+
+
 def test_truth_of_a_kind_that_is_not_read_is_named(tmp_path):
     put(tmp_path / "images" / "x.png")
     (tmp_path / "labels" / "deep").mkdir(parents=True)
@@ -422,6 +439,17 @@ def test_a_negative_region_is_a_hole(tmp_path):
             json.dumps([feature([ring((0, 0), (9, 9))], name) for name in ("a", "A")]),
             ".json",
             "in several spellings: a, A",
+        ),
+        (
+            json.dumps(
+                [
+                    feature([ring((2, -9), (5, -3))]),
+                    feature([ring((1, -19), (4, -1))]),
+                    feature([ring((0, -1), (4, 3))]),
+                ]
+            ),
+            ".json",
+            "2 of 3 outlines have no pixel of the image",
         ),
         (labelme("x").replace('"imageWidth": 33', '"imageWidth": 66'), ".json", "the file says (20, 66)"),
         (json.dumps([feature([ring((0, 0), (0.5, 0.9))])]), ".geojson", "shares of the image's sides"),

@@ -156,6 +156,17 @@ def test_outlines_that_were_not_filled_are_named():
     assert find_notices([facts_of(line_HW)]) == []
 
 
+def test_a_class_of_no_image_is_named():
+    competition = Folder()
+    competition.classes = ("gland", "lumen")
+    explorer = Explorer(competition)
+    nothing = runs_from_mask(blob() & False)
+    for key in "ab":
+        explorer.look_at_labels(Sample(id=key, image_path=None), (runs_from_mask(blob()), nothing))
+    (notice,) = [each for each in explorer.finish().notices if each.kind == "unused class"]
+    assert notice.ids == ("lumen",)
+
+
 def test_one_drawing_for_several_images_is_named():
     facts = [facts_of(blob(), "a"), facts_of(box((1, 1), (50, 9)), "b"), facts_of(blob(), "c")]
     (notice,) = folder_notices([*facts, facts_of(blob() & False, "d"), facts_of(blob() & False, "e")])

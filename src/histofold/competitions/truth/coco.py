@@ -141,15 +141,23 @@ def _add_image(
 ) -> None:
     """Add the annotations of an image, by class and crowd, to the truth; or all that is wrong with them."""
     joined: dict[int | str | None, Runs] = {}
-    wrong = []
+    wrong, polygons = [], []
     for category, members in annotations.items():
         parts = [Runs(np.zeros(0, int), np.zeros(0, int), shape_hw)]
         for label, segmentation in members:
             try:
-                parts += coco_runs(segmentation, shape_hw)
+                drawn = coco_runs(segmentation, shape_hw)
+                parts += drawn
+                polygons += [any(runs.area for runs in drawn)] if isinstance(segmentation, list) else []
             except (ValueError, TypeError, OverflowError) as error:
                 wrong.append(Fault(key, str(path), f"{label}: {error}", "mend or drop the annotation"))
         joined[category] = union_runs(parts)
+    lost = len(polygons) - sum(polygons)
+    if 2 * lost > len(polygons):
+        rule = (
+            f"{lost} of {len(polygons)} polygons have no pixel of the image: another origin, or y that grows upwards?"
+        )
+        wrong.append(Fault(key, str(path), rule, "export the polygons of this image, at its full size"))
     truth.faults += wrong
     if wrong:
         return

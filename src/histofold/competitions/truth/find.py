@@ -61,6 +61,7 @@ def _unread_words(root: Path) -> str:
     """What lies where truth is looked for and is not read."""
     folders = child_folders(root, TRUTH_FOLDERS)
     kinds = {f"{each.name}/*{path.suffix}" for each in folders for path in each.rglob("*") if path.is_file()}
+    kinds |= {path.name for path in root.iterdir() if path.suffix.lower() in OUTLINE_SUFFIXES}
     return f" that is read; there are {', '.join(sorted(kinds))}" if kinds else ""
 
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from histofold.competitions.base import Competition
 from histofold.core.faults import ImageError, InputError
-from histofold.core.rle.runs import Masks
+from histofold.core.rle.runs import Masks, class_runs
 from histofold.data.duplicates import DuplicatePair, cluster_pairs, find_duplicates
 from histofold.data.explore.notices import Notice, find_notices, folder_notices, table_notices
 from histofold.data.explore.outlines import polygon_dice
@@ -46,6 +46,8 @@ class Explorer:
     """So far."""
     polygon_dices: dict[str, float] = field(default_factory=dict)
     """Agreement of outlines and run lengths by id, so far."""
+    class_pixels: dict[str, int] = field(default_factory=dict)
+    """Labelled pixels of each class, so far."""
     notices: list[Notice] = field(default_factory=list)
     """What could not be read beside the slides, so far."""
 
@@ -56,6 +58,7 @@ class Explorer:
             ImageError: If the slide cannot be decoded.
         """
         runs = any_class(target)
+        self._count_classes(target)
         self.facts.append(slide_facts(sample, slide, runs))
         try:
             agreement = polygon_dice(self.competition, sample, runs)
@@ -67,12 +70,20 @@ class Explorer:
 
     def look_at_labels(self, sample: Sample, target: Masks) -> None:
         """Take labels whose image is not there."""
+        self._count_classes(target)
         self.facts.append(label_facts(sample, any_class(target)))
+
+    def _count_classes(self, target: Masks) -> None:
+        for name, runs in zip(self.competition.classes, class_runs(target), strict=True):
+            self.class_pixels[name] = self.class_pixels.get(name, 0) + runs.area
 
     def finish(self) -> Exploration:
         """Compare the slides with each other and draw the conclusions."""
         prints = {fact.sample.id: fact.fingerprint for fact in self.facts if fact.fingerprint is not None}
         pairs = find_duplicates(prints)
+        unused = tuple(name for name, pixels in self.class_pixels.items() if not pixels)
+        if unused and any(self.class_pixels.values()):
+            self.notices.append(Notice(kind="unused class", ids=unused, text="no image has a pixel of it"))
         found = find_notices(self.facts, pairs, self.polygon_dices)
         return Exploration(self.facts, pairs, [*self.notices, *found, *folder_notices(self.facts)])
 

@@ -266,3 +266,23 @@ def test_a_palette_of_a_tiff_counts_by_its_colours_of_eight_or_sixteen_bits(root
 def test_half_transparent_overlays_count_by_their_own_most(root, masks):
     save(root, masks, lambda m: np.dstack([alpha_of(m, (0, 200, 0), outside=255)[:, :, :3], m * np.uint8(90)]))
     np.testing.assert_array_equal(targets(root)[0]["a"], masks["a"])
+
+
+CLASS_WORDS = "all colours and values are mask; where they are classes, write classes.txt, or masks/CLASS/"
+
+
+@pytest.mark.parametrize(("right", "words"), [(1, []), (2, [CLASS_WORDS])])
+@pytest.mark.parametrize("is_colour", [False, True])
+def test_few_values_or_colours_of_most_masks_may_be_classes(root, masks, right, words, is_colour):
+    """They are all mask as long as nothing names classes, which is said."""
+
+    def picture(mask_HW):
+        labels_HW = mask_HW.astype(np.uint8)
+        labels_HW[:, mask_HW.shape[1] // 2 :] *= right
+        return np.array([[0, 0, 0], [0, 0, 200], [0, 200, 0]], np.uint8)[labels_HW] if is_colour else labels_HW
+
+    save(root, masks, picture)
+    made, _, said = targets(root)
+    for name, mask_HW in masks.items():
+        np.testing.assert_array_equal(made[name], mask_HW)
+    assert said == words

@@ -15,6 +15,9 @@ NEAR = 16 / 255
 """What differs from black or white by up to this share of white is near it: JPEG's noise."""
 FEW_VALUES = 32
 """More values than this are numbers of objects, and not of classes with a void beside them."""
+MOST_CLASSES = 7
+"""Values or colours of a folder of masks up to so many may be classes."""
+_SAMPLED_SIDE = 256
 _COUNTED_VALUES = 1 << 20
 Transparency = Literal["", "background", "mask"]
 """What alpha means: nothing, that what is transparent is background, or that alpha is the mask."""
@@ -30,6 +33,8 @@ class MaskFacts:
     """The same values as they are stored."""
     colours: int
     """Distinct colours, where channels differ; 0 of grey masks."""
+    hues: int
+    """Distinct colours beside black of a sample of its pixels, where they are few; 0 of grey masks."""
     between: int
     """Pixels between black and nearly white."""
     flat: int
@@ -85,6 +90,7 @@ def mask_facts(mask: MaskFile, transparency: Transparency = "", ignore_value: fl
         values=numbers / white,
         numbers=numbers,
         colours=_colours(mask),
+        hues=_hues(mask),
         between=between,
         flat=flat,
         pixels=bright_HW.size,
@@ -124,6 +130,18 @@ def _colours(mask: MaskFile) -> int:
         return 0
     first = used_L3[0]
     return 1 if (used_L3 == first).all() else 2
+
+
+def _hues(mask: MaskFile) -> int:
+    """Distinct colours beside black of some pixels; 0 where channels are equal or colours are many."""
+    colours_HWS, _ = mask.planes()
+    if colours_HWS.shape[2] == 1 or mask.is_lossy:
+        return 0
+    step = 1 + max(colours_HWS.shape[:2]) // _SAMPLED_SIDE
+    used_L3 = np.unique(colours_HWS[::step, ::step].reshape(-1, 3), axis=0)
+    is_hued = (used_L3 != used_L3[:, :1]).any()
+    hues = int(used_L3.any(axis=1).sum())
+    return hues if is_hued and hues <= MOST_CLASSES else 0
 
 
 def mask_transparency(masks: Sequence[tuple[bool, bool, tuple[float, ...] | None]]) -> Transparency:

@@ -15,6 +15,7 @@ import numpy as np
 
 from histofold.competitions.truth.masks.facts import (
     FEW_VALUES,
+    MOST_CLASSES,
     NEAR,
     MaskFacts,
     Transparency,
@@ -122,6 +123,8 @@ def decide_reading(
         words.append("-1 is background")
     elif together.is_mixed:
         words.append(f"each mask holds one value beside 0, of {_listed(together.held)}: all are mask")
+    elif together.may_be_classes:
+        words.append("all colours and values are mask; where they are classes, write classes.txt, or masks/CLASS/")
     return replace(plain, is_soft=together.is_soft, words="; ".join(words)), together.doubt()
 
 
@@ -154,6 +157,13 @@ class _Together:
     def is_mixed(self) -> bool:
         """Whether masks differ in the one value that each holds beside black."""
         return self._has_white and len(self.held) > 1 and all((fact.numbers > 0).sum() <= 1 for fact in self._facts)
+
+    @property
+    def may_be_classes(self) -> bool:
+        """Whether most masks hold the same few values, or a few colours, as those of classes and not of objects do."""
+        shares = [max(fact.hues > 1, (fact.numbers > 0).sum() / max(1, len(self.held))) for fact in self._facts]
+        may_differ = any(fact.hues > 1 for fact in self._facts) or (len(self.held) > 1 and self._is_whole)
+        return may_differ and len(shares) > 1 and len(self.held) <= MOST_CLASSES and 2 * sum(shares) > len(shares)
 
     def doubt(self) -> str:
         """Why it cannot be known what the values mean; empty if it can."""

@@ -187,8 +187,8 @@ def draw_outlines(outlines: Iterator[Outline] | Sequence[Outline], shape_hw: tup
     """The pixels of any of the outlines, but for those of holes; each is filled by the even-odd rule.
 
     Raises:
-        ValueError: If one lies within the first pixel, or further than a side of the image beyond it: then they are in
-            another unit, or of another image or size.
+        ValueError: If one lies within the first pixel, or further than a side of the image beyond it, or if most have
+            no pixel of it: then they are in another unit, or of another image or size.
     """
     parts: dict[bool, list[Runs]] = {False: [], True: []}
     sides_xy = np.array(shape_hw[::-1], float)
@@ -200,6 +200,12 @@ def draw_outlines(outlines: Iterator[Outline] | Sequence[Outline], shape_hw: tup
         if (points_P2 < -sides_xy).any() or (points_P2 > 2 * sides_xy).any():
             raise ValueError(f"an outline lies far outside the image of {tuple(shape_hw)} (H, W) pixels")
         parts[outline.is_hole].append(fill_rings(outline.rings, shape_hw))
+    lost = sum(not runs.area for runs in parts[False])
+    if 2 * lost > len(parts[False]):
+        raise ValueError(
+            f"{lost} of {len(parts[False])} outlines have no pixel of the image of {tuple(shape_hw)} (H, W) pixels: "
+            "another origin, or y that grows upwards?"
+        )
     nothing = fill_rings([], shape_hw)
     drawn, holes = (union_runs([nothing, *parts[is_hole]]) for is_hole in (False, True))
     return subtract_runs(drawn, holes)
