@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from safetensors.torch import save_file
 
 import histofold
 from histofold.core.faults import ImageError, InputError
@@ -17,8 +18,10 @@ from histofold.imaging.slide import open_slide
 from histofold.models.build import build_model
 from histofold.predict.submission.shards import predict_folder
 from histofold.report.results.files import ResultFiles
+from histofold.schema.manifest import Manifest, Member, file_sha256, manifest_json
+from histofold.schema.preprocessing import Preprocessing
 from histofold.train.checkpoint import save_network
-from small_datasets import BASE, small_record
+from small_datasets import BASE, SMALL_UNET, small_record
 
 SHAPE_HW = (150, 203)
 
@@ -118,6 +121,37 @@ def test_outlines_and_probabilities_are_those_of_the_command(small_package, tmp_
     assert area_px == model.predict(path, 0.8, "kidney").sum()
     levels_HW = tifffile.imread(tmp_path / "probabilities" / "7.ome.tif")
     np.testing.assert_array_equal(np.rint(model.probabilities(path, 0.8) * np.float32(255)), levels_HW)
+
+
+def test_several_classes_are_the_first_axis(tmp_path, image_HWC):
+    weights, names = tmp_path / "weights", ("gland", "lumen")
+    weights.mkdir()
+    torch.manual_seed(0)
+    arguments = {**SMALL_UNET, "classes": 2}
+    save_file(build_model("unet", arguments).state_dict(), weights / "net.safetensors")
+    digest = file_sha256(weights / "net.safetensors")
+    manifest = Manifest(
+        competition="folder",
+        preprocessing=Preprocessing(whole_size=128),
+        classes=names,
+        members=(Member(file="net.safetensors", sha256=digest, architecture="unet", arguments=arguments),),
+        thresholds={"default": 0.5, "class:lumen": 0.52},
+        tile=64,
+        halo=8,
+    )
+    (weights / "manifest.json").write_text(manifest_json(manifest))
+    path = tmp_path / "data" / "images" / "a.tif"
+    path.parent.mkdir(parents=True)
+    tifffile.imwrite(path, image_HWC, photometric="rgb")
+    predict_folder(weights, tmp_path / "data", tmp_path / "s.csv")
+    rows = pd.read_csv(tmp_path / "s.csv", keep_default_na=False).set_index("class").iloc[:, -1]
+    model = histofold.load(weights)
+    masks_KHW, probs_KHW = model.predict(path), model.probabilities(path)
+    assert masks_KHW.shape == probs_KHW.shape == (2, *SHAPE_HW)
+    assert [histofold.encode_rle(mask_HW) for mask_HW in masks_KHW] == [rows[name] for name in names]
+    np.testing.assert_array_equal(masks_KHW, probs_KHW >= np.float32([0.5, 0.52])[:, None, None])
+    found = {each["properties"]["classification"]["name"] for each in model.polygons(path)["features"]}
+    assert found == {name for name, mask_HW in zip(names, masks_KHW, strict=True) if mask_HW.any()}
 
 
 @pytest.mark.parametrize(

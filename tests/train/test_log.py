@@ -167,7 +167,7 @@ def test_a_resumed_fold_goes_on_under_its_id(dataset, tmp_path, monkeypatch, nam
         assert len(trackers.params) == 1, "settings are told once: MLflow refuses others"
     told_of = trackers.told[key]
     assert {step for name, step in told_of if name == "val_dice"} == {2, 4, 6}
-    mean = (told_of["val_dice/ne/phron_", 6] + (len(organs) - 1) * told_of["val_dice/kidney", 6]) / len(organs)
+    mean = (told_of["organ_dice/ne/phron_", 6] + (len(organs) - 1) * told_of["organ_dice/kidney", 6]) / len(organs)
     assert told_of["val_dice", 6] == pytest.approx(mean)
     assert trackers.pictures == {(f"validation/{sample.id}", step) for sample in organs for step in (2, 4, 6)}
 
@@ -209,4 +209,4 @@ def test_outlines_are_the_inner_edges(tmp_path):
 def test_dice_of_organs_are_means_over_their_slides(tmp_path):
     samples = [Sample(id=key, image_path=tmp_path, organ=key[:-1]) for key in ("a1", "a2", "b1", "2", "c1")]
     by_id = {"a1": 0.5, "a2": 1.0, "b1": 0.25, "2": 0.0}
-    assert organ_dice(by_id, samples) == {"val_dice/a": 0.75, "val_dice/b": 0.25}
+    assert organ_dice(by_id, samples) == {"organ_dice/a": 0.75, "organ_dice/b": 0.25}

@@ -139,11 +139,14 @@ def log_to_tracker(accelerator: Accelerator, row: Mapping[str, float]) -> None:
 
 
 def organ_dice(by_id: Mapping[str, float], samples: Sequence[Sample]) -> dict[str, float]:
-    """Mean Dice of the slides of each organ that is known, as `val_dice/ORGAN`."""
+    """Mean Dice of the slides of each organ that is known, as `organ_dice/ORGAN`.
+
+    Below `val_dice/` MLflow, which keeps files, could not put them: that name is a file already.
+    """
     by_organ: dict[str, list[float]] = defaultdict(list)
     for sample in samples:
         if sample.organ and sample.id in by_id:
-            by_organ[f"val_dice/{_shown_name(sample.organ)}"].append(by_id[sample.id])
+            by_organ[f"organ_dice/{_shown_name(sample.organ)}"].append(by_id[sample.id])
     return {name: float(np.mean(scores)) for name, scores in sorted(by_organ.items())}
 
 
