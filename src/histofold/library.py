@@ -18,7 +18,6 @@ import torch
 from histofold.competitions.base import Competition
 from histofold.competitions.registry import get_competition
 from histofold.core.log import logger
-from histofold.core.rle.rings import trace_components
 from histofold.core.rle.runs import Masks, Runs, class_runs
 from histofold.imaging.formats.door import use_formats
 from histofold.imaging.formats.stated import stated_pixel_size_um
@@ -131,12 +130,8 @@ class Model:
         """
         gathered = _GatheredSums()
         size_um, of_classes = self._masks(image, pixel_size_um, self._threshold(organ, source), gathered)
-        traced = [trace_components(runs) for runs in of_classes]
-        means = [sums.means(components) for sums, components in zip(gathered.sums, traced, strict=True)]
-        return {
-            "type": "FeatureCollection",
-            "features": list(outline_features(traced, means, self.manifest.classes, size_um)),
-        }
+        features = outline_features(of_classes, self.manifest.classes, size_um, gathered.sums)
+        return {"type": "FeatureCollection", "features": list(features)}
 
     def probabilities(self, image: ImageLike, pixel_size_um: float | None = None) -> np.ndarray:
         """The probabilities that masks are cut from, all of them in memory: 4 bytes a pixel and class.

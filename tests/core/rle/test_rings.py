@@ -6,15 +6,18 @@ from scipy import ndimage
 from shapely import Polygon
 
 from hard_masks import STRUCTURE, hard_masks
+from histofold.core.rle import rings
 from histofold.core.rle.rings import trace_components
 from histofold.core.rle.runs import runs_from_mask
 from histofold.core.rle.sets import fill_rings, union_runs
 
 
-def test_outlines_are_valid_polygons_that_give_the_mask_again():
-    for mask_HW in hard_masks(200, seed=4):
+@pytest.mark.parametrize("batch", [1, 20, 1000])
+def test_outlines_are_valid_polygons_that_give_the_mask_again(batch, monkeypatch):
+    monkeypatch.setattr(rings, "BATCH_RUNS", batch)
+    for mask_HW in hard_masks(80, seed=batch):
         runs = runs_from_mask(mask_HW)
-        components = trace_components(runs)
+        components = list(trace_components(runs))
         assert len(components) == ndimage.label(mask_HW, STRUCTURE[4])[1]
         assert fill_rings([ring for each in components for ring in each.rings], mask_HW.shape) == runs
         for each in components:
@@ -30,7 +33,7 @@ def test_outlines_are_valid_polygons_that_give_the_mask_again():
 
 
 @pytest.mark.parametrize(
-    ("rows", "rings"),
+    ("rows", "expected"),
     [
         (["##.", "#.#", ".##"], [1, 1]),  # parts that share but a corner
         (["###", "#.#", "###"], [2]),
@@ -40,9 +43,9 @@ def test_outlines_are_valid_polygons_that_give_the_mask_again():
         (["#####", "#...#", "#.#.#", "#...#", "#####"], [2, 1]),  # an island in a hole
     ],
 )
-def test_parts_and_holes_that_touch_at_corners_are_kept_apart(rows, rings):
+def test_parts_and_holes_that_touch_at_corners_are_kept_apart(rows, expected):
     mask_HW = np.array([[cell == "#" for cell in row] for row in rows])
-    assert [len(each.rings) for each in trace_components(runs_from_mask(mask_HW))] == rings
+    assert [len(each.rings) for each in trace_components(runs_from_mask(mask_HW))] == expected
 
 
 def test_runs_that_touch_or_pass_a_column_are_no_edges():
@@ -50,6 +53,6 @@ def test_runs_that_touch_or_pass_a_column_are_no_edges():
     (whole,) = trace_components(runs)
     assert whole.rings[0].tolist() == [[0, 0], [3, 0], [3, 4], [0, 4]]
     assert len(whole.pieces) == 3
-    assert trace_components(runs_from_mask(np.zeros((4, 3)))) == []
+    assert not list(trace_components(runs_from_mask(np.zeros((4, 3)))))
     with pytest.raises(ValueError, match='order "F"'):
         trace_components(runs_from_mask(np.ones((2, 2)), order="C"))

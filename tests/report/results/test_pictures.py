@@ -6,7 +6,6 @@ import pytest
 import tifffile
 
 from hard_masks import hard_masks
-from histofold.core.rle.rings import trace_components
 from histofold.core.rle.runs import runs_from_mask
 from histofold.report.pictures.overlays import draw_rings
 from histofold.report.results import masks
@@ -63,14 +62,14 @@ def test_overlays_show_each_class_on_a_small_picture(tmp_path):
     cv2.imwrite(str(tmp_path / "slide.png"), slide_HWC)
     mask_HW = np.zeros(slide_HWC.shape[:2], bool)
     mask_HW[100:900, 50:200] = True
-    traced = trace_components(runs_from_mask(mask_HW))
-    write_overlay(tmp_path / "one.png", tmp_path / "slide.png", [traced], ["a"])
+    runs, none = runs_from_mask(mask_HW), runs_from_mask(mask_HW & False)
+    write_overlay(tmp_path / "one.png", tmp_path / "slide.png", runs, ["a"])
     picture_HWC = cv2.imread(str(tmp_path / "one.png"))
     assert picture_HWC.shape[0] == OVERLAY_SIDE
     drawn_y, drawn_x = np.nonzero((picture_HWC != 230).any(axis=2))
     np.testing.assert_allclose([drawn_y.min(), drawn_y.max()], [80, 720], atol=5)
     np.testing.assert_allclose([drawn_x.min(), drawn_x.max()], [40, 160], atol=5)
-    write_overlay(tmp_path / "two.png", tmp_path / "slide.png", [traced, []], ["a", "b"])
+    write_overlay(tmp_path / "two.png", tmp_path / "slide.png", (runs, none), ["a", "b"])
     assert cv2.imread(str(tmp_path / "two.png")).shape[1] > 2 * picture_HWC.shape[1]
 
 

@@ -7,6 +7,7 @@ from top to bottom, are joined two by two.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ import numpy as np
 from histofold.core.jit import njit
 from histofold.core.regions import label_runs, merge_touching, split_runs
 from histofold.core.rle.runs import Runs
+
+BATCH_RUNS = 1 << 18
+"""Runs whose components are traced at once; a component of more is traced alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +32,8 @@ class Component:
     """Its pixels: runs of order "F", none of which passes a column's end."""
 
 
-def trace_components(runs: Runs) -> list[Component]:
-    """The components of a mask with their outlines, in the order of their first pixel.
+def trace_components(runs: Runs) -> Iterator[Component]:
+    """The components of a mask with their outlines, in the order of their first pixel; few are held at a time.
 
     Rings are simple polygons: where one would touch itself at a corner it is cut in two there, an outer ring and a hole
     or two holes, as OGC's Simple Features want it (https://www.ogc.org/standards/sfa). Corners are whole numbers, and
@@ -49,9 +53,24 @@ def trace_components(runs: Runs) -> list[Component]:
     if runs.order != "F":
         raise ValueError('outlines are traced down the columns: give runs of order "F"')
     pieces = split_runs(merge_touching(runs))
-    if len(pieces) == 0:
-        return []
     labels = label_runs(pieces, corners=False)
+    return _traced(pieces, labels) if len(pieces) else iter(())
+
+
+def _traced(pieces: Runs, labels: np.ndarray) -> Iterator[Component]:
+    """Trace components in batches: a slide may have millions of runs, and a component needs but its own."""
+    by_label, ends = labels.argsort(kind="stable"), np.bincount(labels).cumsum()
+    label, start = 0, 0
+    while label < len(ends):
+        after = max(label + 1, int(ends.searchsorted(start + BATCH_RUNS, "right")))
+        own = np.sort(by_label[start : ends[after - 1]])
+        batch = Runs(pieces.starts[own], pieces.lengths[own], pieces.shape_hw)
+        yield from _trace_batch(batch, labels[own] - label)
+        label, start = after, int(ends[after - 1])
+
+
+def _trace_batch(pieces: Runs, labels: np.ndarray) -> Iterator[Component]:
+    """Trace whole components, numbered from 0 in the order of their first pixel."""
     corners_P2, of_piece, following, points = _corners(pieces)
     order, offsets = np.empty(len(corners_P2), np.int64), np.empty(len(corners_P2) // 4 + 1, np.int64)
     count = _walk_jit(following, points, np.full(points.max() + 1, -1), order, offsets)
@@ -61,13 +80,11 @@ def trace_components(runs: Runs) -> list[Component]:
     of_labels = np.arange(labels.max() + 2)
     ring_order, piece_order = np.lexsort((is_hole, of_rings)), labels.argsort(kind="stable")
     first_ring, first_piece = of_rings[ring_order].searchsorted(of_labels), labels[piece_order].searchsorted(of_labels)
-    components = []
     for label in of_labels[:-1]:
         own = piece_order[first_piece[label] : first_piece[label + 1]]
         rings = ring_order[first_ring[label] : first_ring[label + 1]]
         part = Runs(pieces.starts[own], pieces.lengths[own], pieces.shape_hw)
-        components.append(Component([corners_P2[offsets[ring] : offsets[ring + 1]] for ring in rings], part))
-    return components
+        yield Component([corners_P2[offsets[ring] : offsets[ring + 1]] for ring in rings], part)
 
 
 def _corners(pieces: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def draw_overlay(
 
 
 def draw_rings(
-    picture_HWC: np.ndarray, rings: Sequence[np.ndarray], shape_hw: tuple[int, int], colour: tuple[int, int, int]
+    picture_HWC: np.ndarray, rings: Iterable[np.ndarray], shape_hw: tuple[int, int], colour: tuple[int, int, int]
 ) -> None:
     """Draw outlines over a picture of an image, in place.
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.core.rle.rings import trace_components
-from histofold.core.rle.runs import Masks, class_runs
+from histofold.core.rle.runs import Masks
 from histofold.predict.image import Threshold
 from histofold.predict.submission.journal import inputs_digest
 from histofold.predict.submission.results import ResultRecord
@@ -144,16 +143,12 @@ class _ImageFiles:
             self._probabilities.write()
         if "masks" in self._paths:
             write_mask(self._paths["masks"], masks)
-        if not {"geojson", "overlays"} & set(self._paths):
-            return
-        traced = [trace_components(runs) for runs in class_runs(masks)]
         if "geojson" in self._paths:
-            means = [sums.means(components) for sums, components in zip(self._sums, traced, strict=True)]
-            write_outlines(self._paths["geojson"], traced, means, self._classes, self.sample.pixel_size_um)
+            write_outlines(self._paths["geojson"], masks, self._classes, self.sample.pixel_size_um, self._sums)
         if "overlays" in self._paths:
             from histofold.report.results.overlays import write_overlay
 
-            write_overlay(self._paths["overlays"], self.sample.image_path, traced, self._classes)
+            write_overlay(self._paths["overlays"], self.sample.image_path, masks, self._classes)
 
     def close(self) -> None:
         if self._probabilities is not None:

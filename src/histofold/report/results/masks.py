@@ -13,7 +13,7 @@ import numpy as np
 from histofold.core.rle.runs import Masks, class_runs
 from histofold.schema.files import written_whole
 
-BAND_PX = 1 << 24
+BAND_PX = 1 << 23
 """Pixels that are decoded at once."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _LIKE_ABOVE = 2  # PNG's filter of a row that is stored as its difference to the one above it

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from histofold.core.rle.rings import Component
-from histofold.core.rle.runs import Runs
+from histofold.core.rle.rings import Component, trace_components
+from histofold.core.rle.runs import Masks, class_runs
 from histofold.schema.files import written_whole
 from histofold.schema.preprocessing import has_pixel_size
 
@@ -33,6 +34,7 @@ class ColumnSums:
         self._last_W = np.zeros(shape_hw[1], bool)
         self._places: list[np.ndarray] = []
         self._values: list[np.ndarray] = []
+        self._is_sorted = False
 
     def add(self, probs_HW: np.ndarray) -> None:
         """Take the next rows, float32 (h, W)."""
@@ -48,16 +50,22 @@ class ColumnSums:
             self._sums_W, self._last_W = sums_HW[-1].copy(), inside_HW[-1]
             self._rows += len(slab_HW)
 
-    def means(self, components: Sequence[Component]) -> np.ndarray:
-        """The mean probability of each component, float64; NaN for one that does not end where the mask does."""
-        places = np.concatenate(self._places or [np.zeros(0, np.int64)])
-        order = places.argsort(kind="stable")
-        self._places, self._values = [places[order]], [np.concatenate(self._values or [np.zeros(0)])[order]]
-        return np.array([self._sum(each.pieces) / each.pieces.area for each in components])
+    def mean(self, component: Component) -> float | None:
+        """The mean probability of a component; None for one that does not begin and end where the mask does."""
+        self._sort()
+        columns, tops = np.divmod(component.pieces.starts, self._height)
+        bottoms = tops + component.pieces.lengths
+        total = float((self._down_to(columns, bottoms) - self._down_to(columns, tops)).sum())
+        return None if math.isnan(total) else total / component.pieces.area
 
-    def _sum(self, pieces: Runs) -> float:
-        columns, tops = np.divmod(pieces.starts, self._height)
-        return float((self._down_to(columns, tops + pieces.lengths) - self._down_to(columns, tops)).sum())
+    def _sort(self) -> None:
+        """Bring what was kept band by band into the order of columns, once."""
+        if not self._is_sorted:
+            places = np.concatenate([np.zeros(0, np.int64), *self._places])
+            order = places.argsort(kind="stable")
+            self._places = [places[order]]
+            self._values = [np.concatenate([np.zeros(0), *self._values])[order]]
+            self._is_sorted = True
 
     def _down_to(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The sums of columns above rows where the mask begins or ends; NaN elsewhere."""
@@ -72,43 +80,35 @@ class ColumnSums:
 
 def write_outlines(
     path: Path,
-    traced: Sequence[Sequence[Component]],
-    means: Sequence[np.ndarray],
+    masks: Masks,
     classes: Sequence[str],
     pixel_size_um: float | None,
+    sums: Sequence[ColumnSums] = (),
 ) -> None:
     """Write the components of an image as annotations of QuPath, each a polygon with holes.
 
     Args:
         path: The file, which is replaced whole or not at all.
-        traced: The components of each class.
-        means: Their mean probabilities; one that is NaN is left out.
+        masks: The mask, or those of each class.
         classes: Names of the classes.
         pixel_size_um: Pixel size; where it is unknown areas are given in pixels alone.
+        sums: The probabilities of each class; without them the outlines have none.
     """
     with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write('{"type": "FeatureCollection", "features": [')
-        for number, feature in enumerate(outline_features(traced, means, classes, pixel_size_um)):
+        for number, feature in enumerate(outline_features(masks, classes, pixel_size_um, sums)):
             stream.write(("," if number else "") + "\n" + json.dumps(feature))
         stream.write("\n]}\n")
 
 
 def outline_features(
-    traced: Sequence[Sequence[Component]],
-    means: Sequence[np.ndarray],
-    classes: Sequence[str],
-    pixel_size_um: float | None,
+    masks: Masks, classes: Sequence[str], pixel_size_um: float | None, sums: Sequence[ColumnSums] = ()
 ) -> Iterator[dict[str, Any]]:
     """What `write_outlines` writes, feature by feature, as plain data; the arguments are the same."""
-    for place, (components, of_class, name) in enumerate(zip(traced, means, classes, strict=True)):
+    for place, (runs, name) in enumerate(zip(class_runs(masks), classes, strict=True)):
         classification = {"name": name, "color": CLASS_COLOURS[place % len(CLASS_COLOURS)]}
-        for component, mean in zip(components, of_class, strict=True):
-            area_px = component.pieces.area
-            measured: dict[str, float] = {"area_px": area_px}
-            if has_pixel_size(pixel_size_um):
-                measured["area_um2"] = round(area_px * float(pixel_size_um or 1) ** 2, 3)
-            if not np.isnan(mean):
-                measured["probability"] = round(float(mean), 4)
+        for component in trace_components(runs):
+            mean = sums[place].mean(component) if sums else None
             rings = [ring.tolist() for ring in component.rings]
             yield {
                 "type": "Feature",
@@ -116,6 +116,16 @@ def outline_features(
                 "properties": {
                     "objectType": "annotation",
                     "classification": classification,
-                    "measurements": measured,
+                    "measurements": _measured(component, pixel_size_um, mean),
                 },
             }
+
+
+def _measured(component: Component, pixel_size_um: float | None, mean: float | None) -> dict[str, float]:
+    area_px = component.pieces.area
+    measured: dict[str, float] = {"area_px": area_px}
+    if has_pixel_size(pixel_size_um):
+        measured["area_um2"] = round(area_px * float(pixel_size_um or 1) ** 2, 3)
+    if mean is not None:
+        measured["probability"] = round(mean, 4)
+    return measured

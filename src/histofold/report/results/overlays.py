@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from histofold.core.rle.rings import Component
+from histofold.core.rle.rings import trace_components
+from histofold.core.rle.runs import Masks, class_runs
 from histofold.data.thumbnails import fitting_shape, read_small
 from histofold.imaging.slide import open_slide
 from histofold.report.pictures.overlays import contact_sheet, draw_rings, save_png
@@ -15,13 +16,13 @@ OVERLAY_SIDE = 1600
 """Longer side of a picture in pixels, at most."""
 
 
-def write_overlay(path: Path, image_path: Path, traced: Sequence[Sequence[Component]], classes: Sequence[str]) -> None:
+def write_overlay(path: Path, image_path: Path, masks: Masks, classes: Sequence[str]) -> None:
     """Write a slide with the outlines of its mask; of several classes a picture beside the other, with their names.
 
     Args:
         path: The PNG file, which is replaced whole or not at all.
         image_path: The slide, which is read band by band.
-        traced: The components of each class.
+        masks: The mask, or those of each class.
         classes: Names of the classes.
 
     Raises:
@@ -31,8 +32,8 @@ def write_overlay(path: Path, image_path: Path, traced: Sequence[Sequence[Compon
         shape_hw = slide.shape_hw
         small_HWC = read_small(slide, fitting_shape(shape_hw, OVERLAY_SIDE))
     pictures = []
-    for place, components in enumerate(traced):
-        picture_HWC, rings = small_HWC.copy(), [ring for each in components for ring in each.rings]
+    for place, runs in enumerate(class_runs(masks)):
+        picture_HWC, rings = small_HWC.copy(), (ring for each in trace_components(runs) for ring in each.rings)
         draw_rings(picture_HWC, rings, shape_hw, CLASS_COLOURS[place % len(CLASS_COLOURS)])
         pictures.append(picture_HWC)
     if len(pictures) > 1:
