@@ -246,6 +246,11 @@ def test_oof_report_organ_table_agrees_with_numpy(tmp_path) -> None:
         assert row == [organ, str(len(dice)), *(f"{value:.4f}" for value in expected), str(missing)]
 
 
+def test_oof_report_names_organs_that_have_no_name(tmp_path) -> None:
+    document = oof_report(tmp_path / "r.html", oof=oof_table(4).assign(organ=""))
+    assert "not named" in [row[0] for row in document.rows]
+
+
 def test_oof_report_shows_headline_thresholds_notes_and_pictures(tmp_path) -> None:
     (tmp_path / "fold0").mkdir()
     (tmp_path / "fold0" / "curves.png").write_bytes(png())

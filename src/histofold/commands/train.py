@@ -70,7 +70,7 @@ class ShortHelp(TrainOptions):
     encoder_weights: Annotated[str, _named(name="model.encoder-weights")] = ModelConfig.encoder_weights
     """What the encoder starts from: none, shipped, imagenet (of the hub) or file:PATH."""
     preset: Annotated[str, _named(name="augment.preset")] = AugmentConfig.preset
-    """Augmentation: light, medium or strong."""
+    """Augmentation: none, light, medium or strong."""
     lr: Annotated[float, _named(name="optim.lr")] = OptimConfig.lr
     """Peak learning rate."""
     steps: Annotated[int, _named(name="train.steps")] = TrainConfig.steps

@@ -151,7 +151,17 @@ def _dice_table(oof: pd.DataFrame, column: str) -> Table:
     rows = []
     for name, members in oof.groupby(column, dropna=False):
         dice = members["dice"].dropna()
-        rows.append((name, len(dice), dice.mean(), dice.median(), dice.min(), dice.max(), len(members) - len(dice)))
+        rows.append(
+            (
+                name if name != "" else "not named",
+                len(dice),
+                dice.mean(),
+                dice.median(),
+                dice.min(),
+                dice.max(),
+                len(members) - len(dice),
+            )
+        )
     header = (column, "n", "mean", "median", "min", "max", "not scored")
     width = len(header) if any(row[-1] for row in rows) else len(header) - 1
     return Table(header[:width], [row[:width] for row in rows], f"Dice by {column}", bars=("mean",))

@@ -12,12 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from histofold.report.graphs import INK, LABEL, MUTED, PALETTE, finish_figure, new_figure, style_axes
+from histofold.report.graphs import INK, LABEL, MUTED, PALETTE, finish_figure, new_figure, say_empty, style_axes
 from histofold.report.page import Facts, Figure, Section, Table, Text, write_page
 
 _NAMES = {"val_dice": "Validation Dice", "loss": "Training loss"}
 _BLUE, _ORANGE = PALETTE[:2]
 _LOG_RANGE = 8  # settings that differ by at least this factor are drawn on a logarithmic scale
+_MOST_LETTERS = 36  # of names in a row below half a page; longer rows are tilted
 _MOST_CELLS = 12  # a side of a heat map; more are drawn as dots
 
 
@@ -187,7 +188,9 @@ def _draw_setting(axes: Axes, frame: pd.DataFrame, setting: str, value: str, bes
         axes.set_xscale("log")
     if len(levels) <= _MOST_CELLS:
         if (numeric and len(levels) <= 6) or not numeric:
-            axes.set_xticks(places, [_text(level) for level in levels])
+            names = [_text(level) for level in levels]
+            axes.set_xticks(places, names)
+            axes.tick_params(axis="x", labelrotation=20 if sum(map(len, names)) > _MOST_LETTERS else 0)
             axes.set_xticks([], minor=True)
         medians = frame[done].groupby(at[done])[value].median()
         axes.plot(medians.index, medians, color=_BLUE, lw=1.2, alpha=0.5)
@@ -206,15 +209,19 @@ def _draw_history(axes: Axes, frame: pd.DataFrame, metric: str) -> None:
     style_axes(axes, f"{_NAMES[metric]} as the trials went on")
     ordered = frame.sort_values("trial")
     done = ordered[(ordered["state"] == "complete") & ordered[metric].notna()]
+    if done.empty:
+        axes.set_yticks([])
+        say_empty(axes, "no trial is complete")
+        return
     axes.plot(done["trial"], done[metric], "o", ms=5, color=_BLUE, alpha=0.75, mew=0)
     running = done[metric].cummax() if metric == "val_dice" else done[metric].cummin()
     axes.step(done["trial"], running, where="post", color=_ORANGE, lw=1.5)
-    if len(done):
-        last = float(running.iloc[-1])
-        place: dict[str, Any] = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
-        note = "best so far" + (" (optimistic)" if metric == "val_dice" else "") + f"\n{last:.4f}"
-        axes.annotate(note, (float(done["trial"].iloc[-1]), last), annotation_clip=False, **place, **LABEL)
-    axes.set_xlim(-0.5, max(1.0, float(ordered["trial"].max()) * 1.15 + 0.5) if len(ordered) else 1.0)
+    last = float(running.iloc[-1])
+    place: dict[str, Any] = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
+    is_chosen = metric == "val_dice" and ordered["state"].isin(("complete", "pruned")).sum() > 1
+    note = "best so far" + (" (optimistic)" if is_chosen else "") + f"\n{last:.4f}"
+    axes.annotate(note, (float(done["trial"].iloc[-1]), last), annotation_clip=False, **place, **LABEL)
+    axes.set_xlim(-0.5, max(1.0, float(ordered["trial"].max()) * 1.15 + 0.5))
     axes.set_xlabel("trial")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

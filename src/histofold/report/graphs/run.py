@@ -89,7 +89,8 @@ def plot_dice_by_organ(oof: pd.DataFrame) -> bytes:
         The PNG's bytes.
     """
     scored = oof[oof["dice"].notna()]
-    scored = scored.assign(organ=scored["organ"].astype(object).where(scored["organ"].notna(), "not named"))
+    named = scored["organ"].notna() & (scored["organ"] != "")
+    scored = scored.assign(organ=scored["organ"].astype(object).where(named, "not named"))
     groups = sorted(scored.groupby("organ"), key=lambda item: item[1]["dice"].median())
     figure = new_figure(1.3 + 0.62 * max(1, len(groups)))
     axes = figure.subplots()

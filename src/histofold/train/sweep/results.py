@@ -43,8 +43,9 @@ def trial_table(sweep: Sweep) -> pd.DataFrame:
     columns = ["trial", *sweep.config.space, *VALUES, *LAST_COLUMNS]
     table = pd.DataFrame(rows, columns=columns)
     if best is not None:
-        is_held_out = sweep.config.metric == "val_dice"
-        table.loc[table["trial"] == number_of(best), "note"] = OPTIMISTIC if is_held_out else "best by training loss"
+        note = OPTIMISTIC if sweep.config.metric == "val_dice" else "best by training loss"
+        if table["state"].isin(("complete", "pruned")).sum() > 1:  # else nothing was chosen
+            table.loc[table["trial"] == number_of(best), "note"] = note
     return table
 
 
