@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from histofold.commands.main import main
+from histofold.competitions.registry import get_competition
 from histofold.competitions.truth.outlines.files import draw_outlines, read_outline_file
-from histofold.core.rle.runs import decode_rle
+from histofold.core.rle.runs import decode_rle, runs_to_text
 from histofold.models.build import build_model
 from histofold.predict.submission.predictor import SubmissionPredictor
 from histofold.report.results import files
@@ -201,3 +202,16 @@ def test_folders_that_cannot_be_meant_are_refused(weights, data, tmp_path, capsy
     assert main([*command, "--masks", str(tmp_path / "file")]) == 2
     assert "file" in capsys.readouterr().err
     assert json.loads((weights / "manifest.json").read_text())["classes"] == list(CLASSES)
+
+
+def test_outlines_of_a_prediction_are_truth_of_a_folder(weights, tmp_path):
+    images = tmp_path / "own" / "images"
+    images.mkdir(parents=True)
+    cv2.imwrite(str(images / "p.png"), np.random.default_rng(1).integers(0, 256, (70, 91, 3), np.uint8))
+    out = tmp_path / "s.csv"
+    assert main([*arguments(weights, tmp_path / "own", out), "--geojson", str(tmp_path / "own" / "annotations")]) == 0
+    folder = get_competition("folder")
+    (sample,) = folder.samples(tmp_path / "own", "train")
+    assert folder.classes == CLASSES
+    rows = rows_of(out)
+    assert [runs_to_text(runs) for runs in folder.target(sample)] == [rows["p", name] for name in CLASSES]
