@@ -16,6 +16,9 @@ from histofold.schema.optim import OptimConfig
 from histofold.schema.prediction import PredictConfig
 from histofold.schema.preprocessing import Preprocessing
 
+VALIDATION_THRESHOLD = 0.5
+"""Of every validation: a threshold that is chosen on the slides it is scored on would flatter."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:

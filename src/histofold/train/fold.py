@@ -19,15 +19,12 @@ from histofold.data.pseudo import label_faults
 from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_samples, load_sources
 from histofold.data.store import check_experiment, complete_preprocessing
 from histofold.models.weights import with_encoder_moments
-from histofold.schema.experiment import Experiment
+from histofold.schema.experiment import VALIDATION_THRESHOLD, Experiment
 from histofold.schema.manifest import Manifest, file_sha256
 from histofold.schema.sample import Sample
 from histofold.train.augment.own import pipeline_digest
 from histofold.train.checkpoint import training_settings
 from histofold.train.warm_start import InitialWeights, find_initial_weights
-
-VALIDATION_THRESHOLD = 0.5
-"""Of every validation: a threshold that is chosen on the slides it is scored on would flatter."""
 
 
 @dataclass(frozen=True, kw_only=True)

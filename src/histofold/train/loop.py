@@ -24,12 +24,12 @@ from histofold.data.store import known_folds, tile_differences
 from histofold.data.tiles.files import refuse_cut_tiles
 from histofold.predict.image import predict_masks
 from histofold.predict.stages import stages_of
-from histofold.schema.experiment import Experiment
+from histofold.schema.experiment import VALIDATION_THRESHOLD, Experiment
 from histofold.schema.run_record import RunRecord, datasets_beside, settings_sha256, write_record
 from histofold.schema.sample import Sample
 from histofold.train.checkpoint import save_network, save_state
 from histofold.train.dataset import make_loader, training_tiles
-from histofold.train.fold import VALIDATION_THRESHOLD, FoldSetup, prepare_fold
+from histofold.train.fold import FoldSetup, prepare_fold
 from histofold.train.interruption import Interrupted, Interruption, saved_words
 from histofold.train.log import (
     OnSlide,

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from histofold.core.faults import Fault, InputError
 from histofold.data.store import read_own_table
-from histofold.schema.experiment import Experiment
+from histofold.schema.experiment import VALIDATION_THRESHOLD, Experiment
 from histofold.schema.files import write_atomically
 from histofold.schema.parse import plain, read_toml, to_toml
 from histofold.schema.sweep import with_settings
@@ -97,11 +97,14 @@ def conclusion(sweep: Sweep, path: Path) -> str:
         raise InputError([Fault(sweep.folder.name, str(sweep.folder), f"{left} trials are not done", remedy)])
     experiment, best = best_experiment(sweep), sweep.best()
     assert best is not None
-    states = trial_table(sweep)["state"].value_counts()
+    table = trial_table(sweep)
+    states = table["state"].value_counts()
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
     score = f"{sweep.config.metric} {best.value:.4f}"
     if sweep.config.metric == "val_dice":
-        score += f" on fold {', '.join(map(str, sweep.config.folds))}; {OPTIMISTIC}"
+        score += f" at threshold {VALIDATION_THRESHOLD} on fold {', '.join(map(str, sweep.config.folds))}"
+        note = table.loc[table["trial"] == number_of(best), "note"].iloc[0]
+        score += f"; {note}" if note else ""
     options = overrides(experiment, list(sweep.config.space))
     named = read_toml(path).get("experiment")
     lines = [f"{counts}, in {sweep.folder}", f"best: trial {number_of(best)}, {score}"]
