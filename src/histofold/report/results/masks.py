@@ -46,7 +46,7 @@ def write_mask(path: Path, masks: Masks) -> None:
             np.subtract(band_HW[0], above_W, out=lines[0, 1:])
             np.subtract(band_HW[1:], band_HW[:-1], out=lines[1:, 1:])
             above_W = band_HW[-1]
-            _write_chunk(stream, b"IDAT", packer.compress(lines))
+            _write_chunk(stream, b"IDAT", packer.compress(lines.data))
         _write_chunk(stream, b"IDAT", packer.flush())
         _write_chunk(stream, b"IEND", b"")
         stream.flush()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from histofold.core.jit import njit
 from histofold.core.rle.rings import Component, trace_components
 from histofold.core.rle.runs import Masks, class_runs
 from histofold.schema.files import written_whole
@@ -17,7 +18,7 @@ from histofold.schema.preprocessing import has_pixel_size
 
 CLASS_COLOURS = ((255, 205, 0), (0, 229, 255), (255, 72, 0), (0, 158, 115), (204, 121, 167), (0, 98, 255))
 """RGB of each class, in turn."""
-_SLAB_PX = 1 << 21  # pixels whose sums are made at once
+_SLAB_PX = 1 << 18  # pixels whose sums are made at once
 
 
 class ColumnSums:
@@ -29,7 +30,8 @@ class ColumnSums:
     """
 
     def __init__(self, shape_hw: tuple[int, int], cut: float) -> None:
-        self._height, self._cut, self._rows = shape_hw[0], cut, 0
+        self._height, self._rows = shape_hw[0], 0
+        self._cut = np.float32(cut)  # as numpy compares it with float32, and so the mask
         self._sums_W = np.zeros(shape_hw[1])
         self._last_W = np.zeros(shape_hw[1], bool)
         self._places: list[np.ndarray] = []
@@ -39,15 +41,14 @@ class ColumnSums:
     def add(self, probs_HW: np.ndarray) -> None:
         """Take the next rows, float32 (h, W)."""
         step = max(1, _SLAB_PX // probs_HW.shape[1])
+        places, values = np.empty(step * probs_HW.shape[1], np.int64), np.empty(step * probs_HW.shape[1])
         for top in range(0, len(probs_HW), step):
-            slab_HW = probs_HW[top : top + step]
-            inside_HW = slab_HW >= self._cut
-            above_HW = np.concatenate([self._last_W[None], inside_HW[:-1]])
-            rows, columns = np.nonzero(inside_HW != above_HW)
-            sums_HW = np.concatenate([self._sums_W[None], slab_HW]).cumsum(axis=0)  # float64, as the sums so far
-            self._places.append(columns * self._height + self._rows + rows)
-            self._values.append(sums_HW[rows, columns])
-            self._sums_W, self._last_W = sums_HW[-1].copy(), inside_HW[-1]
+            slab_HW = np.ascontiguousarray(probs_HW[top : top + step])
+            count = _gather_jit(
+                slab_HW, self._cut, self._sums_W, self._last_W, self._rows, self._height, places, values
+            )
+            self._places.append(places[:count].copy())
+            self._values.append(values[:count].copy())
             self._rows += len(slab_HW)
 
     def mean(self, component: Component) -> float | None:
@@ -76,6 +77,31 @@ class ColumnSums:
         found = np.where(self._places[0][at] == wanted, self._values[0][at], np.nan)
         found = np.where(rows >= self._rows, self._sums_W[columns], found)
         return np.where(rows == 0, 0.0, found)
+
+
+@njit
+def _gather_jit(
+    probs_HW: np.ndarray,
+    cut: np.float32,
+    sums_W: np.ndarray,
+    last_W: np.ndarray,
+    first_row: int,
+    height: int,
+    places: np.ndarray,
+    values: np.ndarray,
+) -> int:
+    """Add rows to the sums of their columns, and keep these where the mask begins or ends; gives how many were kept."""
+    count = 0
+    for row in range(probs_HW.shape[0]):
+        for column in range(probs_HW.shape[1]):
+            prob = probs_HW[row, column]
+            if (prob >= cut) != last_W[column]:
+                last_W[column] = not last_W[column]
+                places[count] = column * height + first_row + row
+                values[count] = sums_W[column]
+                count += 1
+            sums_W[column] += prob
+    return count
 
 
 def write_outlines(

@@ -19,6 +19,8 @@ from histofold.schema.preprocessing import has_pixel_size
 TILE_SIDE = 512
 FULL_SCALE = 255
 """Grey level of probability 1."""
+PACKING = 1
+"""Level of zlib: 6 takes eight times as long for a fifth less."""
 _CLASSIC_BYTES = 4_000_000_000  # a TIFF of more needs the offsets of a BigTIFF
 
 
@@ -63,7 +65,7 @@ class ProbabilityFile:
             for column in range(self._columns):
                 tile_HW = levels_HW[:, column * TILE_SIDE : (column + 1) * TILE_SIDE].copy()
                 tile_HW[:, 1:] -= tile_HW[:, :-1].copy()  # TIFF's horizontal predictor
-                packed = zlib.compress(tile_HW)
+                packed = zlib.compress(tile_HW.data, PACKING)
                 places.append((self._spool.tell(), len(packed)))
                 self._spool.write(packed)
                 self._digest.update(packed)
