@@ -88,6 +88,23 @@ def test_paths_of_a_moved_project_are_found_by_their_ends(tmp_path, caplog):
     assert found.dataset == found.sources[0].dataset == str(new / "deep" / "dataset")
 
 
+def test_what_lies_below_or_above_is_offered(places):
+    root = places["weights"].parent
+    with pytest.raises(InputError, match=r"is not a folder of weights; did you mean .*/weights\?"):
+        require_kind(root, "weights")
+    with pytest.raises(InputError, match=r"is not a folder of weights; did you mean .*/weights\?"):
+        require_kind(places["weights"] / "manifest.json", "weights")
+    with pytest.raises(InputError, match=r"is not a run; did you mean .*/runs/E\?"):
+        require_kind(root, "run")
+    require_kind(root, "data")
+
+
+def test_a_file_that_is_a_folder_is_named_and_not_the_one_written_aside(places, capsys, monkeypatch):
+    monkeypatch.chdir(places["weights"].parent)
+    assert main(["check", "dataset", "raw", "--report", "runs"]) == 2
+    assert "runs: Is a directory" in capsys.readouterr().err
+
+
 def test_an_archive_is_named_where_a_folder_is_wanted(tmp_path):
     (tmp_path / "own.ZIP").write_bytes(b"PK")
     with pytest.raises(InputError, match="is an archive; unpack it"):

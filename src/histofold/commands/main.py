@@ -93,7 +93,8 @@ def run_verb(verb: str, arguments: list[str]) -> int:
             print(f"{of_disk}\nhistofold {verb}: the disk is at fault", file=sys.stderr)
             return 2
         if isinstance(error, OSError) and error.filename is not None:
-            print(f"{error.filename}: {error.strerror}: check the path, its permissions and the disk", file=sys.stderr)
+            name = error.filename2 or error.filename  # the second is what a file that was written aside is to become
+            print(f"{name}: {error.strerror}: check the path, its permissions and the disk", file=sys.stderr)
             return 2
         traceback.print_exc()
         print(f"histofold {verb}: our own fault; please report the lines above", file=sys.stderr)

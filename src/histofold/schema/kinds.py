@@ -21,6 +21,7 @@ KINDS = {
     "data": ("a folder of images", "name the raw folder, of a competition or with images/"),
 }
 """Each kind in words, and how it is named where it is wanted."""
+_MOST_MEANT = 3
 _ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 
 
@@ -40,10 +41,15 @@ def require_kind(path: Path, *wanted: str) -> None:
         raise InputError([Fault(path.name, str(path), "no such file or folder", remedy)])
     if "data" in wanted and path.suffix.lower() in _ARCHIVES and path.is_file():
         raise InputError([Fault(path.name, str(path), "is an archive", "unpack it, and give the folder that it holds")])
-    found = _kind_of(path)
+    found, (words, remedy) = _kind_of(path), KINDS[wanted[0]]
     if found and found not in wanted:
-        words, remedy = KINDS[wanted[0]]
         raise InputError([Fault(path.name, str(path), f"is {KINDS[found][0]}, and {words} is wanted", remedy)])
+    if not found and "data" not in wanted:
+        near = sorted([*path.glob("*"), *path.glob("*/*")]) if path.is_dir() else [path.parent]
+        meant = [str(each) for each in near if _kind_of(each) in wanted]
+        if meant:
+            remedy = f"did you mean {' or '.join(meant[:_MOST_MEANT])}?"
+            raise InputError([Fault(path.name, str(path), f"is not {words}", remedy)])
 
 
 def _kind_of(path: Path) -> str:
