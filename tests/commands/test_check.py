@@ -26,9 +26,12 @@ def write_csv(path, columns, rows):
 
 @pytest.fixture
 def rows():
-    mask = np.zeros((20, 31), bool)
-    mask[0, 0] = mask[-1, -1] = True
-    return {key: [key, "lung", "HPA", "20", "31", "0.4", "", encode_rle(mask)] for key in GOOD}
+    made = {}
+    for key in GOOD:
+        mask = np.zeros((20, 31), bool)
+        mask[0, 0] = mask[-1, -1] = mask[7, int(key)] = True
+        made[key] = [key, "lung", "HPA", "20", "31", "0.4", "", encode_rle(mask)]
+    return made
 
 
 @pytest.fixture(autouse=True)

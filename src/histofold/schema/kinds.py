@@ -45,8 +45,8 @@ def require_kind(path: Path, *wanted: str) -> None:
     if found and found not in wanted:
         raise InputError([Fault(path.name, str(path), f"is {KINDS[found][0]}, and {words} is wanted", remedy)])
     if not found and "data" not in wanted:
-        near = sorted([*path.glob("*"), *path.glob("*/*")]) if path.is_dir() else [path.parent]
-        meant = [str(each) for each in near if _kind_of(each) in wanted]
+        around = sorted([*path.glob("*"), *path.glob("*/*")]) if path.is_dir() else [path.parent]
+        meant = [str(each) for each in around if _kind_of(each) in wanted]
         if meant:
             remedy = f"did you mean {' or '.join(meant[:_MOST_MEANT])}?"
             raise InputError([Fault(path.name, str(path), f"is not {words}", remedy)])

@@ -171,6 +171,7 @@ def test_one_drawing_for_several_images_is_named():
     facts = [facts_of(blob(), "a"), facts_of(box((1, 1), (50, 9)), "b"), facts_of(blob(), "c")]
     (notice,) = folder_notices([*facts, facts_of(blob() & False, "d"), facts_of(blob() & False, "e")])
     assert (notice.kind, notice.ids) == ("same labels", ("a", "c"))
+    assert folder_notices(facts, [DuplicatePair("a", "c", 0.9)]) == [], "the same tissue twice has the same labels"
 
 
 @pytest.mark.parametrize(("last", "count"), [(20, 1), (30, 0)])

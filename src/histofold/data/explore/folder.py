@@ -85,7 +85,7 @@ class Explorer:
         if unused and any(self.class_pixels.values()):
             self.notices.append(Notice(kind="unused class", ids=unused, text="no image has a pixel of it"))
         found = find_notices(self.facts, pairs, self.polygon_dices)
-        return Exploration(self.facts, pairs, [*self.notices, *found, *folder_notices(self.facts)])
+        return Exploration(self.facts, pairs, [*self.notices, *found, *folder_notices(self.facts, pairs)])
 
 
 def explore_folder(competition: Competition, samples: Sequence[Sample]) -> Exploration:

@@ -125,11 +125,16 @@ def _slide_notice(fact: SlideFacts, kind: str, text: str, shift_px: tuple[int, i
     return Notice(kind=kind, ids=(fact.sample.id,), text=text, shift_px=shift_px)
 
 
-def folder_notices(facts: Sequence[SlideFacts]) -> list[Notice]:
-    """What only all labels together show: they are one drawing, or were drawn at another scale."""
-    equal = defaultdict(list)
+def folder_notices(facts: Sequence[SlideFacts], pairs: Iterable[DuplicatePair] = ()) -> list[Notice]:
+    """What only all labels together show: they are one drawing, or were drawn at another scale.
+
+    Args:
+        facts: Of each slide.
+        pairs: Near-duplicates, which may well have the same labels.
+    """
+    twice, equal = {key for pair in pairs for key in (pair.first, pair.second)}, defaultdict(list)
     for fact in facts:
-        if 0 < fact.mask_fraction < 1:
+        if 0 < fact.mask_fraction < 1 and fact.sample.id not in twice:
             equal[fact.digest, fact.shape_hw].append(fact.sample.id)
     notices = [
         Notice(kind="same labels", ids=tuple(ids), text=f"{len(ids)} images have the same labels, to the pixel")
