@@ -45,7 +45,7 @@ def test_a_fold_agrees_with_its_training_or_says_why_not():
 def test_a_best_validation_is_called_optimistic_only_where_it_is_not_the_last():
     first, second = report._explanations(SUMMARY)[-2:]
     assert "optimistic" not in first
-    assert second.endswith("would be optimistic, was 0.9000 at step 6.")
+    assert second.endswith("would be optimistic: 0.9000 at step 6.")
 
 
 @pytest.mark.parametrize(

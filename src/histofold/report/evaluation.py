@@ -102,7 +102,7 @@ def _best_words(values: Mapping[str, Any]) -> str:
     if values["best_step"] == values["last_step"]:
         return ""
     best = f"{values['best_dice_optimistic']:.4f} at step {values['best_step']}"
-    return f" The best validation during training, which is not used and would be optimistic, was {best}."
+    return f" The best validation during training, maybe of fewer slides, is not used and would be optimistic: {best}."
 
 
 def write_oof_report(
