@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 MODULES = (
-    "core.metrics",
+    "core.metrics.instances",
+    "core.metrics.glas",
+    "core.metrics.masks",
+    "core.objects.instances",
     "core.rle.runs",
     "core.tiles",
     "imaging.slide",
