@@ -1,9 +1,13 @@
 """Which tiles stand for a data set."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 
+from histofold.core.rle.runs import Runs
 from histofold.report.pictures import slides
+from histofold.schema.sample import Sample
 
 
 def test_tiles_of_a_sample_are_of_as_many_slides_as_there_are(monkeypatch, tmp_path):
@@ -18,3 +22,16 @@ def test_tiles_of_a_sample_are_of_as_many_slides_as_there_are(monkeypatch, tmp_p
     assert titles == [title for title, _ in slides.sample_tiles(tmp_path, index)]
     few = slides.sample_tiles(tmp_path, index[:3])
     assert len(few) == 3
+
+
+def test_slides_of_few_organs_are_shown_more_of(monkeypatch):
+    monkeypatch.setattr(slides, "slide_overlay", lambda path, *_: path)
+    competition = SimpleNamespace(target=lambda sample: Runs(np.zeros(0, int), np.zeros(0, int), (4, 5)))
+
+    def shown(organs):
+        samples = [Sample(id=f"{organ}{n}", image_path=None, organ=organ) for organ in organs for n in range(20)]
+        return [title for title, _ in slides.sample_slides(competition, samples)]
+
+    assert len(shown(["lung"])) == 9 == len(set(shown(["lung"])))
+    assert len(shown("abcde")) == 15
+    assert shown([]) == []

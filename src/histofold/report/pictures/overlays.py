@@ -269,7 +269,8 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont:
 
 def _wrap_text(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:
     """The text in as few lines as it needs, of at most `_TITLE_LINES`; broken at blanks where there are any."""
-    lines, rest = [], " ".join(text.split())
+    lines: list[str] = []
+    rest = " ".join(text.split())
     while font.getlength(rest) > width_px and len(lines) < _TITLE_LINES - 1:
         fits = next((n for n in range(len(rest), 1, -1) if font.getlength(rest[:n]) <= width_px), 1)
         blank = rest.rfind(" ", 0, fits + 1)

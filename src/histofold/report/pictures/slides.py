@@ -29,7 +29,8 @@ SMALL_SIDE = 420
 PAIR_SIDE = 340
 PICTURES_A_KIND = 3
 """Most pictures of notices of one kind."""
-PICTURES_AN_ORGAN = 3
+PICTURES_AN_ORGAN, LEAST_PICTURES = 3, 9
+"""Slides of each organ; of few organs more of each."""
 TILES_A_BIN = 4
 
 
@@ -81,8 +82,9 @@ def sample_slides(competition: Competition, samples: Sequence[Sample]) -> list[t
     for sample in samples:
         by_organ[sample.organ].append(sample)
     pictures = []
+    count = max(PICTURES_AN_ORGAN, LEAST_PICTURES // max(1, len(by_organ)))
     for organ, members in sorted(by_organ.items()):
-        places = np.linspace(0, len(members) - 1, min(PICTURES_AN_ORGAN, len(members))).astype(int)
+        places = np.linspace(0, len(members) - 1, min(count, len(members))).astype(int)
         for sample in (members[place] for place in places):
             try:
                 overlay = slide_overlay(sample.image_path, any_class(competition.target(sample)), None, SMALL_SIDE)
