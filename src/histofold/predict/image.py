@@ -99,10 +99,8 @@ def predict_image(
     """
     manifest = stages[0].manifest
     wanted: list[Threshold] = [*thresholds, *([manifest.seed_threshold] if manifest.seed_threshold > 0 else [])]
-    encoders = {
-        threshold: [(cut, RunEncoder(slide.shape_hw, order="F", axis="rows")) for cut in cuts]
-        for threshold, cuts in _class_cuts(wanted, len(manifest.classes)).items()
-    }
+    cuts = {key: key if isinstance(key, tuple) else (key,) * len(manifest.classes) for key in wanted}
+    encoders = {key: [(cut, RunEncoder(slide.shape_hw)) for cut in of_classes] for key, of_classes in cuts.items()}
     bands = _ImageBands(stages, slide, pixel_size_um, forward)
     rows = 0
     try:
@@ -126,11 +124,6 @@ def predict_image(
     return ImagePrediction(slide.shape_hw, runs, bands.peak_runs(), pixel_size_um, seeds, rows)
 
 
-def _class_cuts(thresholds: Sequence[Threshold], classes: int) -> dict[Threshold, tuple[float, ...]]:
-    """Where each threshold cuts each class."""
-    return {cut: cut if isinstance(cut, tuple) else (cut,) * classes for cut in thresholds}
-
-
 class _ImageBands:
     """The probabilities of an image at its original size, band by band, and the peak of what has passed.
 
@@ -146,27 +139,18 @@ class _ImageBands:
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         """Bands (y, float32 (K, h, W)) that partition the rows, each valid until the next is asked for."""
-        if len(self._stages) == 1:
-            yield from self._one_stage()
-            return
-        self._peak = PeakMap(self._slide.shape_hw)
-        parts = [(stage.share, self._stage_bands(stage, peak_here=False)) for stage in self._stages]
+        alone = len(self._stages) == 1
+        self._peak = None if alone else PeakMap(self._slide.shape_hw)
+        parts = [(stage.share, self._stage_bands(stage, peak_here=alone)) for stage in self._stages]
         try:
-            for y, values_KHW in mean_bands(parts):
+            for y, values_KHW in parts[0][1] if alone else mean_bands(parts):
                 probs_KHW = self._probs(values_KHW)
-                self._peak.add(y, probs_KHW[0])
+                if not alone and self._peak is not None:
+                    self._peak.add(y, probs_KHW[0])
                 yield y, probs_KHW
         finally:
             for _, bands in parts:  # readers end before the slide is closed
                 bands.close()
-
-    def _one_stage(self) -> Iterator[tuple[int, np.ndarray]]:
-        bands = self._stage_bands(self._stages[0], peak_here=True)
-        try:
-            for y, values_KHW in bands:
-                yield y, self._probs(values_KHW)
-        finally:
-            bands.close()
 
     def _stage_bands(self, stage: Stage, peak_here: bool) -> Generator[tuple[int, np.ndarray], None, None]:
         """What a stage says of the image, at the original size."""
