@@ -18,6 +18,8 @@ from histofold.models.weights import encoder_name, load_encoder_weights, shipped
 from histofold.schema.network import SHIPPED_ENCODER, ModelConfig
 from histofold.schema.preprocessing import Preprocessing
 
+pytestmark = pytest.mark.slow
+
 CONVNEXT = "tu-convnext_atto"
 PING_PONG_BALL = 722
 """Its class of ImageNet: what an orange disc before white is."""

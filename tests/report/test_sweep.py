@@ -7,6 +7,8 @@ from PIL import Image
 
 from histofold.report.sweep import _edges, _is_grid, _levels, plot_sweep, write_sweep_report
 
+pytestmark = pytest.mark.slow
+
 
 def trials(settings, states=None):
     """A table as a sweep gives it, with scores that fall from trial to trial."""

@@ -16,6 +16,8 @@ from histofold.schema.files import LineJournal
 from loopback import OWNER, TOKEN, client_in_process, loopback, submit_in_child
 from small_submission import SLUG, make_kernel, make_weights, tensor_file
 
+pytestmark = pytest.mark.slow
+
 DATASET, KERNEL = f"{OWNER}/histofold-weights", f"{OWNER}/histofold-hubmap-2022"
 COMMAND = ["submit", "hubmap_2022", "--message", "first", "--poll-seconds", "0.02"]
 UPLOADED = {"a_fold0.safetensors", "manifest.json"}

@@ -10,6 +10,8 @@ from histofold.synth.drawing import slide as slide_module
 from histofold.synth.drawing.slide import ARTEFACTS, ORGANS, Picture, SlideSpec, SyntheticSlide
 from histofold.synth.drawing.tissue import draw_stain
 
+pytestmark = pytest.mark.slow
+
 
 def spec_of(organ: str = "kidney", second: str = "pas", **changes) -> SlideSpec:
     values = {"key": (7, 1), "shape_hw": (300, 420), "pixel_size_um": 0.4, "shrink": 1 / 3} | changes
