@@ -17,6 +17,7 @@ from histofold.report.results.probabilities import ProbabilityFile
 @pytest.mark.parametrize("band_px", [1, 97, 1 << 20])
 def test_pngs_are_the_mask_whatever_the_bands(band_px, tmp_path, monkeypatch):
     monkeypatch.setattr(masks, "BAND_PX", band_px)
+    monkeypatch.setattr(masks, "COLUMNS_AT_ONCE", 5)
     for mask_HW in hard_masks(16, seed=6):
         write_mask(tmp_path / "a.png", runs_from_mask(mask_HW))
         np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED), mask_HW * 255)

@@ -15,6 +15,8 @@ from histofold.schema.files import written_whole
 
 BAND_PX = 1 << 23
 """Pixels that are decoded at once."""
+COLUMNS_AT_ONCE = 2048
+"""Columns whose runs are cut to a band at once."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _LIKE_ABOVE = 2  # PNG's filter of a row that is stored as its difference to the one above it
 _GREY = 0
@@ -40,8 +42,10 @@ def write_mask(path: Path, masks: Masks) -> None:
         for top in range(0, height, step):
             rows = slice(top, min(top + step, height))
             band_HW = np.zeros((rows.stop - top, width), np.uint8)
-            for value, runs in zip(values, of_classes, strict=True):
-                band_HW[runs.to_window(rows, slice(0, width))] = value
+            for left in range(0, width, COLUMNS_AT_ONCE):
+                columns = slice(left, min(left + COLUMNS_AT_ONCE, width))
+                for value, runs in zip(values, of_classes, strict=True):
+                    band_HW[:, columns][runs.to_window(rows, columns)] = value
             lines = np.full((len(band_HW), width + 1), _LIKE_ABOVE, np.uint8)
             np.subtract(band_HW[0], above_W, out=lines[0, 1:])
             np.subtract(band_HW[1:], band_HW[:-1], out=lines[1:, 1:])

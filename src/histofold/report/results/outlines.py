@@ -62,10 +62,11 @@ class ColumnSums:
     def _sort(self) -> None:
         """Bring what was kept band by band into the order of columns, once."""
         if not self._is_sorted:
-            places = np.concatenate([np.zeros(0, np.int64), *self._places])
+            places, self._places = np.concatenate([np.zeros(0, np.int64), *self._places]), []
             order = places.argsort(kind="stable")
             self._places = [places[order]]
-            self._values = [np.concatenate([np.zeros(0), *self._values])[order]]
+            values, self._values = np.concatenate([np.zeros(0), *self._values]), []
+            self._values = [values[order]]
             self._is_sorted = True
 
     def _down_to(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
