@@ -50,6 +50,7 @@ def assert_masks(root, ids=("x", "y")):
         ("images/{}.png", "Annotations/{}.ANNO.png"),
         ("images/{}.jpg", "ground_truth/{}_segmentation.png"),
         ("images/image_{}.png", "masks/mask_{}.png"),
+        ("images/image7{}.png", "masks/mask7{}.png"),
         ("images/{}.png", "images/{}_anno.bmp"),
         ("{}.png", "{}_anno.png"),
         ("images/{}.ome.png", "images/{}-mask.ome.png"),
@@ -63,7 +64,8 @@ def test_masks_are_found_by_folder_and_name(tmp_path, image, mask):
     for key in "xy":
         put(tmp_path / image.format(key))
         put(tmp_path / mask.format(key), mask_of(key))
-    assert_masks(tmp_path, [f"image_{key}" if "image_" in image else key for key in "xy"])
+    name = image.rpartition("/")[2].partition(".")[0]
+    assert_masks(tmp_path, [name.format(key) for key in "xy"])
 
 
 def test_one_name_in_two_folders_is_two_images(tmp_path):
@@ -198,6 +200,14 @@ def test_a_file_that_is_not_read_for_a_letter_of_its_name_is_a_fault(tmp_path, n
     (tmp_path / name).write_text("")
     (fault,) = Folder().inspect(tmp_path, "train")[1]
     assert (fault.file, fault.remedy) == (str(tmp_path / name), f"name it {right}")
+
+
+@pytest.mark.parametrize("name", ["images/images.csv", "masks/classes.txt", "masks/folder.toml", "images/rles.csv"])
+def test_a_file_that_is_not_read_where_it_lies_is_a_fault(tmp_path, name):
+    plain_folder(tmp_path)
+    (tmp_path / name).write_text("")
+    (fault,) = Folder().inspect(tmp_path, "train")[1]
+    assert (fault.file, fault.rule) == (str(tmp_path / name), "it is not read here")
 
 
 @pytest.mark.parametrize("name", ["images (1).csv", "patients - copy.xlsx", "Metadata.tsv"])

@@ -74,13 +74,19 @@ def _missing_remedy(root: Path) -> str:
 
 
 def misnamed_files(root: Path) -> list[Fault]:
-    """Files that are not read for a letter of their name: other case, or a second suffix that a system hides."""
+    """Files that are not read for a letter of their name (case, a second suffix) or for the folder they lie in."""
     found = []
     for path in sorted(root.iterdir()):
         name = path.name.casefold()
         right = next((each for each in _READ_NAMES if each in (name, name.removesuffix(".txt"))), "")
         if right and not (root / right).exists():
             found.append(Fault(path.stem, str(path), "it is not read under this name", f"name it {right}"))
+    for folder in child_folders(root, (*IMAGE_FOLDERS, *TRUTH_FOLDERS)):
+        found += [
+            Fault(path.stem, str(path), "it is not read here", f"move it beside {folder.name}/, into {root.name}/")
+            for path in sorted(folder.iterdir())
+            if path.name in _READ_NAMES[:-1]  # COCO's annotations are looked for there too
+        ]
     return found
 
 

@@ -72,7 +72,7 @@ def without_suffix(path: PurePosixPath) -> PurePosixPath:
 _MASK_WORDS = r"masks?|annos?|annotations?|annotated|labels?|seg|segmentations?|segmented|gt|ground[ _-]?truth|truth"
 _IMAGE_WORDS = r"images?|imgs?|pictures?"
 _AFFIXES = {
-    kind: re.compile(rf"^(?:(?:{words})[ _.-]+)?(?P<name>.+?)(?:[ _.-]+(?:{words}))?$", re.IGNORECASE)
+    kind: re.compile(rf"^(?:(?:{words})(?:[ _.-]+|(?=\d)))?(?P<name>.+?)(?:[ _.-]+(?:{words}))?$", re.IGNORECASE)
     for kind, words in (("mask", _MASK_WORDS), ("image", _IMAGE_WORDS))
 }
 
