@@ -196,6 +196,15 @@ def test_folders_that_cannot_be_meant_are_refused(weights, data, tmp_path, capsy
     command = arguments(weights, data, out)
     assert main([*command, "--masks", str(data / "images")]) == 2
     assert "the images that are predicted lie there" in capsys.readouterr().err
+    truth = data / "masks" / "a.png"
+    truth.parent.mkdir()
+    truth.write_bytes(b"drawn by hand")
+    assert main([*command, "--masks", str(truth.parent)]) == 2
+    assert "no run of this submission has written it" in capsys.readouterr().err
+    assert truth.read_bytes() == b"drawn by hand"
+    truth.unlink()
+    for _ in range(2):
+        assert main([*command, "--masks", str(truth.parent)]) == 0, "its own files may be written again"
     assert main([*command, "--masks", str(tmp_path / "x"), "--overlays", f"{tmp_path}{os.sep}x"]) == 2
     assert "give each its own" in capsys.readouterr().err
     (tmp_path / "file").write_text("")

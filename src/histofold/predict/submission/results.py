@@ -44,14 +44,21 @@ class ResultRecord:
 
     Args:
         out: The submission.
-        key: Identifies weights and images; a record of another key is discarded.
     """
 
-    def __init__(self, out: Path, key: str) -> None:
+    own: frozenset[str]
+    """Files that a run of this submission has written, of whatever weights and images."""
+
+    def __init__(self, out: Path) -> None:
         self._journal = LineJournal(out.with_name(f"{out.name}.results.jsonl"))
+        self.own = frozenset(path for entry in self._journal.entries for path in entry.get("files", []))
+        self._made: set[tuple[str, str]] = set()
+
+    def start(self, key: str) -> None:
+        """Take over what was made with the same key, which identifies weights and images; all else counts no more."""
         if not self._journal.entries or self._journal.entries[0].get("key") != key:
             self._journal.discard()
-            out.parent.mkdir(parents=True, exist_ok=True)
+            self._journal.path.parent.mkdir(parents=True, exist_ok=True)
             self._journal.add({"key": key})
         self._made = {(entry["id"], path) for entry in self._journal.entries[1:] for path in entry.get("files", [])}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from histofold.competitions.truth.layout import IMAGE_FOLDERS
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.core.rle.runs import Masks
@@ -50,18 +51,30 @@ class ResultFiles:
         """Make the folders, and give the ids of images whose files are missing; see `ResultSink`.
 
         Raises:
-            InputError: If the images that are predicted lie in one of them.
+            InputError: If the images that are predicted lie in one of them, or files beside these images would be lost.
         """
         image_folders = {sample.image_path.parent.resolve() for sample in samples}
         taken = {kind: folder for kind, folder in self._folders.items() if folder.resolve() in image_folders}
         if taken:
             rule, remedy = "the images that are predicted lie there", "give another folder"
             raise InputError([Fault(f"--{kind}", str(folder), rule, remedy) for kind, folder in taken.items()])
+        self._record = ResultRecord(out)
+        roots = {each.parent if each.name.lower().endswith(IMAGE_FOLDERS) else each for each in image_folders}
+        self._refuse_others_files(samples, roots)
         for folder in self._folders.values():
             folder.mkdir(parents=True, exist_ok=True)
         self._classes = manifest.classes
-        self._record = ResultRecord(out, inputs_digest([manifest], samples))
+        self._record.start(inputs_digest([manifest], samples))
         return [each.id for each in samples if not self._record.is_made(each.id, self.paths(each.id).values())]
+
+    def _refuse_others_files(self, samples: Sequence[Sample], roots: Collection[Path]) -> None:
+        """Raise InputError where files below the folders of images would be lost: they may be the truth of these."""
+        near = [kind for kind, folder in self._folders.items() if any(map(folder.resolve().is_relative_to, roots))]
+        paths = [(each.id, self.paths(each.id)[kind]) for each in samples for kind in near]
+        rule, remedy = "lies beside the images, and no run of this submission has written it", "give another folder"
+        lost = [pair for pair in paths if pair[1].is_file() and str(pair[1].resolve()) not in self._record.own]
+        if lost:
+            raise InputError([Fault(sample_id, str(path), rule, remedy) for sample_id, path in lost])
 
     def begin(self, sample: Sample, shape_hw: tuple[int, int], threshold: Threshold) -> None:
         """Begin an image, perhaps anew."""
