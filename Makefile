@@ -37,6 +37,7 @@ test: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/bench_rle.py
+	$(BIN)/python benchmarks/bench_objects.py
 	$(BIN)/python benchmarks/bench_tiled.py
 	$(BIN)/python benchmarks/bench_results.py
 	$(BIN)/python benchmarks/bench_slide.py

@@ -95,8 +95,8 @@ def _hausdorff(objects: Objects, index: int, others: Objects, other: int) -> flo
     from scipy.ndimage import distance_transform_edt  # here, since core loads without scipy
 
     boxes_24 = np.stack([objects.boxes[index], others.boxes[other]])
-    y, x, bottom, right = *boxes_24[:, :2].min(axis=0).tolist(), *boxes_24[:, 2:].max(axis=0).tolist()
-    masks = [runs.to_window((y, x, bottom, right)) for runs in (objects[index], others[other])]
+    window = (*boxes_24[:, :2].min(axis=0).tolist(), *boxes_24[:, 2:].max(axis=0).tolist())
+    masks = [runs.to_window(window) for runs in (objects[index], others[other])]
     return max(
         float(distance_transform_edt(~there)[here].max()) for here, there in (tuple(masks), tuple(reversed(masks)))
     )
