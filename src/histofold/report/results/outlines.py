@@ -24,6 +24,8 @@ _SLAB_PX = 1 << 18  # pixels whose sums are made at once
 class ColumnSums:
     """Sums of probabilities down the columns, kept where runs begin and end: enough for the mean of any component.
 
+    Places are 32 bits wide: no image that is opened has 2**32 pixels (`MAX_PIXELS` of `imaging/slide`).
+
     Args:
         shape_hw: Height and width of the image.
         cut: The threshold of the mask.
@@ -41,7 +43,7 @@ class ColumnSums:
     def add(self, probs_HW: np.ndarray) -> None:
         """Take the next rows, float32 (h, W)."""
         step = max(1, _SLAB_PX // probs_HW.shape[1])
-        places, values = np.empty(step * probs_HW.shape[1], np.int64), np.empty(step * probs_HW.shape[1])
+        places, values = np.empty(step * probs_HW.shape[1], np.uint32), np.empty(step * probs_HW.shape[1])
         for top in range(0, len(probs_HW), step):
             slab_HW = np.ascontiguousarray(probs_HW[top : top + step])
             count = _gather_jit(
@@ -53,16 +55,16 @@ class ColumnSums:
 
     def mean(self, component: Component) -> float | None:
         """The mean probability of a component; None for one that does not begin and end where the mask does."""
-        self._sort()
+        self.sort()
         columns, tops = np.divmod(component.pieces.starts, self._height)
         bottoms = tops + component.pieces.lengths
         total = float((self._down_to(columns, bottoms) - self._down_to(columns, tops)).sum())
         return None if math.isnan(total) else total / component.pieces.area
 
-    def _sort(self) -> None:
-        """Bring what was kept band by band into the order of columns, once."""
+    def sort(self) -> None:
+        """Bring what was kept band by band into the order of columns, once; best before a mask is traced."""
         if not self._is_sorted:
-            places, self._places = np.concatenate([np.zeros(0, np.int64), *self._places]), []
+            places, self._places = np.concatenate([np.zeros(0, np.uint32), *self._places]), []
             order = places.argsort(kind="stable")
             self._places = [places[order]]
             values, self._values = np.concatenate([np.zeros(0), *self._values]), []
@@ -73,7 +75,7 @@ class ColumnSums:
         """The sums of columns above rows where the mask begins or ends; NaN elsewhere."""
         if not len(self._places[0]):
             return np.full(len(rows), np.nan)
-        wanted = columns * self._height + rows
+        wanted = (columns * self._height + rows).astype(np.uint32)
         at = self._places[0].searchsorted(wanted).clip(max=len(self._places[0]) - 1)
         found = np.where(self._places[0][at] == wanted, self._values[0][at], np.nan)
         found = np.where(rows >= self._rows, self._sums_W[columns], found)
@@ -134,6 +136,8 @@ def outline_features(
     """What `write_outlines` writes, feature by feature, as plain data; the arguments are the same."""
     for place, (runs, name) in enumerate(zip(class_runs(masks), classes, strict=True)):
         classification = {"name": name, "color": CLASS_COLOURS[place % len(CLASS_COLOURS)]}
+        for each in sums[place : place + 1]:
+            each.sort()
         for component in trace_components(runs):
             mean = sums[place].mean(component) if sums else None
             rings = [ring.tolist() for ring in component.rings]
