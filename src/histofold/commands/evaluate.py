@@ -31,8 +31,6 @@ def run(arguments: list[str]) -> int:
     options = parse_options(EvaluateOptions, "evaluate", arguments)
     for run_folder in filter(None, [options.run, options.cleaning_gain_over, *options.beside]):
         require_kind(run_folder, "run")
-    for run_folder in filter(None, [options.run, options.cleaning_gain_over, *options.beside]):
-        require_kind(run_folder, "run")
     from histofold.report.comparison import compare_runs, refuse_unevaluated
     from histofold.report.evaluation import write_evaluation_report
     from histofold.trust.evaluate import evaluate_run

@@ -151,6 +151,19 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
     )
 
 
+def check_classes(setup: FoldSetup) -> None:
+    """Refuse what cannot be validated.
+
+    Raises:
+        InputError: If the network has other classes than the slides.
+    """
+    classes, known = setup.experiment.model.classes, setup.manifest.classes
+    if classes != len(known):
+        words = "one class" if len(known) == 1 else f"the {len(known)} classes {', '.join(known)}"
+        rule = f"whole slides are predicted, and so validated, for {words}, not for {classes}"
+        raise InputError([Fault("model.classes", "experiment", rule, f"set it to {len(known)}")])
+
+
 def refuse_unknown(setting: str, wanted: Iterable[str], names: Iterable[str]) -> None:
     """Refuse names of regions or organs that no tile has.
 

@@ -15,7 +15,6 @@ import torch
 from tqdm import tqdm
 
 from histofold.competitions.base import masks_dice
-from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.core.rle.sets import without_runs
 from histofold.data.changes import refuse_changed_data
@@ -29,7 +28,7 @@ from histofold.schema.run_record import RunRecord, datasets_beside, settings_sha
 from histofold.schema.sample import Sample
 from histofold.train.checkpoint import save_network, save_state
 from histofold.train.dataset import make_loader, training_tiles
-from histofold.train.fold import FoldSetup, prepare_fold
+from histofold.train.fold import FoldSetup, check_classes, prepare_fold
 from histofold.train.interruption import Interrupted, Interruption, saved_words
 from histofold.train.log import (
     OnSlide,
@@ -249,19 +248,6 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
     )
     write_record(setup.folder, record)
     return dice
-
-
-def check_classes(setup: FoldSetup) -> None:
-    """Refuse what cannot be validated.
-
-    Raises:
-        InputError: If the network has other classes than the slides.
-    """
-    classes, known = setup.experiment.model.classes, setup.manifest.classes
-    if classes != len(known):
-        words = "one class" if len(known) == 1 else f"the {len(known)} classes {', '.join(known)}"
-        rule = f"whole slides are predicted, and so validated, for {words}, not for {classes}"
-        raise InputError([Fault("model.classes", "experiment", rule, f"set it to {len(known)}")])
 
 
 def validate(run: Run, setup: FoldSetup, most: int | None = None) -> dict[str, float]:
