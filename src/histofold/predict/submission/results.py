@@ -46,12 +46,12 @@ class ResultRecord:
         out: The submission.
     """
 
-    own: frozenset[str]
-    """Files that a run of this submission has written, of whatever weights and images."""
+    own: set[str]
+    """Files that a run of this submission has written or begun, of whatever weights and images."""
 
     def __init__(self, out: Path) -> None:
         self._journal = LineJournal(out.with_name(f"{out.name}.results.jsonl"))
-        self.own = frozenset(path for entry in self._journal.entries for path in entry.get("files", []))
+        self.own = {path for entry in self._journal.entries for path in entry.get("files", [])}
         self._made: set[tuple[str, str]] = set()
 
     def start(self, key: str) -> None:
@@ -59,12 +59,20 @@ class ResultRecord:
         if not self._journal.entries or self._journal.entries[0].get("key") != key:
             self._journal.discard()
             self._journal.path.parent.mkdir(parents=True, exist_ok=True)
-            self._journal.add({"key": key})
-        self._made = {(entry["id"], path) for entry in self._journal.entries[1:] for path in entry.get("files", [])}
+            self._journal.add({"key": key, "files": sorted(self.own)})
+        made = [entry for entry in self._journal.entries if "id" in entry]
+        self._made = {(entry["id"], path) for entry in made for path in entry.get("files", [])}
 
     def is_made(self, sample_id: str, paths: Collection[Path]) -> bool:
         """Whether all these files of an image were made, and are there still."""
         return all((sample_id, str(path.resolve())) in self._made and path.is_file() for path in paths)
+
+    def claim(self, paths: Collection[Path]) -> None:
+        """Record whose files these are before they are written: a run that ends in between must not refuse its own."""
+        begun = {str(path.resolve()) for path in paths} - self.own
+        if begun:
+            self._journal.add({"files": sorted(begun)})
+            self.own |= begun
 
     def add(self, sample_id: str, paths: Collection[Path]) -> None:
         """Record files that are whole."""

@@ -99,6 +99,7 @@ class ResultFiles:
             return
         sample = self._image.sample
         try:
+            self._record.claim(self.paths(sample.id).values())
             self._image.write(masks)
             if is_final:
                 self._record.add(sample.id, self.paths(sample.id).values())
