@@ -357,11 +357,17 @@ def test_killed_workers_lose_no_trial_and_none_runs_twice(tmp_path, monkeypatch)
     assert "0000" in {entry["trial"] for entry in log() if entry["again"]}, "a killed one was taken up in its folder"
 
 
+def formula_of_a_group_of_its_own(experiment, folder, report):
+    """A terminal's interrupt must not reach a worker beside the one that is passed on to it."""
+    assert os.getpgrp() == os.getpid()
+    return formula(experiment, folder, report)
+
+
 @pytest.mark.slow
 def test_several_processes_share_a_grid(tmp_path, monkeypatch):
     monkeypatch.setattr("histofold.train.sweep.workers.POLL_S", 0.2)
     before = dict(os.environ)
-    sweep = run_workers(tmp_path / "s", GRID, "", formula, workers=2)
+    sweep = run_workers(tmp_path / "s", GRID, "", formula_of_a_group_of_its_own, workers=2)
     assert trial_table(sweep)["state"].eq("complete").all()
     assert dict(os.environ) == before
 

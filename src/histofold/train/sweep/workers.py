@@ -219,6 +219,8 @@ def _run_processes(sweep: SweepArguments, objective: Objective, workers: int, on
 
 def _work(sweep: SweepArguments, objective: Objective, threads: int) -> None:
     """One worker's process."""
+    # Out of the terminal's group: its Ctrl-C and the one passed on would be two, and the second ends a step unsaved.
+    os.setpgid(0, 0)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     logger.setLevel(logging.INFO)
     quiet_optuna()
