@@ -101,7 +101,8 @@ def _images_in(folder: Path, deep: bool = True) -> ImageFiles:
     names = {path: without_suffix(PurePosixPath(path.name)).name for path in paths}
     images = {(path.parent, name) for path, name in names.items() if path.suffix.lower() in FOLDER_SUFFIXES}
     masks = [p for p, name in names.items() if (bare := bare_name(name)) != name and (p.parent, bare) in images]
-    others = [path for path in paths if path not in set(masks) and path.suffix.lower() in FOLDER_SUFFIXES]
+    apart = set(masks)
+    others = [path for path in paths if path not in apart and path.suffix.lower() in FOLDER_SUFFIXES]
     return ImageFiles(folder=folder, by_id=image_ids(folder, others), masks_beside=masks)
 
 

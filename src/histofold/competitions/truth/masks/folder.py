@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from histofold.competitions.ids import broken_links, meet_ids
@@ -118,11 +118,14 @@ def one_file_each(
     theirs where there is no doubt, with a notice.
     """
     by_id, strays = files_of_images(folder, paths, names)
-    waiting = {bare_name(without_suffix(PurePosixPath(path.name)).name): path for path in strays}
+    waiting: dict[str, list[Path]] = {}
+    for path in strays:
+        waiting.setdefault(bare_name(without_suffix(PurePosixPath(path.name)).name), []).append(path)
     meant, faults = meet_ids(folder, waiting, [sample.id for sample in samples if sample.id not in by_id])
-    by_id |= {key: [waiting[name]] for name, key in meant.items()}
-    strays = [path for path in strays if path not in {waiting[name] for name in meant}]
+    by_id |= {key: waiting[name] for name, key in meant.items()}
+    strays = [path for name, own in waiting.items() if name not in meant for path in own]
     found = {}
+    names_of = {} if all(sample.id in by_id for sample in samples) else _names_by_stem(folder)
     for sample in samples:
         own = by_id.get(sample.id, [])
         if len(own) == 1:
@@ -131,7 +134,7 @@ def one_file_each(
             rule = f"two masks of this name: {', '.join(path.name for path in own)}"
             faults.append(Fault(sample.id, str(folder), rule, "keep one"))
         else:
-            faults.append(_missing_mask(folder, sample))
+            faults.append(_missing_mask(folder, sample, names_of))
     if strays:
         listed = ", ".join(path.name for path in strays[:_MOST_NAMED])
         more = f" and {len(strays) - _MOST_NAMED} more" if len(strays) > _MOST_NAMED else ""
@@ -140,11 +143,19 @@ def one_file_each(
     return found, [*faults, *broken_links(folder)]
 
 
-def _missing_mask(folder: Path, sample: Sample) -> Fault:
-    """The fault of an image without mask; a file of its name that is not read is named."""
+def _names_by_stem(folder: Path) -> dict[str, list[str]]:
+    """Names of everything in a folder by their stem, and by that without what says that it is a mask."""
+    names: dict[str, list[str]] = {}
+    for path in folder.rglob("*"):
+        for stem in {path.stem, bare_name(path.stem)}:
+            names.setdefault(stem, []).append(path.name)
+    return names
+
+
+def _missing_mask(folder: Path, sample: Sample, names: Mapping[str, Sequence[str]]) -> Fault:
+    """The fault of an image without mask; a file of its name that is not read is named, by `_names_by_stem`."""
     rule, remedy = f"image {sample.image_path.name} has no mask", "add a mask of the same name, or drop the image"
-    others = [path.name for path in folder.rglob("*") if sample.id in (path.stem, bare_name(path.stem))]
-    unread = [name for name in sorted(others) if name != sample.image_path.name]
+    unread = [name for name in sorted(names.get(sample.id, ())) if name != sample.image_path.name]
     if unread:
         rule, remedy = f"{rule} that is read: {', '.join(unread)} is there", "export it as PNG or TIFF"
     return Fault(sample.id, str(folder), rule, remedy)
