@@ -113,6 +113,14 @@ def test_a_file_that_is_no_mask_and_a_link_that_leads_nowhere_are_named(tmp_path
     ]
 
 
+def test_two_masks_that_are_spelled_otherwise_than_their_image_are_a_fault(tmp_path):
+    put(tmp_path / "images" / "A1.png")
+    for name in ("a1_mask", "a1_label"):
+        put(tmp_path / "masks" / f"{name}.png", mask_of("x"))
+    (fault,) = Folder().inspect(tmp_path, "train")[1]
+    assert (fault.id, fault.rule) == ("A1", "two masks of this name: a1_label.png, a1_mask.png")
+
+
 @pytest.mark.parametrize("base", [".", "stage1_train", "train"])
 def test_a_folder_an_image_with_a_mask_an_object_is_read_as_their_union(tmp_path, base):
     for key, squares in SQUARES.items():
@@ -219,10 +227,13 @@ def test_a_second_copy_of_a_table_is_a_fault(tmp_path, name):
 
 
 @pytest.mark.parametrize("below", ["images", "masks"])
-def test_of_a_folder_one_too_low_the_one_above_is_named(tmp_path, below):
+def test_of_a_folder_one_too_low_the_one_above_is_named(tmp_path, monkeypatch, below):
     plain_folder(tmp_path)
     (fault,) = Folder().inspect(tmp_path / below, "train")[1]
     assert fault.remedy == f"give the folder above, {tmp_path.name}, which holds images and truth"
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # a folder above that may not be listed
+    (fault,) = Folder().inspect(tmp_path / below, "train")[1]
+    assert fault.remedy.startswith("add masks/")
 
 
 def test_of_a_folder_too_high_those_below_are_named(tmp_path):
@@ -464,6 +475,7 @@ def test_a_negative_region_is_a_hole(tmp_path):
         (labelme("x").replace('"imageWidth": 33', '"imageWidth": 66'), ".json", "the file says (20, 66)"),
         (json.dumps([feature([ring((0, 0), (0.5, 0.9))])]), ".geojson", "shares of the image's sides"),
         (labelme("x").replace("polygon", "linestrip"), ".json", "shape 1: a linestrip has no area"),
+        (labelme("x").replace('"polygon"', '"mask", "mask": ""'), ".json", "shape 1: is malformed"),
         (json.dumps([{"properties": {}}]), ".geojson", "feature 1: has no geometry"),
         (aperio("x").replace('Type="0"', 'Type="3"'), ".xml", "region 1: a region of type 3 has no area"),
         ("<ASAP_Annotations/>", ".xml", "its root is ASAP_Annotations"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -68,7 +69,8 @@ def _unread_words(root: Path) -> str:
 def _missing_remedy(root: Path) -> str:
     """Where truth belongs; or the folder to give, where this is the one of the images or of their masks."""
     above = root.resolve().parent
-    if root.resolve() in child_folders(above, (*IMAGE_FOLDERS, *TRUTH_FOLDERS)) and is_plain_folder(above):
+    is_part = root.resolve().name.casefold() in (*IMAGE_FOLDERS, *TRUTH_FOLDERS)
+    if is_part and os.access(above, os.R_OK) and is_plain_folder(above):
         return f"give the folder above, {above.name}, which holds images and truth"
     return "add masks/, rles.csv, annotations.json (COCO), or outlines as GeoJSON"
 

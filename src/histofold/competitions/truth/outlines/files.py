@@ -93,7 +93,7 @@ def _collected(path: Path, word: str, items: Sequence[tuple[Maker, Any]]) -> lis
     for number, (make, item) in enumerate(items, 1):
         try:
             outlines.append(make(item))
-        except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
+        except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError, cv2.error) as error:
             words = f"has no {error.args[0]}" if isinstance(error, KeyError) else f"is malformed ({error!r})"
             rule = f"{word} {number}: {error if isinstance(error, ValueError) else words}"
             faults.append(Fault(path.stem, str(path), rule, "draw it as a closed outline, or delete it"))
