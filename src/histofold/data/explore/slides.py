@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from histofold.core.regions import component_areas, label_runs, split_runs
+from histofold.core.regions import component_areas, fill_holes, label_runs, split_runs
 from histofold.core.rle.runs import Runs
 from histofold.data.cleaning import OUTSIDE_SIDE, outside_mask
 from histofold.data.duplicates import fingerprint
@@ -104,9 +105,7 @@ def _enclosed(pieces: Runs) -> float:
     """Background within thin lines over the lines' area, as where outlines were drawn and not filled."""
     if len(pieces) == 0 or np.median(pieces.lengths) > _THIN_PX:
         return 0.0
-    mask_HW = np.pad(pieces.to_mask().astype(np.uint8), 1)
-    cv2.floodFill(mask_HW, None, seedPoint=(0, 0), newVal=2)
-    return float((mask_HW == 0).sum() / pieces.area)
+    return (fill_holes(pieces, math.inf).area - pieces.area) / pieces.area
 
 
 def _border_labelled(runs: Runs) -> float:
