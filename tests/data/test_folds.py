@@ -146,5 +146,7 @@ def test_folds_with_a_decimal_are_numbers_and_rows_of_no_image_are_named(tmp_pat
 def test_one_fold_of_all_images_leaves_none_to_train_on(tmp_path, fold):
     with pytest.raises(InputError, match="all images are in one fold"):
         read_folds(*written_folds(tmp_path, [fold] * 4))
+    with pytest.raises(InputError, match="all images are in one fold"):  # a row of no image is in no fold
+        read_folds(*written_folds(tmp_path, [fold] * 4 + ["1"], "abcdz"))
     path, samples = written_folds(tmp_path, [fold] * 3 + ["-1"])
     assert read_folds(path, samples)["fold"].tolist() == [int(fold)] * 3 + [-1]

@@ -302,9 +302,10 @@ def read_folds(path: Path, samples: Sequence[Sample], fold_by: str = "group") ->
     for sample in samples:
         if sample.id not in fold_of:
             faults.append(Fault(sample.id, str(path), "image without a fold", "build the folds anew, or add the row"))
-    if (table["fold"] == str(ALWAYS_TRAINED)).all():
+    used = {fold_of[sample.id] for sample in samples if sample.id in fold_of}
+    if used == {str(ALWAYS_TRAINED)}:
         faults.append(Fault("folds", str(path), "no image is held out", "give some images the fold 0"))
-    elif table["fold"].nunique() == 1:
+    elif len(used) == 1:
         remedy = f"give some another fold, or {ALWAYS_TRAINED}"
         faults.append(Fault("folds", str(path), "all images are in one fold: none is left to train on", remedy))
     if fold_by != "image":
