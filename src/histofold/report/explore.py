@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from histofold.data.explore.comparison import RANKED, rank_slides
 from histofold.data.explore.folder import Exploration
-from histofold.data.explore.notices import RANKED, rank_slides
 from histofold.data.explore.slides import SlideFacts
 from histofold.report.graphs.dataset import facts_table, plot_colours, plot_slides
 from histofold.report.page import Block, Figure, Gallery, Legend, Pictures, Section, Table, Text

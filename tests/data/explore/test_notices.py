@@ -15,16 +15,10 @@ from histofold.core.rle.runs import Runs, runs_from_mask
 from histofold.data.check import audit_folder
 from histofold.data.cleaning import outside_mask
 from histofold.data.duplicates import DuplicatePair
+from histofold.data.explore.comparison import MIN_COMPARED, rank_slides
 from histofold.data.explore.folder import Explorer, explore_folder
 from histofold.data.explore.label_fit import fit_labels
-from histofold.data.explore.notices import (
-    MIN_COMPARED,
-    Notice,
-    find_notices,
-    folder_notices,
-    rank_slides,
-    shift_notices,
-)
+from histofold.data.explore.notices import Notice, find_notices, folder_notices, shift_notices
 from histofold.data.explore.outlines import draw_rings, polygon_dice
 from histofold.data.explore.slides import label_facts
 from histofold.data.tiles.masks import any_class

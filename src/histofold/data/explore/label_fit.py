@@ -98,11 +98,12 @@ def likeness(fits: Sequence[LabelFit]) -> np.ndarray:
     """
     covariances_NCC = np.stack([fit.moments[0] for fit in fits])
     covariances_NC = np.stack([fit.moments[1] for fit in fits])
+    all_CC, all_C = covariances_NCC.sum(axis=0), covariances_NC.sum(axis=0)
     found = np.zeros(len(fits))
     for number, (own_CC, own_C) in enumerate(zip(covariances_NCC, covariances_NC, strict=True)):
-        pooled_CC = covariances_NCC.sum(axis=0) - own_CC
+        pooled_CC = all_CC - own_CC
         ridge_CC = _POOLED_RIDGE * np.trace(pooled_CC) / len(pooled_CC) * np.eye(len(pooled_CC))
-        weights_C = np.linalg.solve(pooled_CC + ridge_CC, covariances_NC.sum(axis=0) - own_C)
+        weights_C = np.linalg.solve(pooled_CC + ridge_CC, all_C - own_C)
         found[number] = weights_C @ own_C / np.sqrt(max(float(weights_C @ own_CC @ weights_C), 1e-12))
     return found
 

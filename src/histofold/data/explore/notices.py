@@ -15,7 +15,7 @@ import numpy as np
 
 from histofold.core.faults import Fault
 from histofold.data.duplicates import DuplicatePair
-from histofold.data.explore.label_fit import likeness
+from histofold.data.explore.comparison import MIN_COMPARED, RANKED, rank_slides, relative_likeness, usual_r2
 from histofold.data.explore.slides import SlideFacts
 
 MIN_BLANK_LABELLED = 0.001
@@ -28,15 +28,13 @@ MIN_OTHER_RATIO, MIN_OTHER_GAIN, MIN_OTHER_R2 = 1.5, 0.05, 0.28
 """The same for another reading of the labels, which is a bolder claim."""
 MIN_CONTINUITY_GAIN, MAX_CONTINUITY = 0.02, 0.97
 """Labels are read in the wrong order if the other order makes neighbouring lines so much more alike."""
-GOOD_QUANTILE, MIN_RELATIVE_R2 = 0.75, 0.25
+MIN_RELATIVE_R2 = 0.25
 """Labels make a notice that follow their image less than this share of what the upper quartile of the organ does."""
-MIN_LIKENESS, STRAY_LIKENESS, TURNED_LIKENESS, SHIFTED_LIKENESS = 0.3, 0.2, 0.5, 0.8
+STRAY_LIKENESS, TURNED_LIKENESS, SHIFTED_LIKENESS = 0.2, 0.5, 0.8
 """Where good labels of an organ are so much like each other, those that are as alike as this share of it are neither
 stray nor turned nor shifted: what fits better elsewhere does so by chance."""
 PLAIN_R2 = 0.5
 """Labels that would fit so well when they are moved or turned need no others to compare with."""
-MIN_COMPARED = 5
-"""An organ of fewer slides has nothing that is usual."""
 MIN_INVERTED, MIN_INVERTED_BORDER = 0.5, 0.9
 """Labels look inverted that cover more than these shares of the image and of its border: no real slide's do."""
 MIN_ENCLOSED = 3.0
@@ -48,16 +46,8 @@ BLACK_BELOW = 18.0
 MAX_DEVIATION = 15.0
 """A slide makes a notice that lies further from its organ's median, in robust standard deviations."""
 
-RANKED = {
-    "mask_fraction": "labelled share",
-    "colour_contrast": "colour inside against outside",
-    "focus": "sharpness",
-    "blank_fraction": "blank share",
-    "object_area_px": "median area of its objects in px",
-}
-"""Facts by which slides are ranked, with their names in words."""
 SUSPICIOUS = tuple(name for name in RANKED if name != "blank_fraction")
-"""Those that make a notice: how much glass is around the tissue is nobody's mistake."""
+"""Facts that make a notice: how much glass is around the tissue is nobody's mistake."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +91,7 @@ def find_notices(
     Returns:
         Those of single slides in the order of the slides, then those of pairs.
     """
-    usual, alike = _usual_r2(facts), _relative_likeness(facts)
+    usual, alike = usual_r2(facts), relative_likeness(facts)
     notices: list[Notice] = []
     for fact in facts:
         notices += blank_notices(fact) + black_notices(fact)
@@ -192,7 +182,7 @@ def reading_notices(fact: SlideFacts, alike: float | None = None) -> list[Notice
 
     Args:
         fact: Of the slide.
-        alike: As `_relative_likeness` gives it; None where nothing is usual.
+        alike: As `relative_likeness` gives it; None where nothing is usual.
     """
     given, other = fact.continuity
     differs = fact.shape_hw[0] != fact.shape_hw[1]
@@ -239,43 +229,6 @@ def _r2_words(then: float, now: float) -> str:
     return f"colours and textures then explain {then:.0%} of them, and {now:.0%} as they are"
 
 
-def _relative_likeness(facts: Sequence[SlideFacts]) -> dict[str, float]:
-    """`likeness` by id over that of good labels (the upper quartile) of the organ.
-
-    Slides without a fit, of too few to compare, or of an organ whose good labels are hardly alike, are left out.
-    """
-    by_organ = defaultdict(list)
-    for fact in facts:
-        if fact.fit is not None:
-            by_organ[fact.sample.organ].append(fact)
-    relative: dict[str, float] = {}
-    for members in by_organ.values():
-        if len(members) < MIN_COMPARED:
-            continue
-        found = likeness([fact.fit for fact in members if fact.fit is not None])
-        usual = float(np.quantile(found, GOOD_QUANTILE))
-        if usual >= MIN_LIKENESS:
-            pairs = zip(members, found, strict=True)
-            relative |= {fact.sample.id: float(value) / usual for fact, value in pairs}
-    return relative
-
-
-def _usual_r2(facts: Sequence[SlideFacts]) -> dict[str, float]:
-    """R2 of a good fit: the upper quartile of each organ with enough slides, and under "" that of all together.
-
-    Not the median, which half a folder of mistakes would drag down.
-    """
-    by_organ = defaultdict(list)
-    for fact in facts:
-        if fact.fit is not None:
-            by_organ[fact.sample.organ].append(fact.fit.r2)
-    good = {organ: values for organ, values in by_organ.items() if len(values) >= MIN_COMPARED}
-    everything = [value for values in by_organ.values() for value in values]
-    if len(everything) >= MIN_COMPARED:
-        good.setdefault("", everything)
-    return {organ: float(np.quantile(values, GOOD_QUANTILE)) for organ, values in good.items()}
-
-
 def _stray_notices(fact: SlideFacts, usual: Mapping[str, float], alike: float | None) -> list[Notice]:
     """Labels that do not follow their image, as those of another image do not; `alike` as in `reading_notices`."""
     organ = fact.sample.organ if fact.sample.organ in usual else ""
@@ -291,42 +244,6 @@ def _stray_notices(fact: SlideFacts, usual: Mapping[str, float], alike: float | 
         "another image"
     )
     return [_slide_notice(fact, "stray labels", text)]
-
-
-def rank_slides(
-    facts: Sequence[SlideFacts], names: Sequence[str] = tuple(RANKED)
-) -> list[tuple[SlideFacts, str, float]]:
-    """Slides by how far they lie from their organ's median in any fact of `RANKED`, the furthest first.
-
-    The distance is in robust standard deviations (1.4826 times the median absolute deviation, at least a twentieth of
-    the median), on a logarithmic scale for the size of objects.
-
-    Args:
-        facts: Of each slide.
-        names: The facts that count.
-
-    Returns:
-        (facts, name of the fact, distance), one a slide of an organ with enough slides.
-    """
-    worst: dict[str, tuple[SlideFacts, str, float]] = {}
-    by_organ = defaultdict(list)
-    for fact in facts:
-        by_organ[fact.sample.organ].append(fact)
-    for members in by_organ.values():
-        for name in names:
-            values = np.array([getattr(fact, name) for fact in members], float)
-            known = values[np.isfinite(values)]
-            if len(known) < MIN_COMPARED:
-                continue
-            if name == "object_area_px":
-                values, known = np.log(values), np.log(known)
-            middle = float(np.median(known))
-            spread = max(1.4826 * float(np.median(np.abs(known - middle))), abs(middle) / 20, 0.01)
-            for fact, value in zip(members, values, strict=True):
-                distance = abs(float(value) - middle) / spread
-                if distance > worst.get(fact.sample.id, (fact, "", -1.0))[2]:
-                    worst[fact.sample.id] = fact, name, distance
-    return sorted(worst.values(), key=lambda item: -item[2])
 
 
 def _outlier(fact: SlideFacts, name: str, deviation: float) -> Notice:
