@@ -86,6 +86,8 @@ def build_dataset(
     if faults:
         raise InputError(faults)
     _warn(competition.notices[:MOST_LINES])
+    if len(competition.notices) > MOST_LINES:
+        logger.warning("%d more notices stand in the report", len(competition.notices) - MOST_LINES)
     targets = {sample.id: competition.target(sample) for sample in samples}
     fractions = {key: masked_fraction(target) for key, target in targets.items()}
     if not any(fractions.values()):
