@@ -79,7 +79,7 @@ def spelled_table(
         rule = "a spreadsheet's workbook and no csv table, whatever its name says"
         raise InputError([Fault(path.stem, str(path), rule, "save it as CSV UTF-8")])
     (_, header), *lines = table_lines(path, *table_dialect(path)) if path.is_file() else table_lines(path)
-    if header[0].lower() == "sep=" and lines:  # what spreadsheets write to tell each other the separator
+    if header[0].lower() == "sep=" and lines:  # how spreadsheets note the separator
         (_, header), *lines = lines
     names, faults = spelled_columns(path, header, (*required, *optional))
     faults += column_faults(path, names, required, optional, is_strict)

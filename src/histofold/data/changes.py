@@ -101,8 +101,8 @@ def changed_contents(
 
 
 def _keyed(key: str, pixels: str, mask: str, row: Mapping[str, str]) -> dict[str, str]:
-    told = "; ".join(f"{name} {value or 'not known'}" for name, value in row.items())
-    return {f"pixels {key}": pixels[:32], f"mask {key}": mask[:32], f"row {key}": told}
+    cells = "; ".join(f"{name} {value or 'not known'}" for name, value in row.items())
+    return {f"pixels {key}": pixels[:32], f"mask {key}": mask[:32], f"row {key}": cells}
 
 
 def content_inputs(contents: Mapping[str, Content]) -> dict[str, str]:
@@ -119,22 +119,22 @@ def changed_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
     An image that only one of them has is of another fold, and has no other pixels.
     """
     words = []
-    for kind, told in CHANGES.items():
+    for kind, name in CHANGES.items():
         keys = [key for key in dict.fromkeys([*before, *now]) if key.split(" ", 1)[0] == kind]
         both = kind != "part"
         changed = [k for k in keys if before.get(k) != now.get(k) and (not both or (k in before and k in now))]
         if changed:
-            words.append(f"{told}: {listed_ids(_described(kind, key, before, now) for key in changed)}")
+            words.append(f"{name}: {listed_ids(_described(kind, key, before, now) for key in changed)}")
     return words
 
 
 def _described(kind: str, key: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """A changed image by its id; of what can be read both values are told."""
+    """A changed image by its id; of what people can read both values."""
     name = key.partition(" ")[2]
     if kind == "row":
         pairs = zip(before[key].split("; "), now[key].split("; "), strict=False)
-        told = "; ".join(f"{old} then, {new.partition(' ')[2]} now" for old, new in pairs if old != new)
-        return f"{name} ({told})"
+        both = "; ".join(f"{old} then, {new.partition(' ')[2]} now" for old, new in pairs if old != new)
+        return f"{name} ({both})"
     if kind == "part":
         return f"{name} ({before.get(key, 'not there')} then, {now.get(key, 'not there')} now)"
     return f"{name} ({before[key]} then, {now[key]} now)" if kind == "share" else name

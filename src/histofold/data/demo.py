@@ -113,8 +113,8 @@ def changed_since(dataset: Path, competition: Competition, samples: Sequence[Sam
     contents = info.contents
     now = {sample.id: sample for sample in samples}
     words = changed_contents(contents, now, partial(truth_digest, competition))
-    for told, ids in (("new images", now.keys() - contents.keys()), ("images gone", contents.keys() - now.keys())):
-        words += [f"{told}: {listed_ids(sorted(ids))}"] if ids else []
+    for name, ids in (("new images", now.keys() - contents.keys()), ("images gone", contents.keys() - now.keys())):
+        words += [f"{name}: {listed_ids(sorted(ids))}"] if ids else []
     return words
 
 

@@ -43,7 +43,7 @@ class MaskReader:
         samples: The images.
         settings: What folder.toml says.
         labels: Number of classes in one file; 0 where a file is of one class.
-        truth: Told of ignored pixels, and of what was decided.
+        truth: Receives ignored pixels, and a notice of what was decided.
     """
 
     def __init__(

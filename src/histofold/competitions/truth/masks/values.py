@@ -86,7 +86,7 @@ def exact_numbers(mask: MaskFile) -> np.ndarray:
         ImageError: If it is a JPEG or a colour image.
     """
     if mask.is_lossy:
-        rule = "a JPEG does not keep values: labels, and those of folder.toml, cannot be told in it"
+        rule = "a JPEG does not keep values: labels, and those of folder.toml, cannot be read from it"
         raise image_fault(mask.path, rule, "export the mask as PNG or TIFF")
     return mask.numbers()
 
@@ -177,7 +177,7 @@ class _Together:
     def _doubt_without_white(self) -> str:
         most = f"{self.numbers[-1]:g}"
         if any(fact.is_lossy for fact in self._facts) and self._values[-1] > NEAR:
-            return f"JPEGs of values up to {most}: labels cannot be told from noise"
+            return f"JPEGs of values up to {most}: labels cannot be distinguished from noise"
         has_many = not self._is_whole or (self._has_soft_edges and len(self.numbers) > FEW_VALUES)
         return f"soft edges of values up to {most}: where is half?" if has_many and not self.is_soft else ""
 
