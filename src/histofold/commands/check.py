@@ -66,7 +66,7 @@ def _check_dataset(options: CheckOptions) -> list[str]:
     if options.report is None and checked.notices and Path.cwd().is_relative_to(options.path.resolve()):
         print(f"notices: {checked.notices}; --report PATH writes them down")
     elif options.report is not None or checked.notices:
-        from histofold.report.dataset import write_check_report  # with matplotlib, which a folder at peace spares
+        from histofold.report.dataset import write_check_report  # with matplotlib, which is slow to load
 
         write_check_report(path, checked)
         print(f"notices: {checked.notices}; report: {path}")

@@ -193,7 +193,7 @@ def _refuse_wide_crop(experiment: Experiment, index: pd.DataFrame, folder: Path)
 
 
 def _encoder_file(experiment: Experiment) -> Path | None:
-    """The file of the encoder's first weights, where they are of a file that is there (else loading them tells)."""
+    """The file of the encoder's first weights, where they are of a file that is there (else loading them says so)."""
     kind, _, name = experiment.model.encoder_weights.partition(":")
     return Path(name) if kind == "file" and Path(name).is_file() else None
 

@@ -50,7 +50,7 @@ class OwnPipeline:
         self.name, self.compose = name, load_pipeline(name)
         image_HWC = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
         bits_HW = (image_HWC[..., 0] > 127) + np.uint8(IGNORED_BIT) * (image_HWC[..., 1] > 127)
-        # What happens seldom is seen to happen before the first step, and not in the middle of the night.
+        # A step of low probability is tried, too: its error must not wait for the middle of a run.
         for compose in (self.compose, _certain(copy.deepcopy(self.compose))):
             for number in range(_TRIALS):
                 compose.set_random_state(np.random.default_rng(number), random.Random(number))

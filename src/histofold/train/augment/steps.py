@@ -48,7 +48,7 @@ class Move(OwnTransform, A.DualTransform):
     """Crops, symmetries, affine maps, zooms and deformations in one resampling; masks by their nearest pixel.
 
     Beside `image` and `mask` it moves a third target: to `log_zoom`, a number, it adds the natural logarithm of the
-    pixel size that the result shows over that before. Heads of training are told so.
+    pixel size that the result shows over that before. Heads of training learn it.
 
     Example:
         `Move(pixel_size=0.3, rotate90=1.0)`

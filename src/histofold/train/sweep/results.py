@@ -183,7 +183,7 @@ def _cell(value: Any) -> Any:
 
 
 def trial_costs(folder: Path) -> dict[str, float]:
-    """Training loss (mean over folds of the last tenth of each log), steps and seconds of a trial as its logs tell."""
+    """Training loss (mean over folds of the last tenth of each log), steps and seconds of a trial, by its logs."""
     losses, steps, seconds = [], 0, 0.0
     for path in sorted(folder.glob("fold*/log.csv")):
         log = read_own_table(path, {}, "run the sweep again, or remove the trial's folder")

@@ -251,7 +251,7 @@ def _encoded(value: Any) -> Any:
 
 
 def _decoded(space: SettingSpace, value: Any) -> Any:
-    """A study's value as the setting takes it; a stepped one without the crumbs of adding steps up."""
+    """A study's value as the setting takes it; a stepped one without the rounding of its sum."""
     if space.step and isinstance(value, float):
         return float(f"{value:.12g}")
     return next((one for one in space.values if _encoded(one) == value), value)
