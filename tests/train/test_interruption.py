@@ -100,3 +100,14 @@ def test_words_and_status_of_an_interrupted_verb(tmp_path, monkeypatch, capsys):
     assert "interrupted; fold 1: saved at step 1200, it goes on there; run it again to go on" in capsys.readouterr().err
     assert run_verb("train", []) == 128 + signal.SIGTERM
     assert "interrupted; fold 1: saved at step 1200, it goes on there with --resume" in capsys.readouterr().err
+
+
+def test_an_interruption_that_a_library_renamed_is_one():
+    with pytest.raises(Interrupted) as caught, Interruption():
+        try:
+            raise Interrupted(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise RuntimeError("a file cannot be written")  # noqa: B904 -- as torch.save does
+    assert caught.value.number == signal.SIGTERM
+    with pytest.raises(RuntimeError, match="by itself"), Interruption():
+        raise RuntimeError("by itself")

@@ -46,10 +46,12 @@ class Interruption:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Give them back."""
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Give them back; an interruption of which a library made an error of its own, as torch.save does, is one."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if isinstance(error, Exception) and isinstance(error.__context__, KeyboardInterrupt):
+            raise Interrupted(getattr(error.__context__, "number", signal.SIGINT)) from None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number or not self._holds:
