@@ -135,6 +135,9 @@ def test_test_split_follows_its_own_folder_and_list(folder):
     assert [s.id for s in Folder().samples(folder, "test")] == ["t"]
     (folder / "sample_submission.csv").write_text("id,rle\nzz,\nt,\n")
     assert [s.id for s in Folder().samples(folder, "test")] == ["zz", "t"]
+    for text, rule in (("id,rle\n", "no ids"), ("name,rle\nt,\n", "missing column")):
+        (folder / "sample_submission.csv").write_text(text)
+        assert [fault.rule for fault in Folder().inspect(folder, "test")[1]] == [rule]
 
 
 def test_upper_case_suffixes_are_listed_and_opened(tmp_path):

@@ -63,7 +63,7 @@ class Folder(Adapter):
         if split == "test" and (root / "sample_submission.csv").is_file():
             names, meant, found = _asked_ids(root / "sample_submission.csv", listed)
             faults += found
-        if not names:
+        elif not names:
             others = sorted({f"*{path.suffix}" for path in folder.rglob("*") if path.suffix and path.is_file()})
             rule = f"no images that are read; there are {', '.join(others)}" if others else "no images"
             remedy = "put images there, as TIFF, PNG, JPEG, BMP or in a scanner's format"
@@ -117,7 +117,7 @@ def _name_faults(folder: Path, names: Iterable[str]) -> list[Fault]:
 
 
 def _asked_ids(path: Path, images: Iterable[str]) -> tuple[list[str], dict[str, str], list[Fault]]:
-    """The ids of a sample_submission.csv as they stand, the image of each that has one, and a fault if it has no ids.
+    """The ids of a sample_submission.csv as they stand, the image of each that has one, and a fault if it has none.
 
     Faults of single rows are only logged.
     """
@@ -128,7 +128,7 @@ def _asked_ids(path: Path, images: Iterable[str]) -> tuple[list[str], dict[str, 
     names = list(dict.fromkeys(table["id"]))
     meant, notices = meet_ids(path, names, images)
     log_faults([*found, *repeats, *notices])
-    return names, meant, []
+    return names, meant, [] if names else [Fault("id", str(path), "no ids", "write a row for each image to predict")]
 
 
 def _image_rows(root: Path, split: Split, images: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[Fault]]:

@@ -98,9 +98,9 @@ def _kinds_of_truth(root: Path, images: ImageFiles, samples: Sequence[Sample]) -
     settings = load_toml(MaskSettings, path) if path.is_file() else MaskSettings()
     kinds: dict[str, Reader] = {}
     for folder in child_folders(root, TRUTH_FOLDERS):
-        outlines = [each for group in listed_files(folder, OUTLINE_SUFFIXES).values() for each in group]
         if folder == images.folder:
             continue
+        outlines = [each for group in listed_files(folder, OUTLINE_SUFFIXES).values() for each in group]
         if listed_files(folder, MASK_SUFFIXES) or (folder.name == "masks" and not outlines):
             kinds[f"{folder.name}/"] = partial(find_masks, folder, samples, names, settings)
         coco = coco_files(outlines)
