@@ -4,7 +4,8 @@ import pytest
 
 from histofold.competitions.hubmap_2022 import HUBMAP_2022_NEAR_DUPLICATES
 from histofold.core.faults import InputError
-from histofold.data.folds import imbalance, plan_folds, read_folds, stratum_names
+from histofold.data.folds import imbalance, plan_folds, stratum_names
+from histofold.data.folds_file import read_folds
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.sample import Sample
 

@@ -7,7 +7,8 @@ import pytest
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
-from histofold.data.folds import ALWAYS_TRAINED, merge_groups, plan_folds, read_folds, stratum_names
+from histofold.data.folds import ALWAYS_TRAINED, merge_groups, plan_folds, stratum_names
+from histofold.data.folds_file import read_folds
 from histofold.data.leaks import find_leaks
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.sample import Sample

@@ -19,7 +19,8 @@ from histofold.data.cleaning import cleaned_targets
 from histofold.data.contents import measure_contents, truth_digest
 from histofold.data.explore.folder import Exploration, explore_folder
 from histofold.data.explore.notices import Notice
-from histofold.data.folds import check_fold_rule, plan_folds, read_folds
+from histofold.data.folds import check_fold_rule, plan_folds
+from histofold.data.folds_file import read_folds
 from histofold.data.leaks import MOST_LINES, find_leaks, patients_in_words
 from histofold.data.store import DatasetInfo, begin_dataset, dataset_origin, finish_dataset
 from histofold.data.tiles.cut import CutTiles, TileJob, cut_slides

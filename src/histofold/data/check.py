@@ -21,7 +21,7 @@ from histofold.core.log import logger
 from histofold.core.rle.runs import Masks, class_runs
 from histofold.data.explore.folder import Exploration, Explorer
 from histofold.data.explore.notices import table_notices
-from histofold.data.folds import read_folds
+from histofold.data.folds_file import read_folds
 from histofold.data.leaks import find_leaks, patients_in_words
 from histofold.imaging.slide import Slide, open_slide
 from histofold.schema.sample import Sample
