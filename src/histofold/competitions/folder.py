@@ -24,7 +24,7 @@ from histofold.competitions.tables import CLASS_KEYS, first_rows, log_faults, pa
 from histofold.competitions.truth.find import find_truth, misnamed_files
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
 from histofold.competitions.truth.layout import find_images, image_faults
-from histofold.core.faults import Fault, InputNotice, parted
+from histofold.core.faults import Fault, InputNotice, listed_ids, parted
 from histofold.core.rle.runs import Masks, Runs
 from histofold.imaging.formats.door import use_formats
 from histofold.imaging.formats.stated import is_turned, stated_pixel_size_um
@@ -163,8 +163,7 @@ def _turned_notices(samples: Sequence[Sample]) -> list[Fault]:
     turned = [sample.id for sample in samples if is_turned(sample.image_path)]
     if not turned:
         return []
-    more = f" and {len(turned) - MOST_NAMED} more" if len(turned) > MOST_NAMED else ""
-    rule = f"viewers turn these images by an orientation that they state: {', '.join(turned[:MOST_NAMED])}{more}"
+    rule = f"viewers turn these images by an orientation that they state: {listed_ids(turned, MOST_NAMED)}"
     remedy = "they are read as stored: save them upright where masks or outlines were drawn on the turned image"
     return [InputNotice("orientation", "images", rule, remedy)]
 

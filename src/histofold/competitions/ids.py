@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from histofold.core.faults import Fault, InputNotice
+from histofold.core.faults import Fault, InputNotice, listed_ids
 from histofold.schema.sample import is_safe_id
 
 MOST_NAMED = 20
@@ -69,8 +69,7 @@ def meet_ids(path: Path, keys: Iterable[str], images: Iterable[str]) -> tuple[di
     otherwise = [f"{key!r} is {image!r}" for key, image in meant.items() if key != image]
     if not otherwise:
         return meant, []
-    more = f" and {len(otherwise) - _EXAMPLES} more" if len(otherwise) > _EXAMPLES else ""
-    rule = f"{len(otherwise)} ids are spelled otherwise than their images: {', '.join(otherwise[:_EXAMPLES])}{more}"
+    rule = f"{len(otherwise)} ids are spelled otherwise than their images: {listed_ids(otherwise, _EXAMPLES)}"
     return meant, [InputNotice("id", str(path), rule, "write them as the images are named, without suffix")]
 
 

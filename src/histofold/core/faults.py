@@ -37,6 +37,12 @@ def parted(found: Iterable[Fault]) -> tuple[list[Fault], list[InputNotice]]:
     return [each for each in both if not isinstance(each, InputNotice)], notices
 
 
+def listed_ids(ids: Iterable[str], most: int = 6) -> str:
+    """The first of some ids in words, and how many more there are."""
+    shown = list(ids)
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+
+
 class InputError(ValueError):
     """The input is at fault; carries every fault found, not only the first. Commands exit 2 on it."""
 

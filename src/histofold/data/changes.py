@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
 from histofold.data.contents import Content, folder_listing, table_row, truth_digest
-from histofold.data.leaks import listed_ids
 from histofold.data.sources import Source
 from histofold.schema.manifest import file_sha256
 from histofold.schema.sample import Sample

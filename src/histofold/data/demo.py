@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from histofold.competitions.base import Competition
-from histofold.core.faults import ImageError, InputError
+from histofold.core.faults import ImageError, InputError, listed_ids
 from histofold.core.log import logger
 from histofold.data.changes import changed_contents
 from histofold.data.contents import truth_digest
-from histofold.data.leaks import listed_ids
 from histofold.data.store import built_info
 from histofold.data.tiles.masks import masked_fraction
 from histofold.imaging.slide import open_slide

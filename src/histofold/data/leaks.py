@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from histofold.competitions.base import CLUSTER_PREFIX
-from histofold.core.faults import Fault
+from histofold.core.faults import Fault, listed_ids
 from histofold.data.folds import ALWAYS_TRAINED
 from histofold.schema.manifest import file_sha256
 from histofold.schema.run_record import RECORD_NAME, read_records
@@ -105,12 +105,6 @@ def _notices(split: Mapping[str, Mapping[str, int]], words: str) -> list[str]:
     ]
     left = len(split) - len(lines)
     return [*lines, f"and {left} more of this kind"] if left else lines
-
-
-def listed_ids(ids: Iterable[str], most: int = 6) -> str:
-    """The first of some ids in words, and how many more there are."""
-    shown = list(ids)
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
 def _index_faults(index: pd.DataFrame, fold_of: Mapping[str, int]) -> list[Fault]:

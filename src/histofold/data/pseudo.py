@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from histofold.core.faults import Fault
+from histofold.core.faults import Fault, listed_ids
 from histofold.core.rle.runs import Runs
 from histofold.data.folds import ALWAYS_TRAINED
-from histofold.data.leaks import PSEUDO, listed_ids, seen_images
+from histofold.data.leaks import PSEUDO, seen_images
 from histofold.data.tiles.cut import CutTiles, TileJob, cut_slides
 from histofold.schema.experiment import Experiment
 from histofold.schema.parse import load_own_json

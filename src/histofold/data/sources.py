@@ -13,12 +13,12 @@ import pandas as pd
 
 from histofold.competitions.base import Competition, Split
 from histofold.competitions.registry import get_competition
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
 from histofold.core.rle.runs import Masks, Runs
 from histofold.data.duplicates import duplicate_groups
 from histofold.data.folds import ALWAYS_TRAINED
-from histofold.data.leaks import PSEUDO, image_stamp, listed_ids
+from histofold.data.leaks import PSEUDO, image_stamp
 from histofold.data.pseudo import PSEUDO_RECORD, PseudoRecord, load_pseudo_record, pseudo_folder
 from histofold.data.store import DatasetInfo, complete_preprocessing, dataset_root, load_dataset
 from histofold.schema.dataset import SourceConfig

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
-from histofold.data.leaks import listed_ids, seen_images
+from histofold.data.leaks import seen_images
 from histofold.schema.experiment import ModelConfig
 from histofold.schema.run_record import RECORD_NAME, read_record
 from histofold.schema.sample import Sample

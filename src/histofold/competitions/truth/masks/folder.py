@@ -22,7 +22,7 @@ from histofold.competitions.truth.names import (
     listed_files,
     without_suffix,
 )
-from histofold.core.faults import Fault, InputNotice
+from histofold.core.faults import Fault, InputNotice, listed_ids
 from histofold.schema.sample import Sample
 
 _MOST_NAMED = 10
@@ -136,9 +136,7 @@ def one_file_each(
         else:
             faults.append(_missing_mask(folder, sample, names_of))
     if strays:
-        listed = ", ".join(path.name for path in strays[:_MOST_NAMED])
-        more = f" and {len(strays) - _MOST_NAMED} more" if len(strays) > _MOST_NAMED else ""
-        rule = f"{len(strays)} files are of no image: {listed}{more}"
+        rule = f"{len(strays)} files are of no image: {listed_ids((path.name for path in strays), _MOST_NAMED)}"
         faults.append(InputNotice("masks", str(folder), rule, "add their images, or move them elsewhere"))
     return found, [*faults, *broken_links(folder)]
 
