@@ -123,7 +123,8 @@ def test_polygons_agree_with_pycocotools():
 def test_ids_that_annotations_write_as_texts_are_those_of_their_numbers(tmp_path):
     images = [{"id": n, "file_name": f"{key}.png", "height": 9, "width": 12} for n, key in enumerate("ab")]
     notes = [{"image_id": str(n), "category_id": str(n + 3), "segmentation": [RING]} for n in range(2)]
-    content = {"images": images, "annotations": notes, "categories": [{"id": 3, "name": "g "}, {"id": 4, "name": "l"}]}
+    categories = [{"id": 3, "name": "g "}, {"id": 4, "name": "l"}, {"id": [5], "name": "no id"}]
+    content = {"images": images, "annotations": notes, "categories": categories}
     (tmp_path / "c.json").write_text(json.dumps(content))
     assert coco_categories(tmp_path / "c.json") == {3: "g", 4: "l"}
     truth = read_coco(tmp_path / "c.json", {"a": (9, 12), "b": (9, 12)}, (3, 4))

@@ -47,7 +47,7 @@ def coco_categories(path: Path) -> dict[int | str, str]:
     listed = data.get("categories")
     if faults or listed is None or not _is_objects(listed):
         return {}
-    named = {category.get("id"): category.get("name") for category in listed}
+    named = {key: each.get("name") for each in listed if isinstance(key := each.get("id"), int | str)}
     find = _finder(named)
     used = {key for note in data["annotations"] if isinstance(key := find(note.get("category_id")), int | str)}
     chosen = {key: str(name).strip() for key, name in named.items() if key in used and isinstance(name, str)}
