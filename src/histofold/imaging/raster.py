@@ -157,7 +157,7 @@ def _check_jpeg(path: Path, pixels: int) -> None:
 
 
 class PngHeader(NamedTuple):
-    """The fields of IHDR that tell how many bytes the pixels take."""
+    """The fields of IHDR that say how many bytes the pixels take."""
 
     height: int
     width: int

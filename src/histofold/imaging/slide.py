@@ -148,10 +148,10 @@ def open_slide(
     max_segment_bytes: int = MAX_SEGMENT_BYTES,
     cache_bytes: int = SLIDE_CACHE_BYTES,
 ) -> Slide:
-    """Open a TIFF, PNG or JPEG after checking its header against the size of the file.
+    """Open a TIFF, PNG, JPEG or one of `OTHER_FORMATS` after checking its header against the size of the file.
 
     Args:
-        path: The file; its kind is told by its first bytes, not by its name.
+        path: The file; its kind is known by its first bytes, not by its name.
         max_pixels: Larger images are refused.
         max_segment_bytes: A TIFF whose compressed strips or tiles decode to more is refused, and a PNG or JPEG that
             does so as a whole.
