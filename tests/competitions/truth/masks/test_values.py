@@ -173,7 +173,7 @@ def test_what_may_mean_two_things_is_refused_once(root, masks, kind):
 
 def test_labels_in_a_jpeg_are_refused(root, masks):
     save(root, masks, lambda m: m * np.uint8(90), ".jpg", quality=90)
-    assert "labels cannot be told from noise" in refusal(root)
+    assert "labels cannot be distinguished from noise" in refusal(root)
 
 
 def test_one_mask_alone_decides_nothing_that_the_others_contradict(root, masks):
