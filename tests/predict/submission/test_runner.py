@@ -239,7 +239,7 @@ class HangingSlide:
 class Hanging:
     steps, device = [], ""
 
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
         pass
 
     def megapixels(self, sample):
