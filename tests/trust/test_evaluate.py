@@ -67,5 +67,5 @@ def test_slides_from_the_best_to_the_worst_are_shown(count, names, monkeypatch):
     pictures = ranked_overlays(evaluation_of(oof=oof, samples=samples, folds=[fold], truth=truth))
     titles = [title for title, _ in pictures]
     assert [title.split(":")[0] for title in titles] == names
-    assert titles[0] == f"best: s{count - 1}, Dice {(count - 1) / count:.3f}, drawn at 0.45"
+    assert titles[0] == f"best: s{count - 1}, Dice {(count - 1) / count:.3f} at 0.45"
     assert len({picture for _, picture in pictures}) == len(names)

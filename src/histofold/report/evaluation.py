@@ -67,7 +67,7 @@ def ranked_overlays(evaluation: Evaluation) -> Pictures:
         overlays = class_overlays(sample.image_path, evaluation.truth.target(sample), prediction)
         for label, overlay, cut in zip(classes, overlays, cuts if isinstance(cuts, tuple) else (cuts,), strict=True):
             words = f"{label}, Dice {row[f'dice_{label}']:.3f}" if len(classes) > 1 else f"Dice {row['dice']:.3f}"
-            pictures.append((f"{name}: {sample.id}, {words}, drawn at {cut:g}", overlay))
+            pictures.append((f"{name}: {sample.id}, {words} at {cut:g}", overlay))
     return pictures
 
 
