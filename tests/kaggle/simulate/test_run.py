@@ -11,6 +11,8 @@ from histofold.kaggle.simulate.plan import HiddenOptions, HiddenSet, Look, plan_
 from histofold.kaggle.simulate.run import HostLimits, Watched, folder_bytes, watch_kernel
 from histofold.kaggle.simulate.simulate import judge
 
+pytestmark = pytest.mark.slow
+
 LOOK = Look(organ="lung", source="HPA", stain="dab", pixel_size_um=0.4)
 LIMITS = HostLimits(seconds=60.0)
 

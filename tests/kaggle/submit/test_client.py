@@ -5,6 +5,8 @@ import pytest
 from histofold.kaggle.submit import client
 from histofold.kaggle.submit.client import QUESTION_LIMIT_S, ClientError, KaggleClient, run_process
 
+pytestmark = pytest.mark.slow
+
 VALUES = {
     "slug": "hubmap",
     "dataset": "me/weights",

@@ -15,6 +15,8 @@ from histofold.schema.manifest import joined_thresholds, load_manifest
 from histofold.schema.sample import Sample
 from slow_network import skipping_clock
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def one_image(tmp_path):

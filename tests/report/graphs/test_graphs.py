@@ -16,6 +16,8 @@ from histofold.report.graphs import run as plots
 from histofold.report.graphs.dataset import plot_class_balance
 from histofold.report.graphs.run import plot_curves, plot_dice_by_organ
 
+pytestmark = pytest.mark.slow
+
 
 def training_log(seed: int = 0, steps: int = 60, every: int = 10) -> pd.DataFrame:
     generator = np.random.default_rng(seed)

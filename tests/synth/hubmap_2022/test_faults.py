@@ -32,6 +32,8 @@ from histofold.synth.hubmap_2022.options import (
 )
 from histofold.synth.hubmap_2022.plan import Quota, plan_splits
 
+pytestmark = pytest.mark.slow
+
 NUM_TRAIN, MAX_SIDE, SEED = 60, 260, 5
 # Not every image has room for these: two objects, tissue beside them, glass.
 SHARES = dict.fromkeys(TRAIN_FAULTS, 0.033) | dict.fromkeys(
