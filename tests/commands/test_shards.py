@@ -24,6 +24,8 @@ from histofold.schema.manifest import Manifest, Member, file_sha256, manifest_js
 from histofold.schema.preprocessing import Preprocessing
 from small_datasets import SMALL_UNET
 
+pytestmark = pytest.mark.slow
+
 IDS = ["10", "9", "broken", "007", "7", "missing", "blank", "1e5", "z"]
 
 

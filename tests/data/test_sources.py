@@ -19,6 +19,8 @@ from histofold.schema.preprocessing import Preprocessing
 from histofold.train.fold import prepare_fold
 from small_datasets import BASE, build, draw, make_folder, small_record
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

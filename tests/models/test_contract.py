@@ -15,6 +15,8 @@ import histofold
 from histofold.kaggle.bundle.bundler import closure
 from histofold.models.build import build_model
 
+pytestmark = pytest.mark.slow
+
 NARROW = [16, 16, 8, 8, 8]
 NETWORKS = {
     "unet": {"encoder": "resnet18", "decoder_channels": NARROW},

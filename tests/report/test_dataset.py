@@ -20,6 +20,8 @@ from histofold.report.explore import explore_sections
 from histofold.report.graphs.dataset import facts_table, plot_colours, plot_slides
 from histofold.schema.sample import Sample
 
+pytestmark = pytest.mark.slow
+
 EVIL = "<script>alert(1)</script>"
 LARGEST = 5_000_000
 

@@ -16,6 +16,8 @@ from histofold.schema.optim import OptimConfig
 from histofold.train.schedule import schedule_table
 from small_datasets import BASE, build, draw, make_folder
 
+pytestmark = pytest.mark.slow
+
 STEPS = 120
 CONFIGS = {
     "cosine": OptimConfig(),

@@ -19,6 +19,8 @@ from histofold.train.sweep.results import OPTIMISTIC, trial_costs, trial_table
 from histofold.train.sweep.study import NUMBER, Sweep, changed_keys, number_of
 from histofold.train.sweep.workers import Outcome, quiet_optuna, run_worker, run_workers
 
+pytestmark = pytest.mark.slow
+
 RATES, DECAYS = (1e-4, 1e-3, 1e-2), (0.01, 0.1)
 GRID = SweepConfig(
     space={"optim.lr": SettingSpace(values=RATES), "optim.weight_decay": SettingSpace(values=DECAYS)},
