@@ -29,6 +29,9 @@ class FoundTruth:
     """What is wrong, as far as nothing was decoded; notices among them."""
     notices: list[InputNotice] = field(default_factory=list)
     """What deserves a look of what `readers` have read."""
+    _read: set[str] = field(
+        default_factory=set, init=False, repr=False
+    )  # ids whose ignored pixels `readers` have found out
 
     def target(self, sample: Sample) -> Masks:
         """The truth of a sample, of each class where there are several.
@@ -40,10 +43,12 @@ class FoundTruth:
             return self.targets[sample.id]
         if sample.id not in self.readers:
             raise InputError(f"{sample.id}: no truth was found: check the dataset first")
-        return self.readers[sample.id](sample)
+        masks = self.readers[sample.id](sample)
+        self._read.add(sample.id)
+        return masks
 
     def ignored_pixels(self, sample: Sample) -> Runs | None:
         """Pixels of a sample that do not count; None where there are none. Raises as `target`."""
-        if sample.id not in self.targets:
+        if sample.id not in self.targets and sample.id not in self._read:
             self.target(sample)
         return self.ignored.get(sample.id)
