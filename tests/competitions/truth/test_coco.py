@@ -7,17 +7,23 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from histofold.competitions.truth.coco import coco_categories, coco_counts, coco_runs, read_coco
+from histofold.competitions.truth.coco import coco_categories, coco_counts, coco_runs, load_coco, read_coco
+from histofold.competitions.truth.found import FoundTruth
 from histofold.competitions.truth.names import ImageNames
 from histofold.core.rle.sets import union_runs
 
 RING = [1, 1, 5, 1, 5, 4]
 
 
+def read_file(path, *arguments, **settings):
+    data, faults = load_coco(path)
+    return FoundTruth(faults=faults) if faults else read_coco(path, data, *arguments, **settings)
+
+
 def read(path, annotations, images=None, shapes=None):
     images = [{"id": 7, "file_name": "a.png", "height": 9, "width": 12}] if images is None else images
     path.write_text(json.dumps({"images": images, "annotations": annotations}))
-    truth = read_coco(path, {"a": (9, 12)} if shapes is None else shapes)
+    truth = read_file(path, {"a": (9, 12)} if shapes is None else shapes)
     return truth.targets, truth.faults
 
 
@@ -89,7 +95,7 @@ def test_faults_of_images_and_annotations_at_once(tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"images": []}', '{"images": [1], "annotations": {}}'])
 def test_what_is_no_coco_file_is_one_fault(tmp_path, text):
     (tmp_path / "c.json").write_text(text)
-    truth = read_coco(tmp_path / "c.json", {"a": (9, 12)})
+    truth = read_file(tmp_path / "c.json", {"a": (9, 12)})
     assert truth.targets == {}
     assert len(truth.faults) == 1
 
@@ -126,8 +132,8 @@ def test_ids_that_annotations_write_as_texts_are_those_of_their_numbers(tmp_path
     categories = [{"id": 3, "name": "g "}, {"id": 4, "name": "l"}, {"id": [5], "name": "no id"}]
     content = {"images": images, "annotations": notes, "categories": categories}
     (tmp_path / "c.json").write_text(json.dumps(content))
-    assert coco_categories(tmp_path / "c.json") == {3: "g", 4: "l"}
-    truth = read_coco(tmp_path / "c.json", {"a": (9, 12), "b": (9, 12)}, (3, 4))
+    assert coco_categories(load_coco(tmp_path / "c.json")[0]) == {3: "g", 4: "l"}
+    truth = read_file(tmp_path / "c.json", {"a": (9, 12), "b": (9, 12)}, (3, 4))
     assert truth.faults == []
     area = coco_runs([RING], (9, 12))[0].area
     assert [[runs.area for runs in truth.targets[key]] for key in "ab"] == [[area, 0], [0, area]]
@@ -156,7 +162,7 @@ def test_what_a_crowd_covers_beside_the_objects_is_ignored(tmp_path):
         {"id": 2, "image_id": 7, "iscrowd": 1, "segmentation": {"size": [9, 12], "counts": [9, 45, 54]}},
     ]
     (tmp_path / "c.json").write_text(json.dumps({"images": images, "annotations": annotations}))
-    truth = read_coco(tmp_path / "c.json", {"a": (9, 12)})
+    truth = read_file(tmp_path / "c.json", {"a": (9, 12)})
     assert truth.faults == []
     assert truth.targets["a"].area == 12
     wanted = np.zeros((9, 12), bool)
@@ -171,6 +177,6 @@ def test_a_file_name_means_its_image_whatever_folders_stand_before_it(tmp_path, 
     images = [{"id": 1, "file_name": name, "height": 9, "width": 12}]
     note = {"image_id": 1, "segmentation": [RING]}
     (tmp_path / "c.json").write_text(json.dumps({"images": images, "annotations": [note]}))
-    truth = read_coco(tmp_path / "c.json", {"one/a": (9, 12), "two/a": (9, 12)}, names=names)
+    truth = read_file(tmp_path / "c.json", {"one/a": (9, 12), "two/a": (9, 12)}, names=names)
     assert list(truth.targets) == ["one/a"]
     assert [(fault.id, fault.rule) for fault in truth.faults] == [("two/a", "image is not listed")]

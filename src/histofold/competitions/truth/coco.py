@@ -26,26 +26,25 @@ _COCO_COUNT_BITS = 60  # of one compressed count; more would be no pixel of any 
 
 def coco_truth(path: Path, samples: Sequence[Sample], names: ImageNames) -> FoundTruth:
     """The truth of samples by a COCO file, each used category a class where there are several."""
-    shapes = {sample.id: header_shape_of(sample.image_path) for sample in samples}
-    categories = coco_categories(path)
+    data, faults = load_coco(path)
+    if faults:
+        return FoundTruth(faults=faults)
+    categories = coco_categories(data)
     if len(set(categories.values())) < len(categories):
         rule = f"categories of one name: {', '.join(categories.values())}"
         return FoundTruth(faults=[Fault("categories", str(path), rule, "name each category once")])
     if spelled := class_spelling_faults(path, categories.values()):
         return FoundTruth(faults=spelled)
-    truth = read_coco(path, shapes, tuple(categories), names)
+    shapes = {sample.id: header_shape_of(sample.image_path) for sample in samples}
+    truth = read_coco(path, data, shapes, tuple(categories), names)
     truth.classes = tuple(categories.values()) or ONE_CLASS
     return truth
 
 
-def coco_categories(path: Path) -> dict[int | str, str]:
-    """The categories that some annotation has, by their id, in the file's order; none where fewer than two are used.
-
-    Of a file that is no COCO file there are none: `read_coco` names its faults.
-    """
-    data, faults = _load_coco(path)
+def coco_categories(data: Mapping[str, Any]) -> dict[int | str, str]:
+    """The categories that some annotation has, by their id, in the file's order; none where fewer than two are used."""
     listed = data.get("categories")
-    if faults or listed is None or not _is_objects(listed):
+    if listed is None or not _is_objects(listed):
         return {}
     named = {key: each.get("name") for each in listed if isinstance(key := each.get("id"), int | str)}
     find = _finder(named)
@@ -61,7 +60,7 @@ def _finder(listed: Collection[Any]) -> Callable[[Any], Any]:
     return lambda key: key if isinstance(key, int | str) and key in listed else spelled.get(str(key), key)
 
 
-def _load_coco(path: Path) -> tuple[dict[str, Any], list[Fault]]:
+def load_coco(path: Path) -> tuple[dict[str, Any], list[Fault]]:
     """The content of a COCO file, or why it is none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -75,6 +74,7 @@ def _load_coco(path: Path) -> tuple[dict[str, Any], list[Fault]]:
 
 def read_coco(
     path: Path,
+    data: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, int] | None],
     categories: Sequence[int | str] = (),
     names: ImageNames | None = None,
@@ -83,6 +83,7 @@ def read_coco(
 
     Args:
         path: The json file.
+        data: Its content, as `load_coco` gives it.
         shapes: Height and width of each image wanted, by its id, as its own header says; None where the image cannot
             be read, so that its size cannot be held against the file.
         categories: Ids of the categories that are classes; empty where all annotations are one class.
@@ -92,9 +93,6 @@ def read_coco(
         The runs of each image (of each class) without fault, and all faults: images that are not listed or of another
         size, annotations of unknown images, of no class, or with a malformed segmentation.
     """
-    data, faults = _load_coco(path)
-    if faults:
-        return FoundTruth(faults=faults)
     names = names or ImageNames({key: PurePosixPath(f"{key}.png") for key in shapes})
     listed, sized, faults = _coco_images(path, data["images"], shapes, names)
     truth = FoundTruth(faults=faults)
