@@ -12,6 +12,7 @@ from histofold.schema.files import moved_path
 from histofold.schema.loss import LossConfig
 from histofold.schema.manifest import Manifest, installed_versions
 from histofold.schema.network import ModelConfig
+from histofold.schema.objects import ObjectConfig
 from histofold.schema.optim import OptimConfig
 from histofold.schema.prediction import PredictConfig
 from histofold.schema.preprocessing import Preprocessing
@@ -83,17 +84,22 @@ class Experiment:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+    objects: ObjectConfig = field(default_factory=ObjectConfig)
+    """Read in competitions of objects alone."""
 
     def __post_init__(self) -> None:
         self.loss.check_activation(self.model.activation)
 
-    def manifest(self, preprocessing: Preprocessing, competition: str, classes: tuple[str, ...]) -> Manifest:
+    def manifest(
+        self, preprocessing: Preprocessing, competition: str, classes: tuple[str, ...], objects: bool = False
+    ) -> Manifest:
         """The manifest of its weights before there are any: how validation and the kernel predict.
 
         Args:
             preprocessing: Its preprocessing, completed by the dataset's moments.
             competition: Name of the adapter.
             classes: Names of the mask classes.
+            objects: Whether single objects are predicted.
         """
         settings = self.predict
         if preprocessing.scale_mode == "whole":  # one tile is the whole image
@@ -103,6 +109,7 @@ class Experiment:
             preprocessing=preprocessing,
             classes=classes,
             versions=installed_versions(),
+            objects=self.objects if objects else None,
             **vars(settings),
         )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from histofold.core.faults import Fault, InputError
+from histofold.schema.objects import ObjectConfig
 from histofold.schema.parse import load_json, plain, read_json
 from histofold.schema.prediction import PredictConfig
 from histofold.schema.preprocessing import Preprocessing
@@ -76,6 +77,8 @@ class Manifest(PredictConfig):
     """Views that are averaged, by names as `parse_view` reads them."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the packages that made the weights."""
+    objects: ObjectConfig | None = None
+    """How objects are found, in competitions of objects; None: masks are predicted."""
 
     def __post_init__(self) -> None:
         if self.format != MANIFEST_FORMAT:
@@ -191,7 +194,7 @@ def load_manifest(folder: Path) -> Manifest:
 
 def manifest_json(manifest: Manifest) -> str:
     """The manifest as the text of manifest.json: what it is of first, then the settings of prediction."""
-    data = plain(manifest)
+    data = {name: value for name, value in plain(manifest).items() if value is not None}
     first = ("format", "competition", "preprocessing", "classes", "members", "thresholds")
     return json.dumps({**{name: data[name] for name in first}, **data}, indent=2) + "\n"
 
