@@ -303,9 +303,9 @@ def test_regions_are_closed_rings_by_name(folder):
     assert Kidney2020().regions(sample) == {"Cortex": [SQUARE, closed]}
     path.unlink()
     assert Kidney2020().regions(sample) == {}
-    assert Kidney2020().objects(sample) == {}
+    assert Kidney2020().object_outlines(sample) == {}
     path.with_name(f"{sample.id}.json").write_text(json.dumps([feature("glomerulus", [SQUARE])]))
-    assert Kidney2020().objects(sample) == {"glomerulus": [SQUARE]}
+    assert Kidney2020().object_outlines(sample) == {"glomerulus": [SQUARE]}
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ class Kidney2020(Adapter):
         """
         return _read_beside(sample, _KIDNEY_2020_REGIONS)
 
-    def objects(self, sample: Sample) -> dict[str, list[OutlineRing]]:
+    def object_outlines(self, sample: Sample) -> dict[str, list[OutlineRing]]:
         """The outlines of the glomeruli, as `regions`: what the host drew its run lengths from."""
         return _read_beside(sample, _KIDNEY_2020_OBJECTS)
 

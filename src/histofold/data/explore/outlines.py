@@ -62,7 +62,7 @@ def draw_rings(rings: list[Any], shape_hw: tuple[int, int], scaled_hw: tuple[int
 
 def _sample_rings(competition: Competition, sample: Sample) -> list[Any]:
     """All outlines of a sample; none where there is no file."""
-    objects = getattr(competition, "objects", None)
+    objects = getattr(competition, "object_outlines", None)
     if objects is not None:
         return [ring for rings in objects(sample).values() for ring in rings]
     path = sample.image_path.parent.parent / "train_annotations" / f"{sample.id}.json"
