@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
 from histofold.core.objects.overlaps import pairwise_iou
 
 Instances = np.ndarray | Objects
 """Instances of one image: masks_NHW of any dtype, non-zero = mask, or `Objects`, which take far less memory."""
+Scored = tuple[Instances, np.ndarray] | Detections
+"""Instances of one image with a score each."""
 
 
-def openimages_ap(
-    detections: Sequence[tuple[Instances, np.ndarray]], truths: Sequence[Instances], iou: float = 0.6
-) -> float:
+def openimages_ap(detections: Sequence[Scored], truths: Sequence[Instances], iou: float = 0.6) -> float:
     """Average precision of instances of one class by the rule of Open Images.
 
     Detections come up by descending score. Each looks only at the truth it overlaps best: a hit if their IoU reaches
@@ -26,8 +27,9 @@ def openimages_ap(
     https://storage.googleapis.com/openimages/web/evaluation.html
 
     Args:
-        detections: One (masks_NHW, scores_N) an image. Masks of any dtype, non-zero = mask, or `Objects`; equal scores
-            keep the given order, image by image. No detection: empty arrays of any dtype, shape (0,) or (0, H, W).
+        detections: One (masks_NHW, scores_N), or `Detections`, an image. Masks of any dtype, non-zero = mask, or
+            `Objects`; equal scores keep the given order, image by image. No detection: empty arrays of any dtype, shape
+            (0,) or (0, H, W).
         truths: One masks_NHW, or `Objects`, an image, in the same order; empty likewise. An empty truth mask counts as
             a truth.
         iou: Least IoU of a hit, above 0 and at most 1.
@@ -43,7 +45,7 @@ def openimages_ap(
 
 
 def coco_ap(
-    detections: Sequence[tuple[Instances, np.ndarray]],
+    detections: Sequence[Scored],
     truths: Sequence[Instances],
     iou: float = 0.5,
     max_detections: int = 100,
@@ -82,9 +84,7 @@ _Image = tuple[Objects, np.ndarray, Objects]
 """Detections, their scores_N and the truth of an image."""
 
 
-def _checked_images(
-    detections: Sequence[tuple[Instances, np.ndarray]], truths: Sequence[Instances], iou: float
-) -> list[_Image]:
+def _checked_images(detections: Sequence[Scored], truths: Sequence[Instances], iou: float) -> list[_Image]:
     """What both metrics need, once it is known to fit together."""
     if not 0 < iou <= 1:
         raise ValueError(f"iou={iou} must be above 0 and at most 1")
@@ -115,8 +115,10 @@ def _checked_instances(masks: Instances, what: str) -> Objects:
     return Objects.from_masks(masks_NHW)
 
 
-def _checked_detections(detection: tuple[Instances, np.ndarray], image: int) -> tuple[Objects, np.ndarray]:
+def _checked_detections(detection: Scored, image: int) -> tuple[Objects, np.ndarray]:
     """(objects, scores_N float64) of one image, checked against each other."""
+    if isinstance(detection, Detections):
+        return detection.objects, detection.scores
     if len(detection) != 2:
         raise ValueError(f"detections of image {image}: needs (masks_NHW, scores_N), got {len(detection)} parts")
     what = f"detections of image {image}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from histofold.core.objects.detections import checked_scores
 from histofold.core.objects.instances import Objects, join_objects
 from histofold.core.objects.overlaps import box_iou, overlapping_pairs, pair_coverages, pair_ious
 from histofold.core.rle.runs import Runs
@@ -29,7 +30,7 @@ def mask_nms(objects: Objects, scores_N: np.ndarray, limit: float = 0.5, *, of_s
     Raises:
         ValueError: If there is not one finite score an object.
     """
-    scores_N = _checked_scores(scores_N, len(objects))
+    scores_N = checked_scores(scores_N, len(objects))
     pairs = overlapping_pairs(objects, objects)
     overlap = (pair_coverages if of_smaller else pair_ious)(objects, objects, pairs)
     first, second = pairs.first[overlap > limit], pairs.second[overlap > limit]
@@ -43,7 +44,7 @@ def box_nms(boxes_N4: np.ndarray, scores_N: np.ndarray, limit: float = 0.5) -> n
     Raises:
         ValueError: If there is not one finite score a box.
     """
-    scores_N = _checked_scores(scores_N, len(boxes_N4))
+    scores_N = checked_scores(scores_N, len(boxes_N4))
     return _greedily_kept(scores_N, lambda index: box_iou(boxes_N4[index : index + 1], boxes_N4)[0] > limit)
 
 
@@ -55,14 +56,6 @@ def _greedily_kept(scores_N: np.ndarray, rivals: Callable[[int], np.ndarray]) ->
             kept.append(index)
             dropped_N[rivals(index)] = True
     return np.array(kept, np.int64)
-
-
-def _checked_scores(scores_N: np.ndarray, count: int) -> np.ndarray:
-    """The scores as float64, once there is a finite one for each of `count` detections."""
-    scores_N = np.asarray(scores_N, np.float64)
-    if scores_N.shape != (count,) or not np.isfinite(scores_N).all():
-        raise ValueError(f"scores of shape {scores_N.shape} for {count} detections: give each one finite score")
-    return scores_N
 
 
 def weighted_boxes_fusion(
@@ -156,7 +149,7 @@ def _weighted_scores(
             f"detections of {len(counts)} members, scores of {len(scores)}, {len(weights)} weights: give each member "
             "one of each, and at least one member"
         )
-    parts = [_checked_scores(part, count) * weight for part, count, weight in zip(scores, counts, weights, strict=True)]
+    parts = [checked_scores(part, count) * weight for part, count, weight in zip(scores, counts, weights, strict=True)]
     weighted_N = np.concatenate(parts)
     if not min(weights) > 0 or not (weighted_N > 0).all():
         raise ValueError("scores and weights must be above 0: drop the detections and members that count for nothing")
