@@ -12,10 +12,14 @@ from typing import Literal, Protocol
 import numpy as np
 
 from histofold.core.faults import Fault, ImageError, InputError, InputNotice, parted
+from histofold.core.objects.detections import Detections
+from histofold.core.objects.instances import Objects
 from histofold.core.rle.runs import Masks, Runs, class_runs, runs_to_text
+from histofold.schema.files import csv_text
 from histofold.schema.sample import Sample, is_safe_id
 
 Split = Literal["train", "test"]
+Task = Literal["masks", "instances"]
 IMAGE_SUFFIXES = (".tiff", ".tif", ".png", ".jpg", ".jpeg")
 CLUSTER_PREFIX = "near-"
 """Begins the name of a group that is a cluster of near-duplicates: it says nothing of patients."""
@@ -30,6 +34,14 @@ class Score:
 
     mean: float
     by_id: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ObjectScore(Score):
+    """The host's score of detections: `mean` is that of all images pooled, and that of an image is its own."""
+
+    further: dict[str, float]
+    """Other metrics of all images by name."""
 
 
 class Truth(Protocol):
@@ -54,14 +66,16 @@ class Competition(Truth, Protocol):
 
     slug: str
     """Name of the competition on Kaggle, empty where there is none."""
+    task: Task
+    """Whether an image's prediction is a mask, or single objects: then it is an `ObjectCompetition`."""
     classes: tuple[str, ...]
     """Mask classes."""
-    columns: tuple[str, str]
-    """Columns of the submission: id and row."""
+    columns: tuple[str, ...]
+    """Columns of the submission: the id, and those of the row; a row is their cells, joined by commas."""
     class_column: str
     """Column between them that names the class, in a submission of several; empty where the host takes one alone."""
     fallback_row: str
-    """Legal row for an image that cannot be read."""
+    """Last cell of a row that is legal for an image that cannot be read."""
     visible_test_images: int
     """Images of the test set that everybody can see, which the hidden one replaces when the host scores; 0: none."""
     hidden_test_images: int
@@ -88,6 +102,37 @@ class Competition(Truth, Protocol):
         """One image's prediction as the host's text."""
         ...
 
+    def fallback(self, sample: Sample) -> str:
+        """A legal row for an image that cannot be read."""
+        ...
+
+    def submission_text(self, rows: Mapping[str, str], classes: Sequence[str]) -> str:
+        """The whole submission: of each id its row, of several classes a line for each."""
+        ...
+
+
+class ObjectCompetition(Competition, Protocol):
+    """An adapter of single objects. As one of masks, its truth is the union of them: so folds and tiles are made."""
+
+    metric: str
+    """The word that stands before a score: AP, AP50."""
+
+    def objects(self, sample: Sample) -> Objects:
+        """The true objects of a training sample."""
+        ...
+
+    def unsure(self, sample: Sample) -> Objects:
+        """Objects of a training sample that neither training nor a score counts, where people were unsure."""
+        ...
+
+    def score_objects(self, predictions: Mapping[str, Detections], samples: Sequence[Sample]) -> ObjectScore:
+        """The host's metric over training samples; one without a prediction counts as without a detection."""
+        ...
+
+    def object_row(self, sample_id: str, detections: Detections) -> str:
+        """One image's detections as the host's text."""
+        ...
+
 
 class KernelCompetition(Competition, Protocol):
     """A competition whose hidden test set a kernel predicts."""
@@ -100,6 +145,11 @@ class KernelCompetition(Competition, Protocol):
 class Adapter:
     """What adapters share: faults are collected, truth is kept by id, and the host scores the mean Dice of images."""
 
+    name: str
+    slug: str
+    classes: tuple[str, ...]
+    columns: tuple[str, ...]
+    task: Task = "masks"
     class_column = ""
     fallback_row = ""
     never_empty = False
@@ -162,6 +212,18 @@ class Adapter:
         """Runs as 1-based column-major `start length` pairs, empty for no runs."""
         return runs_to_text(runs)
 
+    def fallback(self, sample: Sample) -> str:
+        """A legal row for an image that cannot be read."""
+        return self.fallback_row
+
+    def submission_text(self, rows: Mapping[str, str], classes: Sequence[str] = ()) -> str:
+        """The submission as a csv, an id's rows together where there are several classes."""
+        columns = submission_columns(self, classes)
+        if self.class_column not in columns:
+            return csv_text(columns, [(key, *row.split(",", len(columns) - 2)) for key, row in rows.items()])
+        named = [(key, zip(classes, text.split("\n"), strict=True)) for key, text in rows.items()]
+        return csv_text(columns, [(key, name, row) for key, of_classes in named for name, row in of_classes])
+
 
 def image_error_fault(key: str, path: Path, error: ImageError) -> Fault:
     """An image error as the fault of a sample: file, rule and remedy each once.
@@ -218,12 +280,12 @@ def submission_columns(competition: Competition, classes: Sequence[str]) -> tupl
     Raises:
         InputError: If there are several and the host takes one mask an image.
     """
-    if len(classes) < 2:
+    if len(classes) < 2 or competition.task == "instances":  # of objects the further channels are no classes
         return competition.columns
     if not competition.class_column:
         rule = f"{competition.name} takes one mask an image, and there are {len(classes)} classes: {', '.join(classes)}"
         raise InputError([Fault("classes", competition.name, rule, "take weights of one class")])
-    return (competition.columns[0], competition.class_column, competition.columns[1])
+    return (competition.columns[0], competition.class_column, *competition.columns[1:])
 
 
 def runs_dice(prediction: Runs | None, truth: Runs) -> float:
