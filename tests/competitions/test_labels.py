@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histofold.competitions.labels import SPREADSHEET_CHARACTERS, cut_texts, join_objects, scan_training_table
+from histofold.competitions.labels import SPREADSHEET_CHARACTERS, cut_texts, join_object_rows, scan_training_table
 from histofold.core.faults import InputNotice, parted
 from histofold.core.rle.runs import decode_rle, encode_rle
 
@@ -22,7 +22,7 @@ def test_rows_of_objects_become_their_union(tmp_path):
     objects = [rng.random(SHAPE) < 0.2 for _ in range(5)]
     objects[0][0, 0] = objects[1][-1, -1] = objects[2][0, 0] = True
     rows = pd.DataFrame([("a", encode_rle(mask)) for mask in objects] + [("b", "1 2")], columns=["id", "rle"])
-    table, (notice,) = join_objects(tmp_path / "t.csv", rows, ("id",), "rle")
+    table, (notice,) = join_object_rows(tmp_path / "t.csv", rows, ("id",), "rle")
     assert table["id"].tolist() == ["a", "b"]
     np.testing.assert_array_equal(decode_rle(table["rle"][0], SHAPE), np.any(objects, axis=0))
     assert isinstance(notice, InputNotice)
@@ -39,7 +39,7 @@ def test_rows_of_objects_become_their_union(tmp_path):
 )
 def test_rows_that_are_equal_or_contradict_are_not_joined(tmp_path, rows):
     table = pd.DataFrame(rows, columns=["id", "organ", "rle"])
-    joined, notices = join_objects(tmp_path / "t.csv", table, ("id",), "rle", ("organ",))
+    joined, notices = join_object_rows(tmp_path / "t.csv", table, ("id",), "rle", ("organ",))
     assert len(joined) == 2
     assert notices == []
 
@@ -47,7 +47,7 @@ def test_rows_that_are_equal_or_contradict_are_not_joined(tmp_path, rows):
 def test_columns_that_nobody_reads_may_differ_between_objects(tmp_path):
     rows = [("a", "1", "1 2"), ("a", "2", "7 2"), ("a", "3", "7 2"), ("b", "4", "5 1")]
     table = pd.DataFrame(rows, columns=["id", "object", "rle"])
-    joined, notices = join_objects(tmp_path / "t.csv", table, ("id",), "rle", ("id", "rle"))
+    joined, notices = join_object_rows(tmp_path / "t.csv", table, ("id",), "rle", ("id", "rle"))
     assert joined["rle"].tolist() == ["1 2 7 2", "5 1"]
     assert len(notices) == 1
 

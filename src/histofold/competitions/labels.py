@@ -21,7 +21,7 @@ _OTHER_LIMITS = (255, 256, 1023, 1024, 4000, 8000, 8191, 8192, 32_000, 32_759, 6
 _SUSPICIOUS_TIE = 1000  # characters: three different texts of one such length, and none longer, were cut
 
 
-def join_objects(
+def join_object_rows(
     path: Path, table: pd.DataFrame, keys: Sequence[str], column: str, alike: Sequence[str] = ()
 ) -> Scanned:
     """One row of all rows of a key: one row an object, which may overlap.
@@ -106,7 +106,7 @@ def _label_rows(
         return first_rows(path, table, keys)
     cut = cut_faults(path, table["id"], table[column].tolist(), column)
     whole = table.drop(index=table.index[list(cut)])
-    whole, notices = join_objects(path, whole, keys, column, alike)
+    whole, notices = join_object_rows(path, whole, keys, column, alike)
     table = pd.concat([whole, table.iloc[list(cut)].assign(**{column: None})]).sort_index(kind="stable")
     table, repeats = first_rows(path, table, keys)
     return table, [*cut.values(), *notices, *repeats]
@@ -118,8 +118,8 @@ def scan_training_table(
     """The rows of a training table, as far as they can be made out, and every fault of it.
 
     Ids that are spelled otherwise than their images are read as these, with a notice (see `meet_ids`). Rows of one id
-    are joined where each holds an object (see `join_objects`), unless an image has no row: then an id may be another
-    image's.
+    are joined where each holds an object (see `join_object_rows`), unless an image has no row: then an id may be
+    another image's.
 
     Args:
         path: The table.
