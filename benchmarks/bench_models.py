@@ -5,7 +5,7 @@
 Three folds by patient, one core each (--core, so that runs may stand side by side on a machine). Ours counts steps: a
 few are timed first, and as many are taken as should fit into the seconds; what they took is told. The peer,
 `peer_smp.py`, stops likewise. Both are scored on the same slides; the difference is paired, its interval by the
-bootstrap over patients.
+cluster-robust t over patients.
 """
 
 from __future__ import annotations

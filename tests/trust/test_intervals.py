@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from histofold.core.faults import InputError
 from histofold.schema.sample import Sample
@@ -15,6 +16,30 @@ def test_the_interval_is_wider_when_groups_are_few():
     by_group = grouped_interval(scores, [str(i // 10) for i in range(100)])
     assert by_group[1] - by_group[0] > 2 * (by_image[1] - by_image[0])
     assert by_group[0] < scores.mean() < by_group[1]
+
+
+@pytest.mark.parametrize("count", [3, 8, 30])
+def test_the_interval_holds_the_truth_as_often_as_it_says(count):
+    rng, hits, above = np.random.default_rng(count), 0, 0
+    for _ in range(1500):
+        sizes = 1 + rng.geometric(0.2, count)
+        codes = np.repeat(np.arange(count), sizes)
+        scores = 0.8 + 0.1 * rng.normal(size=count)[codes] + 0.1 * rng.normal(size=len(codes))
+        low, high = grouped_interval(scores, [str(code) for code in codes])
+        hits += low <= 0.8 <= high
+        above += low > 0.8
+    assert 0.93 <= hits / 1500 <= 0.97
+    assert above / 1500 <= 0.035
+
+
+def test_of_one_image_a_group_it_is_students():
+    scores = np.random.default_rng(0).random(7)
+    expected = ttest_1samp(scores, 0).confidence_interval()
+    assert grouped_interval(scores, list("abcdefg")) == pytest.approx((expected.low, expected.high))
+
+
+def test_one_group_says_nothing_of_others():
+    assert grouped_interval([0.8, 0.9], ["a", "a"]) == (-np.inf, np.inf)
 
 
 def test_the_interval_of_equal_scores_is_a_point():

@@ -72,10 +72,10 @@ def ranked_overlays(evaluation: Evaluation) -> Pictures:
 
 
 def _headline(summary: Mapping[str, Any]) -> dict[str, str]:
-    low, high = summary["interval"]
+    interval = summary["interval"]
     return {
         "out-of-fold Dice": f"{summary['dice']:.4f}",
-        "95% interval by group": f"{low:.3f} to {high:.3f}" if summary["groups"] > 1 else "none: one group",
+        "95% interval by group": "none: one group" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
         "Dice at threshold 0.5": f"{summary['dice_at_half']:.4f}",
         "Dice of a mask of everything": f"{summary['dice_of_everything']:.4f}",
         "images": str(summary["images"]),

@@ -195,14 +195,14 @@ def _summarise(
     several: Sequence[str],
 ) -> dict[str, Any]:
     """The figures of a run as plain data."""
-    scores = oof["dice"].to_numpy()
+    scores, groups = oof["dice"].to_numpy(), int(table["group"].nunique())
     optimistic = apply_thresholds(table, thresholds, several)
     by_class = {name: float(oof[f"dice_{name}"].mean()) for name in several}
     return {
         "dice": float(scores.mean()),
-        "interval": list(grouped_interval(scores, table["group"].tolist())),
+        "interval": list(grouped_interval(scores, table["group"].tolist())) if groups > 1 else None,
         "images": len(table),
-        "groups": int(table["group"].nunique()),
+        "groups": groups,
         "dice_at_half": float(table[0.5].mean()),
         "dice_of_everything": float(table["everything"].mean()),
         "dice_thresholds_on_all_optimistic": float(optimistic.mean()),

@@ -8,39 +8,50 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from histofold.competitions.tables import read_table
 from histofold.core.faults import Fault, InputError
 from histofold.schema.sample import Sample
 
 COMPARED_COLUMNS = ("id", "dice")
-DRAWS, DRAW_SEED = 2000, 0  # of the bootstrap
+CONFIDENCE = 0.95
 
 
 def grouped_interval(scores: Sequence[float] | np.ndarray, groups: Sequence[str]) -> tuple[float, float]:
-    """95% interval of the mean score by the bootstrap over groups (Efron and Tibshirani 1993, chapter 13).
+    """95% interval of the mean score over images whose groups are independent, by a cluster-robust t.
 
-    Groups are drawn and not images, since images of one patient are not independent. The draws are always the same.
+    Images of one patient are not independent, and groups are few: the variance is the bias-reduced one of Bell and
+    McCaffrey (Survey Methodology 28(2), 2002), and the degrees of freedom are theirs, which few or unequal groups
+    lower. With 3 to 30 groups it holds the true mean 91 to 97% of the time, 93 to 97% of scores that are
+    not bunched at their upper end, where a percentile bootstrap does 70 to 94% (benchmarks/bench_intervals.py).
 
     Args:
         scores: Score of each image, float (N,).
         groups: Group of each image.
 
     Returns:
-        (low, high).
+        (low, high); infinite where there is one group, which says nothing of others.
 
     Example:
-        >>> low, high = grouped_interval([0.8, 0.9, 0.7], ["patient 1", "patient 1", "patient 2"])
+        >>> low, high = grouped_interval([0.8, 0.9, 0.7, 0.8], ["patient 1", "patient 1", "patient 2", "patient 3"])
         >>> f"{low:.2f} to {high:.2f}"
-        '0.70 to 0.85'
+        '0.58 to 1.02'
     """
     codes = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)[1]
-    sums = np.bincount(codes, scores)
-    counts = np.bincount(codes)
-    drawn = np.random.default_rng(DRAW_SEED).integers(len(sums), size=(DRAWS, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    values, counts_G = np.asarray(scores, float), np.bincount(codes)
+    mean, total = float(values.mean()), len(values)
+    if len(counts_G) < 2:
+        return -math.inf, math.inf
+    left_G = 1 - counts_G / total  # what the mean leaves of a group's own deviation
+    sums_G = np.bincount(codes, values - mean)
+    error = float(np.sqrt((sums_G**2 / left_G).sum())) / total
+    # The squared error is a sum of squares of these combinations of independent images, one a group.
+    weights_GG = np.diag(1 / np.sqrt(left_G)) - counts_G[:, None] / np.sqrt(left_G)[:, None] / total
+    moments_GG = (weights_GG * counts_G) @ weights_GG.T
+    freedom = float(np.trace(moments_GG) ** 2 / (moments_GG**2).sum())
+    half = float(student_t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    return mean - half, mean + half
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +63,7 @@ class Difference:
     second: float
     """Mean Dice of the second set."""
     interval: tuple[float, float]
-    """95% interval of the mean difference (second less first), by the bootstrap over groups; infinite where there is
-    one group, which says nothing of others."""
+    """95% interval of the mean difference (second less first), as `grouped_interval`."""
     images: int
     """How many slides were compared."""
 
@@ -88,7 +98,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float], groups: S
     return Difference(
         first=float(np.mean(first)),
         second=float(np.mean(second)),
-        interval=grouped_interval(differences, groups) if len(set(groups)) > 1 else (-math.inf, math.inf),
+        interval=grouped_interval(differences, groups),
         images=len(first),
     )
 
