@@ -9,7 +9,7 @@ from histofold.core.rle.runs import runs_from_mask
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample
-from histofold.trust.evaluate import blank_truth_pixels, refuse_costly_skipping
+from histofold.trust.blank_tiles import blank_truth_pixels, refuse_costly_skipping
 
 MANIFEST = Manifest(
     competition="folder", preprocessing=Preprocessing(target_pixel_size_um=1.0), tile=32, halo=4, skip_blank=True

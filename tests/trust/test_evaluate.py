@@ -7,10 +7,11 @@ import pytest
 
 from histofold.report import evaluation as report
 from histofold.report.evaluation import ranked_overlays
-from histofold.trust.evaluate import Evaluation, fold_words, threshold_words
+from histofold.trust.masks import MaskEvaluation, fold_words, threshold_words
 
 FOLD = {"dice": 0.81, "dice_at_half": 0.8, "last_dice": 0.80004, "last_step": 9, "best_step": 9}
 SUMMARY = {
+    "metric": "Dice",
     "dice": 0.241,
     "dice_at_half": 0.2391,
     "dice_of_everything": 0.237,
@@ -25,7 +26,7 @@ SUMMARY = {
 
 def evaluation_of(**changes):
     parts = {"run": None, "folds": (), "truth": None, "samples": {}, "oof": pd.DataFrame(), "notes": ()}
-    return Evaluation(**(parts | {"thresholds": {"default": 0.45}, "summary": SUMMARY} | changes))
+    return MaskEvaluation(**(parts | {"thresholds": {"default": 0.45}, "summary": SUMMARY} | changes))
 
 
 def test_the_headline_stands_beside_a_mask_of_everything_and_its_thresholds():

@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> int:
     from histofold.report.dataset import write_build_report
     from histofold.report.evaluation import write_evaluation_report
     from histofold.synth.competitions import hidden_score
-    from histofold.trust.evaluate import evaluate_run, threshold_words
+    from histofold.trust.evaluate import evaluate_run
 
     started = time.monotonic()
     root, truth = (options.data, None) if options.data is not None else _synthetic_folder(options)
@@ -84,11 +84,11 @@ def run(arguments: list[str]) -> int:
     report = options.out / "report.html"
     shutil.copyfile(run_folder / "report.html", report)
     print(f"the whole chain took {(time.monotonic() - started) / 60:.1f} minutes")
-    print(threshold_words(evaluation.summary, evaluation.thresholds))
-    print(f"a mask of everything scores Dice {evaluation.summary['dice_of_everything']:.4f} out-of-fold")
+    print(evaluation.choice_words())
+    print(f"{evaluation.peer_words()} out-of-fold")
     if truth is not None:
-        print(f"hidden test Dice {hidden_score(competition, root, submission, truth):.4f}")
-    print(f"out-of-fold Dice {evaluation.summary['dice']:.4f}")
+        print(f"hidden test {evaluation.metric} {hidden_score(competition, root, submission, truth):.4f}")
+    print(evaluation.score_words())
     print(f"submission: {submission} report: {report}")
     return 0
 

@@ -23,7 +23,7 @@ from histofold.report.pictures.overlays import contact_sheet, save_png
 from histofold.report.pictures.slides import class_overlays
 from histofold.schema.manifest import look_up_thresholds
 from histofold.schema.sample import Sample
-from histofold.trust.evaluate import Evaluation
+from histofold.trust.evaluation import Evaluation
 from histofold.trust.intervals import run_difference
 from histofold.trust.oof import FoldRun, finished_folds, run_thresholds
 

@@ -21,7 +21,7 @@ from histofold.report.pictures.overlays import (
 )
 from histofold.report.pictures.slides import class_overlays
 from histofold.schema.manifest import look_up_thresholds
-from histofold.trust.evaluate import Evaluation, class_words, fold_words
+from histofold.trust.masks import MaskEvaluation, class_words, fold_words
 
 _OVERLAY_LEGEND = Legend(
     (("truth", TRUTH_RGB), ("prediction", PREDICTION_RGB), ("missed", MISSED_RGB), ("falsely found", FALSE_RGB))
@@ -31,7 +31,7 @@ _RANKS = {"best": 0.0, "worst": 1.0, "median": 0.5, "upper quarter": 0.25, "lowe
 """The slides that are shown, by their place among all from the best to the worst; of few the first names go first."""
 
 
-def write_evaluation_report(evaluation: Evaluation) -> None:
+def write_evaluation_report(evaluation: MaskEvaluation) -> None:
     """Write overlays.png and report.html of an evaluated run."""
     run, folds, summary = evaluation.run, evaluation.folds, evaluation.summary
     overlays = ranked_overlays(evaluation)
@@ -49,7 +49,7 @@ def write_evaluation_report(evaluation: Evaluation) -> None:
     )
 
 
-def ranked_overlays(evaluation: Evaluation) -> Pictures:
+def ranked_overlays(evaluation: MaskEvaluation) -> Pictures:
     """Overlays of slides from the best to the worst, each class in turn, as (title, uint8 HWC)."""
     ordered = evaluation.oof.sort_values(["dice", "id"], ascending=False, ignore_index=True)
     last = len(ordered) - 1

@@ -122,12 +122,12 @@ def score_folds(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source]) 
     known = {(entry["key"], entry["id"]): _scores_of(entry) for entry in whole}
     rows = []
     for fold in folds:
-        weights_key = _fold_key(fold)
-        ids = _held_out_ids(fold, table)
+        weights_key = fold_key(fold)
+        ids = held_out_ids(fold, table)
         ensemble = None
         for sample_id in tqdm(ids, desc=f"out-of-fold {fold.fold}", unit="slide", dynamic_ncols=True):
             sample = samples[sample_id]
-            key = _slide_key(fold, weights_key, sample_id)
+            key = slide_key(fold, weights_key, sample_id)
             scores = known.get((key, sample_id))
             if scores is None:
                 ensemble = ensemble or fold.ensemble()
@@ -155,7 +155,7 @@ def _score_columns(scores: Sequence[Sequence[float]], classes: Sequence[str]) ->
     return columns
 
 
-def _held_out_ids(fold: FoldRun, table: pd.DataFrame) -> list[str]:
+def held_out_ids(fold: FoldRun, table: pd.DataFrame) -> list[str]:
     """The slides that the fold was not trained on.
 
     Raises:
@@ -168,12 +168,12 @@ def _held_out_ids(fold: FoldRun, table: pd.DataFrame) -> list[str]:
     return ids
 
 
-def _fold_key(fold: FoldRun) -> str:
+def fold_key(fold: FoldRun) -> str:
     """Identifies weights and prediction settings: scores of another key are not reused."""
     return file_sha256(fold.folder / "model.safetensors")[:16] + json.dumps(plain(fold.manifest), sort_keys=True)
 
 
-def _slide_key(fold: FoldRun, weights_key: str, sample_id: str) -> str:
+def slide_key(fold: FoldRun, weights_key: str, sample_id: str) -> str:
     """The same with the slide's pixels and mask: a mended mask is scored anew by the same weights."""
     inputs = fold.record.inputs
     return " ".join(

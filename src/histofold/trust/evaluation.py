@@ -1,0 +1,123 @@
+"""What an evaluation found, whatever is scored: its figures in words, for the command line and for its report."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from histofold.data.sources import JoinedTruth, Source, joined_samples
+from histofold.schema.manifest import file_sha256
+from histofold.schema.parse import plain
+from histofold.schema.sample import Sample
+from histofold.trust.oof import FoldRun
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that may be scored."""
+
+    run: Path
+    """The run, runs/E."""
+    folds: Sequence[FoldRun]
+    """Its finished folds."""
+    sources: Sequence[Source]
+    """Its datasets."""
+    missing: Sequence[int]
+    """Its folds that are not finished."""
+
+    @cached_property
+    def truth(self) -> JoinedTruth:
+        """The truth of every slide."""
+        return JoinedTruth(self.sources)
+
+    @cached_property
+    def samples(self) -> dict[str, Sample]:
+        """The slides by id."""
+        return joined_samples(self.sources)
+
+    def facts(self) -> dict[str, Any]:
+        """What summary.json holds whatever is scored: with it, one sees whether the run is still what was scored."""
+        return {
+            "weights_sha256": {fold.folder.name: file_sha256(fold.folder / "model.safetensors") for fold in self.folds},
+            "settings": {fold.folder.name: plain(fold.record.manifest) for fold in self.folds},
+            "missing_folds": list(self.missing),
+        }
+
+    @property
+    def notes(self) -> list[str]:
+        """Words about folds that are not finished: the score then speaks of fewer images."""
+        numbers = ", ".join(map(str, self.missing))
+        return [f"folds {numbers} are not finished: the score speaks of the other folds alone"] if numbers else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(ABC):
+    """What an evaluation found, and what it found it with: what its report shows."""
+
+    run: Path
+    """The run, runs/E."""
+    folds: Sequence[FoldRun]
+    """Its finished folds."""
+    truth: JoinedTruth
+    """Of every slide."""
+    samples: Mapping[str, Sample]
+    """The slides by id."""
+    oof: pd.DataFrame
+    """oof.csv."""
+    thresholds: Mapping[str, float]
+    """thresholds.json."""
+    summary: Mapping[str, Any]
+    """summary.json."""
+    notes: Sequence[str]
+    """What a reader must know beside the figures."""
+
+    @property
+    def metric(self) -> str:
+        """The word that stands before a score."""
+        return str(self.summary["metric"])
+
+    @property
+    @abstractmethod
+    def score(self) -> float:
+        """The host's score of all held-out slides."""
+
+    @abstractmethod
+    def fold_lines(self) -> list[str]:
+        """The figures of each fold in words."""
+
+    @abstractmethod
+    def choice_words(self) -> str:
+        """What was chosen, on what, and what it changes."""
+
+    @abstractmethod
+    def further_lines(self) -> list[str]:
+        """Further figures of all slides."""
+
+    @abstractmethod
+    def peer_words(self) -> str:
+        """What the score is to be held against, as the end of a sentence."""
+
+    def score_words(self) -> str:
+        """The score alone."""
+        return f"out-of-fold {self.metric} {self.score:.4f}"
+
+    def interval_words(self) -> str:
+        """What chance could make of the score, and what it lacks."""
+        groups, interval = self.summary["groups"], self.summary["interval"]
+        words = "no interval: one group"  # which says nothing of others
+        if interval is not None:
+            words = f"95% {interval[0]:.4f} to {interval[1]:.4f} over {groups} groups"
+        if missing := self.summary["missing_folds"]:
+            words += f"; incomplete, without the unfinished folds {', '.join(map(str, missing))}"
+        return words
+
+    def lines(self) -> list[str]:
+        """The figures in words."""
+        headline = f"{self.score_words()} ({self.interval_words()}); {self.peer_words()}"
+        return [*self.fold_lines(), self.choice_words(), *self.further_lines(), headline]

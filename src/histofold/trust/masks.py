@@ -1,0 +1,141 @@
+"""Masks out-of-fold: thresholds chosen nested over folds, Dice, and their words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histofold.schema.files import write_atomically
+from histofold.schema.parse import write_json
+from histofold.trust.blank_tiles import refuse_costly_skipping
+from histofold.trust.evaluation import Evaluation, FinishedRun
+from histofold.trust.intervals import grouped_interval
+from histofold.trust.oof import THRESHOLD_GRID, FoldRun, score_folds
+from histofold.trust.thresholds import apply_thresholds, nested_scores
+
+OOF_COLUMNS = ("id", "fold", "organ", "source", "dice")
+"""Of oof.csv; where there are several classes a column `dice_CLASS` follows for each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskEvaluation(Evaluation):
+    """What an evaluation of masks found."""
+
+    @property
+    def score(self) -> float:
+        """The mean Dice of all held-out slides."""
+        return float(self.summary["dice"])
+
+    def fold_lines(self) -> list[str]:
+        """The Dice of each fold."""
+        return [fold_words(fold, values) for fold, values in self.summary["folds"].items()]
+
+    def choice_words(self) -> str:
+        """The thresholds."""
+        return threshold_words(self.summary, self.thresholds)
+
+    def further_lines(self) -> list[str]:
+        """The Dice of each class, of several."""
+        return [class_words(self.summary)] if "classes" in self.summary else []
+
+    def peer_words(self) -> str:
+        """The Dice of a mask of everything."""
+        return f"a mask of everything scores {self.summary['dice_of_everything']:.4f}"
+
+
+def evaluate_masks(found: FinishedRun) -> MaskEvaluation:
+    """Score a run of masks and write oof.csv, thresholds.json and summary.json."""
+    run, folds = found.run, found.folds
+    refuse_costly_skipping(folds[0].manifest, found.truth, list(found.samples.values()))
+    table = score_folds(run, folds, found.sources)
+    names = folds[0].manifest.classes
+    several = names if len(names) > 1 else ()
+    nested, thresholds = nested_scores(table, THRESHOLD_GRID, several)
+    oof = _oof_table(table, nested, several)
+    summary = _summarise(table, oof, thresholds, folds, several) | found.facts()
+    write_atomically(run / "oof.csv", oof.to_csv(index=False, float_format="%.6f"))
+    write_json(run / "thresholds.json", thresholds)
+    write_json(run / "summary.json", summary)
+    return MaskEvaluation(
+        run=run,
+        folds=folds,
+        truth=found.truth,
+        samples=found.samples,
+        oof=oof,
+        thresholds=thresholds,
+        summary=summary,
+        notes=found.notes,
+    )
+
+
+_AGREEMENT = 1e-4
+"""Dice of a fold at 0.5 and that of its training differ by less where nothing has changed between them."""
+
+
+def fold_words(fold: str, values: Mapping[str, Any]) -> str:
+    """The Dice of a fold in words: at thresholds of the other folds, at 0.5, and how training saw it."""
+    half, trained = values["dice_at_half"], values["last_dice"]
+    training = "as in training"
+    if abs(half - trained) >= _AGREEMENT:
+        training = f"{trained:.4f} in training: settings of prediction, masks or the machine are others since"
+    return f"fold {fold}: Dice {values['dice']:.4f}; {half:.4f} at threshold 0.5, {training}"
+
+
+def threshold_words(summary: Mapping[str, Any], thresholds: Mapping[str, float]) -> str:
+    """What the out-of-fold Dice was cut at, in words."""
+    if len(summary["folds"]) < 2:
+        return "threshold 0.5: one fold alone has no other to choose it on"
+    own = " and others by organ or class" if len(thresholds) > 1 else ""
+    chosen = f"each fold at those that the others chose; all of them choose {thresholds['default']:g}{own}"
+    return f"thresholds: {chosen}; at 0.5 the Dice is {summary['dice_at_half']:.4f}"
+
+
+def class_words(summary: Mapping[str, Any]) -> str:
+    """The Dice of each class in words."""
+    return "Dice by class: " + ", ".join(f"{name} {dice:.4f}" for name, dice in summary["classes"].items())
+
+
+def _oof_table(table: pd.DataFrame, nested: np.ndarray, several: Sequence[str]) -> pd.DataFrame:
+    """oof.csv, from the scores of each slide, (N,), or of several classes (N, K)."""
+    own = {f"dice_{name}": nested[:, number] for number, name in enumerate(several)}
+    dice = nested.mean(axis=1) if several else nested
+    return table[["id", "fold", "organ", "source"]].assign(dice=dice, **own)[[*OOF_COLUMNS, *own]]
+
+
+def _summarise(
+    table: pd.DataFrame,
+    oof: pd.DataFrame,
+    thresholds: dict[str, float],
+    folds: Sequence[FoldRun],
+    several: Sequence[str],
+) -> dict[str, Any]:
+    """The figures of a run as plain data."""
+    scores, groups = oof["dice"].to_numpy(), int(table["group"].nunique())
+    optimistic = apply_thresholds(table, thresholds, several)
+    by_class = {name: float(oof[f"dice_{name}"].mean()) for name in several}
+    return {
+        "metric": "Dice",
+        "dice": float(scores.mean()),
+        "interval": list(grouped_interval(scores, table["group"].tolist())) if groups > 1 else None,
+        "images": len(table),
+        "groups": groups,
+        "dice_at_half": float(table[0.5].mean()),
+        "dice_of_everything": float(table["everything"].mean()),
+        "dice_thresholds_on_all_optimistic": float(optimistic.mean()),
+        "folds": {
+            str(fold.fold): {
+                "dice": float(scores[(table["fold"] == fold.fold).to_numpy()].mean()),
+                "dice_at_half": float(table.loc[table["fold"] == fold.fold, 0.5].mean()),
+                "last_step": fold.record.steps,
+                "best_step": fold.record.best_step,
+                "best_dice_optimistic": fold.record.best_dice_optimistic,
+                "last_dice": fold.record.dice,
+            }
+            for fold in folds
+        },
+        **({"classes": by_class} if several else {}),
+    }
