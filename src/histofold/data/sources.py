@@ -8,13 +8,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
-from histofold.competitions.base import Competition, Split
+from histofold.competitions.base import Competition, ObjectCompetition, Split
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
+from histofold.core.objects.instances import Objects
 from histofold.core.rle.runs import Masks, Runs
 from histofold.data.duplicates import duplicate_groups
 from histofold.data.folds import ALWAYS_TRAINED
@@ -290,3 +292,13 @@ class JoinedTruth:
         """Pixels of a training sample of any of the datasets that do not count."""
         source, key = self._owners[sample.id]
         return source.competition.ignored(source.samples[key])
+
+    def objects(self, sample: Sample) -> Objects:
+        """The true objects of a training sample of any of the datasets, where their competition is one of objects."""
+        source, key = self._owners[sample.id]
+        return cast(ObjectCompetition, source.competition).objects(source.samples[key])
+
+    def unsure(self, sample: Sample) -> Objects:
+        """Its objects that do not count, since people were unsure of them."""
+        source, key = self._owners[sample.id]
+        return cast(ObjectCompetition, source.competition).unsure(source.samples[key])
