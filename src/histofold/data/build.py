@@ -16,7 +16,7 @@ from histofold.core.log import logger
 from histofold.core.rle.runs import Masks, class_runs
 from histofold.data.check import audit_images, nothing_labelled
 from histofold.data.cleaning import cleaned_targets
-from histofold.data.contents import measure_contents, truth_digest
+from histofold.data.contents import measure_contents, true_objects, truth_digest
 from histofold.data.explore.folder import Exploration, explore_folder
 from histofold.data.explore.notices import Notice
 from histofold.data.folds import check_fold_rule, plan_folds
@@ -86,6 +86,7 @@ def build_dataset(
     faults += audit_images(competition, samples, decode=False)
     if faults:
         raise InputError(faults)
+    _refuse_object_settings(competition, experiment)
     _warn(competition.notices[:MOST_LINES])
     if len(competition.notices) > MOST_LINES:
         logger.warning("%d more notices stand in the report", len(competition.notices) - MOST_LINES)
@@ -210,9 +211,29 @@ def _tile_jobs(
             classes=competition.classes,
             regions=regions_of(sample),
             ignored=competition.ignored(sample),
+            objects=true_objects(competition, sample),
         )
         for sample in samples
     ]
+
+
+def _refuse_object_settings(competition: Competition, experiment: Experiment) -> None:
+    """Refuse settings that do not go with single objects.
+
+    Raises:
+        InputError: If labels are to be cleaned, or objects are of several classes.
+    """
+    if competition.task != "instances":
+        return
+    faults = []
+    if experiment.data.clean_blank:
+        rule = "labels on the glass are cleaned of masks, not of single objects"
+        faults.append(Fault("data.clean_blank", "experiment", rule, "leave it out"))
+    if len(competition.classes) > 1:
+        rule = f"objects of {len(competition.classes)} classes, and networks of objects know one"
+        faults.append(Fault("classes", competition.name, rule, "make one dataset of each class"))
+    if faults:
+        raise InputError(faults)
 
 
 def _dataset_info(
@@ -225,6 +246,7 @@ def _dataset_info(
         tiles=experiment.tiles,
         classes=competition.classes,
         clean_blank=experiment.data.clean_blank,
+        task=competition.task,
         mean=cut.mean,
         std=cut.std,
         stain_reference=reference,

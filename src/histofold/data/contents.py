@@ -9,8 +9,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
-from histofold.competitions.base import Truth
+import numpy as np
+
+from histofold.competitions.base import ObjectCompetition, Truth
+from histofold.core.objects.instances import Objects
 from histofold.core.rle.runs import Masks, Runs, class_runs
 from histofold.schema.manifest import file_sha256
 from histofold.schema.sample import Sample
@@ -66,10 +70,26 @@ def masks_digest(masks: Masks, ignored: Runs | None = None) -> str:
     return digest.hexdigest()
 
 
+def objects_digest(objects: Objects) -> str:
+    """SHA-256 of objects: the image's size, and which runs are whose."""
+    digest = hashlib.sha256(repr(objects.shape_hw).encode())
+    for part in (objects.starts, objects.lengths, objects.offsets):
+        digest.update(np.ascontiguousarray(part, np.int64).tobytes())
+    return digest.hexdigest()
+
+
 def truth_digest(truth: Truth, sample: Sample) -> str:
-    """SHA-256 of the truth that an adapter has of a sample."""
+    """SHA-256 of the truth that an adapter has of a sample: of its masks, or of them and the single objects."""
     ignored: Callable[[Sample], Runs | None] = getattr(truth, "ignored", lambda sample: None)
-    return masks_digest(truth.target(sample), ignored(sample))
+    digest = masks_digest(truth.target(sample), ignored(sample))
+    single = true_objects(truth, sample)
+    return digest if single is None else f"{digest} {objects_digest(single)}"
+
+
+def true_objects(truth: Truth, sample: Sample) -> Objects | None:
+    """The true objects of a sample; None in competitions of masks."""
+    is_of_objects = getattr(truth, "task", "masks") == "instances"
+    return cast(ObjectCompetition, truth).objects(sample) if is_of_objects else None
 
 
 def folder_listing(root: Path, without: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from histofold.competitions.base import Task
 from histofold.core.faults import Fault, InputError
 from histofold.data.contents import Content, folder_listing
 from histofold.data.folds import ALWAYS_TRAINED
@@ -46,6 +47,8 @@ class DatasetInfo:
     """Names of the mask classes."""
     clean_blank: bool = False
     """Whether the tiles were cut without the labels on the glass around the tissue."""
+    task: Task = "masks"
+    """Whether tiles hold masks, or labels of single objects (`instances`)."""
     mean: tuple[float, float, float]
     """Mean of the tiles' channels, in 0 to 1."""
     std: tuple[float, float, float]
@@ -243,7 +246,7 @@ def complete_preprocessing(experiment: Experiment, info: DatasetInfo, folder: Pa
         for name in SCALE_FIELDS
         if getattr(wanted, name) != getattr(built, name)
     ]
-    if len(info.classes) != experiment.model.classes:
+    if experiment.model.classes not in known_channels(info):
         rule = f"tiles have {len(info.classes)} mask classes ({', '.join(info.classes)}), the experiment's network "
         rule += f"{experiment.model.classes}"
         remedy = f"write model.classes = {len(info.classes)}, or build a dataset of a folder with that many"
@@ -266,21 +269,30 @@ def complete_preprocessing(experiment: Experiment, info: DatasetInfo, folder: Pa
     return wanted
 
 
+def known_channels(info: DatasetInfo) -> tuple[int, ...]:
+    """What `model.classes` may be: the number of mask classes; of objects also that of the dense network's channels."""
+    return (len(info.classes), 3) if info.task == "instances" else (len(info.classes),)
+
+
 def tile_differences(experiment: Experiment, folder: Path) -> list[Fault]:
-    """Settings of `tiles` that the built tiles of a dataset do not follow; they can be trained on all the same.
+    """Settings of tiles that the built ones of a dataset do not follow; they can be trained on all the same.
 
     Returns:
         A fault for each setting in which experiment and tiles differ, the folds aside.
     """
     info = load_json(DatasetInfo, folder / "dataset.json")
-    built, wanted = vars(info.tiles), vars(experiment.tiles)
+    pairs = {
+        f"tiles.{name}": (value, getattr(experiment.tiles, name))
+        for name, value in vars(info.tiles).items()
+        if name not in FOLD_FIELDS
+    }
     return [
         Fault(
-            f"tiles.{name}",
+            name,
             str(folder / "dataset.json"),
-            f"tiles were cut with {built[name]!r} and stay so, though the experiment says {wanted[name]!r}",
+            f"tiles were cut with {built!r} and stay so, though the experiment says {wanted!r}",
             "build the dataset anew with --experiment where that matters",
         )
-        for name in wanted
-        if name not in FOLD_FIELDS and wanted[name] != built[name]
+        for name, (built, wanted) in pairs.items()
+        if wanted != built
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.data.tiles.files import read_tile
+from histofold.data.tiles.labels import IGNORED_LABEL, joined_labels
 from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.imaging.stain import StainMap, slide_stain_maps
 from histofold.imaging.tissue import tissue_mask
@@ -25,6 +26,7 @@ from histofold.train.augment.cutmix import CutMix
 from histofold.train.augment.pipeline import Augmenter
 from histofold.train.augment.stain import kept_templates
 from histofold.train.fold import FoldSetup
+from histofold.train.objects.targets import mask_example
 
 
 def training_tiles(setup: FoldSetup, keep: bool = True) -> TileDataset:
@@ -87,7 +89,7 @@ def _cutmix(setup: FoldSetup) -> CutMix | None:
     return cutmix
 
 
-class TileDataset(Dataset[dict[str, torch.Tensor]]):
+class TileDataset(Dataset[dict[str, Any]]):
     """uint8 tiles and masks, augmented; indexed by (tile, epoch, position) so that each draw is its own.
 
     The device normalises and unpacks the masks: workers ship a quarter of the bytes that float32 would be.
@@ -105,6 +107,7 @@ class TileDataset(Dataset[dict[str, torch.Tensor]]):
         organs: Sequence[str] = (),
         ignore_blank: bool = False,
         cutmix: CutMix | None = None,
+        as_example: Callable[[np.ndarray, np.ndarray], dict[str, Any]] = mask_example,
     ) -> None:
         """Prepare.
 
@@ -118,6 +121,7 @@ class TileDataset(Dataset[dict[str, torch.Tensor]]):
             organs: The fold's organs, whose places the examples tell.
             ignore_blank: Whether the loss leaves out what is no tissue, labels on blank glass with it.
             cutmix: What is replaced by pieces of other tiles; None: nothing.
+            as_example: What the network is given of an augmented image and its mask or labels.
         """
         self._folders = [Path(name) for name in index["folder"]] if "folder" in index else [folder] * len(index)
         self._tile_ids, self._classes = index["tile_id"].tolist(), classes
@@ -126,48 +130,53 @@ class TileDataset(Dataset[dict[str, torch.Tensor]]):
         known = index["organ"] if "organ" in index else [""] * len(index)
         self._organs = torch.tensor([places.get(organ, -1) for organ in known], dtype=torch.int64)
         self._augmenter, self._seed = augmenter, seed
-        self._ignore_blank, self._cutmix = ignore_blank, cutmix
+        self._ignore_blank, self._cutmix, self._as_example = ignore_blank, cutmix, as_example
 
     def __len__(self) -> int:
         """Number of tiles."""
         return len(self._tile_ids)
 
-    def __getitem__(self, draw: tuple[int, int, int]) -> dict[str, torch.Tensor]:
+    def __getitem__(self, draw: tuple[int, int, int]) -> dict[str, Any]:
         """The example of a draw (tile, epoch, position).
 
         Returns:
             `image` uint8 HWC; `mask` uint8 HW, bit k for class k and `IGNORED_BIT`; `organ` int64, the place in the
-            fold's organs or -1; `log_zoom` float32, ln of the pixel size that the example shows over the tile's own.
+            fold's organs or -1; `log_zoom` float32, ln of the pixel size that the example shows over the tile's own. Of
+            networks of objects instead of `mask` what `detector_example` or `dense_example` says.
         """
         tile, epoch, position = draw
         key = (self._seed, epoch, position)
         # Bits move through the augmentation as one mask, since it only ever moves pixels of masks as they are.
-        image_HWC, bits_HW, log_zoom = self._augmenter(*self.read(tile), key)
-        cut = self._cutmix.draw(tile, key, bits_HW.shape) if self._cutmix else None
+        image_HWC, mask_HW, log_zoom = self._augmenter(*self.read(tile), key)
+        cut = self._cutmix.draw(tile, key, mask_HW.shape) if self._cutmix else None
         if cut is not None:
             other = self._augmenter(*self.read(cut.partner), cut.key)
             image_HWC[cut.y, cut.x] = other.image_HWC[cut.y, cut.x]
-            bits_HW[cut.y, cut.x] = other.bits_HW[cut.y, cut.x]
+            pasted_HW = other.mask_HW[cut.y, cut.x]
+            mask_HW[cut.y, cut.x] = pasted_HW if mask_HW.dtype == np.uint8 else joined_labels(mask_HW, pasted_HW)
             # One number for both pieces: mixed by area, as the paper mixes labels.
-            share = bits_HW[cut.y, cut.x].size / bits_HW.size
+            share = pasted_HW.size / mask_HW.size
             log_zoom = (1 - share) * log_zoom + share * other.log_zoom
         return {
-            "image": torch.from_numpy(image_HWC),
-            "mask": torch.from_numpy(bits_HW),
+            **self._as_example(image_HWC, mask_HW),
             "organ": self._organs[tile],
             "log_zoom": torch.tensor(log_zoom, dtype=torch.float32),
         }
 
     def read(self, tile: int) -> tuple[np.ndarray, np.ndarray]:
-        """A tile as prediction would see it, before augmentation: image uint8 HWC, mask uint8 HW of bits.
+        """A tile as prediction would see it, before augmentation: image uint8 HWC, mask uint8 HW bits or uint16 labels.
 
         Blank glass is looked for on the tile as it was cut, since stain normalisation may colour it.
         """
-        image_HWC, bits_HW = read_tile(self._folders[tile], self._tile_ids[tile], self._classes)
+        image_HWC, mask_HW = read_tile(self._folders[tile], self._tile_ids[tile], self._classes)
         if self._ignore_blank:
-            bits_HW |= (~tissue_mask(image_HWC)).astype(np.uint8) * np.uint8(IGNORED_BIT)
+            blank_HW = ~tissue_mask(image_HWC)
+            if mask_HW.dtype == np.uint8:
+                mask_HW |= blank_HW.astype(np.uint8) * np.uint8(IGNORED_BIT)
+            else:
+                mask_HW[blank_HW] = IGNORED_LABEL
         stain_map = self._stain_maps[tile]
-        return (image_HWC if stain_map is None else stain_map(image_HWC)), bits_HW
+        return (image_HWC if stain_map is None else stain_map(image_HWC)), mask_HW
 
 
 def make_loader(

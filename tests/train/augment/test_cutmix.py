@@ -1,5 +1,6 @@
 """CutMix: each pixel is one of two tiles of an organ, drawn from the key alone."""
 
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from histofold.data.tiles.files import write_tile
+from histofold.data.tiles.labels import IGNORED_LABEL
 from histofold.schema.experiment import AugmentConfig
 from histofold.train.augment.cutmix import CutMix
 from histofold.train.augment.pipeline import Augmenter
@@ -128,6 +130,34 @@ def test_each_pixel_is_one_of_two_tiles_image_and_mask_alike(tiles):
     assert mixed > 20
 
 
+def test_objects_of_two_tiles_are_never_one(tmp_path):
+    """And the pasted ones are those of the partner, renumbered."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for tile in range(2):
+        labels_HW = np.kron(rng.integers(0, 4, (4, 4)), np.ones((16, 16))).astype(np.uint16)
+        labels_HW[0, 0], labels_HW[-1, -1] = 3, IGNORED_LABEL
+        write_tile(tmp_path, f"t{tile}", np.full((64, 64, 3), 100 * tile, np.uint8), labels_HW, 1)
+    index = pd.DataFrame({"tile_id": ["t0", "t1"], "id": ["a", "b"], "organ": ["", ""]})
+    cutmix = CutMix(index["organ"], index["id"], probability=1.0, area=0.5)
+    seen = {}
+    made = partial(TileDataset, tmp_path, index, Augmenter(OFF, 64, labels=True), 7, cutmix=cutmix)
+    dataset = made(as_example=lambda image_HWC, mask_HW: seen.update(image=image_HWC, mask=mask_HW) or {})
+    for position in range(20):
+        dataset[0, 0, position]
+        of_other_HW = seen["image"][..., 0] == 100
+        own, others = (set(np.unique(seen["mask"][where_HW])) for where_HW in (~of_other_HW, of_other_HW))
+        assert not own & others - {0, IGNORED_LABEL}
+        cut = cutmix.draw(0, (7, 0, position), (64, 64))
+        theirs_HW = dataset.read(1)[1][cut.y, cut.x]
+        moved_HW = seen["mask"][cut.y, cut.x]
+        assert len(np.unique(moved_HW)) == len(np.unique(theirs_HW))
+        assert len({*zip(moved_HW.ravel().tolist(), theirs_HW.ravel().tolist(), strict=True)}) == len(
+            np.unique(moved_HW)
+        )
+
+
 def test_what_is_not_replaced_is_the_example_without_cutmix(tiles):
     """And what is replaced is the partner augmented with the key of the cut."""
     config = AugmentConfig(crop=32, affine=1.0, colour=1.0, hed=1.0, sharpness=1.0)
@@ -140,7 +170,7 @@ def test_what_is_not_replaced_is_the_example_without_cutmix(tiles):
         partner = Augmenter(config, 64)(*without.read(cut.partner), cut.key)
         expected_image, expected_mask = plain["image"].numpy().copy(), plain["mask"].numpy().copy()
         expected_image[cut.y, cut.x] = partner.image_HWC[cut.y, cut.x]
-        expected_mask[cut.y, cut.x] = partner.bits_HW[cut.y, cut.x]
+        expected_mask[cut.y, cut.x] = partner.mask_HW[cut.y, cut.x]
         np.testing.assert_array_equal(mixed["image"].numpy(), expected_image)
         np.testing.assert_array_equal(mixed["mask"].numpy(), expected_mask)
         assert mixed["organ"] == plain["organ"] == 0

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from histofold.core.faults import InputError
+from histofold.data.tiles.labels import IGNORED_LABEL
 from histofold.schema.augment import AugmentConfig
 from histofold.train.augment.own import load_pipeline, pipeline_digest
 from histofold.train.augment.pipeline import Augmenter
@@ -82,7 +83,7 @@ def test_the_key_alone_decides_whatever_came_before_and_wherever(write):
     for key, result in zip(reversed(keys), reversed(results), strict=True):
         again = elsewhere(picture(), patterns(), key)
         assert (again.image_HWC == result.image_HWC).all()
-        assert (again.bits_HW == result.bits_HW).all()
+        assert (again.mask_HW == result.mask_HW).all()
         assert again.log_zoom == result.log_zoom
     assert len({result.image_HWC.tobytes() for result in results}) == 6
 
@@ -95,7 +96,7 @@ def test_ours_draw_the_same_whatever_stands_behind_them(write):
     for position in range(5):
         alone, followed = (each(picture(), patterns(), (0, 0, position)) for each in (plain, more))
         assert (followed.image_HWC == 255 - alone.image_HWC).all()
-        assert (followed.bits_HW == alone.bits_HW).all()
+        assert (followed.mask_HW == alone.mask_HW).all()
 
 
 @pytest.mark.parametrize(
@@ -112,8 +113,35 @@ def test_ours_draw_the_same_whatever_stands_behind_them(write):
 def test_masks_of_several_classes_and_ignored_pixels_keep_their_values(write, step):
     own, seen = augmenter(write({"p": 1.0, **step})), set()
     for position in range(8):
-        seen |= set(np.unique(own(picture(), patterns(), (0, 0, position)).bits_HW))
+        seen |= set(np.unique(own(picture(), patterns(), (0, 0, position)).mask_HW))
     assert seen == set(np.unique(patterns()))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"__class_fullname__": "Affine", "scale": [0.7, 1.4], "rotate": [-45, 45]},
+        {"__class_fullname__": "CoarseDropout", "fill_mask": IGNORED_LABEL},
+        {"__class_fullname__": "histofold.Move", "elastic": 1.0, "affine": 1.0, "grid": 1.0},
+    ],
+    ids=lambda step: step["__class_fullname__"],
+)
+def test_labels_of_objects_keep_their_values(write, step):
+    labels_HW = patterns().astype(np.uint16) * 300
+    config = AugmentConfig(preset="none", pipeline=write({"p": 1.0, **step}))
+    own = Augmenter(config, SIDE, labels=True)
+    for position in range(4):
+        moved_HW = own(picture(), labels_HW, (0, 0, position)).mask_HW
+        assert moved_HW.dtype == np.uint16
+        assert set(np.unique(moved_HW)) <= {*np.unique(labels_HW), IGNORED_LABEL}
+
+
+def test_a_step_that_makes_up_objects_is_refused(write):
+    config = AugmentConfig(
+        preset="none", pipeline=write({"__class_fullname__": "CoarseDropout", "fill_mask": 9, "p": 1.0})
+    )
+    with pytest.raises(InputError, match=f"does not show; fill masks with 0, or with {IGNORED_LABEL}"):
+        Augmenter(config, SIDE, labels=True)
 
 
 def test_steps_see_bytes_of_the_crop_and_bits_of_the_mask(monkeypatch):
@@ -176,7 +204,7 @@ def test_every_step_of_ours_can_be_saved_and_loaded(tmp_path, name):
         ),
         ({"__class_fullname__": "Resize", "height": 96, "width": 64, "p": 1.0}, r"must stay uint8 of \(64, 64, 3\)"),
         ({"__class_fullname__": "Normalize", "p": 0.01}, r"image float32.*the device normalises"),
-        ({"__class_fullname__": "CoarseDropout", "fill_mask": 64, "p": 1.0}, "classes that it does not show"),
+        ({"__class_fullname__": "CoarseDropout", "fill_mask": 64, "p": 1.0}, "that it does not show"),
         ({"__class_fullname__": "CenterCrop", "height": 96, "width": 96, "p": 1.0}, "fails on a tile of 64 pixels"),
     ],
 )
@@ -188,7 +216,7 @@ def test_what_gives_no_example_is_refused_before_the_first_step(write, step, rul
 def test_a_crop_that_is_brought_back_to_its_size_is_none(write):
     crop = {"__class_fullname__": "RandomCrop", "height": 48, "width": 32, "p": 1.0}
     own = augmenter(write(crop, {"__class_fullname__": "Resize", "height": SIDE, "width": SIDE, "p": 1.0}))
-    assert own(picture(), patterns(), (0, 0, 0)).bits_HW.shape == (SIDE, SIDE)
+    assert own(picture(), patterns(), (0, 0, 0)).mask_HW.shape == (SIDE, SIDE)
 
 
 def test_all_unknown_names_are_told_with_those_that_are_known(write):

@@ -96,7 +96,7 @@ def test_the_key_alone_decides(config):
         second(smooth_tile(seed=3), bits_HW, (1, position, 0))
     results = [augmenter(image_HWC, bits_HW, (0, 7, 2)) for augmenter in (first, second)]
     assert (results[0].image_HWC == results[1].image_HWC).all()
-    assert (results[0].bits_HW == results[1].bits_HW).all()
+    assert (results[0].mask_HW == results[1].mask_HW).all()
     assert results[0].log_zoom == results[1].log_zoom
     assert (image_HWC == before_HWC).all()
     drawn = {first(image_HWC, bits_HW, key).image_HWC.tobytes() for key in np.ndindex(2, 2, 3)}
@@ -110,7 +110,7 @@ def test_no_step_disturbs_the_draws_of_another():
     coloured = Augmenter(only(*GEOMETRIC, "colour", "jpeg", "cutout"), 96)
     for position in range(5):
         key = (0, 0, position)
-        assert (every(image_HWC, bits_HW, key).bits_HW == coloured(image_HWC, bits_HW, key).bits_HW).all()
+        assert (every(image_HWC, bits_HW, key).mask_HW == coloured(image_HWC, bits_HW, key).mask_HW).all()
 
 
 @pytest.mark.parametrize("config", [*map(only, PROBABILITIES), ALL], ids=[*PROBABILITIES, "all"])
@@ -153,7 +153,7 @@ def test_every_value_of_a_mask_survives_and_no_other_appears(name):
     config = only(*GEOMETRIC) if name == "all" else only(name)
     seen = set()
     for position in range(12):
-        new_HW = Augmenter(config, 96)(smooth_tile(), bits_HW, (0, 0, position)).bits_HW
+        new_HW = Augmenter(config, 96)(smooth_tile(), bits_HW, (0, 0, position)).mask_HW
         assert set(np.unique(new_HW)) <= set(patterns)
         seen |= set(np.unique(new_HW))
     assert seen == set(patterns)
@@ -266,3 +266,16 @@ def test_an_example_that_fits_shows_nothing_beyond_its_tile():
         for channel in range(2):
             steps = np.diff(new_HWC[1:-1, 1:-1, channel].astype(int), axis=0)
             assert steps.min() >= -1 or steps.max() <= 1  # a mirror would turn the ramp
+
+
+@pytest.mark.parametrize("config", [OFF, ALL, only("rotate90", flip=0.5, crop=64)], ids=["off", "all", "symmetries"])
+def test_labels_of_16_bits_move_as_bits_do(config):
+    image_HWC, bits_HW = smooth_tile(), random_bits()
+    for position in range(5):
+        key = (0, 0, position)
+        moved = Augmenter(config, 96)(image_HWC, bits_HW, key)
+        labelled = Augmenter(config, 96, labels=True)(image_HWC, bits_HW.astype(np.uint16) * 257, key)
+        assert labelled.mask_HW.dtype == np.uint16
+        assert labelled.mask_HW.flags["C_CONTIGUOUS"]
+        np.testing.assert_array_equal(labelled.mask_HW, moved.mask_HW.astype(np.uint16) * 257)
+        np.testing.assert_array_equal(labelled.image_HWC, moved.image_HWC)

@@ -19,10 +19,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from histofold.core.faults import Fault, ImageError, InputError
+from histofold.core.objects.instances import Objects
 from histofold.core.rle.runs import Masks, Runs, class_runs, runs_to_text
 from histofold.core.threads import map_here, map_in_order
+from histofold.data.contents import objects_digest
 from histofold.data.tiles.bands import stream_tiles
 from histofold.data.tiles.files import TILE_FOLDERS, has_tile, remove_tile, write_tile
+from histofold.data.tiles.labels import IGNORED_LABEL, structure_pixels, target_labels
 from histofold.data.tiles.masks import IGNORED_BIT, check_class_count, class_fractions, target_bits
 from histofold.data.tiles.plan import PlannedTile, Rings, SlidePlan, keeps_background
 from histofold.imaging.formats.door import use_formats
@@ -63,6 +66,8 @@ class TileJob:
     """Regions of the anatomy in slide pixels."""
     ignored: Runs | None = None
     """Pixels that training passes over."""
+    objects: Objects | None = None
+    """The single objects, in competitions of objects: tiles keep their labels then, instead of the target's masks."""
     threads: int = 1
     """Threads that finish tiles; where there are several, one more decodes ahead."""
 
@@ -174,6 +179,7 @@ def _cut_tiles(job: TileJob) -> CutSlide:
             shape_hw=slide.shape_hw,
             pixel_size_um=job.sample.pixel_size_um,
             target=job.target,
+            objects=job.objects,
             regions=job.regions,
             preprocessing=job.preprocessing,
             tiles=job.tiles,
@@ -195,24 +201,22 @@ def _cut_tiles(job: TileJob) -> CutSlide:
 def _finish_tile(
     job: TileJob, plan: SlidePlan, views: Sequence[tuple[int, int]], cut: tuple[PlannedTile, np.ndarray]
 ) -> tuple[Row, np.ndarray] | None:
-    """Decode a tile's mask and write the tile, reflected where the slide is smaller than it.
+    """Decode a tile's truth and write the tile, reflected where the slide is smaller than it.
 
     Returns:
         Its row of the index and the counts of its channels' values, int64 (3, 256); None if it is dropped.
     """
     tile, image_HWC = cut
     view_hw = views[tile.view]
-    bits_HW = target_bits(job.target, view_hw, tile.y, tile.x)
-    fraction, tissue = np.count_nonzero(bits_HW) / bits_HW.size, tissue_fraction(image_HWC)
+    mask_HW, structures_HW = _tile_mask(job, tile, view_hw)
+    fraction, tissue = np.count_nonzero(structures_HW) / mask_HW.size, tissue_fraction(image_HWC)
     if fraction == 0 and not _keeps_unmasked(job.tiles, tile.tile_id, image_HWC, tissue):
         return None
-    own = class_fractions(bits_HW, len(job.classes)) if len(job.classes) > 1 else []
-    if job.ignored is not None:
-        bits_HW |= target_bits(job.ignored, view_hw, tile.y, tile.x) * np.uint8(IGNORED_BIT)
-        if bits_HW.min() >= IGNORED_BIT:
-            return None  # nothing to learn from
+    own = class_fractions(structures_HW, len(job.classes)) if len(job.classes) > 1 else []
+    if mask_HW.min() >= (IGNORED_BIT if job.objects is None else IGNORED_LABEL):
+        return None  # nothing to learn from
     padded_HWC = np.pad(image_HWC, (*tile.pad, (0, 0)), mode="reflect") if np.any(tile.pad) else image_HWC
-    padded_HW = np.pad(bits_HW, tile.pad, mode="reflect") if np.any(tile.pad) else bits_HW
+    padded_HW = np.pad(mask_HW, tile.pad, mode="reflect") if np.any(tile.pad) else mask_HW
     write_tile(job.out, tile.tile_id, padded_HWC, padded_HW, len(job.classes))
     values = [
         *(tile.tile_id, job.sample.id, job.fold, tile.y.start, tile.x.start, plan.size),
@@ -221,6 +225,20 @@ def _finish_tile(
         *(job.sample.organ, *(round(share, 6) for share in own)),
     ]
     return dict(zip(index_columns(job.classes), values, strict=True)), _value_counts(image_HWC)
+
+
+def _tile_mask(job: TileJob, tile: PlannedTile, view_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """What is stored of a tile's truth, bits (uint8) or labels (uint16), and what of it is structure, ignored or not.
+
+    Of labels, objects lie on top of what is ignored.
+    """
+    if job.objects is not None:
+        labels_HW = target_labels(job.objects, view_hw, tile.y, tile.x, job.ignored)
+        return labels_HW, structure_pixels(labels_HW)
+    bits_HW = target_bits(job.target, view_hw, tile.y, tile.x)
+    if job.ignored is None:
+        return bits_HW, bits_HW
+    return bits_HW | target_bits(job.ignored, view_hw, tile.y, tile.x) * np.uint8(IGNORED_BIT), bits_HW
 
 
 def _keeps_unmasked(tiles: TilesConfig, tile_id: str, image_HWC: np.ndarray, tissue: float) -> bool:
@@ -253,4 +271,6 @@ def _job_digest(job: TileJob) -> str:
     parts = [sample, status.st_size, status.st_mtime_ns, scale, plain(job.tiles), truth]
     if job.ignored is not None:
         parts.append(runs_to_text(job.ignored))
+    if job.objects is not None:
+        parts.append(objects_digest(job.objects))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The files of a tile: its image as an uncompressed BMP, its mask as a PNG of one or eight bits.
+"""The files of a tile: its image as an uncompressed BMP, its mask as a PNG of one or eight bits, its labels of sixteen.
 
 Chosen by measurement (docs/benchmarks.md): an uncompressed tile is read about thirty times faster than a PNG, which
 takes longer to decode than the augmentation of a 256 pixel piece of it, and fifteen times faster than lossless WebP. It
@@ -34,25 +34,26 @@ def tile_paths(folder: Path, tile_id: str) -> tuple[Path, Path]:
     return folder / "images" / f"{name}{IMAGE_SUFFIX}", folder / "masks" / f"{name}{MASK_SUFFIX}"
 
 
-def write_tile(folder: Path, tile_id: str, image_HWC: np.ndarray, bits_HW: np.ndarray, classes: int) -> None:
+def write_tile(folder: Path, tile_id: str, image_HWC: np.ndarray, mask_HW: np.ndarray, classes: int) -> None:
     """Write a tile; the slide's part file is what says that it is whole, so nothing is synced here.
 
     Args:
         folder: The dataset.
         tile_id: Id of the tile.
         image_HWC: uint8 (H, W, 3), RGB.
-        bits_HW: uint8 (H, W), bit k for class k, `IGNORED_BIT` for pixels that do not count.
+        mask_HW: uint8 (H, W), bit k for class k, `IGNORED_BIT` for pixels that do not count; or uint16, labels of
+            objects.
         classes: Number of classes; the mask of a single one is black and white, and grey where it does not count.
     """
     image_path, mask_path = tile_paths(folder, tile_id)
     _write_picture(image_path, cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR), [])
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    if classes == 1 and not (bits_HW & IGNORED_BIT).any():
-        _write_picture(mask_path, bits_HW * np.uint8(255), [*options, cv2.IMWRITE_PNG_BILEVEL, 1])
-    elif classes == 1:
-        _write_picture(mask_path, np.where(bits_HW >= IGNORED_BIT, IGNORED_BIT, bits_HW * np.uint8(255)), options)
+    if classes == 1 and mask_HW.dtype == np.uint8 and not (mask_HW & IGNORED_BIT).any():
+        _write_picture(mask_path, mask_HW * np.uint8(255), [*options, cv2.IMWRITE_PNG_BILEVEL, 1])
+    elif classes == 1 and mask_HW.dtype == np.uint8:
+        _write_picture(mask_path, np.where(mask_HW >= IGNORED_BIT, IGNORED_BIT, mask_HW * np.uint8(255)), options)
     else:
-        _write_picture(mask_path, bits_HW, [*options, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE])
+        _write_picture(mask_path, mask_HW, [*options, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE])
 
 
 def _write_picture(path: Path, picture: np.ndarray, options: list[int]) -> None:
@@ -66,20 +67,21 @@ def read_tile(folder: Path, tile_id: str, classes: int = 1) -> tuple[np.ndarray,
     """Read a tile.
 
     Returns:
-        Image uint8 (H, W, 3), RGB, and mask uint8 (H, W): 0, 1 and `IGNORED_BIT` for one class, else its bits.
+        Image uint8 (H, W, 3), RGB, and mask uint8 (H, W): 0, 1 and `IGNORED_BIT` for one class, else its bits; of
+        objects their labels, uint16.
 
     Raises:
         InputError: If a file of the tile is missing or cannot be decoded.
     """
     image_path, mask_path = tile_paths(folder, tile_id)
     bgr_HWC = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
-    bits_HW = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE)
-    if bgr_HWC is None or bits_HW is None:
+    mask_HW = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    if bgr_HWC is None or mask_HW is None:
         path = image_path if bgr_HWC is None else mask_path
         raise InputError([Fault(tile_id, str(path), "the file of a tile is missing or cut short", REBUILD)])
-    if classes == 1:
-        bits_HW = cv2.LUT(bits_HW, _ONE_CLASS_BITS)
-    return cv2.cvtColor(bgr_HWC, cv2.COLOR_BGR2RGB), bits_HW
+    if classes == 1 and mask_HW.dtype == np.uint8:
+        mask_HW = cv2.LUT(mask_HW, _ONE_CLASS_BITS)
+    return cv2.cvtColor(bgr_HWC, cv2.COLOR_BGR2RGB), mask_HW
 
 
 def has_tile(folder: Path, tile_id: str, size: int) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from histofold.core.objects.instances import Objects
 from histofold.core.regions import label_runs, split_runs
 from histofold.core.rle.runs import Masks, Runs, class_runs
 from histofold.core.tiles import TileGrid, axis_spans
@@ -142,6 +143,8 @@ class SlidePlan:
     """Its pixel size; None where unknown."""
     target: Masks
     """The truth, whose objects may get tiles of their own."""
+    objects: Objects | None = None
+    """These objects where they are known one by one; else they are the components of the target."""
     regions: Rings
     """Regions of the anatomy in slide pixels."""
     preprocessing: Preprocessing
@@ -197,9 +200,11 @@ class SlidePlan:
     def _object_origins(self, view_hw: tuple[int, int]) -> Iterator[Origin]:
         zoom_4 = np.tile(np.array(view_hw) / np.array(self.shape_hw), 2)
         jitter_px = self.tiles.object_jitter * self.size
-        for number, runs in enumerate(class_runs(self.target)):
+        known = None if self.objects is None else self.objects.boxes[self.objects.areas > 0]
+        of_classes = [object_boxes(runs) for runs in class_runs(self.target)] if known is None else [known]
+        for number, boxes_N4 in enumerate(of_classes):
             generator = seeded_generator(self.tiles.seed, f"objects/{self.sample_id}/{number}")
-            for box in drawn_boxes(object_boxes(runs), self.tiles.max_objects, generator):
+            for box in drawn_boxes(boxes_N4, self.tiles.max_objects, generator):
                 shift_yx = tuple(generator.uniform(-jitter_px, jitter_px, 2))
                 yield from tiles_on_box(box * zoom_4, self.size, self.tiles.stride, shift_yx, view_hw)
 

@@ -19,6 +19,7 @@ from histofold.data.explore.label_fit import other_order
 from histofold.data.explore.notices import Notice
 from histofold.data.thumbnails import fitting_shape, read_small, small_mask
 from histofold.data.tiles.files import read_tile
+from histofold.data.tiles.labels import separate_objects
 from histofold.data.tiles.masks import IGNORED_BIT, any_class
 from histofold.imaging.slide import open_slide
 from histofold.report.pictures.overlays import contact_sheet, draw_overlay
@@ -41,7 +42,8 @@ def sample_tiles(dataset: Path, index: pd.DataFrame) -> list[tuple[str, np.ndarr
     for name, part in index.groupby("bin", sort=False):
         for row in _of_most_slides(part, TILES_A_BIN, shown):
             image_HWC, mask_HW = read_tile(dataset, row["tile_id"])
-            overlay = draw_overlay(image_HWC, mask_HW % IGNORED_BIT > 0, None)
+            shown_HW = separate_objects(mask_HW) if mask_HW.dtype == np.uint16 else mask_HW % IGNORED_BIT > 0
+            overlay = draw_overlay(image_HWC, shown_HW, None)
             pictures.append((f"{row['tile_id']} · {name} ({row['mask_fraction']:.0%})", overlay))
     return pictures
 

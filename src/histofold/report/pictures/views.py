@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from histofold.data.tiles.labels import IGNORED_LABEL, separate_objects
 from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.predict.views import normalise_tiles
 from histofold.report.pictures.overlays import contact_sheet, draw_overlay, fit_image
@@ -26,10 +27,10 @@ class TileSource(Protocol):
     """What gives tiles and their draws, as the training's dataset does."""
 
     def read(self, tile: int) -> tuple[np.ndarray, np.ndarray]:
-        """A tile as it was cut: image uint8 HWC and mask uint8 HW of bits."""
+        """A tile as it was cut: image uint8 HWC and mask uint8 HW of bits, or uint16 labels of objects."""
 
     def __getitem__(self, draw: tuple[int, int, int]) -> dict[str, Any]:
-        """An example of (tile, epoch, position): tensors `image`, `mask`, `organ` and `log_zoom`."""
+        """An example of (tile, epoch, position): tensors `image`, `mask` or `labels`, `organ` and `log_zoom`."""
 
 
 def spread_tiles(index: pd.DataFrame, count: int = 5) -> list[int]:
@@ -82,7 +83,8 @@ def draw_view_sheet(
         for column in range(draws):
             example = tiles[tile, 0, row * draws + column]
             image_HWC = network_picture(example["image"].numpy(), preprocessing)
-            pictures.append(_outlined(image_HWC, example["mask"].numpy(), cell))
+            shown = example["mask"] if "mask" in example else example["labels"]
+            pictures.append(_outlined(image_HWC, shown.numpy(), cell))
             place, ratio = int(example["organ"]), math.exp(float(example["log_zoom"]))
             organ = organs[place] if 0 <= place < len(organs) else "organ unknown"
             titles.append(f"{organ}, pixel ×{ratio:.2f}")
@@ -109,19 +111,24 @@ def network_picture(image_HWC: np.ndarray, preprocessing: Preprocessing) -> np.n
     return np.rint(np.clip(values_HWC * 255, 0, 255)).astype(np.uint8)
 
 
-def _outlined(image_HWC: np.ndarray, bits_HW: np.ndarray, side: int) -> np.ndarray:
-    """A picture of at most `side` pixels: each class outlined, what is ignored greyed and hatched."""
+def _outlined(image_HWC: np.ndarray, mask_HW: np.ndarray, side: int) -> np.ndarray:
+    """A picture of at most `side` pixels: each class or object outlined, what is ignored greyed and hatched."""
     picture_HWC = fit_image(image_HWC, side)
-    present = int(np.bitwise_or.reduce(bits_HW, axis=None))
-    masks = {bit: _fitted(bits_HW >> bit & 1, picture_HWC.shape) for bit in range(8) if present >> bit & 1}
-    ignored_HW = masks.pop(IGNORED_BIT.bit_length() - 1, None)
+    if mask_HW.dtype == np.uint8:
+        present = int(np.bitwise_or.reduce(mask_HW, axis=None))
+        masks = {bit: _fitted(mask_HW >> bit & 1, picture_HWC.shape) for bit in range(8) if present >> bit & 1}
+        ignored_HW = masks.pop(IGNORED_BIT.bit_length() - 1, None)
+    else:
+        labels_HW = mask_HW.astype(np.uint16)
+        masks = {0: _fitted(separate_objects(labels_HW).view(np.uint8), picture_HWC.shape)}
+        ignored_HW = _fitted((labels_HW == IGNORED_LABEL).view(np.uint8), picture_HWC.shape)
     if ignored_HW is not None:
         rows, columns = np.nonzero(ignored_HW)
         greyed = picture_HWC[rows, columns] // 3 + 2 * _GREY // 3
         greyed[(rows + columns) % 8 < 2] = _HATCH
         picture_HWC[rows, columns] = greyed
-    for mask_HW in masks.values():
-        picture_HWC = draw_overlay(picture_HWC, mask_HW, None, max_side=side)
+    for shown_HW in masks.values():
+        picture_HWC = draw_overlay(picture_HWC, shown_HW, None, max_side=side)
     return picture_HWC
 
 

@@ -106,7 +106,7 @@ class Movement:
     """Clockwise quarter turns after that, 0 to 3."""
 
     def moved(self, array: np.ndarray, interpolation: int) -> np.ndarray:
-        """The example of a tile (H, W) or (H, W, C): uint8 (S, S) or (S, S, C)."""
+        """The example of a tile (H, W) or (H, W, C), uint8 or uint16: (S, S) or (S, S, C)."""
         if interpolation != cv2.INTER_NEAREST and self.stretch > _ALIASING:
             array = cv2.GaussianBlur(array, (0, 0), (self.stretch - 1) / 2)
         if self.places_HW2 is not None:

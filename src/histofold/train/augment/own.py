@@ -1,7 +1,8 @@
 """Albumentations pipelines of the user's own: read from a file or had from a function, tried, and known by content.
 
 What its steps see: `image` uint8 (S, S, 3) and `mask` uint8 (S, S), bit k of which is class k and bit 7 what the loss
-leaves out; masks are moved by their nearest pixel, whatever the file says. Size and type must stay.
+leaves out, or of objects their labels, uint16, 65535 of which is left out; masks are moved by their nearest pixel,
+whatever the file says. Size and type must stay.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import yaml
 from albumentations.core.serialization import SERIALIZABLE_REGISTRY, shorten_class_name
 
 from histofold.core.faults import Fault, InputError
+from histofold.data.tiles.labels import IGNORED_LABEL
 from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.train.augment.steps import own_names
 
@@ -37,52 +39,66 @@ _KIND_REMEDY = "leave out what crops, pads, resizes or normalises: `augment.crop
 class OwnPipeline:
     """A user's pipeline that is known to work on tiles of a size."""
 
-    def __init__(self, name: str, size: int) -> None:
+    def __init__(self, name: str, size: int, labels: bool = False) -> None:
         """Load and try it.
 
         Args:
             name: A file, or `module:function`.
             size: Side S of the examples.
+            labels: Whether masks hold labels, uint16, instead of bits.
 
         Raises:
-            InputError: If it cannot be had, fails, or gives something else than uint8 images and masks of that size.
+            InputError: If it cannot be had, fails, or gives something else than images and masks of that size and type.
         """
         self.name, self.compose = name, load_pipeline(name)
         image_HWC = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
-        bits_HW = (image_HWC[..., 0] > 127) + np.uint8(IGNORED_BIT) * (image_HWC[..., 1] > 127)
+        mask_HW = (image_HWC[..., 0] > 127) + np.uint8(IGNORED_BIT) * (image_HWC[..., 1] > 127)
+        if labels:
+            mask_HW = np.where(mask_HW >= IGNORED_BIT, IGNORED_LABEL, mask_HW).astype(np.uint16)
         # A step of low probability is tried, too: its error must not wait for the middle of a run.
         for compose in (self.compose, _certain(copy.deepcopy(self.compose))):
             for number in range(_TRIALS):
                 compose.set_random_state(np.random.default_rng(number), random.Random(number))
                 try:
-                    example = compose(image=image_HWC.copy(), mask=bits_HW.copy())
+                    example = compose(image=image_HWC.copy(), mask=mask_HW.copy())
                 except Exception as error:  # of whatever kind the user's steps raise
                     rule = f"fails on a tile of {size} pixels ({error})"
                     raise _refusal(name, rule, "mend that step, or leave it out") from error
-                self.refuse_changed_kind(example, image_HWC.shape, bits_HW)
+                self.refuse_changed_kind(example, image_HWC.shape, mask_HW)
 
-    def refuse_changed_kind(self, example: dict[str, Any], shape: tuple[int, ...], bits_HW: np.ndarray) -> None:
+    def refuse_changed_kind(self, example: dict[str, Any], shape: tuple[int, ...], mask_HW: np.ndarray) -> None:
         """Refuse an example that is none.
 
         Args:
             example: Of the pipeline, with `image` and `mask`.
             shape: That the image must have, (S, S, 3).
-            bits_HW: The mask before; bits of classes that it has nowhere must not appear.
+            mask_HW: The mask before, bits (uint8) or labels (uint16); classes or labels that it has nowhere must not
+                appear.
 
         Raises:
             InputError: With the size, type or values that it should have.
         """
         rules = [
-            f"makes the {key} {example[key].dtype} of {tuple(example[key].shape)}: it must stay uint8 of {wanted}"
-            for key, wanted in (("image", shape), ("mask", shape[:2]))
-            if example[key].shape != wanted or example[key].dtype != np.uint8
+            f"makes the {key} {example[key].dtype} of {tuple(example[key].shape)}: it must stay {kind} of {wanted}"
+            for key, kind, wanted in (("image", np.dtype(np.uint8), shape), ("mask", mask_HW.dtype, shape[:2]))
+            if example[key].shape != wanted or example[key].dtype != kind
         ]
         if rules:
             raise InputError([Fault(SETTING, self.name, rule, _KIND_REMEDY) for rule in rules])
-        allowed = int(np.bitwise_or.reduce(bits_HW, axis=None)) | IGNORED_BIT
-        if int(np.bitwise_or.reduce(example["mask"], axis=None)) & ~allowed:
-            remedy = f"fill masks with 0, or with {IGNORED_BIT} for what the loss shall leave out"
-            raise _refusal(self.name, "gives the mask values of classes that it does not show", remedy)
+        if _has_others(example["mask"], mask_HW):
+            ignored = IGNORED_LABEL if mask_HW.dtype == np.uint16 else IGNORED_BIT
+            remedy = f"fill masks with 0, or with {ignored} for what the loss shall leave out"
+            raise _refusal(self.name, "gives the mask values of classes or objects that it does not show", remedy)
+
+
+def _has_others(mask_HW: np.ndarray, before_HW: np.ndarray) -> bool:
+    """Whether a mask has labels, or bits of classes, that the one before has nowhere; what is ignored aside."""
+    if before_HW.dtype == np.uint16:
+        is_known = np.zeros(IGNORED_LABEL + 1, bool)
+        is_known[before_HW] = is_known[[0, IGNORED_LABEL]] = True
+        return not is_known[mask_HW].all()
+    allowed = int(np.bitwise_or.reduce(before_HW, axis=None)) | IGNORED_BIT
+    return bool(int(np.bitwise_or.reduce(mask_HW, axis=None)) & ~allowed)
 
 
 def load_pipeline(name: str) -> A.Compose:
