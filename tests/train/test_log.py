@@ -197,7 +197,9 @@ def test_outlines_are_the_inner_edges(tmp_path):
     log.cv2.imwrite(str(tmp_path / "a.png"), grey_HWC)
     truth_HW, prediction_HW = np.zeros((2, 40, 60), bool)
     truth_HW[5:20, 0:30] = prediction_HW[25:35, 40:50] = True
-    picture_HWC = draw_outlines(tmp_path / "a.png", runs_from_mask(truth_HW), runs_from_mask(prediction_HW))
+    picture_HWC = draw_outlines(
+        Sample(id="a", image_path=tmp_path / "a.png"), runs_from_mask(truth_HW), runs_from_mask(prediction_HW)
+    )
     blue_HW, yellow_HW = ((picture_HWC == colour).all(axis=2) for colour in (log.TRUTH_RGB, log.PREDICTION_RGB))
     assert blue_HW[5, 0:30].all()
     assert blue_HW[5:20, 0].all(), "at the image's border too"

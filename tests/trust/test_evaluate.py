@@ -60,7 +60,7 @@ def test_a_best_validation_is_called_optimistic_only_where_it_is_not_the_last():
 )
 def test_slides_from_the_best_to_the_worst_are_shown(count, names, monkeypatch):
     monkeypatch.setattr(report, "predict_masks", lambda *_: [None])
-    monkeypatch.setattr(report, "class_overlays", lambda path, truth, prediction: [path])
+    monkeypatch.setattr(report, "class_overlays", lambda sample, truth, prediction: [sample.image_path])
     oof = pd.DataFrame({"id": [f"s{n}" for n in range(count)], "dice": [n / count for n in range(count)], "fold": 0})
     samples = {key: SimpleNamespace(id=key, organ="lung", source="", image_path=key) for key in oof["id"]}
     fold = SimpleNamespace(fold=0, manifest=SimpleNamespace(classes=("mask",)), ensemble=list)

@@ -23,7 +23,7 @@ from histofold.data.explore.folder import Exploration, Explorer
 from histofold.data.explore.notices import table_notices
 from histofold.data.folds_file import read_folds
 from histofold.data.leaks import find_leaks, patients_in_words
-from histofold.imaging.slide import Slide, open_slide
+from histofold.imaging.slide import Slide, open_sample
 from histofold.schema.sample import Sample
 
 BAND_PIXELS = 16_000_000
@@ -62,7 +62,7 @@ def audit_test_images(competition: Competition, root: Path) -> list[Fault]:
         return []
     for sample in tqdm(samples, desc="check test images", unit="image", dynamic_ncols=True):
         try:
-            slide, light = _open_lightly(sample.image_path)
+            slide, light = _open_lightly(sample)
             with slide:
                 if light:
                     _decode(slide)
@@ -86,7 +86,7 @@ def audit_images(
     faults: list[Fault] = []
     for sample in tqdm(samples, desc="check images", unit="image", dynamic_ncols=True):
         try:
-            slide, light = _open_lightly(sample.image_path) if decode or look else (open_slide(sample.image_path), True)
+            slide, light = _open_lightly(sample) if decode or look else (open_sample(sample), True)
             with slide:
                 found, target = _table_faults(competition, sample, slide.shape_hw)
                 if look is not None and target is not None and light:
@@ -99,14 +99,15 @@ def audit_images(
     return faults
 
 
-def _open_lightly(path: Path) -> tuple[Slide, bool]:
+def _open_lightly(sample: Sample) -> tuple[Slide, bool]:
     """A slide, and whether its pixels can be decoded in small pieces; of one that cannot only the header is held."""
     try:
-        return open_slide(path, max_segment_bytes=LIGHT_SEGMENT_BYTES), True
+        return open_sample(sample, max_segment_bytes=LIGHT_SEGMENT_BYTES), True
     except ImageError:
-        slide = open_slide(path)  # what is wrong beside its pieces is said here
+        slide = open_sample(sample)  # what is wrong beside its pieces is said here
         megabytes = LIGHT_SEGMENT_BYTES // 1_000_000
-        logger.warning("%s: only its header was checked: a piece of it decodes to over %d MB", path, megabytes)
+        words = "%s: only its header was checked: a piece of it decodes to over %d MB"
+        logger.warning(words, sample.image_path, megabytes)
         return slide, False
 
 

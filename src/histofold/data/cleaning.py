@@ -16,7 +16,7 @@ from tqdm import tqdm
 from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.rle.runs import Masks, RunEncoder, Runs, class_runs
 from histofold.data.thumbnails import thumbnail
-from histofold.imaging.slide import Slide, open_slide
+from histofold.imaging.slide import Slide, open_sample
 from histofold.imaging.tissue import PADDING_DARKER_THAN, tissue_mask
 from histofold.schema.sample import Sample
 
@@ -143,7 +143,7 @@ def cleaned_targets(samples: Sequence[Sample], targets: Mapping[str, Masks]) -> 
     faults = []
     for sample in tqdm(samples, desc="clean labels", unit="image", dynamic_ncols=True):
         try:
-            with open_slide(sample.image_path) as slide:
+            with open_sample(sample) as slide:
                 parts = tuple(clean_blank_labels(slide, runs) for runs in class_runs(targets[sample.id]))
         except ImageError as error:
             faults.append(Fault(sample.id, str(sample.image_path), error.rule, error.remedy))

@@ -17,7 +17,7 @@ from histofold.data.changes import changed_contents
 from histofold.data.contents import truth_digest
 from histofold.data.store import built_info
 from histofold.data.tiles.masks import masked_fraction
-from histofold.imaging.slide import open_slide
+from histofold.imaging.slide import open_sample
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
 from histofold.schema.network import SHIPPED_ENCODER
@@ -139,7 +139,7 @@ def demo_preprocessing(samples: Sequence[Sample], side: int = NETWORK_SIDE) -> P
         shape_hw = sample.shape_hw
         if shape_hw is None:
             try:
-                with open_slide(sample.image_path) as slide:
+                with open_sample(sample) as slide:
                     shape_hw = slide.shape_hw
             except ImageError:
                 continue

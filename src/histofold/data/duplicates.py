@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from histofold.core.faults import ImageError
 from histofold.imaging.resample import ScaledSlide
-from histofold.imaging.slide import open_slide
+from histofold.imaging.slide import open_sample
 from histofold.schema.sample import Sample
 
 FINGERPRINT_SIDE = 96
@@ -206,7 +206,7 @@ def duplicate_groups(samples: Sequence[Sample]) -> dict[str, str]:
     fingerprints = {}
     for sample in tqdm(samples, desc="compare images", unit="image", dynamic_ncols=True):
         try:
-            with open_slide(sample.image_path) as slide:
+            with open_sample(sample) as slide:
                 view = ScaledSlide(slide, (FINGERPRINT_SIDE, FINGERPRINT_SIDE))
                 fingerprints[sample.id] = fingerprint(view.read(slice(None), slice(None)))
         except ImageError:

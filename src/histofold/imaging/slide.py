@@ -31,6 +31,7 @@ import numpy as np
 from histofold.core.faults import ImageError, image_fault
 from histofold.imaging.raster import open_raster
 from histofold.imaging.tiff.reader import open_tiff
+from histofold.schema.sample import Sample
 
 MAX_PIXELS = 40_000 * 60_000
 """Largest image that is opened unless the caller says otherwise, in pixels."""
@@ -183,6 +184,18 @@ def open_slide(
     else:
         raise image_fault(path, f"not a TIFF, PNG or JPEG (it begins with {magic!r})", "save the image as one of them")
     return Slide(path, reader)
+
+
+def open_sample(sample: Sample, max_segment_bytes: int = MAX_SEGMENT_BYTES) -> Slide:
+    """Open the image of a sample as its adapter means it: its file, or whatever `opened_by` makes of it.
+
+    Raises:
+        ImageError: As `open_slide`.
+    """
+    if sample.opened_by is not None:
+        slide: Slide = sample.opened_by(sample)
+        return slide
+    return open_slide(sample.image_path, max_segment_bytes=max_segment_bytes)
 
 
 def _slide_magic(path: Path) -> bytes:

@@ -26,7 +26,7 @@ from histofold.core.stain import (
     reinhard_map,
 )
 from histofold.imaging.resample import ScaledSlide
-from histofold.imaging.slide import Slide, open_slide
+from histofold.imaging.slide import Slide, open_sample
 from histofold.imaging.tissue import tissue_mask
 from histofold.schema.preprocessing import Preprocessing, StainReference
 from histofold.schema.sample import Sample
@@ -89,7 +89,7 @@ def fit_slide_reference(samples: Sequence[Sample], preprocessing: Preprocessing)
     """
     pixels = {}
     for sample in samples:
-        with open_slide(sample.image_path) as slide:
+        with open_sample(sample) as slide:
             view = ScaledSlide(slide, preprocessing.scaled_hw(slide.shape_hw, sample.pixel_size_um))
             pixels[sample.id] = sample_tissue(view)
     return mean_reference(pixels)
@@ -165,7 +165,7 @@ def slide_stain_maps(samples: Sequence[Sample], preprocessing: Preprocessing) ->
         return {}
     maps: dict[str, StainMap] = {}
     for sample in samples:
-        with open_slide(sample.image_path) as slide:
+        with open_sample(sample) as slide:
             view = network_view(slide, preprocessing, sample.pixel_size_um)
         if isinstance(view, NormalisedSlide):
             maps[sample.id] = view.stain_map

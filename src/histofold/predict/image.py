@@ -11,7 +11,7 @@ import numpy as np
 
 from histofold.core.rle.runs import Masks, RunEncoder, Runs, join_classes
 from histofold.imaging.resample import RowUpsampler
-from histofold.imaging.slide import Slide, open_slide
+from histofold.imaging.slide import Slide, open_sample
 from histofold.imaging.stain import network_view
 from histofold.predict.postprocess import PeakMap, clean_masks
 from histofold.predict.stages import Networks, OutOfTimeError, Stage
@@ -189,7 +189,7 @@ def predict_masks(
     Raises:
         ImageError: If it cannot be read.
     """
-    with open_slide(sample.image_path) as slide:
+    with open_sample(sample) as slide:
         prediction = predict_image(stages, slide, sample.pixel_size_um, thresholds)
     return [prediction.masks(threshold, stages[0].manifest, never_empty) for threshold in thresholds]
 

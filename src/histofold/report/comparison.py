@@ -14,7 +14,7 @@ from histofold.competitions.base import Truth, class_dice
 from histofold.competitions.tables import read_table
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.sets import without_runs
-from histofold.imaging.slide import open_slide
+from histofold.imaging.slide import open_sample
 from histofold.imaging.stain import network_view
 from histofold.predict.image import forward_batch, predict_masks
 from histofold.predict.stages import Stage
@@ -122,7 +122,7 @@ def _class_rows(
     target = truth.target(sample)
     classes = next(iter(folds.values())).manifest.classes
     names = classes if len(classes) > 1 else ("",)
-    pictures = class_overlays(sample.image_path, target, None, CELL_SIDE)
+    pictures = class_overlays(sample, target, None, CELL_SIDE)
     rows = [
         [(picture, " · ".join(filter(None, (sample.id, sample.organ, name, "truth"))))]
         for picture, name in zip(pictures, names, strict=True)
@@ -132,7 +132,7 @@ def _class_rows(
         logits_KHW = logit_map(ensemble[0], sample, CELL_SIDE)
         cuts = look_up_thresholds(thresholds[run], sample.organ, sample.source, classes)
         (prediction,) = predict_masks(ensemble, sample, [cuts], truth.never_empty)
-        overlays = class_overlays(sample.image_path, target, prediction, CELL_SIDE)
+        overlays = class_overlays(sample, target, prediction, CELL_SIDE)
         scores = class_dice(without_runs(prediction, truth.ignored(sample)), target)
         for row, logits_HW, overlay, score in zip(rows, logits_KHW, overlays, scores, strict=True):
             words = f"{run.name}: logits, -{COLOUR_LIMIT:g} blue to {COLOUR_LIMIT:g} red"
@@ -164,7 +164,7 @@ def logit_map(stage: Stage, sample: Sample, side: int) -> np.ndarray:
         ImageError: If the slide cannot be read.
     """
     manifest = stage.manifest
-    with open_slide(sample.image_path) as slide:
+    with open_sample(sample) as slide:
         view = network_view(slide, manifest.preprocessing, sample.pixel_size_um)
         step = max(1, -(-max(view.shape_hw) // side))
         tiling = Tiling(grid_of(manifest, view.shape_hw), manifest.batch, manifest.blend)

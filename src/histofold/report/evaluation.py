@@ -64,7 +64,7 @@ def ranked_overlays(evaluation: MaskEvaluation) -> Pictures:
         classes = fold.manifest.classes
         cuts = look_up_thresholds(evaluation.thresholds, sample.organ, sample.source, classes)
         (prediction,) = predict_masks(fold.ensemble(), sample, [cuts], evaluation.truth.never_empty)
-        overlays = class_overlays(sample.image_path, evaluation.truth.target(sample), prediction)
+        overlays = class_overlays(sample, evaluation.truth.target(sample), prediction)
         for label, overlay, cut in zip(classes, overlays, cuts if isinstance(cuts, tuple) else (cuts,), strict=True):
             words = f"{label}, Dice {row[f'dice_{label}']:.3f}" if len(classes) > 1 else f"Dice {row['dice']:.3f}"
             pictures.append((f"{name}: {sample.id}, {words} at {cut:g}", overlay))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _UNSAFE_ID = re.compile(r"[\\\x00-\x1f]|(^|/)\.{0,2}(/|$)")
 _NO_FILE_NAME = re.compile(r"[%/\\\x00-\x1f]")
@@ -44,3 +46,6 @@ class Sample:
     """Micrometres per pixel; None where the tables do not say or say nonsense."""
     shape_hw: tuple[int, int] | None = None
     """Height and width in pixels as the tables say; the file's own size always wins."""
+    opened_by: Callable[[Sample], Any] | None = None
+    """Opens it as a slide, where that is more than the file `image_path`: its neighbours, or slices of a volume. A
+    function of a module, so that other processes have it too."""

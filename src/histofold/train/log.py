@@ -22,7 +22,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import Masks
 from histofold.data.thumbnails import fitting_shape, read_small, small_mask
 from histofold.data.tiles.masks import any_class
-from histofold.imaging.slide import open_slide
+from histofold.imaging.slide import open_sample
 from histofold.schema.experiment import Experiment
 from histofold.schema.files import write_atomically
 from histofold.schema.parse import kept_json, plain
@@ -163,7 +163,7 @@ def overlay_logger(accelerator: Accelerator, step: int, samples: Sequence[Sample
     def show(sample: Sample, truth: Masks, prediction: Masks) -> None:
         if sample.id not in shown or not accelerator.trackers:
             return
-        name, picture_HWC = f"validation/{_shown_name(sample.id)}", draw_outlines(sample.image_path, truth, prediction)
+        name, picture_HWC = f"validation/{_shown_name(sample.id)}", draw_outlines(sample, truth, prediction)
         for tracker in accelerator.trackers:
             _log_picture(tracker, name, picture_HWC, step)
 
@@ -182,7 +182,7 @@ def _log_picture(tracker: GeneralTracker, name: str, picture_HWC: np.ndarray, st
         mlflow.log_image(picture_HWC, key=name, step=step)
 
 
-def draw_outlines(path: Path, truth: Masks, prediction: Masks) -> np.ndarray:
+def draw_outlines(sample: Sample, truth: Masks, prediction: Masks) -> np.ndarray:
     """A slide at the size of a picture with the inner edges of truth (blue) and prediction (yellow), uint8 (H, W, 3).
 
     Of several classes their union is drawn.
@@ -190,7 +190,7 @@ def draw_outlines(path: Path, truth: Masks, prediction: Masks) -> np.ndarray:
     Raises:
         ImageError: If the slide cannot be read.
     """
-    with open_slide(path) as slide:
+    with open_sample(sample) as slide:
         small_hw = fitting_shape(slide.shape_hw, PICTURE_SIDE)
         picture_HWC = read_small(slide, small_hw)
     for masks, colour in ((truth, TRUTH_RGB), (prediction, PREDICTION_RGB)):

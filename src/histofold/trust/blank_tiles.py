@@ -11,7 +11,7 @@ from tqdm import tqdm
 from histofold.competitions.base import Truth
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import class_runs
-from histofold.imaging.slide import open_slide
+from histofold.imaging.slide import open_sample
 from histofold.imaging.stain import network_view
 from histofold.predict.tiled import grid_of, is_blank_tile, read_padded
 from histofold.schema.manifest import Manifest
@@ -49,7 +49,7 @@ def blank_truth_pixels(manifest: Manifest, truth: Truth, sample: Sample) -> int:
     """
     labelled = class_runs(truth.target(sample))
     lost = [0]
-    with open_slide(sample.image_path) as slide:
+    with open_sample(sample) as slide:
         for zoom in views_by_zoom(manifest.views):
             zoomed = replace(manifest, preprocessing=manifest.preprocessing.zoomed(zoom))
             view = network_view(slide, zoomed.preprocessing, sample.pixel_size_um)

@@ -18,7 +18,7 @@ from histofold.data.folds import ALWAYS_TRAINED, stratum_names
 from histofold.data.leaks import image_stamp
 from histofold.data.pseudo import PSEUDO_RECORD, LabelMaker, PseudoRecord, cut_pseudo_tiles
 from histofold.data.store import DatasetInfo, begin_dataset, dataset_origin, finish_dataset
-from histofold.imaging.slide import open_slide
+from histofold.imaging.slide import open_sample
 from histofold.predict.image import predict_masks
 from histofold.schema.files import LineJournal
 from histofold.schema.manifest import file_sha256, look_up_threshold
@@ -116,7 +116,7 @@ def _readable_samples(samples: Sequence[Sample]) -> list[Sample]:
     faults = []
     for sample in samples:
         try:
-            open_slide(sample.image_path).close()
+            open_sample(sample).close()
         except ImageError as error:
             faults.append(image_error_fault(sample.id, sample.image_path, error))
     if faults:

@@ -25,7 +25,7 @@ def test_tiles_of_a_sample_are_of_as_many_slides_as_there_are(monkeypatch, tmp_p
 
 
 def test_slides_of_few_organs_are_shown_more_of(monkeypatch):
-    monkeypatch.setattr(slides, "slide_overlay", lambda path, *_: path)
+    monkeypatch.setattr(slides, "slide_overlay", lambda sample, *_: sample.image_path)
     competition = SimpleNamespace(target=lambda sample: Runs(np.zeros(0, int), np.zeros(0, int), (4, 5)))
 
     def shown(organs):

@@ -12,6 +12,7 @@ from histofold.report.results import masks
 from histofold.report.results.masks import write_mask
 from histofold.report.results.overlays import OVERLAY_SIDE, write_overlay
 from histofold.report.results.probabilities import ProbabilityFile
+from histofold.schema.sample import Sample
 
 
 @pytest.mark.parametrize("band_px", [1, 97, 1 << 20])
@@ -61,16 +62,17 @@ def test_rows_that_never_came_have_no_probability(tmp_path):
 def test_overlays_show_each_class_on_a_small_picture(tmp_path):
     slide_HWC = np.full((OVERLAY_SIDE + 400, 300, 3), 230, np.uint8)
     cv2.imwrite(str(tmp_path / "slide.png"), slide_HWC)
+    sample = Sample(id="slide", image_path=tmp_path / "slide.png")
     mask_HW = np.zeros(slide_HWC.shape[:2], bool)
     mask_HW[100:900, 50:200] = True
     runs, none = runs_from_mask(mask_HW), runs_from_mask(mask_HW & False)
-    write_overlay(tmp_path / "one.png", tmp_path / "slide.png", runs, ["a"])
+    write_overlay(tmp_path / "one.png", sample, runs, ["a"])
     picture_HWC = cv2.imread(str(tmp_path / "one.png"))
     assert picture_HWC.shape[0] == OVERLAY_SIDE
     drawn_y, drawn_x = np.nonzero((picture_HWC != 230).any(axis=2))
     np.testing.assert_allclose([drawn_y.min(), drawn_y.max()], [80, 720], atol=5)
     np.testing.assert_allclose([drawn_x.min(), drawn_x.max()], [40, 160], atol=5)
-    write_overlay(tmp_path / "two.png", tmp_path / "slide.png", (runs, none), ["a", "b"])
+    write_overlay(tmp_path / "two.png", sample, (runs, none), ["a", "b"])
     assert cv2.imread(str(tmp_path / "two.png")).shape[1] > 2 * picture_HWC.shape[1]
 
 

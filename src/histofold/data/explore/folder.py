@@ -15,7 +15,7 @@ from histofold.data.explore.notices import Notice, find_notices, folder_notices,
 from histofold.data.explore.outlines import polygon_dice
 from histofold.data.explore.slides import SlideFacts, label_facts, slide_facts
 from histofold.data.tiles.masks import any_class
-from histofold.imaging.slide import Slide, open_slide
+from histofold.imaging.slide import Slide, open_sample
 from histofold.schema.sample import Sample
 
 
@@ -98,7 +98,7 @@ def explore_folder(competition: Competition, samples: Sequence[Sample]) -> Explo
     explorer = Explorer(competition, notices=table_notices(competition.notices))
     for sample in tqdm(samples, desc="look at slides", unit="image", dynamic_ncols=True):
         try:
-            with open_slide(sample.image_path) as slide:
+            with open_sample(sample) as slide:
                 explorer.look(sample, slide, competition.target(sample))
         except ImageError:
             continue

@@ -29,7 +29,7 @@ from histofold.data.tiles.labels import IGNORED_LABEL, structure_pixels, target_
 from histofold.data.tiles.masks import IGNORED_BIT, check_class_count, class_fractions, target_bits
 from histofold.data.tiles.plan import PlannedTile, Rings, SlidePlan, keeps_background
 from histofold.imaging.formats.door import use_formats
-from histofold.imaging.slide import open_slide
+from histofold.imaging.slide import open_sample
 from histofold.imaging.tissue import tissue_fraction
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.files import write_bytes_atomically
@@ -172,7 +172,7 @@ def _cut_tiles(job: TileJob) -> CutSlide:
     """Read the slide once, and write what is kept of its tiles."""
     use_formats()  # in this process too, which may be one of several
     with ExitStack() as stack:
-        slide = stack.enter_context(open_slide(job.sample.image_path))
+        slide = stack.enter_context(open_sample(job.sample))
         ahead = stack.enter_context(ThreadPoolExecutor(1)) if job.threads > 1 else None
         plan = SlidePlan(
             sample_id=job.sample.id,

@@ -13,7 +13,7 @@ import torch
 from histofold.competitions.base import Competition
 from histofold.core.log import logger
 from histofold.core.rle.runs import class_runs
-from histofold.imaging.slide import Slide, open_slide
+from histofold.imaging.slide import Slide, open_sample
 from histofold.predict.devices import all_devices, describe_device, is_out_of_memory, release_memory
 from histofold.predict.image import ImagePrediction, ImageSink, predict_image
 from histofold.predict.members import load_ensemble
@@ -145,7 +145,7 @@ class SubmissionPredictor:
     def megapixels(self, sample: Sample) -> tuple[float, ...]:
         """Megapixels of the tiles of an image for each stage, from its header where that can be read."""
         try:
-            with open_slide(sample.image_path) as slide:
+            with open_sample(sample) as slide:
                 return tuple(_tile_megapixels(stage, slide.shape_hw, sample.pixel_size_um) for stage in self._stages)
         except Exception:  # whatever is wrong with the file is reported when it is predicted
             return (UNKNOWN_MEGAPIXELS,) * len(self._stages)
@@ -168,7 +168,7 @@ class SubmissionPredictor:
             # A pacer for each attempt: one that is kept would keep networks that are to make room.
             pacer = ImagePacer(self._budget, stages, own, later, lambda words: self.say(f"{sample.id}: {words}"))
             begun = pacer.begin()
-            with open_slide(sample.image_path) as slide:
+            with open_sample(sample) as slide:
                 self._say_what_is_odd(sample, slide)
                 if self._sink is not None:
                     self._sink.begin(sample, slide.shape_hw, threshold)

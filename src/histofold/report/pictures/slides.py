@@ -21,7 +21,7 @@ from histofold.data.thumbnails import fitting_shape, read_small, small_mask
 from histofold.data.tiles.files import read_tile
 from histofold.data.tiles.labels import separate_objects
 from histofold.data.tiles.masks import IGNORED_BIT, any_class
-from histofold.imaging.slide import open_slide
+from histofold.imaging.slide import open_sample
 from histofold.report.pictures.overlays import contact_sheet, draw_overlay
 from histofold.schema.sample import Sample
 
@@ -57,21 +57,23 @@ def _of_most_slides(tiles: pd.DataFrame, count: int, shown: Counter[str]) -> lis
     return rows
 
 
-def slide_overlay(path: Path, truth: Runs | None, prediction: Runs | None, side: int = PICTURE_SIDE) -> np.ndarray:
+def slide_overlay(sample: Sample, truth: Runs | None, prediction: Runs | None, side: int = PICTURE_SIDE) -> np.ndarray:
     """A slide at picture size with truth and prediction outlined, uint8 HWC; read and decoded by region."""
-    return _outlined(path, [(truth, prediction)], side)[0]
+    return _outlined(sample, [(truth, prediction)], side)[0]
 
 
-def class_overlays(path: Path, truth: Masks, prediction: Masks | None, side: int = PICTURE_SIDE) -> list[np.ndarray]:
+def class_overlays(
+    sample: Sample, truth: Masks, prediction: Masks | None, side: int = PICTURE_SIDE
+) -> list[np.ndarray]:
     """As `slide_overlay`, a picture for each class."""
     of_classes = class_runs(truth)
     predicted = (None,) * len(of_classes) if prediction is None else class_runs(prediction)
-    return _outlined(path, list(zip(of_classes, predicted, strict=True)), side)
+    return _outlined(sample, list(zip(of_classes, predicted, strict=True)), side)
 
 
-def _outlined(path: Path, pairs: Sequence[tuple[Runs | None, Runs | None]], side: int) -> list[np.ndarray]:
+def _outlined(sample: Sample, pairs: Sequence[tuple[Runs | None, Runs | None]], side: int) -> list[np.ndarray]:
     """A slide, read once, with each pair of truth and prediction outlined."""
-    with open_slide(path) as slide:
+    with open_sample(sample) as slide:
         small_hw = fitting_shape(slide.shape_hw, side)
         image_HWC = read_small(slide, small_hw)
     masks = [[None if runs is None else small_mask(runs, small_hw) for runs in pair] for pair in pairs]
@@ -89,7 +91,7 @@ def sample_slides(competition: Competition, samples: Sequence[Sample]) -> list[t
         places = np.linspace(0, len(members) - 1, min(count, len(members))).astype(int)
         for sample in (members[place] for place in places):
             try:
-                overlay = slide_overlay(sample.image_path, any_class(competition.target(sample)), None, SMALL_SIDE)
+                overlay = slide_overlay(sample, any_class(competition.target(sample)), None, SMALL_SIDE)
             except ImageError:
                 continue  # a fault, which the audit names
             pictures.append((" · ".join(filter(None, (sample.id, organ, sample.source))), overlay))
@@ -130,19 +132,19 @@ def _notice_views(competition: Competition, by_id: Mapping[str, Sample], notice:
     try:
         if len(notice.ids) > 1:
             others = [(key, any_class(competition.target(by_id[key]))) for key in notice.ids]
-            return {key: slide_overlay(by_id[key].image_path, other, None, SMALL_SIDE) for key, other in others}
-        views = {"as it is": slide_overlay(sample.image_path, runs, None, SMALL_SIDE)}
+            return {key: slide_overlay(by_id[key], other, None, SMALL_SIDE) for key, other in others}
+        views = {"as it is": slide_overlay(sample, runs, None, SMALL_SIDE)}
         mended = _MENDED.get(notice.kind)
         if mended is not None:
             title, change = mended
-            views[title] = slide_overlay(sample.image_path, change(sample, runs, notice), None, SMALL_SIDE)
+            views[title] = slide_overlay(sample, change(sample, runs, notice), None, SMALL_SIDE)
     except ImageError:
         return {}
     return views
 
 
 def _cleaned(sample: Sample, runs: Runs, notice: Notice) -> Runs:
-    with open_slide(sample.image_path) as slide:
+    with open_sample(sample) as slide:
         return clean_blank_labels(slide, runs)
 
 

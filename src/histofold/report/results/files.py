@@ -162,7 +162,7 @@ class _ImageFiles:
         if "overlays" in self._paths:
             from histofold.report.results.overlays import write_overlay
 
-            write_overlay(self._paths["overlays"], self.sample.image_path, masks, self._classes)
+            write_overlay(self._paths["overlays"], self.sample, masks, self._classes)
 
     def close(self) -> None:
         if self._probabilities is not None:

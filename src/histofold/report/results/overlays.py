@@ -8,27 +8,28 @@ from pathlib import Path
 from histofold.core.rle.rings import trace_components
 from histofold.core.rle.runs import Masks, class_runs
 from histofold.data.thumbnails import fitting_shape, read_small
-from histofold.imaging.slide import open_slide
+from histofold.imaging.slide import open_sample
 from histofold.report.pictures.overlays import contact_sheet, draw_rings, save_png
 from histofold.report.results.outlines import CLASS_COLOURS
+from histofold.schema.sample import Sample
 
 OVERLAY_SIDE = 1600
 """Longer side of a picture in pixels, at most."""
 
 
-def write_overlay(path: Path, image_path: Path, masks: Masks, classes: Sequence[str]) -> None:
+def write_overlay(path: Path, sample: Sample, masks: Masks, classes: Sequence[str]) -> None:
     """Write a slide with the outlines of its mask; of several classes a picture beside the other, with their names.
 
     Args:
         path: The PNG file, which is replaced whole or not at all.
-        image_path: The slide, which is read band by band.
+        sample: The slide, which is read band by band.
         masks: The mask, or those of each class.
         classes: Names of the classes.
 
     Raises:
         ImageError: If the slide cannot be read.
     """
-    with open_slide(image_path) as slide:
+    with open_sample(sample) as slide:
         shape_hw = slide.shape_hw
         small_HWC = read_small(slide, fitting_shape(shape_hw, OVERLAY_SIDE))
     pictures = []

@@ -23,7 +23,7 @@ from histofold.competitions.truth.masks.values import MaskReading, MaskSettings,
 from histofold.core.faults import Fault, ImageError, InputError, InputNotice
 from histofold.core.rle.runs import Masks, Runs, join_classes, runs_from_mask
 from histofold.core.rle.sets import subtract_runs, union_runs
-from histofold.imaging.slide import open_slide
+from histofold.imaging.slide import open_sample
 from histofold.schema.sample import Sample
 
 Files = Mapping[str, Sequence[Sequence[Path]]]
@@ -73,7 +73,7 @@ class MaskReader:
         path = self._files[sample.id][0][0]
         ignored: list[Runs] = []
         try:
-            with open_slide(sample.image_path) as slide:
+            with open_sample(sample) as slide:
                 shape_hw = slide.shape_hw
             if self._labels:
                 parts = self._read_labels(path, shape_hw, ignored)
