@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -189,3 +190,30 @@ def join_objects(parts: Sequence[Objects], shape_hw: tuple[int, int] | None = No
         np.cumsum(np.concatenate([[0], *(np.diff(part.offsets) for part in filled)])).astype(np.int64),
         frame,
     )
+
+
+class ColumnRuns(NamedTuple):
+    """Runs of several objects by their places, in any order; they may overlap."""
+
+    object: np.ndarray
+    """Index of the object, int64 (P,)."""
+    column: np.ndarray
+    """Column of the run, int64 (P,)."""
+    row: np.ndarray
+    """First row, int64 (P,)."""
+    length: np.ndarray
+    """Pixels, int64 (P,); row + length is at most the image's height."""
+
+
+def unite_runs(runs: ColumnRuns, count: int, shape_hw: tuple[int, int]) -> Objects:
+    """`count` objects, each the pixels of any of its runs."""
+    height, width = shape_hw
+    # All objects at once, each in an image of its own, and a pixel free below each column: runs end where columns end.
+    keys = (runs.object * width + runs.column) * (height + 1) + runs.row
+    order = keys.argsort(kind="stable")
+    keys, reached = keys[order], np.maximum.accumulate((keys + runs.length)[order])
+    begins = np.flatnonzero(keys > np.concatenate([[-1], reached[:-1]])[: len(keys)])
+    lengths = reached[np.append(begins[1:], len(keys))[: len(begins)] - 1] - keys[begins]
+    lines, rows = np.divmod(keys[begins], height + 1)
+    owners, columns = np.divmod(lines, width)
+    return Objects(columns * height + rows, lengths, owners.searchsorted(np.arange(count + 1)), (height, width))

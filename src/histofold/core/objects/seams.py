@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from histofold.core.jit import njit
-from histofold.core.objects.instances import Objects, join_objects
+from histofold.core.objects.instances import ColumnRuns, Objects, join_objects, unite_runs
 from histofold.core.objects.overlaps import Pairs, overlapping_pairs
 
 
@@ -63,7 +63,9 @@ def merge_tiles(
     leads, group_N = np.unique(group_N, return_inverse=True)
     scores_M = np.full(len(leads), -np.inf)
     np.maximum.at(scores_M, group_N, scores_N)
-    return _united(objects, group_N, len(leads)), scores_M
+    columns, rows = np.divmod(objects.starts, shape_hw[0])
+    lines = ColumnRuns(np.repeat(group_N, np.diff(objects.offsets)), columns, rows, objects.lengths)
+    return unite_runs(lines, len(leads), shape_hw), scores_M
 
 
 def _checked_windows(tiles: Sequence[TileObjects], shape_hw: tuple[int, int]) -> np.ndarray:
@@ -100,22 +102,6 @@ def _linked(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         np.minimum.at(group_N, first, lower)
         np.minimum.at(group_N, second, lower)
     return group_N
-
-
-def _united(objects: Objects, group_N: np.ndarray, count: int) -> Objects:
-    """One object a group: the pixels of any of its members."""
-    height, width = objects.shape_hw
-    # All groups at once, each in an image of its own, and a pixel free below each column: runs end where columns end.
-    columns, rows = np.divmod(objects.starts, height)
-    group = np.repeat(group_N, np.diff(objects.offsets))
-    keys = (group * width + columns) * (height + 1) + rows
-    order = keys.argsort(kind="stable")
-    keys, reached = keys[order], np.maximum.accumulate((keys + objects.lengths)[order])
-    begins = np.flatnonzero(keys > np.concatenate([[-1], reached[:-1]])[: len(keys)])
-    lengths = reached[np.append(begins[1:], len(keys))[: len(begins)] - 1] - keys[begins]
-    lines, rows = np.divmod(keys[begins], height + 1)
-    group, columns = np.divmod(lines, width)
-    return Objects(columns * height + rows, lengths, group.searchsorted(np.arange(count + 1)), (height, width))
 
 
 @njit
