@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 import tifffile
 from tqdm import tqdm
@@ -31,11 +32,44 @@ TIFF_LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def tiff_bytes(image_HWC: np.ndarray, layout: str) -> bytes:
-    """A uint8 RGB image (H, W, 3) as TIFF in one of `TIFF_LAYOUTS`; "tiled jpeg" loses a little."""
+def tiff_bytes(image: np.ndarray, layout: str) -> bytes:
+    """A uint8 image, RGB (H, W, 3) or grey (H, W), as TIFF in one of `TIFF_LAYOUTS`; "tiled jpeg" loses a little."""
     stream = io.BytesIO()
-    tifffile.imwrite(stream, image_HWC, photometric="rgb", metadata=None, software=False, **TIFF_LAYOUTS[layout])
+    photometric = "rgb" if image.ndim == 3 else "minisblack"
+    tifffile.imwrite(stream, image, photometric=photometric, metadata=None, software=False, **TIFF_LAYOUTS[layout])
     return stream.getvalue()
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """A uint8 image, RGB (H, W, 3) or grey (H, W), as PNG."""
+    done, coded = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
+    if not done:
+        raise ValueError(f"an image of shape {image.shape} cannot be stored as PNG")
+    return coded.tobytes()
+
+
+SPOILT = ("truncated", "missing", "one_pixel", "grey")
+
+
+def refuse_unknown_faults(faults: Sequence[str], images: int) -> None:
+    """Refuse faults that are not of `SPOILT`, and more of them than images.
+
+    Raises:
+        ValueError: Which.
+    """
+    unknown = sorted(set(faults) - set(SPOILT))
+    if unknown or len(faults) > images:
+        raise ValueError(f"test_faults={list(faults)}: at most one an image ({images}), of {', '.join(SPOILT)}")
+
+
+def spoilt_image(fault: str, image_HWC: np.ndarray, encode: Callable[[np.ndarray], bytes]) -> bytes | None:
+    """The file of an image (H, W, 3) with a fault of `SPOILT`; None where there is to be no file."""
+    if fault == "missing":
+        return None
+    if fault == "truncated":
+        content = encode(image_HWC)
+        return content[: len(content) // 2]
+    return encode(image_HWC[:1, :1] if fault == "one_pixel" else image_HWC[..., 1])
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
@@ -132,7 +166,7 @@ class SynthKey:
     root: Path
     """The competition's folder."""
     truth_path: Path
-    """The csv of the test images' truth, outside the folder."""
+    """The csv of the test images' truth, or the folder of it, outside the folder."""
     seed: int
     """What it was made from."""
     train_ids: tuple[str, ...]
@@ -180,6 +214,15 @@ def truth_path_of(root: Path, truth_path: Path | None) -> Path:
     if truth_path.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"truth_path {truth_path} lies inside {root}: name a file outside it, the truth is hidden")
     return truth_path
+
+
+def folder_of_truth(root: Path, truth_path: Path | None) -> Path:
+    """Where a hidden truth that is a folder goes: as asked, or ROOT_truth beside the folder.
+
+    Raises:
+        ValueError: If it would lie inside the folder.
+    """
+    return truth_path_of(root, truth_path or root.with_name(f"{root.name}_truth"))
 
 
 def random_stream(seed: int, *key: int) -> np.random.Generator:

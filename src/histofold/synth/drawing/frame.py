@@ -12,6 +12,8 @@ from histofold.synth.drawing.lattice import hash_seed, jittered_nodes, nearest_c
 
 # Frames begin at multiples of this many drawn pixels, so that coarse grids of every frame fall on the same places.
 GRID_PX = 16
+# The longest over which cytoplasm fades: margins of blocks are wide enough for it.
+SOFT_UM = 2.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +234,10 @@ class Layers:
     """Mucin and basement membranes: what PAS stains."""
     fibre_angle: float | None = field(default=None)
     """Direction of the long nuclei outside epithelium in radians, or None for any."""
+    soft_um: float = SOFT_UM
+    """Cytoplasm and membranes fade into their neighbourhood over this length, `SOFT_UM` at most."""
+    placed: list[np.ndarray] = field(default_factory=list)
+    """Nuclei with a place of their own, (N, 5) each: y, x on the slide, half axes in pixels, direction in radians."""
 
     def fill(self, outline_P2: np.ndarray, **values: float) -> None:
         """Fill the inside of an outline, in slide pixels, with a value 0 to 1 in each of the named maps."""

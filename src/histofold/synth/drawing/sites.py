@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,6 +60,8 @@ class Plan:
     """Draws what has no place of its own, before the objects."""
     finish: Callable[[Layers], None] = field(default=lambda layers: None)
     """Draws what the objects decide, after them."""
+    outlines: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
+    """Of organs whose objects are counted one by one: outlines (P, 2) of points (y, x) in drawn pixels, by kind."""
 
     def lay(self, frame: Frame, depth_HW: np.ndarray) -> Layers:
         """Draw the layers of a frame, the distance from the tissue's edge given."""

@@ -219,6 +219,13 @@ class Painter:
             for name, inside in zones.items()
         }
 
+    def outlines(self) -> dict[str, list[np.ndarray]]:
+        """Outlines of the plan's objects by kind, (P, 2) points (y, x) in pixels of the slide."""
+        return {
+            kind: [(outline + 0.5) / self._finer - 0.5 for outline in outlines]
+            for kind, outlines in self.plan.outlines.items()
+        }
+
 
 class SyntheticSlide:
     """A slide that is drawn where it is read."""
@@ -233,6 +240,8 @@ class SyntheticSlide:
     """Kind and bounds (y0, x0, y1, x1) in pixels of every artefact that lies on the slide."""
     zones: dict[str, list[list[list[float]]]]
     """Of kidneys, closed rings [[x, y], ...] in pixels: "Cortex", and "Medulla" (none on small fields)."""
+    outlines: dict[str, list[np.ndarray]]
+    """Of organs whose objects are counted one by one, by kind: (P, 2) points (y, x) in pixels."""
 
     def __init__(self, spec: SlideSpec) -> None:
         self.spec, self.shape_hw = spec, spec.shape_hw
@@ -241,6 +250,7 @@ class SyntheticSlide:
         self.ftu_count = len(self._painter.plan.units)
         self.artefact_regions = self._painter.artefact_regions()
         self.zones = self._painter.zones()
+        self.outlines = self._painter.outlines()
 
     def read(self, y: slice, x: slice) -> Picture:
         """A rectangle of the slide.

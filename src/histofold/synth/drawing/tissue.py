@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from histofold.core.jit import njit
-from histofold.synth.drawing.frame import Frame, Layers
+from histofold.synth.drawing.frame import SOFT_UM, Frame, Layers
 from histofold.synth.drawing.lattice import expose_noise, stamp_ellipses, uniform_at
 
 _HAEMATOXYLIN = (0.650, 0.704, 0.286)
@@ -32,8 +32,6 @@ _ANTIGENS = {
     "none": (0.0, 0.0, 0.0),
 }
 _NUCLEUS_UM = 7.5
-# Cytoplasm fades into its neighbourhood over this length.
-_SOFT_UM = 2.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +77,16 @@ def draw_stain(rng: np.random.Generator, second: str) -> Stain:
     )
 
 
-def soft_px(px_per_um: float) -> float:
-    """Standard deviation in pixels of cytoplasm's fading, for `px_per_um` pixels a um."""
-    return max(_SOFT_UM * px_per_um, 0.5)
+def soft_px(px_per_um: float, length_um: float = SOFT_UM) -> float:
+    """Standard deviation in pixels of cytoplasm's fading over a length, for `px_per_um` pixels a um."""
+    return max(length_um * px_per_um, 0.5)
 
 
 def stain_amounts(layers: Layers, stain: Stain) -> np.ndarray:
     """Units of haematoxylin and of the second stain at each pixel of a frame, (H, W, 2) float32."""
     frame = layers.frame
     scene = frame.scene
-    sigma_px = soft_px(scene.px(1))
+    sigma_px = soft_px(scene.px(1), layers.soft_um)
     cyto, epithelium = (cv2.GaussianBlur(map_HW, (0, 0), sigma_px) for map_HW in (layers.cyto, layers.epithelium))
     mucin = cv2.GaussianBlur(layers.mucin, (0, 0), sigma_px) if stain.second == "pas" else layers.mucin
     texture = frame.noise("texture", scene.px(45), octaves=5, persistence=0.75)
@@ -161,6 +159,9 @@ def draw_nuclei(layers: Layers) -> np.ndarray:
         angles = np.where(is_round, angles, layers.fibre_angle + 0.8 * (turn - 0.5))
     nuclei = np.zeros(frame.shape_hw, dtype=np.uint8)
     stamp_ellipses(nuclei, points, radii, angles, 255 * (0.5 + 0.5 * strength.astype(np.float64)))
+    for placed in layers.placed:
+        points = placed[:, :2] - (frame.y0, frame.x0)
+        stamp_ellipses(nuclei, points, placed[:, 2:4], placed[:, 4], np.full(len(placed), 225.0))
     return nuclei
 
 

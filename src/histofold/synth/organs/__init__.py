@@ -9,6 +9,7 @@ from histofold.synth.drawing.ground import Ground, make_ground
 from histofold.synth.drawing.sites import Plan
 from histofold.synth.organs.glands import plan_largeintestine, plan_prostate
 from histofold.synth.organs.solid import plan_kidney, plan_lung, plan_spleen
+from histofold.synth.organs.vessels import plan_vessels
 
 _PLANS: dict[str, Callable[[Ground], Plan]] = {
     "kidney": plan_kidney,
@@ -16,6 +17,7 @@ _PLANS: dict[str, Callable[[Ground], Plan]] = {
     "lung": plan_lung,
     "prostate": plan_prostate,
     "spleen": plan_spleen,
+    "kidney vessels": plan_vessels,
 }
 ORGANS = tuple(_PLANS)
 
