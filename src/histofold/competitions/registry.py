@@ -13,12 +13,14 @@ from histofold.competitions.kidney_2020 import KIDNEY_2020_COLUMNS, KIDNEY_2020_
 from histofold.competitions.tables import table_header
 from histofold.competitions.truth.layout import find_images, is_plain_folder
 from histofold.competitions.truth.names import is_hidden
+from histofold.competitions.vasculature_2023 import VASCULATURE_META, VASCULATURE_POLYGONS, Vasculature2023
 from histofold.core.faults import Fault, InputError
 
 ADAPTERS: dict[str, Callable[[], Competition]] = {
     "hubmap_2022": Hubmap2022,
     "folder": Folder,
     "kidney_2020": Kidney2020,
+    "vasculature_2023": Vasculature2023,
 }
 
 
@@ -42,12 +44,16 @@ def detect_competition(root: Path) -> Competition:
     """
     if not root.is_dir():
         raise InputError([Fault(root.name, str(root), "no such folder", "check the path")])
+    submission = _columns(root / "sample_submission.csv")
+    if any((root / name).is_file() for name in (VASCULATURE_META, VASCULATURE_POLYGONS)) or (
+        set(Vasculature2023.columns) <= submission
+    ):
+        return Vasculature2023()
     header = _columns(root / "train.csv")
     looks_like_2022 = {"organ", "rle"} <= header or ({"id", "organ"} <= _columns(root / "test.csv") and not header)
     looks_like_kidney = set(KIDNEY_2020_COLUMNS) <= header or (root / KIDNEY_2020_INFORMATION).is_file()
     if looks_like_2022 or ((root / "train_images").is_dir() and "id" in header and not looks_like_kidney):
         return Hubmap2022()
-    submission = _columns(root / "sample_submission.csv")
     if looks_like_kidney or set(Kidney2020.columns) <= submission:
         return Kidney2020()
     if is_plain_folder(root):
@@ -58,7 +64,8 @@ def detect_competition(root: Path) -> Competition:
         return Folder()  # images alone: they can be predicted, and a check says that they have no truth
     remedy = (
         "hubmap_2022 wants train.csv (id, organ, ..., rle) and train_images/; kidney_2020 wants train.csv "
-        "(id, encoding) and train/; folder wants images/, or images beside their masks"
+        "(id, encoding) and train/; vasculature_2023 wants tile_meta.csv, polygons.jsonl and train/; folder wants "
+        "images/, or images beside their masks"
     )
     below = sorted(path for depth in ("*", "*/*") for path in root.glob(depth) if path.is_dir())
     inside = [str(path.relative_to(root)) for path in below if not is_hidden(path.name) and is_plain_folder(path)]

@@ -49,3 +49,7 @@ class Sample:
     opened_by: Callable[[Sample], Any] | None = None
     """Opens it as a slide, where that is more than the file `image_path`: its neighbours, or slices of a volume. A
     function of a module, so that other processes have it too."""
+    place: tuple[str, int, int] | None = None
+    """Slide that a tile was cut from, and y and x of its first pixel there; None where that is not known."""
+    is_scored: bool = True
+    """Whether folds are scored on it; else its labels are good for training alone."""

@@ -74,9 +74,10 @@ def fill_rings(rings: Sequence[np.ndarray], shape_hw: tuple[int, int]) -> Runs:
         Runs of order "F".
     """
     height, width = shape_hw
-    crossings = [_column_crossings(np.asarray(ring, float), height, width) for ring in rings]
-    columns = np.concatenate([column for column, _ in crossings] or [np.zeros(0, np.int64)])
-    rows = np.concatenate([row for _, row in crossings] or [np.zeros(0, np.int64)])
+    crossings = [_column_crossings(np.asarray(ring, float), width) for ring in rings]
+    columns = np.concatenate([column for column, _, _ in crossings] or [np.zeros(0, np.int64)])
+    rows = np.concatenate([np.ceil(row - 0.5) for _, row, _ in crossings] or [np.zeros(0)])
+    rows = rows.clip(0, height).astype(np.int64)
     order = np.lexsort((rows, columns))
     # Closed rings cross the middle of a column an even number of times: inside lies between each two crossings.
     bounds = columns[order] * height + rows[order]
@@ -85,8 +86,27 @@ def fill_rings(rings: Sequence[np.ndarray], shape_hw: tuple[int, int]) -> Runs:
     return union_runs([Runs(starts[held], lengths[held], (height, width))])
 
 
-def _column_crossings(ring_P2: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where a ring's edges cross the middles of columns: the column, and the first row below the crossing, int64."""
+def is_simple_ring(ring_P2: np.ndarray) -> bool:
+    """Whether an outline goes round no place twice, and round all places in one direction.
+
+    Beside each crossing lie places that an outline goes round twice, or in the other direction. It may touch itself,
+    and go out and back on one line. This is looked at along the middles of columns of one pixel.
+
+    Args:
+        ring_P2: x and y of its corners in pixels, the first one repeated at the end or not.
+    """
+    ring_P2 = np.asarray(ring_P2, float)
+    width = int(np.ceil(np.ptp(ring_P2[:, 0]))) + 1
+    columns, rows, turns = _column_crossings(ring_P2 - [ring_P2[:, 0].min(), 0], width)
+    order = np.lexsort((rows, columns))
+    columns, rows, turns = columns[order], rows[order], turns[order].cumsum()  # each column sums up to 0
+    is_last = np.ones(len(rows), bool)
+    is_last[:-1] = (np.diff(columns) > 0) | (np.diff(rows) > 1e-6)
+    return set(turns[is_last].tolist()) in ({0, 1}, {0, -1}, {0}, set())
+
+
+def _column_crossings(ring_P2: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where a ring's edges cross the middles of columns: the column, int64, the y, float, and 1 rightward, -1 left."""
     (x0, y0), (x1, y1) = ring_P2.T, np.roll(ring_P2, -1, axis=0).T
     # Half open, so that a corner on the middle of a column is crossed by one of its two edges alone.
     first, stop = (
@@ -96,5 +116,4 @@ def _column_crossings(ring_P2: np.ndarray, height: int, width: int) -> tuple[np.
     edge = np.repeat(np.arange(len(ring_P2)), counts)
     columns = np.arange(counts.sum()) + np.repeat(first - (counts.cumsum() - counts), counts)
     slopes = (y1 - y0)[edge] / (x1 - x0)[edge]
-    rows = np.ceil(y0[edge] + (columns + 0.5 - x0[edge]) * slopes - 0.5)
-    return columns, rows.clip(0, height).astype(np.int64)
+    return columns, y0[edge] + (columns + 0.5 - x0[edge]) * slopes, np.sign(x1 - x0)[edge].astype(np.int64)

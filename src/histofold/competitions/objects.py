@@ -1,0 +1,92 @@
+"""What adapters of single objects share: truth as a union of objects, and scores of detections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from histofold.competitions.base import Adapter, ObjectScore, Task
+from histofold.core.faults import InputError
+from histofold.core.objects.detections import Detections
+from histofold.core.objects.instances import Objects
+from histofold.core.rle.runs import Runs
+from histofold.core.rle.sets import subtract_runs, union_runs
+from histofold.schema.sample import Sample
+
+PooledMetric = Callable[..., float]
+"""A score of images' detections (objects, scores_M), of their true objects, and perhaps of `ignored` ones; NaN where no
+image has an object."""
+
+
+class ObjectAdapter(Adapter):
+    """An adapter of single objects; as one of masks its truth is the union of them."""
+
+    task: Task = "instances"
+    metric = "AP"
+
+    def objects(self, sample: Sample) -> Objects:
+        """The true objects of a training sample; `inspect` or `samples` must have been called.
+
+        Raises:
+            InputError: Without further faults, if the tables gave no truth that can be used.
+        """
+        raise InputError(f"{sample.id}: no objects are known: check the dataset first")
+
+    def unsure(self, sample: Sample) -> Objects:
+        """Objects of a training sample that neither training nor a score counts: none."""
+        return Objects.from_runs([], self.objects(sample).shape_hw)
+
+    def target(self, sample: Sample) -> Runs:
+        """The pixels of all objects of a training sample; raises as `objects`."""
+        return covered_pixels(self.objects(sample))
+
+    def ignored(self, sample: Sample) -> Runs | None:
+        """The pixels of unsure objects alone; None where there are none."""
+        unsure = self.unsure(sample)
+        left = subtract_runs(covered_pixels(unsure), self.target(sample)) if len(unsure) else None
+        return left if left is not None and left.area else None
+
+
+def pooled_scores(
+    competition: ObjectAdapter,
+    predictions: Mapping[str, Detections],
+    samples: Sequence[Sample],
+    metrics: Mapping[str, PooledMetric],
+) -> ObjectScore:
+    """Scores of training samples; one without a prediction counts as without a detection.
+
+    That of a single image is 1 where there is nothing to find and nothing was found, and 0 where there is nothing to
+    find and something was found.
+
+    Args:
+        competition: What knows the true and the unsure objects.
+        predictions: Detections by id.
+        samples: What is scored.
+        metrics: The metrics by name, the host's first.
+    """
+    truths, unsure = ([of(sample) for sample in samples] for of in (competition.objects, competition.unsure))
+    found = [
+        (predictions[sample.id].objects, predictions[sample.id].scores)
+        if sample.id in predictions
+        else (Objects.from_runs([], true.shape_hw), np.zeros(0))
+        for sample, true in zip(samples, truths, strict=True)
+    ]
+    host, *further = metrics
+
+    def value(name: str, images: slice) -> float:
+        ignored = {"ignored": unsure[images]} if any(map(len, unsure[images])) else {}
+        return metrics[name](found[images], truths[images], **ignored)
+
+    by_id = {
+        sample.id: value(host, slice(place, place + 1)) if len(truths[place]) else float(not len(found[place][0]))
+        for place, sample in enumerate(samples)
+    }
+    every = slice(None)
+    return ObjectScore(value(host, every), by_id, {name: value(name, every) for name in further})
+
+
+def covered_pixels(objects: Objects) -> Runs:
+    """The pixels of any of the objects."""
+    nothing = Runs(np.zeros(0, np.int64), np.zeros(0, np.int64), objects.shape_hw)
+    return union_runs([nothing, *objects])
