@@ -40,7 +40,7 @@ class Folder(Adapter):
     name = "folder"
     slug = ""
     classes: tuple[str, ...] = ONE_CLASS
-    columns = ("id", "rle")
+    columns: tuple[str, ...] = ("id", "rle")
     class_column = "class"
     root_remedy = "give the folder that holds images/"
 

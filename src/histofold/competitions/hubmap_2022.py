@@ -42,7 +42,7 @@ class Hubmap2022(Adapter):
     name = "hubmap_2022"
     slug = "hubmap-organ-segmentation"
     classes: tuple[str, ...] = ("ftu",)
-    columns = ("id", "rle")
+    columns: tuple[str, ...] = ("id", "rle")
     fallback_row = "1 1"
     never_empty = True
     visible_test_images = 1

@@ -66,7 +66,7 @@ class Kidney2020(Adapter):
     name = "kidney_2020"
     slug = "hubmap-kidney-segmentation"
     classes: tuple[str, ...] = ("glomerulus",)
-    columns = ("id", "predicted")
+    columns: tuple[str, ...] = ("id", "predicted")
     visible_test_images = 5
     hidden_test_images = 10  # not stated by the host: an assumption
     hidden_image_side = 46_600  # the largest known slide has about 41 x 53 thousand pixels

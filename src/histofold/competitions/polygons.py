@@ -163,7 +163,7 @@ def _checked_polygon(
     if not isinstance(annotation, dict):
         raise ValueError("no object with a type and coordinates")
     kind, coordinates = annotation.get("type"), annotation.get("coordinates")
-    if kind not in types:
+    if not isinstance(kind, str) or kind not in types:
         raise ValueError(f"type {kind!r} is none of {', '.join(types)}")
     if not isinstance(coordinates, list) or not coordinates:
         raise ValueError("no ring")

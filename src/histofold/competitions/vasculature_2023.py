@@ -85,7 +85,7 @@ class Vasculature2023(ObjectAdapter):
     name = "vasculature_2023"
     slug = "hubmap-hacking-the-human-vasculature"
     classes: tuple[str, ...] = ("blood_vessel",)
-    columns = ("id", "height", "width", "prediction_string")
+    columns: tuple[str, ...] = ("id", "height", "width", "prediction_string")
     visible_test_images = 1
     hidden_test_images = 650  # not stated by the host: an assumption
     hidden_image_side = 512
