@@ -69,14 +69,22 @@ def test_what_is_repaired_is_counted_once_a_kind(tmp_path):
     assert all(isinstance(fault, InputNotice) for fault in found.faults)
     words = " ".join(fault.rule for fault in found.faults)
     assert len(found.faults) == 6
-    for expected in ("exact duplicates are dropped: 1, in 1 tiles, the first in a", "corners are dropped: 2", "cut off: 1"):
+    for expected in (
+        "exact duplicates are dropped: 1, in 1 tiles, the first in a",
+        "corners are dropped: 2",
+        "cut off: 1",
+    ):
         assert expected in words
-    assert words.count("even-odd rule: 1") == 2 and "open rings are closed: 1" in words
+    assert words.count("even-odd rule: 1") == 2
+    assert "open rings are closed: 1" in words
     assert [polygon.kind for polygon in found.by_tile["a"]] == ["blood_vessel", "unsure"]
     opened, clipped, _, holed = (polygon.draw(SHAPE).to_mask() for polygon in found.by_tile["b"])
     assert opened.sum() == 25
-    assert clipped.sum() == 6 * 9 and clipped[-1, 5] and clipped[31, 0]
-    assert holed.sum() == 400 - 25 and not holed[16:21, 16:21].any()
+    assert clipped.sum() == 6 * 9
+    assert clipped[-1, 5]
+    assert clipped[31, 0]
+    assert holed.sum() == 400 - 25
+    assert not holed[16:21, 16:21].any()
 
 
 @pytest.mark.parametrize(
@@ -115,9 +123,12 @@ def test_a_missing_or_foreign_file_is_one_fault(tmp_path):
 
 def test_outlines_that_cross_themselves_are_told_from_those_that_touch():
     square = np.array(box(0, 0, 10, 7), float)
-    assert is_simple_ring(square) and is_simple_ring(square[::-1]) and is_simple_ring(square[:-1] + 3.3)
+    assert is_simple_ring(square)
+    assert is_simple_ring(square[::-1])
+    assert is_simple_ring(square[:-1] + 3.3)
     assert not is_simple_ring(square[[0, 2, 1, 3]])
     assert not is_simple_ring(np.vstack([square, square]))
     spur = np.array([[0, 0], [5, 0], [5, -6], [5, 0], [10, 0], [20, 0], [10, 0], [10, 7], [0, 7]])
     pinched = np.array([[0, 0], [10, 0], [5, 5], [10, 10], [0, 10], [5, 5]])
-    assert is_simple_ring(spur) and is_simple_ring(pinched)
+    assert is_simple_ring(spur)
+    assert is_simple_ring(pinched)

@@ -73,7 +73,8 @@ def test_truth_is_the_vessels_and_as_a_mask_their_union(folder):
     assert competition.target(first).area == 200
     assert competition.unsure(first).areas.tolist() == [120]
     assert competition.ignored(first).area == 120 - 4 - 10  # of the overlap with both vessels nothing is ignored
-    assert len(competition.objects(second)) == 0 and competition.target(second).area == 0
+    assert len(competition.objects(second)) == 0
+    assert competition.target(second).area == 0
     assert competition.ignored(second) is None
     with pytest.raises(InputError, match="check the dataset first"):
         Vasculature2023().target(first)
@@ -84,7 +85,8 @@ def test_unsure_outlines_are_what_the_setting_says(folder, policy, objects, igno
     (folder / "vasculature_2023.toml").write_text(f'unsure = "{policy}"\n')
     competition = Vasculature2023()
     first, *_ = competition.samples(folder, "train")
-    assert len(competition.objects(first)) == objects and competition.ignored(first) is ignored
+    assert len(competition.objects(first)) == objects
+    assert competition.ignored(first) is ignored
     (folder / "vasculature_2023.toml").write_text('unsure = "perhaps"\nscored_datasets = [4]\n')
     with pytest.raises(InputError, match="perhaps"):
         Vasculature2023().samples(folder, "train")
@@ -96,11 +98,13 @@ def test_scores_are_of_vessels_alone(folder):
     samples = competition.samples(folder, "train")
     perfect = {sample.id: as_detections(competition.objects(sample)) for sample in samples}
     score = competition.score_objects(perfect, samples)
-    assert score.mean == 1.0 and set(score.by_id.values()) == {1.0}
+    assert score.mean == 1.0
+    assert set(score.by_id.values()) == {1.0}
     assert list(score.further) == ["AP50", "AP75"]
     wrong = {**perfect, "bb": as_detections(Objects.from_masks([np.ones(SHAPE)]), [1.0])}
     worse = competition.score_objects(wrong, samples)
-    assert worse.mean < 1 and worse.by_id == {"aa": 1.0, "bb": 0.0, "cc": 1.0}
+    assert worse.mean < 1
+    assert worse.by_id == {"aa": 1.0, "bb": 0.0, "cc": 1.0}
     none = competition.score_objects({}, samples)
     assert (none.mean, none.by_id) == (0.0, {"aa": 0.0, "bb": 1.0, "cc": 0.0})
 
@@ -123,7 +127,8 @@ def test_rows_are_read_by_pycocotools(folder):
     row = competition.object_row("aa", as_detections(objects, [0.25, 0.75]))
     text = competition.submission_text({"aa": row, "bb": competition.fallback(first)})
     header, line, empty = text.splitlines()
-    assert header == "id,height,width,prediction_string" and empty == "bb,30,41,"
+    assert header == "id,height,width,prediction_string"
+    assert empty == "bb,30,41,"
     key, height, width, items = line.split(",")
     fields = items.split(" ")
     assert (key, height, width, fields[::3], fields[1::3]) == ("aa", "30", "41", ["0"] * 2, ["0.750000", "0.250000"])
@@ -148,7 +153,9 @@ def test_the_test_split_is_that_of_the_sample_submission(folder):
 
 def test_every_fault_of_the_tables_is_named_at_once(folder):
     rows = {**ROWS, "bb": "1,4,1536,512", "cc": "2,2,-1,x", "dd": ",3,7,8"}
-    (folder / "tile_meta.csv").write_text(META + "".join(f"{key},{row}\n" for key, row in rows.items()) + "aa,1,1,0,0\n")
+    (folder / "tile_meta.csv").write_text(
+        META + "".join(f"{key},{row}\n" for key, row in rows.items()) + "aa,1,1,0,0\n"
+    )
     write_polygons(folder, {**POLYGONS, "zz": []})
     competition = get_competition("vasculature_2023")
     found = {(fault.id, fault.rule[:20]) for fault in competition.inspect(folder, "train")[1]}
@@ -168,7 +175,8 @@ def test_absent_tiles_are_faults_where_most_are_there_and_a_notice_in_a_part(fol
     competition = Vasculature2023()
     (folder / "train" / "cc.tif").unlink()
     samples, faults = competition.inspect(folder, "train")
-    assert [fault.id for fault in faults] == ["cc"] and faults[0].file.endswith("polygons.jsonl:3")
+    assert [fault.id for fault in faults] == ["cc"]
+    assert faults[0].file.endswith("polygons.jsonl:3")
     (folder / "train" / "aa.tif").unlink()
     samples, faults = competition.inspect(folder, "train")
     assert (faults, [sample.id for sample in samples]) == ([], ["bb"])
@@ -193,7 +201,8 @@ def test_the_real_tiles_are_whole_and_found_again(shared_data, tmp_path):
     root = shared_data / "vasculature_layout"
     competition = detect_competition(root)
     samples, faults = audit_folder(competition, root, decode=True)
-    assert faults == [] and len(samples) == 5
+    assert faults == []
+    assert len(samples) == 5
     assert sum(len(competition.objects(sample)) for sample in samples) == 39
     perfect = {sample.id: as_detections(competition.objects(sample)) for sample in samples}
     assert competition.score_objects(perfect, samples).mean == 1.0

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from histofold.core.faults import Fault, InputError, InputNotice
+from histofold.core.faults import Fault, InputNotice
 from histofold.core.rle.runs import Runs
 from histofold.core.rle.sets import fill_rings, is_simple_ring
 
@@ -37,7 +37,10 @@ _REPAIRS = {
     "open": ("open rings are closed", "look at them if their outlines are wrong"),
     "clipped": ("polygons reach beyond their tile and are cut off", "look whether they are of this tile"),
     "crossing": ("outlines cross themselves, and are filled by the even-odd rule", "draw them anew if that is wrong"),
-    "rings": ("polygons have further rings, which are holes by the even-odd rule", "draw parts as polygons of their own"),
+    "rings": (
+        "polygons have further rings, which are holes by the even-odd rule",
+        "draw parts as polygons of their own",
+    ),
 }
 
 
@@ -67,9 +70,7 @@ class PolygonFile:
     """What is refused, and notices of what was repaired."""
 
 
-def read_polygons(
-    path: Path, types: Collection[str], shape_of: Callable[[str], tuple[int, int] | None]
-) -> PolygonFile:
+def read_polygons(path: Path, types: Collection[str], shape_of: Callable[[str], tuple[int, int] | None]) -> PolygonFile:
     """Read the polygons of all tiles.
 
     Args:

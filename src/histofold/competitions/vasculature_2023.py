@@ -31,7 +31,7 @@ from histofold.competitions.base import IMAGE_SUFFIXES, ObjectScore, Split, find
 from histofold.competitions.objects import ObjectAdapter, pooled_scores
 from histofold.competitions.polygons import PolygonFile, TilePolygon, read_polygons
 from histofold.competitions.tables import TableScan, header_shape_of, rows_by_id, scan_table, submission_ids
-from histofold.core.faults import Fault, InputError, InputNotice
+from histofold.core.faults import Fault, InputNotice
 from histofold.core.metrics.detections import openimages_ap
 from histofold.core.objects.coco import counts_text
 from histofold.core.objects.detections import Detections
@@ -138,9 +138,7 @@ class Vasculature2023(ObjectAdapter):
         facts = [_tile_facts(key, rows[key], meta, []) if key in rows else unknown for key in ids]
         return [self._sample(key, find_image(root / "test", key), each) for key, each in zip(ids, facts, strict=True)]
 
-    def _sample(
-        self, key: str, image_path: Path, facts: _TileFacts, shape_hw: tuple[int, int] | None = None
-    ) -> Sample:
+    def _sample(self, key: str, image_path: Path, facts: _TileFacts, shape_hw: tuple[int, int] | None = None) -> Sample:
         """A tile with what is known of it."""
         group = f"{facts.slide}-{facts.dataset}" if facts.slide else ""
         if facts.place_yx:
@@ -180,7 +178,7 @@ class Vasculature2023(ObjectAdapter):
         return pooled_scores(self, predictions, samples, metrics)
 
     def object_row(self, sample_id: str, detections: Detections) -> str:
-        """Height, width and the detections, best first: `0 SCORE BASE64`, of zlib of COCO's counts, joined by blanks."""
+        """Height, width and the detections, best first: `0 SCORE BASE64` of zlib of COCO's counts, joined by blanks."""
         height, width = detections.objects.shape_hw
         ranked = detections.best(len(detections))
         items = [
