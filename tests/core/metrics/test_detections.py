@@ -249,3 +249,79 @@ def test_coco_gives_a_second_choice_and_refuses_no_detections():
     assert coco_ap([(np.stack([truth[0], truth[0]]), np.array([0.9, 0.8]))], [truth]) == 1.0
     with pytest.raises(ValueError, match="at least 1"):
         coco_ap([], [], max_detections=0)
+
+
+# --- What is unsure ---------------------------------------------------------------------------------------------------
+
+
+def naive_coco_hits(found, truth, iou):
+    """Hits of detections that come by descending score, by sets of pixels."""
+    taken, hits = set(), []
+    for mask in found:
+        values = [((mask & true).sum() / max(1, (mask | true).sum()), index) for index, true in enumerate(truth)]
+        best = max(((value, index) for value, index in values if index not in taken and value >= iou), default=None)
+        hits.append(best is not None)
+        taken |= {best[1]} if best else set()
+    return hits
+
+
+def naive_first_hits(found, truth, iou):
+    """The same by the rule of Open Images."""
+    taken, hits = set(), []
+    for mask in found:
+        values = [(mask & true).sum() / max(1, (mask | true).sum()) for true in truth]
+        best = int(np.argmax(values)) if values else None
+        hits.append(best is not None and values[best] >= iou and best not in taken)
+        taken |= {best} if hits[-1] else set()
+    return hits
+
+
+@pytest.mark.parametrize(("metric", "naive_hits"), [(openimages_ap, naive_first_hits), (coco_ap, naive_coco_hits)])
+def test_ignored_false_alarms_count_neither_way(metric, naive_hits):
+    rng, changed = np.random.default_rng(21), 0
+    for _ in range(200):
+        detections, truths, ignored, left = [], [], [], []
+        for _ in range(rng.integers(1, 3)):
+            truth = random_instances(rng, rng.integers(0, 5), (9, 13)) != 0
+            found = np.concatenate([shaken(rng, truth), truth, random_instances(rng, 4, (9, 13))]) != 0
+            found = found[rng.permutation(len(found))]
+            unsure = random_instances(rng, rng.integers(0, 4), (9, 13)) != 0
+            scores = np.sort(rng.permutation(100)[: len(found)] / 100 + len(detections) / 1000)[::-1]
+            hits = np.array(naive_hits(found, truth, 0.5), bool)
+            within = np.array([(mask & unsure.any(axis=0)).sum() >= mask.sum() / 2 for mask in found]) & found.any(
+                (1, 2)
+            )
+            detections.append((found, scores))
+            left.append((found[hits | ~within], scores[hits | ~within]))
+            truths.append(truth)
+            ignored.append(unsure)
+        value = metric(detections, truths, 0.5, ignored=ignored)
+        assert value == pytest.approx(metric(left, truths, 0.5), abs=1e-12, nan_ok=True)
+        as_objects = [Objects.from_masks(masks, (9, 13)) for masks in ignored]
+        assert value == pytest.approx(metric(detections, truths, 0.5, ignored=as_objects), abs=0, nan_ok=True)
+        plain = metric(detections, truths, 0.5)
+        nothing = metric(detections, truths, 0.5, ignored=[np.zeros(0)] * len(truths))
+        assert plain == pytest.approx(nothing, abs=0, nan_ok=True)
+        changed += value > plain
+    assert changed > 20
+
+
+def test_half_of_a_detection_is_enough_and_hits_are_never_ignored():
+    truth, alarm = boxes((0, 0, 2, 4)), boxes((4, 0, 6, 4))
+    detections = [(np.concatenate([alarm, truth]), np.array([0.9, 0.8]))]
+    assert openimages_ap(detections, [truth]) == 0.5
+    assert openimages_ap(detections, [truth], ignored=[boxes((4, 0, 6, 2))]) == 1.0
+    assert openimages_ap(detections, [truth], ignored=[boxes((4, 0, 6, 1))]) == 0.5
+    assert openimages_ap(detections, [truth], ignored=[boxes((4, 0, 6, 1), (4, 1, 6, 2))]) == 1.0  # their union
+    assert openimages_ap(detections, [truth], ignored=[boxes((0, 0, 8, 11))]) == 1.0
+    # The limit of detections comes first: the ignored one has used its place up.
+    assert coco_ap(detections, [truth], 0.5, 1, ignored=[boxes((4, 0, 6, 4))]) == 0.0
+    assert coco_ap(detections, [truth], 0.5, 2, ignored=[boxes((4, 0, 6, 4))]) == 1.0
+
+
+def test_ignored_objects_must_fit_the_images():
+    truth = boxes((0, 0, 2, 3))
+    with pytest.raises(ValueError, match="one entry an image"):
+        openimages_ap([(truth, np.ones(1))], [truth], ignored=[])
+    with pytest.raises(ValueError, match="ignored objects are"):
+        coco_ap([(truth, np.ones(1))], [truth], ignored=[np.ones((1, 3, 2))])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
-from histofold.core.objects.overlaps import pairwise_iou
+from histofold.core.objects.overlaps import overlapping_pairs, pairwise_iou
+from histofold.core.rle.sets import union_runs
 
 Instances = np.ndarray | Objects
 """Instances of one image: masks_NHW of any dtype, non-zero = mask, or `Objects`, which take far less memory."""
@@ -16,7 +18,13 @@ Scored = tuple[Instances, np.ndarray] | Detections
 """Instances of one image with a score each."""
 
 
-def openimages_ap(detections: Sequence[Scored], truths: Sequence[Instances], iou: float = 0.6) -> float:
+def openimages_ap(
+    detections: Sequence[Scored],
+    truths: Sequence[Instances],
+    iou: float = 0.6,
+    *,
+    ignored: Sequence[Instances] | None = None,
+) -> float:
     """Average precision of instances of one class by the rule of Open Images.
 
     Detections come up by descending score. Each looks only at the truth it overlaps best: a hit if their IoU reaches
@@ -33,6 +41,9 @@ def openimages_ap(detections: Sequence[Scored], truths: Sequence[Instances], iou
         truths: One masks_NHW, or `Objects`, an image, in the same order; empty likewise. An empty truth mask counts as
             a truth.
         iou: Least IoU of a hit, above 0 and at most 1.
+        ignored: What is unsure in each image, one entry an image like the truths. A detection that is no hit, and of
+            whose pixels at least half lie in the union of its image's ignored objects, counts neither way. This rule is
+            ours; what a host does with unsure objects is its own affair. None: every detection counts.
 
     Returns:
         0 to 1; NaN if there is no truth in any image, where precision and recall say nothing.
@@ -40,8 +51,9 @@ def openimages_ap(detections: Sequence[Scored], truths: Sequence[Instances], iou
     Raises:
         ValueError: If images, masks, scores or sizes do not fit together, a score is not finite, or `iou` is no IoU.
     """
-    images = _checked_images(detections, truths, iou)
-    return _pooled_ap([_first_choice_hits(*image, iou) for image in images], images, _area_under_envelope)
+    images = _checked_images(detections, truths, iou, ignored)
+    hits = [_first_choice_hits(image.found, image.scores, image.true, iou) for image in images]
+    return _pooled_ap(hits, images, _area_under_envelope)
 
 
 def coco_ap(
@@ -49,8 +61,10 @@ def coco_ap(
     truths: Sequence[Instances],
     iou: float = 0.5,
     max_detections: int = 100,
+    *,
+    ignored: Sequence[Instances] | None = None,
 ) -> float:
-    """Average precision of masks of one class by the rule of COCO, at one IoU, without crowds and ignored regions.
+    """Average precision of masks of one class by the rule of COCO, at one IoU, without its crowds.
 
     Detections come up by descending score, the best `max_detections` of each image. Each takes the free truth that it
     overlaps best (of equal ones the last), if their IoU reaches `iou`. The images are pooled; precision, made monotone
@@ -63,7 +77,8 @@ def coco_ap(
         detections: As for `openimages_ap`.
         truths: As for `openimages_ap`.
         iou: Least IoU of a hit, above 0 and at most 1.
-        max_detections: Detections that count in each image, at least 1.
+        max_detections: Detections that are looked at in each image, at least 1.
+        ignored: As for `openimages_ap`; the limit of detections comes first. COCO's own crowds are another rule.
 
     Returns:
         0 to 1; NaN if there is no truth in any image, where pycocotools says -1.
@@ -74,32 +89,44 @@ def coco_ap(
     if max_detections < 1:
         raise ValueError(f"max_detections={max_detections}: at least 1, 100 for the server's own limit")
     images = []
-    for found, scores_N, truth in _checked_images(detections, truths, iou):
-        best = np.argsort(-scores_N, kind="stable")[:max_detections]
-        images.append((found.select(best), scores_N[best], truth))
-    return _pooled_ap([_best_free_hits(*image, iou) for image in images], images, _mean_at_101_recalls)
+    for image in _checked_images(detections, truths, iou, ignored):
+        best = np.argsort(-image.scores, kind="stable")[:max_detections]
+        images.append(image._replace(found=image.found.select(best), scores=image.scores[best]))
+    hits = [_best_free_hits(image.found, image.scores, image.true, iou) for image in images]
+    return _pooled_ap(hits, images, _mean_at_101_recalls)
 
 
-_Image = tuple[Objects, np.ndarray, Objects]
-"""Detections, their scores_N and the truth of an image."""
+class _Image(NamedTuple):
+    """What is known of an image, checked."""
+
+    found: Objects
+    scores: np.ndarray
+    true: Objects
+    ignored: Objects | None
 
 
-def _checked_images(detections: Sequence[Scored], truths: Sequence[Instances], iou: float) -> list[_Image]:
+def _checked_images(
+    detections: Sequence[Scored], truths: Sequence[Instances], iou: float, ignored: Sequence[Instances] | None
+) -> list[_Image]:
     """What both metrics need, once it is known to fit together."""
     if not 0 < iou <= 1:
         raise ValueError(f"iou={iou} must be above 0 and at most 1")
     if len(detections) != len(truths):
         raise ValueError(f"detections of {len(detections)} images, truths of {len(truths)}: give one entry an image")
+    if ignored is not None and len(ignored) != len(truths):
+        raise ValueError(f"truths of {len(truths)} images, ignored objects of {len(ignored)}: give one entry an image")
     images = []
     for image, (detection, truth) in enumerate(zip(detections, truths, strict=True)):
         found, scores_N = _checked_detections(detection, image)
         true = _checked_instances(truth, f"truth of image {image}")
-        if len(found) and len(true) and found.shape_hw != true.shape_hw:
-            raise ValueError(
-                f"image {image}: detections are {found.shape_hw} and truths are {true.shape_hw} px (H, W): "
-                "bring both to the size of the image"
-            )
-        images.append((found, scores_N, true))
+        unsure = None if ignored is None else _checked_instances(ignored[image], f"ignored objects of image {image}")
+        for what, others in (("truths", true), ("ignored objects", unsure)):
+            if others is not None and len(found) and len(others) and found.shape_hw != others.shape_hw:
+                raise ValueError(
+                    f"image {image}: detections are {found.shape_hw} and {what} are {others.shape_hw} px (H, W): "
+                    "bring both to the size of the image"
+                )
+        images.append(_Image(found, scores_N, true, unsure))
     return images
 
 
@@ -161,11 +188,23 @@ def _best_free_hits(found: Objects, scores_N: np.ndarray, true: Objects, iou: fl
 
 def _pooled_ap(image_hits: list[np.ndarray], images: list[_Image], area: Callable[[np.ndarray, int], float]) -> float:
     """The area of the hits of all images by descending score, equal scores image by image; NaN without a truth."""
-    truth_count = sum(len(true) for _, _, true in images)
+    truth_count = sum(len(image.true) for image in images)
     if truth_count == 0:
         return float("nan")
-    scores = np.concatenate([scores_N for _, scores_N, _ in images])
-    return area(np.concatenate(image_hits)[np.argsort(-scores, kind="stable")], truth_count)
+    counted = [hits_N | ~_mostly_ignored(image) for hits_N, image in zip(image_hits, images, strict=True)]
+    scores = np.concatenate([image.scores[counted_N] for image, counted_N in zip(images, counted, strict=True)])
+    hits = np.concatenate(image_hits)[np.concatenate(counted)]
+    return area(hits[np.argsort(-scores, kind="stable")], truth_count)
+
+
+def _mostly_ignored(image: _Image) -> np.ndarray:
+    """Which detections have at least half of their pixels in the union of ignored objects, bool (N,)."""
+    mostly_N = np.zeros(len(image.found), bool)
+    if image.ignored is not None and len(image.ignored):
+        union = Objects.from_runs([union_runs(list(image.ignored))], image.ignored.shape_hw)
+        pairs = overlapping_pairs(image.found, union)
+        mostly_N[pairs.first] = 2 * pairs.shared >= image.found.areas[pairs.first]
+    return mostly_N
 
 
 def _precision_envelope(hits: np.ndarray) -> np.ndarray:
