@@ -10,6 +10,7 @@ from histofold.competitions.columns import simple_column
 from histofold.competitions.folder import Folder
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.competitions.kidney_2020 import KIDNEY_2020_COLUMNS, KIDNEY_2020_INFORMATION, Kidney2020
+from histofold.competitions.sennet_2024 import Sennet2024
 from histofold.competitions.tables import table_header
 from histofold.competitions.truth.layout import find_images, is_plain_folder
 from histofold.competitions.truth.names import is_hidden
@@ -21,6 +22,7 @@ ADAPTERS: dict[str, Callable[[], Competition]] = {
     "folder": Folder,
     "kidney_2020": Kidney2020,
     "vasculature_2023": Vasculature2023,
+    "sennet_2024": Sennet2024,
 }
 
 
@@ -44,6 +46,8 @@ def detect_competition(root: Path) -> Competition:
     """
     if not root.is_dir():
         raise InputError([Fault(root.name, str(root), "no such folder", "check the path")])
+    if (root / "train_rles.csv").is_file() or next(root.glob("t*/kidney_*/images"), None) is not None:
+        return Sennet2024()
     submission = _columns(root / "sample_submission.csv")
     if any((root / name).is_file() for name in (VASCULATURE_META, VASCULATURE_POLYGONS)) or (
         set(Vasculature2023.columns) <= submission
@@ -64,8 +68,8 @@ def detect_competition(root: Path) -> Competition:
         return Folder()  # images alone: they can be predicted, and a check says that they have no truth
     remedy = (
         "hubmap_2022 wants train.csv (id, organ, ..., rle) and train_images/; kidney_2020 wants train.csv "
-        "(id, encoding) and train/; vasculature_2023 wants tile_meta.csv, polygons.jsonl and train/; folder wants "
-        "images/, or images beside their masks"
+        "(id, encoding) and train/; vasculature_2023 wants tile_meta.csv, polygons.jsonl and train/; sennet_2024 wants "
+        "train/VOLUME/images; folder wants images/, or images beside their masks"
     )
     below = sorted(path for depth in ("*", "*/*") for path in root.glob(depth) if path.is_dir())
     inside = [str(path.relative_to(root)) for path in below if not is_hidden(path.name) and is_plain_folder(path)]
