@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from histofold.core.objects.instances import Objects, as_objects
-from histofold.core.objects.overlaps import overlapping_pairs, pair_ious
+from histofold.core.objects.overlaps import Pairs, overlapping_pairs, pair_ious
 
 LabelsOrMasks = Objects | np.ndarray | Sequence[np.ndarray]
 """Objects of one image: whole numbers (H, W) with 0 as background, a list of bool masks (H, W), which may overlap and
@@ -80,20 +80,42 @@ def panoptic_quality(predicted: LabelsOrMasks, true: LabelsOrMasks) -> tuple[flo
         return empty, empty, empty
     pairs = overlapping_pairs(truth, found)
     ious = pair_ious(truth, found, pairs)
-    matched: list[float] = []
-    true_taken, found_taken = np.zeros(len(truth), bool), np.zeros(len(found), bool)
-    for pair in np.lexsort((pairs.second, pairs.first, -ious)):
-        first, second = pairs.first[pair], pairs.second[pair]
-        if ious[pair] > 0.5 and not true_taken[first] and not found_taken[second]:
-            true_taken[first] = found_taken[second] = True
-            matched.append(float(ious[pair]))
+    matched = ious[matched_pairs(pairs, ious, ious > 0.5)].tolist()
     detection = 2 * len(matched) / (len(found) + len(truth))
     segmentation = sum(matched) / len(matched) if matched else 0.0
     return detection * segmentation, detection, segmentation
 
 
+def matched_pairs(pairs: Pairs, ious: np.ndarray, eligible: np.ndarray) -> np.ndarray:
+    """Pairs in which each object stands at most once, taken by descending IoU.
+
+    Args:
+        pairs: Pairs of objects.
+        ious: IoU of each, (P,); of equal ones the first of the first objects, then of the second.
+        eligible: Which pairs may be taken, bool (P,).
+
+    Returns:
+        Indices of the pairs, by descending IoU.
+    """
+    matched = []
+    first_taken, second_taken = set[int](), set[int]()
+    for pair in np.lexsort((pairs.second, pairs.first, -ious)).tolist():
+        first, second = int(pairs.first[pair]), int(pairs.second[pair])
+        if eligible[pair] and first not in first_taken and second not in second_taken:
+            first_taken.add(first)
+            second_taken.add(second)
+            matched.append(pair)
+    return np.array(matched, np.int64)
+
+
 def checked_objects(predicted: LabelsOrMasks, true: LabelsOrMasks) -> tuple[Objects, Objects]:
-    """Predicted and true objects that have a pixel.
+    """Predicted and true objects that have a pixel; errors are those of `sized_objects`."""
+    found, truth = sized_objects(predicted, true)
+    return found.select(found.areas > 0), truth.select(truth.areas > 0)
+
+
+def sized_objects(predicted: LabelsOrMasks, true: LabelsOrMasks) -> tuple[Objects, Objects]:
+    """Predicted and true objects of one image.
 
     Raises:
         ValueError: If one is neither a label image nor masks, or the sizes differ.
@@ -104,4 +126,4 @@ def checked_objects(predicted: LabelsOrMasks, true: LabelsOrMasks) -> tuple[Obje
             f"predicted objects are {found.shape_hw} and true ones {truth.shape_hw} px (H, W): bring the prediction to "
             "the truth's size first"
         )
-    return found.select(found.areas > 0), truth.select(truth.areas > 0)
+    return found, truth
