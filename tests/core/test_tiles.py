@@ -13,7 +13,7 @@ def random_grids(count, seed=0):
         stride = int(rng.integers(0, size - 2 * halo + 1))
         largest = 120 if stride > 4 or stride == 0 else 40  # else thousands of tiles say the same
         shape = int(rng.integers(1, largest)), int(rng.integers(1, largest))
-        yield TileGrid(shape, size, stride, halo)
+        yield TileGrid(shape, size, stride, halo, multiple=int(rng.integers(0, 9)))
 
 
 def test_write_regions_partition_the_image():
@@ -32,10 +32,21 @@ def test_identity_through_tiles_is_the_image():
         canvas = np.full(grid.shape_hw, -1)
         for tile in grid:
             read = np.pad(image[tile.read], tile.pad, mode="reflect")
-            assert read.shape == (grid.size, grid.size)
+            assert read.shape == grid.tile_hw
             np.testing.assert_array_equal(read[tile.inner], image[tile.read])
             canvas[tile.write] = read[tile.crop]
         np.testing.assert_array_equal(canvas, image)
+
+
+def test_only_images_shorter_than_a_tile_have_smaller_tiles_and_these_end_at_the_next_multiple():
+    for grid in random_grids(300, seed=5):
+        for side, length in zip(grid.tile_hw, grid.shape_hw, strict=True):
+            assert min(length, grid.size) <= side <= grid.size
+            if grid.multiple == 0 or length >= grid.size:
+                assert side == grid.size
+            elif side < grid.size:
+                assert side % grid.multiple == 0
+                assert side < length + grid.multiple
 
 
 def test_every_written_pixel_has_its_halo_or_the_border():

@@ -10,7 +10,7 @@ from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from small_stages import CPU, averaged, stages_of_models
 
-TILES_NHWC = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
+TILES_NHWC = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3)).astype(np.uint8)
 
 
 class Scale(torch.nn.Module):
@@ -36,7 +36,7 @@ def test_probabilities_are_averaged_by_weight():
     values = torch.from_numpy(TILES_NHWC[..., 0]).float() / 255
     expected = (3 * torch.sigmoid(values) + torch.sigmoid(-2 * values)) / 4
     result = averaged(ensemble_of([first, second], [3.0, 1.0]), TILES_NHWC)
-    assert result.shape == (3, 1, 64, 64)
+    assert result.shape == (3, 1, 64, 96)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result[:, 0], expected.detach().numpy(), atol=1e-6)
 

@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,9 @@ import torch
 
 from histofold.core.tiles import TileGrid
 from histofold.predict.canvas import normalised_weights
-from histofold.predict.tiled import BlankTiles, Tiling, is_blank_tile, predict_bands
+from histofold.predict.tiled import BlankTiles, Tiling, grid_of, is_blank_tile, predict_bands
+from histofold.schema.manifest import Manifest
+from histofold.schema.preprocessing import Preprocessing
 
 
 class ArrayReader:
@@ -57,9 +60,28 @@ def test_tiled_identity_is_the_image(blend):
         stride = int(rng.integers(1, size - 2 * halo + 1))
         shape = int(rng.integers(1, 90)), int(rng.integers(1, 90))
         image_HWC = rng.integers(0, 256, (*shape, 3)).astype(np.uint8)
-        bands = bands_of(identity, image_HWC, TileGrid(shape, size, stride, halo), int(rng.integers(1, 6)), blend)
+        grid = TileGrid(shape, size, stride, halo, multiple=int(rng.integers(0, 9)))
+        bands = bands_of(identity, image_HWC, grid, int(rng.integers(1, 6)), blend)
         result = assemble(bands, shape)
         np.testing.assert_allclose(result, image_HWC.transpose(2, 0, 1) / 255, atol=1e-5)
+
+
+@pytest.mark.parametrize("blend", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (40, 300), (97, 128), (128, 129), (65, 64)])
+def test_an_image_smaller_than_a_tile_is_padded_to_the_networks_multiple_alone(shape, blend):
+    manifest = Manifest(competition="folder", preprocessing=Preprocessing(), tile=128, halo=8, blend=blend)
+    image_HWC = np.random.default_rng(0).integers(0, 150, (*shape, 3)).astype(np.uint8)
+    seen = set()
+
+    def forward(images_NHWC):
+        seen.add(images_NHWC.shape[1:3])
+        return identity(images_NHWC)
+
+    grid = grid_of(manifest, shape)
+    result = assemble(bands_of(forward, image_HWC, grid, 2, blend), shape)
+    np.testing.assert_allclose(result, image_HWC.transpose(2, 0, 1) / 255, atol=1e-6)
+    assert seen == {tuple(min(128, -(-length // 32) * 32) for length in shape)}
+    assert grid_of(replace(manifest, preprocessing=Preprocessing(scale_mode="whole")), shape).tile_hw == (768, 768)
 
 
 def test_tiled_is_untiled_where_the_receptive_field_is_under_the_halo():
@@ -186,7 +208,8 @@ def test_blank_tiles_are_left_out_and_others_are_not(blend):
     np.testing.assert_array_equal(result_KHW[:, 60:], 0)
 
 
-def test_an_image_of_nothing_but_glass_needs_no_network():
+@pytest.mark.parametrize("grid", [TileGrid((50, 60), 16), TileGrid((50, 60), 128, multiple=8)])
+def test_an_image_of_nothing_but_glass_needs_no_network(grid):
     seen = []
 
     def forward(images_NHWC):
@@ -194,7 +217,7 @@ def test_an_image_of_nothing_but_glass_needs_no_network():
         return np.empty((0, 1, 16, 16), np.float32)
 
     white_HWC = np.full((50, 60, 3), 255, np.uint8)
-    bands = bands_of(forward, white_HWC, TileGrid((50, 60), 16), 3, False, BlankTiles(1, 0.0))
+    bands = bands_of(forward, white_HWC, grid, 3, False, BlankTiles(1, 0.0))
     assert assemble(bands, (50, 60)).max() == 0
     assert set(seen) == {0}
 

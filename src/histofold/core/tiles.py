@@ -99,11 +99,15 @@ class TileGrid:
     shape_hw: tuple[int, int]
     """Image height and width in pixels."""
     size: int
-    """Tile side in pixels."""
+    """Tile side in pixels, at most."""
     stride: int = 0
     """Distance of tile origins in pixels; 0 means the largest that the halo allows."""
     halo: int = 0
     """Pixels on each side that are read but not written."""
+    multiple: int = 0
+    """An image that is shorter than a tile is reflected to the next multiple of this alone; 0: to the whole tile."""
+    tile_hw: tuple[int, int] = field(init=False, repr=False, compare=False)
+    """Height and width of the tiles: `size`, or less where the image is shorter."""
     row_spans: list[AxisSpan] = field(init=False, repr=False, compare=False)
     column_spans: list[AxisSpan] = field(init=False, repr=False, compare=False)
 
@@ -121,9 +125,13 @@ class TileGrid:
                 f"{self.halo} px), or be 0 for the largest: lower the stride or the halo"
             )
         stride = self.stride or largest
-        height, width = self.shape_hw
-        object.__setattr__(self, "row_spans", axis_spans(height, self.size, stride, self.halo))
-        object.__setattr__(self, "column_spans", axis_spans(width, self.size, stride, self.halo))
+        step = self.multiple or self.size
+        sides = tuple(min(self.size, -(-length // step) * step) for length in self.shape_hw)
+        rows, columns = (
+            axis_spans(length, side, stride, self.halo) for length, side in zip(self.shape_hw, sides, strict=True)
+        )
+        for name, value in (("tile_hw", sides), ("row_spans", rows), ("column_spans", columns)):
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         """Number of tiles."""

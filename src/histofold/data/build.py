@@ -152,8 +152,8 @@ def _early_folds(
 
 
 def scale_hints(samples: Sequence[Sample], targets: Mapping[str, Masks], experiment: Experiment) -> list[Notice]:
-    """Tiles that are larger than every image at the network's scale, and a physical scale without one pixel size."""
-    spec, size = experiment.preprocessing, experiment.tiles.size
+    """Examples that are larger than every image at the network's scale, and a physical scale without one pixel size."""
+    spec, size = experiment.preprocessing, min(experiment.augment.crop or experiment.tiles.size, experiment.tiles.size)
     if spec.scale_mode == "whole" or not samples:
         return []
     hints = []
@@ -163,8 +163,8 @@ def scale_hints(samples: Sequence[Sample], targets: Mapping[str, Masks], experim
     scaled = [spec.scaled_hw(class_runs(targets[sample.id])[0].shape_hw, sample.pixel_size_um) for sample in samples]
     largest = max(scaled, key=max)
     if max(largest) < size:
-        text = f"tiles of {size} px are larger than every image at the network's scale, of which the largest has "
-        text += f"{largest[0]} x {largest[1]} px: lower tiles.size or preprocessing.target_pixel_size_um"
+        text = f"examples of {size} px are larger than every image at the network's scale, of which the largest has "
+        text += f"{largest[0]} x {largest[1]} px, and the rest is reflected: set augment.crop below that"
         hints.append(Notice(kind="scale", ids=("tiles.size",), text=text))
     return hints
 

@@ -22,6 +22,7 @@ from histofold.schema.manifest import Manifest
 READ_AHEAD = 2  # batches
 BLANK_LEVEL = 200  # bare glass: no pixel of a tile is darker in any channel
 LONGEST_RUN = 256  # tiles that are held at most, blank ones included
+NETWORK_MULTIPLE = 32  # of an encoder's five halvings
 FLAT_RANGE = 2  # scanner fill: grey levels of a tile differ by no more than this
 
 
@@ -84,11 +85,14 @@ Forward = Callable[[TileBatch], np.ndarray]
 
 
 def grid_of(manifest: Manifest, scaled_hw: tuple[int, int]) -> TileGrid:
-    """The tiles of an image at the network's scale, as the manifest says."""
+    """The tiles of an image at the network's scale, as the manifest says; a smaller image has a tile of its own size.
+
+    An image that is seen whole keeps the square that its network was trained on.
+    """
     if manifest.preprocessing.scale_mode == "whole":
         return TileGrid(scaled_hw, manifest.preprocessing.whole_size)
     stride = manifest.stride or (manifest.tile // 2 if manifest.blend else 0)
-    return TileGrid(scaled_hw, manifest.tile, stride, 0 if manifest.blend else manifest.halo)
+    return TileGrid(scaled_hw, manifest.tile, stride, 0 if manifest.blend else manifest.halo, NETWORK_MULTIPLE)
 
 
 def predict_bands(
@@ -111,11 +115,11 @@ def predict_bands(
     grid, blend = tiling.grid, tiling.blend
     height, width = grid.shape_hw
     written = [span.write.stop - span.write.start for span in grid.row_spans]
-    canvas = Canvas(min(grid.size, height) if blend else max(written), width)
-    row_weights = normalised_weights(grid.row_spans, grid.size, height) if blend else []
-    column_weights = normalised_weights(grid.column_spans, grid.size, width) if blend else []
+    canvas = Canvas(min(grid.tile_hw[0], height) if blend else max(written), width)
+    row_weights = normalised_weights(grid.row_spans, grid.tile_hw[0], height) if blend else []
+    column_weights = normalised_weights(grid.column_spans, grid.tile_hw[1], width) if blend else []
 
-    buffers = TileBuffers(tiling.batch, grid.size, READ_AHEAD + 3 + (len(forwards) if threaded else 0))
+    buffers = TileBuffers(tiling.batch, grid.tile_hw, READ_AHEAD + 3 + (len(forwards) if threaded else 0))
     batches = read_ahead(read_batches(reader, tiling, buffers), READ_AHEAD)
     results = map_in_order(forwards, batches) if threaded else map_here(forwards[0], batches)
     try:
@@ -154,7 +158,7 @@ def read_batches(reader: RegionReader, tiling: Tiling, buffers: TileBuffers) -> 
 
 
 def read_padded(reader: RegionReader, tile: Tile) -> np.ndarray:
-    """Read a tile as uint8 (size, size, 3); images smaller than a tile are reflected on both sides."""
+    """Read a tile as uint8 (H, W, 3); images smaller than a tile are reflected on both sides."""
     image_HWC = reader.read(*tile.read)
     if tile.pad == ((0, 0), (0, 0)):
         return image_HWC
@@ -178,18 +182,18 @@ class TileBuffers:
 
     Args:
         batch: Tiles of a buffer.
-        size: Side of a tile.
+        tile_hw: Height and width of a tile.
         count: Buffers that may be out at once.
     """
 
-    def __init__(self, batch: int, size: int, count: int) -> None:
-        self._shape = batch, size, size, 3
+    def __init__(self, batch: int, tile_hw: tuple[int, int], count: int) -> None:
+        self._shape = batch, *tile_hw, 3
         self._free: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
         for _ in range(count):
             self._free.put(None)
 
     def take(self) -> np.ndarray:
-        """A buffer, uint8 (batch, size, size, 3); waits until one is free."""
+        """A buffer, uint8 (batch, H, W, 3); waits until one is free."""
         buffer_NHWC = self._free.get()
         return np.empty(self._shape, np.uint8) if buffer_NHWC is None else buffer_NHWC
 

@@ -53,7 +53,8 @@ class AugmentConfig:
     """Your own albumentations pipeline, done after ours: a file of `albumentations.save`, or `module:function` that
     gives one. It may name our steps, as `histofold.TransferStain`."""
     crop: int = 0
-    """Side of a random piece of each tile that the network sees, in network pixels; 0: the whole tile."""
+    """Side of a random piece of each tile that the network sees, in network pixels; 0: the whole tile. What a smaller
+    image does not hold of it is reflected."""
     flip: float | None = None
     """Probability of each flip."""
     rotate90: float | None = None

@@ -60,7 +60,7 @@ class TilesConfig:
     """How slides are cut into training tiles (physical mode)."""
 
     size: int = 512
-    """Tile side in network pixels."""
+    """Tile side in network pixels; the tile of an image that is shorter ends with it."""
     stride: int = 384
     """Distance of tile origins in network pixels."""
     min_tissue: float = 0.05

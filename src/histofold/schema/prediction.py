@@ -88,7 +88,7 @@ class PredictConfig:
     """
 
     tile: int = 512
-    """Tile side in network pixels (physical mode)."""
+    """Tile side in network pixels (physical mode); of a shorter image its own, up to the next multiple of 32."""
     halo: int = 32
     """Network pixels on each side that are read but not written."""
     blend: bool = False

@@ -84,7 +84,7 @@ def train_experiment(
     for difference in tile_differences(experiment, Path(experiment.data.dataset)):
         logger.warning("%s", difference)
     refuse_cut_tiles(
-        {key for s in setups for key in s.index[["folder", "tile_id", "size"]].itertuples(index=False, name=None)}
+        {key for s in setups for key in s.index[["folder", "tile_id"]].itertuples(index=False, name=None)}
     )
     for setup in setups:
         make_room(setup, resume)

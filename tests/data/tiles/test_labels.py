@@ -93,7 +93,7 @@ def test_labels_go_to_a_file_of_16_bits_and_back(tmp_path, seed):
     stored_HW = read_tile(tmp_path, "t")[1]
     assert stored_HW.dtype == np.uint16
     np.testing.assert_array_equal(stored_HW, labels_HW)
-    assert has_tile(tmp_path, "t", 64)
+    assert has_tile(tmp_path, "t")
     assert cv2.imread(str(tile_paths(tmp_path, "t")[1]), cv2.IMREAD_UNCHANGED).dtype == np.uint16
 
 

@@ -137,6 +137,21 @@ def test_blank_tiles_pass_through_everything(value):
         assert not new_HW.any()
 
 
+@pytest.mark.parametrize("shape_hw", [(1, 1), (40, 96), (95, 7), (200, 31)])
+def test_a_tile_smaller_than_the_example_is_reflected_as_numpy_does(shape_hw):
+    rng = np.random.default_rng(0)
+    image_HWC = rng.integers(0, 256, (*shape_hw, 3), np.uint8)
+    bits_HW = rng.integers(0, 256, shape_hw, np.uint8)
+    pads = [((96 - side) // 2, 96 - side - (96 - side) // 2) if side < 96 else (0, 0) for side in shape_hw]
+    example = Augmenter(OFF, 96)(image_HWC, bits_HW, (0, 0, 0))
+    assert example.mask_HW.shape == (96, 96)
+    whole_HW, whole_HWC = np.pad(bits_HW, pads, mode="reflect"), np.pad(image_HWC, (*pads, (0, 0)), mode="reflect")
+    places = [y for y in range(len(whole_HW) - 95) if (whole_HW[y : y + 96] == example.mask_HW).all()]
+    assert len(places) == 1, "a piece of what numpy makes of it"
+    np.testing.assert_array_equal(example.image_HWC, whole_HWC[places[0] : places[0] + 96])
+    assert Augmenter(ALL, 96)(image_HWC, bits_HW, (0, 0, 0)).image_HWC.shape == (96, 96, 3)
+
+
 def test_with_all_off_an_example_is_its_tile():
     image_HWC, bits_HW = smooth_tile(), random_bits()
     new_HWC, new_HW, log_zoom = Augmenter(OFF, 96)(image_HWC, bits_HW, (0, 0, 0))

@@ -24,7 +24,7 @@ from histofold.core.rle.runs import Masks, Runs, class_runs, runs_to_text
 from histofold.core.threads import map_here, map_in_order
 from histofold.data.contents import objects_digest
 from histofold.data.tiles.bands import stream_tiles
-from histofold.data.tiles.files import TILE_FOLDERS, has_tile, remove_tile, write_tile
+from histofold.data.tiles.files import TILE_FOLDERS, has_tile, reflected, remove_tile, write_tile
 from histofold.data.tiles.labels import IGNORED_LABEL, structure_pixels, target_labels
 from histofold.data.tiles.masks import IGNORED_BIT, check_class_count, class_fractions, target_bits
 from histofold.data.tiles.plan import PlannedTile, Rings, SlidePlan, keeps_background
@@ -44,6 +44,7 @@ INDEX_COLUMNS = (
 )
 COLOUR_FIELDS = ("normalise", "mean", "std", "stain", "stain_reference")
 """Fields of the preprocessing that change no stored pixel: they are applied when tiles are read."""
+_TILE_FORM = "as far as the slide"  # tiles of another form, as reflected ones once were, are cut anew
 TRUE_LABELS = ("truth", -1)
 """label_origin and label_fold of tiles whose mask is the host's truth, which every fold may train on."""
 Row = dict[str, str | int | float]
@@ -157,7 +158,7 @@ def cut_slide(job: TileJob) -> CutSlide:
     known = kept_json(part)
     if {"digest", "cut"} <= known.keys():
         done, before = CutSlide(**known["cut"]), known["cut"]["rows"]
-        if known["digest"] == digest and all(has_tile(job.out, str(r["tile_id"]), int(r["size"])) for r in done.rows):
+        if known["digest"] == digest and all(has_tile(job.out, str(r["tile_id"])) for r in done.rows):
             return done
         # What follows overwrites tiles of the earlier settings, so that going back to them must cut anew.
         write_bytes_atomically(part, json.dumps({"digest": "", "cut": known["cut"]}).encode())
@@ -201,7 +202,7 @@ def _cut_tiles(job: TileJob) -> CutSlide:
 def _finish_tile(
     job: TileJob, plan: SlidePlan, views: Sequence[tuple[int, int]], cut: tuple[PlannedTile, np.ndarray]
 ) -> tuple[Row, np.ndarray] | None:
-    """Decode a tile's truth and write the tile, reflected where the slide is smaller than it.
+    """Decode a tile's truth and write the tile; where the slide is shorter, so is the tile, but for a whole image.
 
     Returns:
         Its row of the index and the counts of its channels' values, int64 (3, 256); None if it is dropped.
@@ -215,9 +216,8 @@ def _finish_tile(
     own = class_fractions(structures_HW, len(job.classes)) if len(job.classes) > 1 else []
     if mask_HW.min() >= (IGNORED_BIT if job.objects is None else IGNORED_LABEL):
         return None  # nothing to learn from
-    padded_HWC = np.pad(image_HWC, (*tile.pad, (0, 0)), mode="reflect") if np.any(tile.pad) else image_HWC
-    padded_HW = np.pad(mask_HW, tile.pad, mode="reflect") if np.any(tile.pad) else mask_HW
-    write_tile(job.out, tile.tile_id, padded_HWC, padded_HW, len(job.classes))
+    least = plan.size if plan.is_whole else 0
+    write_tile(job.out, tile.tile_id, reflected(image_HWC, least), reflected(mask_HW, least), len(job.classes))
     values = [
         *(tile.tile_id, job.sample.id, job.fold, tile.y.start, tile.x.start, plan.size),
         *(round(view_hw[0] / plan.shape_hw[0], 6), round(fraction, 6), round(tissue, 6)),
@@ -268,7 +268,7 @@ def _job_digest(job: TileJob) -> str:
         scale.pop(name, None)
     sample = [job.sample.id, job.sample.organ, job.sample.source, job.sample.pixel_size_um, job.fold]
     truth = [job.classes, [runs_to_text(runs) for runs in class_runs(job.target)], dict(job.regions)]
-    parts = [sample, status.st_size, status.st_mtime_ns, scale, plain(job.tiles), truth]
+    parts = [_TILE_FORM, sample, status.st_size, status.st_mtime_ns, scale, plain(job.tiles), truth]
     if job.ignored is not None:
         parts.append(runs_to_text(job.ignored))
     if job.objects is not None:

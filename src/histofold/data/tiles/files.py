@@ -8,6 +8,7 @@ takes 1.4 to 1.9 times the disk of these. Any picture viewer opens both files. M
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from histofold.schema.sample import id_file_name
 IMAGE_SUFFIX, MASK_SUFFIX = ".bmp", ".png"
 TILE_FOLDERS = ("images", "masks")
 REBUILD = "build the dataset anew: tiles that are whole are kept"
-_BMP_HEADER_BYTES = 54
+_BMP_START = struct.Struct("<2sI")  # magic and length of the file
 _PNG_END = b"IEND\xaeB`\x82"
 _ONE_CLASS_BITS = np.minimum(np.arange(256), 1).astype(np.uint8)  # of each value of a mask file
 _ONE_CLASS_BITS[IGNORED_BIT] = IGNORED_BIT
@@ -84,29 +85,39 @@ def read_tile(folder: Path, tile_id: str, classes: int = 1) -> tuple[np.ndarray,
     return cv2.cvtColor(bgr_HWC, cv2.COLOR_BGR2RGB), mask_HW
 
 
-def has_tile(folder: Path, tile_id: str, size: int) -> bool:
-    """Whether both files of a tile of `size` pixels a side are there, none of them cut short."""
+def reflected(picture: np.ndarray, side: int) -> np.ndarray:
+    """A picture, (H, W) or (H, W, 3), reflected at its borders to `side` pixels along each axis that has fewer."""
+    missing, across = (max(0, side - length) for length in picture.shape[:2])
+    if not missing and not across:
+        return picture
+    top, left = missing // 2, across // 2
+    return cv2.copyMakeBorder(picture, top, missing - top, left, across - left, cv2.BORDER_REFLECT_101)
+
+
+def has_tile(folder: Path, tile_id: str) -> bool:
+    """Whether both files of a tile are there, none of them cut short."""
     image_path, mask_path = tile_paths(folder, tile_id)
-    row_bytes = -(-3 * size // 4) * 4  # rows of a BMP are padded to four bytes
     try:
         with mask_path.open("rb") as stream:
             stream.seek(-len(_PNG_END), os.SEEK_END)
             is_whole = stream.read() == _PNG_END
-        return is_whole and image_path.stat().st_size == _BMP_HEADER_BYTES + row_bytes * size
-    except OSError:
+        with image_path.open("rb") as stream:  # which says how long it is
+            _, stated = _BMP_START.unpack(stream.read(_BMP_START.size))
+        return is_whole and image_path.stat().st_size == stated
+    except (OSError, struct.error):
         return False
 
 
-def refuse_cut_tiles(tiles: Iterable[tuple[str, str, int]]) -> None:
+def refuse_cut_tiles(tiles: Iterable[tuple[str, str]]) -> None:
     """Refuse tiles that are missing or cut short before a run has begun that would meet them in its midst.
 
     Args:
-        tiles: Folder, id and side in pixels of each.
+        tiles: Folder and id of each.
 
     Raises:
         InputError: With the first of them, and how many there are.
     """
-    broken = [(folder, tile) for folder, tile, size in tiles if not has_tile(Path(folder), tile, size)]
+    broken = [(folder, tile) for folder, tile in tiles if not has_tile(Path(folder), tile)]
     if broken:
         rule = f"{len(broken)} tiles are missing or cut short, the first is {broken[0][1]}"
         raise InputError([Fault("tiles", broken[0][0], rule, REBUILD)])

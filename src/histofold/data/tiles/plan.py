@@ -108,9 +108,6 @@ def _is_inside(ring_N2: np.ndarray, y: float, x: float) -> bool:
     return cv2.pointPolygonTest(ring_N2, (float(x), float(y)), False) >= 0
 
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
-
-
 @dataclass(frozen=True)
 class PlannedTile:
     """One tile to cut."""
@@ -124,9 +121,7 @@ class PlannedTile:
     y: slice
     """Rows of the scaled slide."""
     x: slice
-    """Columns of the scaled slide."""
-    pad: Padding
-    """((top, bottom), (left, right)) pixels of reflection where the slide is smaller than a tile."""
+    """Columns of the scaled slide; a slide that is shorter than a tile is read from end to end."""
     region: str
     """Region of the anatomy that holds its middle, empty where there is none."""
 
@@ -209,9 +204,8 @@ class SlidePlan:
                 yield from tiles_on_box(box * zoom_4, self.size, self.tiles.stride, shift_yx, view_hw)
 
     def _tile(self, grid: str, view: int, view_hw: tuple[int, int], origin: Origin, regions: RegionMap) -> PlannedTile:
-        size = self.size
-        (y, top_bottom), (x, left_right) = (
-            _read_and_pad(start, length, size) for start, length in zip(origin, view_hw, strict=True)
+        y, x = (
+            slice(start, min(start + self.size, length)) for start, length in zip(origin, view_hw, strict=True)
         )
         middle_y = (y.start + y.stop) / 2 * self.shape_hw[0] / view_hw[0]
         middle_x = (x.start + x.stop) / 2 * self.shape_hw[1] / view_hw[1]
@@ -221,7 +215,6 @@ class SlidePlan:
             view=view,
             y=y,
             x=x,
-            pad=(top_bottom, left_right),
             region=regions.region_at(middle_y, middle_x),
         )
 
@@ -247,14 +240,6 @@ def seeded_generator(seed: int, purpose: str) -> np.random.Generator:
     """A generator of its own for each purpose, whatever else was drawn before."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, np.uint32))
-
-
-def _read_and_pad(start: int, length: int, size: int) -> tuple[slice, tuple[int, int]]:
-    """What a tile reads along an axis, and the pixels to reflect where the slide is smaller."""
-    if length > size:
-        return slice(start, start + size), (0, 0)
-    span = axis_spans(length, size, size, 0)[0]
-    return span.read, span.pad
 
 
 def _id_ending(grid: str, scale: float) -> str:

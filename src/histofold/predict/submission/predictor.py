@@ -257,4 +257,4 @@ class SubmissionPredictor:
 def _tile_megapixels(stage: Stage, shape_hw: tuple[int, int], pixel_size_um: float | None) -> float:
     """Megapixels of an image's tiles in a stage."""
     grid = grid_of(stage.manifest, stage.manifest.preprocessing.scaled_hw(shape_hw, pixel_size_um))
-    return len(grid) * grid.size**2 / 1e6
+    return len(grid) * grid.tile_hw[0] * grid.tile_hw[1] / 1e6

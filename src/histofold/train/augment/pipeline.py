@@ -9,6 +9,7 @@ from typing import NamedTuple
 import albumentations as A
 import numpy as np
 
+from histofold.data.tiles.files import reflected
 from histofold.schema.augment import AugmentConfig
 from histofold.train.augment.own import OwnPipeline
 from histofold.train.augment.stain import ColourTemplates
@@ -58,12 +59,13 @@ class Augmenter:
         """Augment one example.
 
         Args:
-            image_HWC: uint8 tile.
+            image_HWC: uint8 tile; reflected where it is smaller than the example.
             mask_HW: uint8 mask of any values, or uint16 labels.
             key: Non-negative numbers, (seed, epoch, position): the same key always gives the same result.
         """
         # Not by a seed, which albumentations would hand to each step alike: all of one probability would go together.
         self._compose.set_random_state(np.random.default_rng(key), random.Random(repr(key)))
+        image_HWC, mask_HW = reflected(image_HWC, self.size), reflected(mask_HW, self.size)
         example = self._compose(image=image_HWC, mask=mask_HW, log_zoom=0.0)
         if self._own:
             self._own.refuse_changed_kind(example, (self.size, self.size, 3), mask_HW)
