@@ -56,6 +56,7 @@ def test_on_synthetic_slides(run_demo, tmp_path, competition):
     submission, report = re.fullmatch(r"submission: (\S+) report: (\S+)", lines[-1]).groups()
     assert (submission, report) == (str(out / "submission.csv"), str(out / "report.html"))
     assert re.fullmatch(r"hidden test Dice 0\.\d{4}", lines[-3])
+    assert f"look at the report: python -m webbrowser {(out / 'report.html').as_uri()}" in lines
     assert any("same bytes as histofold predict" in line for line in lines)
     assert list(out.rglob("manifest.json")) == [out / "weights" / "manifest.json"]
     assert (out / "hidden_truth.csv").is_file(), "outside the competition folder"

@@ -84,6 +84,7 @@ def run(arguments: list[str]) -> int:
     report = options.out / "report.html"
     shutil.copyfile(run_folder / "report.html", report)
     print(f"the whole chain took {(time.monotonic() - started) / 60:.1f} minutes")
+    print(f"look at the report: python -m webbrowser {report.resolve().as_uri()}")
     print(evaluation.choice_words())
     print(f"{evaluation.peer_words()} out-of-fold")
     if truth is not None:

@@ -83,9 +83,7 @@ def train_experiment(
     setups = [prepare_fold(experiment, name, runs, k, limit) for k in folds]
     for difference in tile_differences(experiment, Path(experiment.data.dataset)):
         logger.warning("%s", difference)
-    refuse_cut_tiles(
-        {key for s in setups for key in s.index[["folder", "tile_id"]].itertuples(index=False, name=None)}
-    )
+    refuse_cut_tiles({key for s in setups for key in s.index[["folder", "tile_id"]].itertuples(index=False, name=None)})
     for setup in setups:
         make_room(setup, resume)
     for setup in setups:

@@ -204,9 +204,7 @@ class SlidePlan:
                 yield from tiles_on_box(box * zoom_4, self.size, self.tiles.stride, shift_yx, view_hw)
 
     def _tile(self, grid: str, view: int, view_hw: tuple[int, int], origin: Origin, regions: RegionMap) -> PlannedTile:
-        y, x = (
-            slice(start, min(start + self.size, length)) for start, length in zip(origin, view_hw, strict=True)
-        )
+        y, x = (slice(start, min(start + self.size, length)) for start, length in zip(origin, view_hw, strict=True))
         middle_y = (y.start + y.stop) / 2 * self.shape_hw[0] / view_hw[0]
         middle_x = (x.start + x.stop) / 2 * self.shape_hw[1] / view_hw[1]
         return PlannedTile(
