@@ -15,7 +15,7 @@ from histofold.imaging.slide import Slide, open_sample
 from histofold.imaging.stain import network_view
 from histofold.predict.postprocess import PeakMap, clean_masks
 from histofold.predict.stages import Networks, OutOfTimeError, Stage
-from histofold.predict.tiled import BlankTiles, TileBatch, Tiling, grid_of, predict_bands
+from histofold.predict.tiled import BlankTiles, TileBatch, Tiling, dense_values, grid_of, predict_bands
 from histofold.schema.manifest import Manifest
 from histofold.schema.sample import Sample
 
@@ -69,9 +69,7 @@ class ImagePrediction:
 
 def forward_batch(stage: Stage, networks: Networks, batch: TileBatch) -> np.ndarray:
     """A batch through all passes of a stage, however long it takes; of blank tiles alone there are no values."""
-    if not batch.places:
-        return np.empty((0, 0, 0, 0), np.float32)
-    return networks(batch.images, stage.passes, stage.manifest)
+    return dense_values(networks(batch.images, stage.passes, stage.manifest) if batch.places else None)
 
 
 def predict_image(
@@ -101,7 +99,7 @@ def predict_image(
     wanted: list[Threshold] = [*thresholds, *([manifest.seed_threshold] if manifest.seed_threshold > 0 else [])]
     cuts = {key: key if isinstance(key, tuple) else (key,) * len(manifest.classes) for key in wanted}
     encoders = {key: [(cut, RunEncoder(slide.shape_hw)) for cut in of_classes] for key, of_classes in cuts.items()}
-    bands = _ImageBands(stages, slide, pixel_size_um, forward)
+    bands = ImageBands(stages, slide, pixel_size_um, forward)
     rows = 0
     try:
         for y, probs_KHW in bands:
@@ -124,7 +122,7 @@ def predict_image(
     return ImagePrediction(slide.shape_hw, runs, bands.peak_runs(), pixel_size_um, seeds, rows)
 
 
-class _ImageBands:
+class ImageBands:
     """The probabilities of an image at its original size, band by band, and the peak of what has passed.
 
     One stage is upsampled once; several meet at the original size.
@@ -197,7 +195,7 @@ def predict_masks(
 def predict_probabilities(stages: Sequence[Stage], slide: Slide, pixel_size_um: float | None) -> np.ndarray:
     """The probabilities that `predict_image` cuts, float32 (K, H, W) at the slide's size, all of them in memory."""
     probs_KHW = np.empty((len(stages[0].manifest.classes), *slide.shape_hw), np.float32)
-    for y, band_KHW in _ImageBands(stages, slide, pixel_size_um, forward_batch):
+    for y, band_KHW in ImageBands(stages, slide, pixel_size_um, forward_batch):
         probs_KHW[:, y : y + band_KHW.shape[1]] = band_KHW
     return probs_KHW
 

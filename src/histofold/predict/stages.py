@@ -7,10 +7,10 @@ own, which meet at the original size. Where time is short a `Level` says which p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -100,23 +100,33 @@ class Networks:
     def _average(
         self, images_NHWC: np.ndarray, passes: Sequence[Pass], manifest: Manifest, precision: torch.dtype
     ) -> np.ndarray:
-        if self.in_turn:
-            passes = sorted(passes, key=lambda one: one.member)
         share = 1.0 / sum(one.weight for one in passes)
         with device_lock(self.device), torch.inference_mode():
-            tiles_NCHW = torch.from_numpy(images_NHWC).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
             total_NKHW: torch.Tensor | None = None
-            seen, inputs_NCHW = "", tiles_NCHW
-            for one in passes:
-                if one.view != seen:  # its input serves all members that follow
-                    seen, inputs_NCHW = one.view, network_input(tiles_NCHW, one.view, manifest.preprocessing)
-                with torch.autocast(self.device.type, precision, enabled=precision is not torch.float32):
-                    logits_NKHW = self.models[one.member](inputs_NCHW)
+            for one, logits_NKHW in self.outputs(self.on_device(images_NHWC), passes, manifest, precision):
                 values_NKHW = logits_NKHW.float() if manifest.average == "logits" else logits_NKHW.float().sigmoid()
                 values_NKHW = undo_view(values_NKHW, one.view) * (one.weight * share)
                 total_NKHW = values_NKHW if total_NKHW is None else total_NKHW.add_(values_NKHW)
             assert total_NKHW is not None, "a stage has at least one pass"
             return np.ascontiguousarray(total_NKHW.cpu().numpy())
+
+    def on_device(self, images_NHWC: np.ndarray) -> torch.Tensor:
+        """Tiles as they are taken to the device, uint8 (N, 3, H, W)."""
+        return torch.from_numpy(images_NHWC).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+
+    def outputs(
+        self, tiles_NCHW: torch.Tensor, passes: Sequence[Pass], manifest: Manifest, precision: torch.dtype
+    ) -> Iterator[tuple[Pass, Any]]:
+        """What the networks themselves give of tiles on the device, pass by pass; whoever calls has its lock."""
+        if self.in_turn:
+            passes = sorted(passes, key=lambda one: one.member)
+        seen, inputs_NCHW = "", tiles_NCHW
+        for one in passes:
+            if one.view != seen:  # its input serves all members that follow
+                seen, inputs_NCHW = one.view, network_input(tiles_NCHW, one.view, manifest.preprocessing)
+            with torch.autocast(self.device.type, precision, enabled=precision is not torch.float32):
+                output = self.models[one.member](inputs_NCHW)
+            yield one, output
 
 
 @dataclass(frozen=True)

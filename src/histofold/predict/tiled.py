@@ -8,15 +8,16 @@ place beside the next passes.
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from histofold.core.threads import map_here, map_in_order, read_ahead
 from histofold.core.tiles import Tile, TileGrid
 from histofold.predict.canvas import Canvas, normalised_weights
+from histofold.predict.stages import Pass
 from histofold.schema.manifest import Manifest
 
 READ_AHEAD = 2  # batches
@@ -80,8 +81,16 @@ class TileBatch:
                 yield tile, np.full((blank.classes, *self.images.shape[1:3]), blank.value, np.float32)
 
 
+Answer = TypeVar("Answer")
 Forward = Callable[[TileBatch], np.ndarray]
 """The images of a batch, of which there may be none, to float32 values NKHW."""
+PassesCall = Callable[[np.ndarray, Sequence[Pass], Manifest], Answer]
+"""Takes tiles, uint8 NHWC, through passes of a stage; `Networks` averages them."""
+
+
+def dense_values(values_NKHW: np.ndarray | None) -> np.ndarray:
+    """Values of a batch, none where no tile went through the network."""
+    return np.empty((0, 0, 0, 0), np.float32) if values_NKHW is None else values_NKHW
 
 
 def grid_of(manifest: Manifest, scaled_hw: tuple[int, int]) -> TileGrid:
@@ -118,10 +127,7 @@ def predict_bands(
     canvas = Canvas(min(grid.tile_hw[0], height) if blend else max(written), width)
     row_weights = normalised_weights(grid.row_spans, grid.tile_hw[0], height) if blend else []
     column_weights = normalised_weights(grid.column_spans, grid.tile_hw[1], width) if blend else []
-
-    buffers = TileBuffers(tiling.batch, grid.tile_hw, READ_AHEAD + 3 + (len(forwards) if threaded else 0))
-    batches = read_ahead(read_batches(reader, tiling, buffers), READ_AHEAD)
-    results = map_in_order(forwards, batches) if threaded else map_here(forwards[0], batches)
+    results = predict_batches(forwards, reader, tiling, threaded)
     try:
         for batch, values_NKHW in results:
             for tile, values_KHW in batch.values(values_NKHW, tiling.blank):
@@ -132,8 +138,22 @@ def predict_bands(
                 else:
                     yield from canvas.rows_above(tile.write[0].start)
                     canvas[tile.write] = values_KHW[:, *tile.crop]
-            buffers.give_back(batch.images)
         yield from canvas.rows_above(height)
+    finally:
+        results.close()
+
+
+def predict_batches(
+    forwards: Sequence[Callable[[TileBatch], Answer]], reader: RegionReader, tiling: Tiling, threaded: bool = False
+) -> Generator[tuple[TileBatch, Answer], None, None]:
+    """Batches in reading order with what the networks say of them, each valid until the next is asked for."""
+    buffers = TileBuffers(tiling.batch, tiling.grid.tile_hw, READ_AHEAD + 3 + (len(forwards) if threaded else 0))
+    batches = read_ahead(read_batches(reader, tiling, buffers), READ_AHEAD)
+    results = map_in_order(forwards, batches) if threaded else map_here(forwards[0], batches)
+    try:
+        for batch, answer in results:
+            yield batch, answer
+            buffers.give_back(batch.images)
     finally:
         results.close()
         batches.close()

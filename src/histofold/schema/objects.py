@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+DENSE_MAPS = ("boundary", "distance")
+"""What dense networks of objects give beside the object itself; these follow its class among a manifest's classes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectConfig:

@@ -14,7 +14,7 @@ import numpy as np
 
 from histofold.predict.devices import device_lock
 from histofold.predict.stages import Level, Networks, OutOfTimeError, Stage, full_level, stages_at
-from histofold.predict.tiled import TileBatch
+from histofold.predict.tiled import Answer, PassesCall, TileBatch, dense_values
 
 FEWEST_BATCHES = 2  # before as many are measured nothing is left out
 FORGETTING = 0.98  # what a batch leaves of the weight of those before it: one slow image is no rule
@@ -192,27 +192,33 @@ class ImagePacer:
         return stages
 
     def forward(self, stage: Stage, networks: Networks, batch: TileBatch) -> np.ndarray:
-        """A batch through the passes of a stage that the budget allows; the clock is asked for blank tiles too.
+        """A batch through the passes of a stage that the budget allows, as `forward_batch`; see `run_batch`."""
+        return dense_values(self.run_batch(stage, networks, batch, networks))
+
+    def run_batch(self, stage: Stage, networks: Networks, batch: TileBatch, call: PassesCall[Answer]) -> Answer | None:
+        """What `call` makes of a batch and the passes that the budget allows; None where all tiles are blank.
+
+        The clock is asked for blank tiles too.
 
         Raises:
             OutOfTimeError: If nothing is left of the time.
         """
         self._lower()
         tile_megapixels = batch.images.shape[1] * batch.images.shape[2] / 1e6
-        values_NKHW, seconds = np.empty((0, 0, 0, 0), np.float32), 0.0
+        answer, seconds = None, 0.0
         seen = len(batch.places) * tile_megapixels
         if batch.places:
             passes = stage.passes_at(self.level, begun=True)
             with device_lock(networks.device):  # waiting for another stage is no work
                 started = time.monotonic()
-                values_NKHW = networks(batch.images, passes, stage.manifest)
+                answer = call(batch.images, passes, stage.manifest)
                 seconds = (time.monotonic() - started) / len(stage.networks)
             self._budget.record_batch(seconds, seen * len(passes), f"{networks.device} {stage.place}")
         with self._lock:
             self.seconds += seconds
             self.seen += seen
             self._left[stage.place] = max(0.0, self._left[stage.place] - len(batch.tiles) * tile_megapixels)
-        return values_NKHW
+        return answer
 
     def _lower(self) -> None:
         with self._lock:
