@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from histofold.core.faults import Fault, ImageError, InputError, InputNotice, parted
+from histofold.core.metrics.ranked import ApRule
 from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
 from histofold.core.rle.runs import Masks, Runs, class_runs, runs_to_text
@@ -116,6 +117,8 @@ class ObjectCompetition(Competition, Protocol):
 
     metric: str
     """The word that stands before a score: AP, AP50."""
+    ap_rule: ApRule
+    """By which rule it counts: what `score_objects` gives first is the average precision by it."""
 
     def objects(self, sample: Sample) -> Objects:
         """The true objects of a training sample."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from histofold.competitions.base import Adapter, ObjectScore, Task
 from histofold.core.faults import InputError
+from histofold.core.metrics.ranked import ApRule
 from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
 from histofold.core.rle.runs import Runs
@@ -24,6 +25,7 @@ class ObjectAdapter(Adapter):
 
     task: Task = "instances"
     metric = "AP"
+    ap_rule: ApRule
 
     def objects(self, sample: Sample) -> Objects:
         """The true objects of a training sample; `inspect` or `samples` must have been called.

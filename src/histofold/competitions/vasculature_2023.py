@@ -33,6 +33,7 @@ from histofold.competitions.polygons import PolygonFile, TilePolygon, read_polyg
 from histofold.competitions.tables import TableScan, header_shape_of, rows_by_id, scan_table, submission_ids
 from histofold.core.faults import Fault, InputNotice
 from histofold.core.metrics.detections import openimages_ap
+from histofold.core.metrics.ranked import ApRule
 from histofold.core.objects.coco import counts_text
 from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
@@ -86,6 +87,7 @@ class Vasculature2023(ObjectAdapter):
     slug = "hubmap-hacking-the-human-vasculature"
     classes: tuple[str, ...] = ("blood_vessel",)
     columns: tuple[str, ...] = ("id", "height", "width", "prediction_string")
+    ap_rule = ApRule(host="openimages", iou=VASCULATURE_IOU)
     visible_test_images = 1
     hidden_test_images = 650  # not stated by the host: an assumption
     hidden_image_side = 512

@@ -52,7 +52,7 @@ def openimages_ap(
         ValueError: If images, masks, scores or sizes do not fit together, a score is not finite, or `iou` is no IoU.
     """
     images = _checked_images(detections, truths, iou, ignored)
-    hits = [_first_choice_hits(image.found, image.scores, image.true, iou) for image in images]
+    hits = [openimages_hits(image.found, image.scores, image.true, iou) for image in images]
     return _pooled_ap(hits, images, _area_under_envelope)
 
 
@@ -92,7 +92,7 @@ def coco_ap(
     for image in _checked_images(detections, truths, iou, ignored):
         best = np.argsort(-image.scores, kind="stable")[:max_detections]
         images.append(image._replace(found=image.found.select(best), scores=image.scores[best]))
-    hits = [_best_free_hits(image.found, image.scores, image.true, iou) for image in images]
+    hits = [coco_hits(image.found, image.scores, image.true, iou) for image in images]
     return _pooled_ap(hits, images, _mean_at_101_recalls)
 
 
@@ -158,7 +158,7 @@ def _checked_detections(detection: Scored, image: int) -> tuple[Objects, np.ndar
     return objects, scores_N.astype(np.float64)
 
 
-def _first_choice_hits(found: Objects, scores_N: np.ndarray, true: Objects, iou: float) -> np.ndarray:
+def openimages_hits(found: Objects, scores_N: np.ndarray, true: Objects, iou: float) -> np.ndarray:
     """Which detections of one image are hits by the rule of Open Images, bool (N,) in the given order."""
     hits_N = np.zeros(len(found), bool)
     if len(true) == 0:
@@ -172,7 +172,7 @@ def _first_choice_hits(found: Objects, scores_N: np.ndarray, true: Objects, iou:
     return hits_N
 
 
-def _best_free_hits(found: Objects, scores_N: np.ndarray, true: Objects, iou: float) -> np.ndarray:
+def coco_hits(found: Objects, scores_N: np.ndarray, true: Objects, iou: float) -> np.ndarray:
     """Which detections of one image are hits by the rule of COCO, bool (N,); they come by descending score."""
     hits_N = np.zeros(len(found), bool)
     if len(true) == 0:
@@ -191,19 +191,21 @@ def _pooled_ap(image_hits: list[np.ndarray], images: list[_Image], area: Callabl
     truth_count = sum(len(image.true) for image in images)
     if truth_count == 0:
         return float("nan")
-    counted = [hits_N | ~_mostly_ignored(image) for hits_N, image in zip(image_hits, images, strict=True)]
+    counted = [
+        hits_N | ~mostly_ignored(image.found, image.ignored) for hits_N, image in zip(image_hits, images, strict=True)
+    ]
     scores = np.concatenate([image.scores[counted_N] for image, counted_N in zip(images, counted, strict=True)])
     hits = np.concatenate(image_hits)[np.concatenate(counted)]
     return area(hits[np.argsort(-scores, kind="stable")], truth_count)
 
 
-def _mostly_ignored(image: _Image) -> np.ndarray:
+def mostly_ignored(found: Objects, ignored: Objects | None) -> np.ndarray:
     """Which detections have at least half of their pixels in the union of ignored objects, bool (N,)."""
-    mostly_N = np.zeros(len(image.found), bool)
-    if image.ignored is not None and len(image.ignored):
-        union = Objects.from_runs([union_runs(list(image.ignored))], image.ignored.shape_hw)
-        pairs = overlapping_pairs(image.found, union)
-        mostly_N[pairs.first] = 2 * pairs.shared >= image.found.areas[pairs.first]
+    mostly_N = np.zeros(len(found), bool)
+    if ignored is not None and len(ignored):
+        union = Objects.from_runs([union_runs(list(ignored))], ignored.shape_hw)
+        pairs = overlapping_pairs(found, union)
+        mostly_N[pairs.first] = 2 * pairs.shared >= found.areas[pairs.first]
     return mostly_N
 
 
