@@ -20,7 +20,7 @@ from histofold.schema.files import csv_text
 from histofold.schema.sample import Sample, is_safe_id
 
 Split = Literal["train", "test"]
-Task = Literal["masks", "instances"]
+Task = Literal["masks", "instances", "volumes"]
 IMAGE_SUFFIXES = (".tiff", ".tif", ".png", ".jpg", ".jpeg")
 CLUSTER_PREFIX = "near-"
 """Begins the name of a group that is a cluster of near-duplicates: it says nothing of patients."""

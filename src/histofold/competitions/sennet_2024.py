@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from histofold.competitions.base import Adapter, Score, Split, masks_dice
+from histofold.competitions.base import Adapter, Score, Split, Task, masks_dice
 from histofold.competitions.tables import TableScan, rows_by_id, scan_host_table, submission_ids
 from histofold.core.faults import Fault, ImageError, InputError, InputNotice, listed_ids
 from histofold.core.metrics.surface import SurfaceDice
@@ -55,6 +55,7 @@ class Sennet2024(Adapter):
     classes: tuple[str, ...] = ("vessel",)
     columns = _SENNET_COLUMNS
     fallback_row = EMPTY_ROW
+    task: Task = "volumes"
     metric = "surface Dice"
     visible_test_images = 4
     hidden_test_images = 1500  # not stated by the host: an assumption

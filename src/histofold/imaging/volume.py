@@ -102,13 +102,17 @@ def volume_levels(folder: Path) -> VolumeLevels:
     return VolumeLevels(low, max(high, low + 1), max(dtypes, key=dtypes.count))
 
 
-@lru_cache(maxsize=CACHED_SLICES)
 def levelled_slice(path: Path) -> np.ndarray:
     """A slice in the grey levels of its volume, uint8 (H, W), read-only; the last few are kept.
 
     Raises:
         ImageError: If it cannot be read, or is of another type than its volume.
     """
+    return _levelled_slice(path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=CACHED_SLICES)
+def _levelled_slice(path: Path, changed_ns: int) -> np.ndarray:
     levels = volume_levels(path.parent)
     values_HW = read_slice(path)
     if str(values_HW.dtype) != levels.dtype:

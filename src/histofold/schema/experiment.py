@@ -16,6 +16,7 @@ from histofold.schema.objects import ObjectConfig
 from histofold.schema.optim import OptimConfig
 from histofold.schema.prediction import PredictConfig
 from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.volumes import VolumeConfig
 
 VALIDATION_THRESHOLD = 0.5
 """Of every validation: a threshold that is chosen on the slides it is scored on would flatter."""
@@ -86,6 +87,8 @@ class Experiment:
     predict: PredictConfig = field(default_factory=PredictConfig)
     objects: ObjectConfig = field(default_factory=ObjectConfig)
     """Read in competitions of objects alone."""
+    volume: VolumeConfig = field(default_factory=VolumeConfig)
+    """Read in competitions of volumes alone."""
 
     def __post_init__(self) -> None:
         self.loss.check_activation(self.model.activation)

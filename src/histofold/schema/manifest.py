@@ -16,6 +16,7 @@ from histofold.schema.objects import ObjectConfig
 from histofold.schema.parse import load_json, plain, read_json
 from histofold.schema.prediction import PredictConfig
 from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.volumes import VolumeConfig
 
 MANIFEST_FORMAT = "histofold/1"
 MANIFEST_NAME = "manifest.json"
@@ -79,6 +80,8 @@ class Manifest(PredictConfig):
     """Versions of the packages that made the weights."""
     objects: ObjectConfig | None = None
     """How objects are found, in competitions of objects; None: masks are predicted."""
+    volume: VolumeConfig | None = None
+    """How volumes are predicted, in competitions of volumes."""
 
     def __post_init__(self) -> None:
         if self.format != MANIFEST_FORMAT:

@@ -1,0 +1,24 @@
+"""How volumes are predicted: settings of an experiment that travel with the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+VOLUME_AXES = ("xy", "xz", "zy")
+"""Planes that a volume is cut into: across z, across y, across x."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeConfig:
+    """From slices to the vessels of a volume."""
+
+    axes: tuple[str, ...] = VOLUME_AXES
+    """Planes whose predictions are averaged: xy, xz, zy. Where time is short only the first ones are made."""
+    min_voxels: int = 0
+    """Components of the volume of fewer voxels are dropped."""
+
+    def __post_init__(self) -> None:
+        if not self.axes or len(set(self.axes)) < len(self.axes) or not set(self.axes) <= set(VOLUME_AXES):
+            raise ValueError(f"axes={self.axes}: name at least one of {', '.join(VOLUME_AXES)}, and each once")
+        if self.min_voxels < 0:
+            raise ValueError(f"min_voxels={self.min_voxels} must be at least 0")

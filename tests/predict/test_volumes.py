@@ -1,0 +1,149 @@
+"""Volumes along three axes: planes, blocks, averages and cuts, against arithmetic on whole arrays."""
+
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from histofold.core.faults import ImageError
+from histofold.imaging.volume import open_slice
+from histofold.predict import volumes
+from histofold.predict.volumes import (
+    GreyVolume,
+    cut_volume,
+    gather_volume,
+    plane_slides,
+    predict_volume,
+    sorted_volumes,
+)
+from histofold.schema.manifest import Manifest
+from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.sample import Sample
+from histofold.schema.volumes import VOLUME_AXES, VolumeConfig
+from small_stages import stage_of
+
+SHAPE = (9, 70, 45)
+
+
+def manifest_of(**settings) -> Manifest:
+    return Manifest(
+        competition="sennet_2024",
+        preprocessing=Preprocessing(target_pixel_size_um=50.0, normalise="none"),
+        classes=("vessel",),
+        tile=64,
+        halo=0,
+        views=("identity",),
+        **settings,
+    )
+
+
+def middle_channel(images_NHWC):
+    """A network that says the grey level."""
+    return images_NHWC[:, None, :, :, 1].astype(np.float32) / 255
+
+
+def contrast(images_NHWC):
+    """A network that compares a plane with its neighbours."""
+    planes = images_NHWC.astype(np.float32)
+    return np.abs(planes[..., 0] - planes[..., 2])[:, None] / 255
+
+
+@pytest.fixture
+def grey() -> GreyVolume:
+    values_DHW = np.random.default_rng(0).integers(0, 256, SHAPE).astype(np.uint8)
+    return GreyVolume(values_DHW, frozenset(), 50.0, Path("volume"))
+
+
+@pytest.mark.parametrize("axes", [("xy",), ("zy", "xy"), VOLUME_AXES])
+def test_a_network_of_single_voxels_says_the_same_along_every_axis(grey, axes, tmp_path, monkeypatch):
+    monkeypatch.setattr(volumes, "BLOCK_BYTES", 3 * 70 * 45)  # several blocks an axis
+    map_DHW = predict_volume([stage_of(middle_channel, manifest_of())], grey, axes, tmp_path)
+    np.testing.assert_allclose(map_DHW, grey.values / 255, atol=2e-3)
+
+
+def test_each_axis_counts_alike_and_sees_its_own_neighbours(grey, tmp_path, monkeypatch):
+    monkeypatch.setattr(volumes, "BLOCK_BYTES", 1)
+    map_DHW = predict_volume([stage_of(contrast, manifest_of())], grey, VOLUME_AXES, tmp_path)
+    values = grey.values.astype(float)
+    expected = np.zeros(SHAPE)
+    for axis in range(3):
+        padded = np.pad(values, [(1, 1) if place == axis else (0, 0) for place in range(3)], mode="edge")
+        length = values.shape[axis]
+        before, after = np.take(padded, range(length), axis), np.take(padded, range(2, length + 2), axis)
+        expected += np.abs(before - after) / 255 / 3
+    np.testing.assert_allclose(map_DHW, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("axis", VOLUME_AXES)
+def test_blocks_partition_the_planes(grey, axis, monkeypatch):
+    monkeypatch.setattr(volumes, "BLOCK_BYTES", 2 * 70 * 45)
+    planes = np.moveaxis(grey.values, VOLUME_AXES.index(axis), 0)
+    seen = 0
+    for start, stop, slides in plane_slides(grey.values, axis):
+        assert start == seen
+        for place, slide in enumerate(slides):
+            np.testing.assert_array_equal(slide.read_all()[:, :, 1], planes[start + place])
+        seen = stop
+    assert seen == len(planes)
+
+
+def test_axes_for_which_there_is_no_time_are_left_out_and_said(grey, tmp_path, caplog):
+    stage = stage_of(contrast, manifest_of())
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    short = predict_volume([stage], grey, VOLUME_AXES, tmp_path / "a", lambda axis, planes: False)
+    alone = predict_volume([stage], grey, ("xy",), tmp_path / "b")
+    np.testing.assert_array_equal(short, alone)
+    assert "predicted along xy alone" in caplog.text
+
+
+def test_hysteresis_and_size_hold_over_the_volume():
+    rng = np.random.default_rng(1)
+    map_DHW = ndimage.gaussian_filter(rng.random(SHAPE), 1.2).astype(np.float16)
+    map_DHW = (map_DHW - map_DHW.min()) / (map_DHW.max() - map_DHW.min())
+    low, high, fewest = 0.5, 0.75, 20
+    labels_DHW, count = ndimage.label(map_DHW >= low, np.ones((3, 3, 3)))
+    kept = [
+        k for k in range(1, count + 1) if map_DHW[labels_DHW == k].max() >= high and (labels_DHW == k).sum() >= fewest
+    ]
+    manifest = manifest_of(seed_threshold=high, volume=VolumeConfig(min_voxels=fewest))
+    found = np.stack([runs.to_mask() for runs in cut_volume(map_DHW, low, manifest)])
+    assert 0 < len(kept) < count
+    np.testing.assert_array_equal(found, np.isin(labels_DHW, kept))
+    plain = np.stack([runs.to_mask() for runs in cut_volume(map_DHW, low, manifest_of())])
+    np.testing.assert_array_equal(plain, map_DHW >= low)
+
+
+def write_slices(folder, values_DHW):
+    folder.mkdir(parents=True)
+    samples = []
+    for number, values_HW in enumerate(values_DHW):
+        path = folder / f"{number:04d}.tif"
+        cv2.imwrite(str(path), values_HW)
+        sample = partial(Sample, id=f"v_{number:04d}", image_path=path, source="v", pixel_size_um=50.0)
+        samples.append(sample(opened_by=open_slice))
+    return samples
+
+
+def test_slices_at_fault_are_taken_from_their_neighbours_or_are_black_and_named(tmp_path, caplog):
+    values_DHW = np.random.default_rng(2).integers(1000, 60_000, (8, 20, 30)).astype(np.uint16)
+    samples = write_slices(tmp_path / "v", values_DHW)
+    for number in (2, 5, 6):
+        samples[number].image_path.write_bytes(b"II*\0")
+    grey = gather_volume(samples, tmp_path)
+    assert grey.unread == {5, 6}
+    assert not grey.values[5:7].any()
+    middle = (grey.values[1].astype(float) + grey.values[3]) / 2
+    assert np.abs(grey.values[2] - middle).max() <= 0.5
+    for sample in samples:
+        sample.image_path.write_bytes(b"II*\0")
+    with pytest.raises(ImageError, match="no slice of this volume"):
+        gather_volume(samples, tmp_path)
+
+
+def test_slices_are_ordered_within_their_volumes(tmp_path):
+    samples = write_slices(tmp_path / "v", np.zeros((4, 8, 8), np.uint16))
+    assert sorted_volumes(samples[::-1]) == {"v": samples}
