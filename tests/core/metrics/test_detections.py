@@ -279,7 +279,7 @@ def naive_first_hits(found, truth, iou):
 @pytest.mark.parametrize(("metric", "naive_hits"), [(openimages_ap, naive_first_hits), (coco_ap, naive_coco_hits)])
 def test_ignored_false_alarms_count_neither_way(metric, naive_hits):
     rng, changed = np.random.default_rng(21), 0
-    for _ in range(200):
+    for scene in range(200):
         detections, truths, ignored, left = [], [], [], []
         for _ in range(rng.integers(1, 3)):
             truth = random_instances(rng, rng.integers(0, 5), (9, 13)) != 0
@@ -297,11 +297,12 @@ def test_ignored_false_alarms_count_neither_way(metric, naive_hits):
             ignored.append(unsure)
         value = metric(detections, truths, 0.5, ignored=ignored)
         assert value == pytest.approx(metric(left, truths, 0.5), abs=1e-12, nan_ok=True)
-        as_objects = [Objects.from_masks(masks, (9, 13)) for masks in ignored]
-        assert value == pytest.approx(metric(detections, truths, 0.5, ignored=as_objects), abs=0, nan_ok=True)
         plain = metric(detections, truths, 0.5)
-        nothing = metric(detections, truths, 0.5, ignored=[np.zeros(0)] * len(truths))
-        assert plain == pytest.approx(nothing, abs=0, nan_ok=True)
+        if scene % 8 == 0:
+            as_objects = [Objects.from_masks(masks, (9, 13)) for masks in ignored]
+            assert value == pytest.approx(metric(detections, truths, 0.5, ignored=as_objects), abs=0, nan_ok=True)
+            nothing = metric(detections, truths, 0.5, ignored=[np.zeros(0)] * len(truths))
+            assert plain == pytest.approx(nothing, abs=0, nan_ok=True)
         changed += value > plain
     assert changed > 20
 
