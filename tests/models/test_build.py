@@ -7,7 +7,7 @@ from torchvision.models.segmentation import deeplabv3_resnet101
 
 from histofold.core.faults import InputError
 from histofold.models.build import build_model
-from histofold.schema.network import Architecture, ModelConfig, needs_smp
+from histofold.schema.network import Architecture, DenseArchitecture, ModelConfig, is_detector, needs_smp
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet10t"])
@@ -81,7 +81,7 @@ def test_all_parts_of_a_unet_of_efficientnet_are_loaded_and_those_in_use_trained
     assert all(p.requires_grad == (name not in untrained) for name, p in model.encoder.named_parameters())
 
 
-@pytest.mark.parametrize("architecture", get_args(Architecture))
+@pytest.mark.parametrize("architecture", get_args(DenseArchitecture))
 def test_every_architecture_is_built_from_its_own_settings(architecture):
     with torch.device("meta"):
         model = build_model(architecture, ModelConfig(architecture=architecture, classes=3).arguments())
@@ -112,7 +112,9 @@ def test_deeplab_gives_the_channels_that_torchvision_gives(head_channel, classes
 
 
 def test_smp_is_needed_where_it_is_imported():
-    assert [a for a in get_args(Architecture) if not needs_smp(a)] == ["deeplabv3_resnet101", "segformer"]
+    free = [a for a in get_args(Architecture) if not needs_smp(a)]
+    assert [a for a in free if not is_detector(a)] == ["deeplabv3_resnet101", "segformer"]
+    assert {a for a in get_args(Architecture) if is_detector(a)} < set(free)
 
 
 @pytest.mark.parametrize(

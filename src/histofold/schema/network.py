@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
 
 PyramidArchitecture = Literal[
     "unext50",
@@ -17,7 +17,7 @@ PyramidArchitecture = Literal[
     "effunet-b7",
 ]
 """The nets of the 2022 team, whose published weights can be imported."""
-Architecture = Literal[
+DenseArchitecture = Literal[
     "unet",
     "unetplusplus",
     PyramidArchitecture,
@@ -27,6 +27,10 @@ Architecture = Literal[
     "segformer",
     "upernet",
 ]
+"""Networks that give a logit for each pixel."""
+DetectorArchitecture = Literal["maskrcnn", "maskrcnn_c4", "mask2former"]
+"""Networks that give objects."""
+Architecture = Literal[DenseArchitecture, DetectorArchitecture]
 DEFAULT_ENCODERS = {
     "unet": "resnet34",
     "unetplusplus": "resnet34",
@@ -36,6 +40,8 @@ DEFAULT_ENCODERS = {
     "upernet": "tu-convnext_tiny",
 }
 """Networks whose encoder is a choice, with the one that they have where none is named."""
+DETECTOR_ENCODERS = {"maskrcnn": "resnet50", "maskrcnn_c4": "resnet50", "mask2former": "swin_tiny"}
+"""The same of detectors."""
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 DILATED = ("deeplabv3", "deeplabv3plus")
 """Networks whose encoder's stride and whose pyramid's dilations are a choice."""
@@ -46,7 +52,86 @@ SHIPPED_ENCODER = "tu-tf_efficientnet_lite0"
 
 def needs_smp(architecture: str) -> bool:
     """Whether a network is built with segmentation-models-pytorch, which Kaggle's image lacks."""
-    return architecture not in ("segformer", "deeplabv3_resnet101")
+    return architecture not in ("segformer", "deeplabv3_resnet101", *DETECTOR_ENCODERS)
+
+
+def is_detector(architecture: str) -> bool:
+    """Whether a network gives objects instead of a logit for each pixel."""
+    return architecture in get_args(DetectorArchitecture)
+
+
+def default_encoder(architecture: str) -> str:
+    """The encoder of a network where none is named; empty where it is no choice."""
+    return {**DEFAULT_ENCODERS, **DETECTOR_ENCODERS}.get(architecture, "")
+
+
+BOX_DETECTORS = ("maskrcnn", "maskrcnn_c4")
+_DETECTORS_BY_SETTING = {"heads": ("maskrcnn",), "queries": ("mask2former",)}
+_SETTINGS_OF_ALL_DETECTORS = ("max_detections", "score_threshold")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig:
+    """What a detector has besides its encoder."""
+
+    heads: Literal["v1", "v2"] = "v1"
+    """Heads of maskrcnn: `v1` as published (He et al. 2017); `v2`: with more convolutions and batch normalisation (Li
+    et al. 2021), as torchvision's second version."""
+    norm: Literal["batch", "frozen"] = "batch"
+    """Batch normalisation of the encoder (maskrcnn, maskrcnn_c4): `batch` goes on learning; `frozen` keeps the
+    statistics of pretrained weights, for batches of one or two."""
+    anchor_sizes: tuple[int, ...] = (8, 16, 32, 64, 128)
+    """Sides of the anchors in pixels of the tile, each in three shapes (maskrcnn, maskrcnn_c4). Of maskrcnn five, one
+    for each map of its pyramid; photographs take 32, 64, 128, 256, 512."""
+    proposals_before_nms: int = 2000
+    """Most proposals of an image and of each map before suppression (maskrcnn, maskrcnn_c4)."""
+    proposals_after_nms: int = 2000
+    """Most proposals of an image after suppression (maskrcnn, maskrcnn_c4)."""
+    sampled_boxes: int = 512
+    """Proposals of an image that the heads learn from in a step, a quarter of them objects where there are as many
+    (maskrcnn, maskrcnn_c4)."""
+    nms_threshold: float = 0.5
+    """Overlap (IoU) of two boxes of a tile above which the lower score goes (maskrcnn, maskrcnn_c4)."""
+    max_detections: int = 1000
+    """Most objects of a tile."""
+    score_threshold: float = 0.05
+    """Score below which nothing is found at all; what counts as an object in the end is decided later."""
+    queries: int = 100
+    """Most objects that mask2former can find in a tile; 100 in published weights."""
+
+    def __post_init__(self) -> None:
+        if not self.anchor_sizes or min(self.anchor_sizes) < 1:
+            raise ValueError(f"anchor_sizes={self.anchor_sizes} must be one side or more, each 1 px or more")
+        for name in ("proposals_before_nms", "proposals_after_nms", "sampled_boxes", "max_detections", "queries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
+        for name in ("nms_threshold", "score_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in 0 to 1")
+
+    def arguments(self, architecture: str) -> dict[str, Any]:
+        """The settings that an architecture reads."""
+        settings = {name: value for name, value in asdict(self).items() if _reads(architecture, name)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+    def check_architecture(self, architecture: str) -> None:
+        """Refuse what an architecture does not read, or cannot be built with.
+
+        Raises:
+            ValueError: With the setting and what to do.
+        """
+        for setting in fields(self):
+            if getattr(self, setting.name) != setting.default and not _reads(architecture, setting.name):
+                raise ValueError(f"{setting.name} is not read by {architecture}: leave it out")
+        if architecture == "maskrcnn" and len(self.anchor_sizes) != 5:
+            raise ValueError(f"anchor_sizes={self.anchor_sizes}: maskrcnn has a pyramid of five maps, give five sides")
+
+
+def _reads(architecture: str, setting: str) -> bool:
+    """Whether an architecture has a detector's setting."""
+    if setting in _SETTINGS_OF_ALL_DETECTORS:
+        return is_detector(architecture)
+    return architecture in _DETECTORS_BY_SETTING.get(setting, BOX_DETECTORS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +142,9 @@ class ModelConfig:
     """Network family."""
     encoder: str = ""
     """Encoder of unet, unetplusplus, deeplabv3, deeplabv3plus and upernet: any of segmentation-models-pytorch, timm
-    ones as tu-NAME; of segformer: mit_b0 to mit_b5. Empty: the family's usual one. Other networks have their own."""
+    ones as tu-NAME; of segformer: mit_b0 to mit_b5; of maskrcnn: resnet18 to resnet152, or a convolutional one of timm
+    as tu-NAME; of maskrcnn_c4: resnet50, resnet101, resnet152; of mask2former: swin_tiny, swin_small. Empty: the
+    family's usual one. Other networks have their own."""
     encoder_weights: str = "none"
     """`none`; `shipped`: ImageNet weights of tu-tf_efficientnet_lite0, installed with the project; the name of weights
     on the hub (imagenet, ...); or `file:PATH` of a local state dict."""
@@ -78,9 +165,14 @@ class ModelConfig:
     The whole network is given, so encoder_weights are not read then."""
     classes: int = 1
     """Number of mask classes."""
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    """What maskrcnn, maskrcnn_c4 and mask2former have besides their encoder."""
 
     def __post_init__(self) -> None:
-        if self.architecture not in DEFAULT_ENCODERS and self.encoder:
+        self.detector.check_architecture(self.architecture)
+        if is_detector(self.architecture) and (self.classes != 1 or self.activation != "sigmoid"):
+            raise ValueError(f"{self.architecture} finds objects of one class: leave out classes and activation")
+        if not default_encoder(self.architecture) and self.encoder:
             raise ValueError(f"encoder={self.encoder!r}: {self.architecture} has an encoder of its own; leave it out")
         if self.decoder_channels != DECODER_CHANNELS and self.architecture not in ("unet", "unetplusplus"):
             raise ValueError(
@@ -110,14 +202,14 @@ class ModelConfig:
             remedy = f"write encoder = {SHIPPED_ENCODER!r}, or choose other encoder_weights (none, imagenet, file:PATH)"
             raise ValueError(
                 f"encoder_weights='shipped' are those of {SHIPPED_ENCODER} and the encoder is "
-                f"{self.encoder or DEFAULT_ENCODERS.get(self.architecture, 'its own')!r}: {remedy}"
+                f"{self.encoder or default_encoder(self.architecture) or 'its own'!r}: {remedy}"
             )
 
     def arguments(self) -> dict[str, Any]:
         """What the network is built with, as `build_model` takes it and a manifest's member records it."""
         arguments: dict[str, Any] = {"classes": self.classes}
-        if self.architecture in DEFAULT_ENCODERS:
-            arguments["encoder"] = self.encoder or DEFAULT_ENCODERS[self.architecture]
+        if default_encoder(self.architecture):
+            arguments["encoder"] = self.encoder or default_encoder(self.architecture)
         if self.architecture in ("unet", "unetplusplus"):
             arguments["decoder_channels"] = list(self.decoder_channels)
         if self.output_stride:
@@ -128,4 +220,4 @@ class ModelConfig:
             arguments["head_channel"] = self.head_channel
         if self.activation == "softmax":
             arguments["activation"] = "softmax"
-        return arguments
+        return {**arguments, **self.detector.arguments(self.architecture)}

@@ -1,0 +1,1 @@
+"""Networks that find single objects: boxes, scores and a mask each."""

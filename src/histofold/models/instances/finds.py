@@ -1,0 +1,41 @@
+"""What a detector finds in one tile, and what it asks of its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+DETECTOR_STRIDE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class TileFinds:
+    """Objects found in one tile, best first, on the network's device."""
+
+    boxes_M4: torch.Tensor  # noqa: N815
+    """Boxes (y0, x0, y1, x1) in pixels of the tile, float32."""
+    scores_M: torch.Tensor  # noqa: N815
+    """Scores in 0 to 1, float32."""
+    masks_Mhw: torch.Tensor  # noqa: N815
+    """Probabilities of being the object, float32: a grid that is spread over the object's box."""
+
+    def __len__(self) -> int:
+        """Number of objects."""
+        return len(self.scores_M)
+
+
+def swap_xy(boxes_M4: torch.Tensor) -> torch.Tensor:
+    """Boxes (x0, y0, x1, y1) as (y0, x0, y1, x1), or back."""
+    return boxes_M4[:, [1, 0, 3, 2]]
+
+
+def check_images(images_NCHW: torch.Tensor) -> None:
+    """Refuse images whose sides are no multiples of 32.
+
+    Raises:
+        ValueError: With what the images are and what they should be.
+    """
+    height, width = images_NCHW.shape[2:]
+    if height % DETECTOR_STRIDE or width % DETECTOR_STRIDE:
+        raise ValueError(f"images of {height}x{width} px: detectors take multiples of {DETECTOR_STRIDE}; pad them")

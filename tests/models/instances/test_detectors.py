@@ -1,0 +1,163 @@
+"""What every detector keeps to: losses, gradients, finds, precision, saving, and its place outside kernels of masks."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import histofold
+from histofold.core.faults import InputError
+from histofold.kaggle.bundle.bundler import closure
+from histofold.models.instances.build import build_detector, build_network
+from histofold.schema.network import DetectorConfig, ModelConfig
+from object_tiles import targets_of, tile_of
+
+pytestmark = pytest.mark.slow
+
+FEW = {"proposals_before_nms": 20, "proposals_after_nms": 20, "sampled_boxes": 8, "max_detections": 5}
+NETWORKS = {
+    "maskrcnn": {"encoder": "resnet18", **FEW},
+    "maskrcnn v2": {"encoder": "resnet18", "heads": "v2", **FEW},
+    "maskrcnn on timm": {"encoder": "tu-convnext_atto", **FEW},
+    "maskrcnn_c4": {"encoder": "resnet50", **FEW},
+}
+BOX_SIDES = {"maskrcnn": 28, "maskrcnn v2": 28, "maskrcnn on timm": 28, "maskrcnn_c4": 14}
+HW = (64, 96)
+
+
+def build(name):
+    torch.manual_seed(0)
+    return build_detector(name.split()[0], NETWORKS[name])
+
+
+def batch(counts, hw=HW):
+    tiles = [tile_of(count, hw, seed=seed) for seed, count in enumerate(counts)]
+    return torch.stack([image for image, _ in tiles]), [targets_of(labels) for _, labels in tiles]
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def network(name):
+    """One network in evaluation mode, with statistics of some images; tests leave it as it is."""
+    model = build(name).train()
+    with torch.no_grad():
+        model(*batch([3, 2]))
+    return model.eval()
+
+
+def assert_equal(finds, others):
+    assert len(finds) == len(others)
+    for one, other in zip(finds, others, strict=True):
+        for part in ("boxes_M4", "scores_M", "masks_Mhw"):
+            torch.testing.assert_close(getattr(one, part), getattr(other, part), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (5, 5)])
+def test_losses_are_finite_and_gradients_reach_every_parameter(name, counts):
+    model = build(name).train()
+    losses = model(*batch(counts))
+    assert all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    lost = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert lost == []
+    assert any(p.grad.any() for p in model.encoder.parameters())
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+@pytest.mark.parametrize("hw", [HW, (32, 64), (128, 32)])
+def test_finds_lie_in_their_tile_best_first(network, hw):
+    images, _ = batch([2, 0], hw)
+    with torch.inference_mode():
+        found = network(images)
+    assert len(found) == 2
+    for finds in found:
+        assert 0 < len(finds) <= FEW["max_detections"]
+        assert finds.boxes_M4.dtype == finds.scores_M.dtype == finds.masks_Mhw.dtype == torch.float32
+        y0, x0, y1, x1 = finds.boxes_M4.T
+        assert ((y0 >= 0) & (y0 < y1) & (y1 <= hw[0]) & (x0 >= 0) & (x0 < x1) & (x1 <= hw[1])).all()
+        assert (finds.scores_M.diff() <= 0).all()
+        assert ((finds.scores_M > DetectorConfig.score_threshold) & (finds.scores_M <= 1)).all()
+        assert ((finds.masks_Mhw >= 0) & (finds.masks_Mhw <= 1)).all()
+        assert len(finds.masks_Mhw) == len(finds)
+
+
+def test_evaluation_is_deterministic_and_blind_to_batch_mates(network):
+    images, _ = batch([4, 1])
+    with torch.inference_mode():
+        together = network(images)
+        for one, other in zip(together, network(images), strict=True):
+            assert torch.equal(one.boxes_M4, other.boxes_M4)
+            assert torch.equal(one.masks_Mhw, other.masks_Mhw)
+        assert_equal(together, [*network(images[:1]), *network(images[1:])])
+
+
+def test_saved_weights_and_copies_find_the_same(name, network, tmp_path):
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    images, _ = batch([3])
+    with torch.inference_mode():
+        wanted = network(images)
+        fresh = build(name).eval()
+        fresh.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
+        assert_equal(fresh(images), wanted)
+        twin = copy.deepcopy(network)
+        for tensor in network.state_dict().values():
+            assert not any(tensor is other for other in twin.state_dict().values())
+        for parameter in fresh.parameters():
+            parameter.zero_()
+        assert_equal(twin(images), wanted)
+
+
+def test_bf16_finds_boxes_in_full_precision(network):
+    images, _ = batch([3])
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        (finds,) = network(images)
+    assert finds.boxes_M4.dtype == finds.scores_M.dtype == finds.masks_Mhw.dtype == torch.float32
+    assert len(finds)
+    assert finds.masks_Mhw.isfinite().all()
+
+
+def test_sizes_that_do_not_fit_are_refused(network):
+    with pytest.raises(ValueError, match=r"96x50 px.*multiples of 32"):
+        network(torch.zeros(1, 3, 96, 50))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "words"),
+    [
+        ("unet", {}, "no detector: known are maskrcnn"),
+        ("maskrcnn", {"encoder": "resnet7"}, "cannot be built.*known are resnet18"),
+        ("maskrcnn", {"encoder": "tu-swin_tiny_patch4_window7_224"}, "mask2former"),
+        ("maskrcnn", {"encoder": "tu-test_vit"}, "a pyramid needs 4, 8, 16 and 32"),
+        ("maskrcnn", {"classes": 2}, "one class"),
+        ("maskrcnn", {"anchor_sizes": [8, 16]}, "five maps"),
+        ("maskrcnn", {"depth": 3}, "cannot be built.*depth"),
+        ("maskrcnn_c4", {"encoder": "resnet18"}, "known are resnet50"),
+        ("maskrcnn_c4", {"heads": "v2"}, "not read by maskrcnn_c4"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_in_words(architecture, arguments, words):
+    with pytest.raises(InputError, match=words):
+        build_detector(architecture, arguments)
+
+
+def test_every_network_is_built_by_its_settings():
+    with torch.device("meta"):
+        dense = build_network("unet", ModelConfig().arguments())
+        assert isinstance(dense.encoder, torch.nn.Module)
+        for architecture in ("maskrcnn", "maskrcnn_c4"):
+            model = build_network(architecture, ModelConfig(architecture=architecture).arguments())
+            assert sum(p.numel() for p in model.encoder.parameters()) > 2e7
+
+
+@pytest.mark.parametrize("kernel", ["hubmap_2022", "kidney_2020"])
+def test_kernels_of_masks_hold_no_detector(kernel):
+    modules = closure(f"histofold.kernels.{kernel}", Path(histofold.__file__).parent)
+    assert not [module.name for module in modules if "instances" in module.name]
