@@ -94,7 +94,12 @@ class Experiment:
         self.loss.check_activation(self.model.activation)
 
     def manifest(
-        self, preprocessing: Preprocessing, competition: str, classes: tuple[str, ...], objects: bool = False
+        self,
+        preprocessing: Preprocessing,
+        competition: str,
+        classes: tuple[str, ...],
+        objects: bool = False,
+        volume: bool = False,
     ) -> Manifest:
         """The manifest of its weights before there are any: how validation and the kernel predict.
 
@@ -103,6 +108,7 @@ class Experiment:
             competition: Name of the adapter.
             classes: Names of the mask classes.
             objects: Whether single objects are predicted.
+            volume: Whether volumes are predicted.
         """
         settings = self.predict
         if preprocessing.scale_mode == "whole":  # one tile is the whole image
@@ -113,6 +119,7 @@ class Experiment:
             classes=classes,
             versions=installed_versions(),
             objects=self.objects if objects else None,
+            volume=self.volume if volume else None,
             **vars(settings),
         )
 

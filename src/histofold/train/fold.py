@@ -139,7 +139,9 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
         competition=main.competition if len(used) == 1 else JoinedTruth(used),
         training=trained,
         validation=validation,
-        manifest=experiment.manifest(preprocessing, main.info.competition, main.competition.classes),
+        manifest=experiment.manifest(
+            preprocessing, main.info.competition, main.competition.classes, volume=main.info.task == "volumes"
+        ),
         limit=limit,
         digest=hashlib.sha256(text.encode()).hexdigest(),
         inputs=inputs,

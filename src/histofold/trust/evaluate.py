@@ -16,6 +16,7 @@ from histofold.data.store import known_folds
 from histofold.trust.evaluation import Evaluation, FinishedRun
 from histofold.trust.masks import evaluate_masks
 from histofold.trust.oof import FoldRun, finished_folds, run_experiment
+from histofold.trust.volumes import evaluate_volumes
 
 
 def evaluate_run(run: Path, root: Path | None = None) -> Evaluation:
@@ -49,7 +50,7 @@ def evaluate_run(run: Path, root: Path | None = None) -> Evaluation:
     found = FinishedRun(run, folds, sources, missing)
     for note in found.notes:
         logger.warning(note)
-    return evaluate_masks(found)
+    return evaluate_volumes(found) if folds[0].manifest.volume is not None else evaluate_masks(found)
 
 
 def _refuse_other_inputs(folds: Sequence[FoldRun], sources: Sequence[Source]) -> None:

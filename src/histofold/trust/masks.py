@@ -56,7 +56,7 @@ def evaluate_masks(found: FinishedRun) -> MaskEvaluation:
     several = names if len(names) > 1 else ()
     nested, thresholds = nested_scores(table, THRESHOLD_GRID, several)
     oof = _oof_table(table, nested, several)
-    summary = _summarise(table, oof, thresholds, folds, several) | found.facts()
+    summary = mask_summary(table, oof, thresholds, folds, several) | found.facts()
     write_atomically(run / "oof.csv", oof.to_csv(index=False, float_format="%.6f"))
     write_json(run / "thresholds.json", thresholds)
     write_json(run / "summary.json", summary)
@@ -106,7 +106,7 @@ def _oof_table(table: pd.DataFrame, nested: np.ndarray, several: Sequence[str]) 
     return table[["id", "fold", "organ", "source"]].assign(dice=dice, **own)[[*OOF_COLUMNS, *own]]
 
 
-def _summarise(
+def mask_summary(
     table: pd.DataFrame,
     oof: pd.DataFrame,
     thresholds: dict[str, float],

@@ -1,0 +1,140 @@
+"""Volumes out-of-fold: surface Dice of each held-out volume, its threshold chosen on the other folds' volumes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from histofold.competitions.base import masks_dice
+from histofold.core.metrics.surface import SurfaceDice
+from histofold.core.rle.runs import class_runs
+from histofold.data.sources import joined_folds
+from histofold.predict.stages import Stage
+from histofold.predict.volumes import cut_volume, gather_volume, predict_volume, sorted_volumes, volume_scratch
+from histofold.schema.files import LineJournal, write_atomically
+from histofold.schema.parse import write_json
+from histofold.schema.sample import Sample
+from histofold.schema.volumes import VolumeConfig
+from histofold.trust.evaluation import FinishedRun
+from histofold.trust.intervals import grouped_interval
+from histofold.trust.masks import OOF_COLUMNS, MaskEvaluation, mask_summary
+from histofold.trust.oof import THRESHOLD_GRID, FoldRun, fold_key, held_out_ids, slide_key
+from histofold.trust.thresholds import choose_thresholds
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeEvaluation(MaskEvaluation):
+    """What an evaluation of volumes found: that of their slices as masks, headed by the host's score of volumes."""
+
+    @property
+    def score(self) -> float:
+        """The mean surface Dice of all held-out volumes."""
+        return float(self.summary["surface_dice"])
+
+    def further_lines(self) -> list[str]:
+        """The surface Dice of each volume, and the plain Dice of slices."""
+        volumes = ", ".join(f"{name} {score:.4f}" for name, score in self.summary["volumes"].items())
+        return [f"surface Dice by volume: {volumes}"]
+
+    def peer_words(self) -> str:
+        """The plain Dice of slices, and of a mask of everything."""
+        return f"plain Dice of slices {self.summary['dice']:.4f}, {super().peer_words()}"
+
+
+def evaluate_volumes(found: FinishedRun) -> VolumeEvaluation:
+    """Score a run of volumes and write oof.csv, thresholds.json and summary.json."""
+    run, folds = found.run, found.folds
+    volumes, slices = score_volumes(found)
+    grid = list(THRESHOLD_GRID)
+    several = volumes["fold"].nunique() > 1
+    thresholds = choose_thresholds(volumes, grid) if several else {"default": 0.5}
+    chosen = {
+        fold: choose_thresholds(volumes[volumes["fold"] != fold], grid)["default"] if several else 0.5
+        for fold in volumes["fold"].unique()
+    }
+    scores = np.array([row[chosen[row["fold"]]] for row in volumes.to_dict("records")])
+    dice = [row[chosen[row["fold"]]] for row in slices.to_dict("records")]
+    oof = slices[["id", "fold", "organ", "source"]].assign(dice=dice)[list(OOF_COLUMNS)]
+    groups = volumes["group"].tolist()
+    summary = mask_summary(slices, oof, thresholds, folds, ()) | {
+        "metric": "surface Dice",
+        "surface_dice": float(scores.mean()),
+        "surface_dice_at_half": float(volumes[0.5].mean()),
+        "volumes": dict(zip(volumes["id"], scores.tolist(), strict=True)),
+        "interval": list(grouped_interval(scores, groups)) if len(set(groups)) > 1 else None,
+    }
+    summary |= found.facts()
+    write_atomically(run / "oof.csv", oof.to_csv(index=False, float_format="%.6f"))
+    write_json(run / "thresholds.json", thresholds)
+    write_json(run / "summary.json", summary)
+    return VolumeEvaluation(
+        run=run,
+        folds=folds,
+        truth=found.truth,
+        samples=found.samples,
+        oof=oof,
+        thresholds=thresholds,
+        summary=summary,
+        notes=found.notes,
+    )
+
+
+def score_volumes(found: FinishedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores of every held-out volume and of its slices at every threshold of the grid.
+
+    Kept in runs/E/oof_scores.jsonl volume by volume, so that an interrupted evaluation goes on.
+
+    Returns:
+        (volumes, slices): tables of id, fold, organ, source, group and a column for each threshold, of surface Dice
+        and of plain Dice; that of slices with the Dice of a mask of everything.
+    """
+    folds_table = joined_folds(found.sources)
+    journal = LineJournal(found.run / "oof_scores.jsonl")
+    known = {entry["key"]: entry for entry in journal.entries if {"key", "surface", "slices"} <= entry.keys()}
+    volumes: list[dict[Any, Any]] = []
+    slices: list[dict[Any, Any]] = []
+    for fold in found.folds:
+        weights_key, ensemble = fold_key(fold), None
+        held_out = [found.samples[key] for key in held_out_ids(fold, folds_table)]
+        for name, samples in sorted_volumes(held_out).items():
+            contents = "".join(slide_key(fold, weights_key, sample.id) for sample in samples)
+            key = f"{name} {hashlib.sha256(contents.encode()).hexdigest()}"
+            entry = known.get(key)
+            if entry is None:
+                ensemble = ensemble or fold.ensemble()
+                entry = {"key": key, **_score_volume(ensemble, fold, samples, found)}
+                journal.add(entry)
+            first = samples[0]
+            facts = {"fold": fold.fold, "organ": first.organ, "source": name, "group": first.group}
+            volumes.append({"id": name, **facts, **dict(zip(THRESHOLD_GRID, entry["surface"], strict=True))})
+            for sample, (everything, of_slice) in zip(samples, entry["slices"], strict=True):
+                own = dict(zip(THRESHOLD_GRID, of_slice, strict=True))
+                slices.append({"id": sample.id, **facts, "everything": everything, **own})
+    return pd.DataFrame(volumes), pd.DataFrame(slices)
+
+
+def _score_volume(
+    ensemble: Sequence[Stage], fold: FoldRun, samples: Sequence[Sample], found: FinishedRun
+) -> dict[str, Any]:
+    """Surface Dice of a volume at each threshold, and of each slice the Dice of everything and at each threshold."""
+    settings = fold.manifest.volume or VolumeConfig()
+    with volume_scratch(found.run) as scratch:
+        map_DHW = predict_volume(ensemble, gather_volume(samples, scratch), settings.axes, scratch)
+        cut = [cut_volume(map_DHW, threshold, fold.manifest) for threshold in THRESHOLD_GRID]
+        del map_DHW
+    metrics = [SurfaceDice() for _ in THRESHOLD_GRID]
+    slices = []
+    for place, sample in enumerate(tqdm(samples, desc="surface Dice", unit="slice", leave=False, dynamic_ncols=True)):
+        (truth,) = class_runs(found.truth.target(sample))
+        truth_HW = truth.to_mask()
+        whole = 2 * truth.area / (truth.area + truth_HW.size)
+        for metric, masks in zip(metrics, cut, strict=True):
+            metric.add(masks[place].to_mask(), truth_HW)
+        slices.append((whole, [masks_dice(masks[place], truth) for masks in cut]))
+    return {"surface": [metric.result() for metric in metrics], "slices": slices}
