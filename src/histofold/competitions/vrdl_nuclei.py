@@ -38,6 +38,7 @@ from histofold.competitions.truth.masks.files import decode_mask
 from histofold.competitions.truth.names import is_hidden
 from histofold.core.faults import Fault, ImageError, InputError, InputNotice
 from histofold.core.metrics.detections import coco_ap
+from histofold.core.metrics.ranked import ApRule
 from histofold.core.objects.coco import counts_text
 from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
@@ -62,6 +63,7 @@ class VrdlNuclei(ObjectAdapter):
     classes: tuple[str, ...] = ("nucleus",)
     columns: tuple[str, ...] = ("image_id", "category_id", "bbox", "segmentation", "score")
     metric = "AP50"
+    ap_rule = ApRule(host="coco", iou=0.5, max_detections=VRDL_SERVER_LIMIT)
     hidden_image_side = 1000
 
     def __init__(self) -> None:
