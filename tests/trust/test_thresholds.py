@@ -2,7 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histofold.trust.thresholds import apply_thresholds, choose_threshold, choose_thresholds, nested_scores
+from histofold.trust.oof import THRESHOLD_GRID
+from histofold.trust.thresholds import (
+    apply_thresholds,
+    best_threshold,
+    choose_thresholds,
+    nested_scores,
+    smoothed_curve,
+)
 
 GRID = (0.3, 0.5, 0.7)
 
@@ -13,17 +20,34 @@ def made_table(rows):
 
 
 def test_the_best_mean_wins_and_ties_go_to_the_middle():
-    assert choose_threshold(np.array([[0.1, 0.2, 0.9]]), GRID) == 0.7
-    assert choose_threshold(np.array([[0.8, 0.8, 0.8]]), GRID) == 0.5
-    assert choose_threshold(np.array([[0.8, 0.7, 0.8]]), GRID) == 0.3
+    assert best_threshold(np.array([0.1, 0.2, 0.9]), GRID) == 0.7
+    assert best_threshold(np.array([0.8, 0.8, 0.8]), GRID) == 0.5
+    assert best_threshold(np.array([0.8, 0.7, 0.8]), GRID) == 0.3
 
 
-def test_luck_does_not_move_the_threshold_and_a_clear_gain_does():
-    lucky = np.array([[0.9, 0.5, 0.5], [0.5, 0.6, 0.5], [0.5, 0.6, 0.5], [0.6, 0.6, 0.5]])
-    assert lucky.mean(axis=0).argmax() == 0
-    assert choose_threshold(lucky, GRID) == 0.5
-    clear = np.array([[0.7, 0.5, 0.4], [0.71, 0.5, 0.4], [0.69, 0.51, 0.4], [0.7, 0.49, 0.4]])
-    assert choose_threshold(clear, GRID) == 0.3
+def test_parabolas_over_logits_pass_a_smoothing_unchanged():
+    grid = np.array(THRESHOLD_GRID)
+    logits = np.log(grid / (1 - grid))
+    curve = 0.8 - 0.03 * (logits + 0.7) ** 2
+    np.testing.assert_allclose(smoothed_curve(curve, grid), curve, atol=1e-12)
+
+
+def test_a_lucky_spike_moves_the_threshold_less_than_its_neighbourhood():
+    grid = np.array(THRESHOLD_GRID)
+    curve = 0.8 - 0.05 * np.log(grid / (1 - grid)) ** 2
+    curve[1] = 0.81  # at 0.1, far from everything that is good
+    assert curve.argmax() == 1
+    assert best_threshold(curve, grid) == 0.5
+
+
+def test_few_images_of_an_organ_are_drawn_towards_all():
+    def rows(organ, count, best):
+        return [(0, organ, "", *(0.8 - 0.1 * abs(t - best) for t in GRID))] * count
+
+    few = choose_thresholds(made_table(rows("kidney", 100, 0.3) + rows("lung", 8, 0.7)), GRID)
+    assert few == {"default": 0.3, "kidney": 0.3, "kidney/": 0.3, "lung": 0.7, "lung/": 0.7}
+    noisy = rows("lung", 8, 0.7)[:2] + rows("lung", 6, 0.5)
+    assert choose_thresholds(made_table(rows("kidney", 100, 0.3) + noisy), GRID)["lung"] == 0.5
 
 
 def test_organs_get_a_threshold_of_their_own_only_with_enough_images():
@@ -50,17 +74,3 @@ def test_a_single_fold_is_scored_at_a_half():
     scores, shipped = nested_scores(made_table([(0, "a", "", 0.9, 0.5, 0.1)]), GRID)
     assert scores.tolist() == [0.5]
     assert shipped == {"default": 0.5}
-
-
-def test_images_of_one_group_count_once():
-    rng = np.random.default_rng(0)
-    grid = (0.4, 0.5, 0.6)
-    scores = np.column_stack([rng.normal(0.7, 0.002, 12), rng.normal(0.68, 0.002, 12), rng.normal(0.6, 0.002, 12)])
-    assert choose_threshold(scores, grid) == 0.4, "twelve independent images are sure"
-    # The gain is that of one group alone; its images, taken as independent, would be as sure.
-    scores[4:, 0] = scores[4:, 1] - 0.0005
-    groups = ["a"] * 4 + ["b"] * 4 + ["c"] * 4
-    assert choose_threshold(scores, grid) == 0.4
-    assert choose_threshold(scores, grid, groups) == 0.5
-    assert choose_threshold(scores, grid, [str(place) for place in range(12)]) == choose_threshold(scores, grid)
-    assert choose_threshold(scores, grid, ["a"] * 12) == 0.4, "one group says nothing of its own spread"

@@ -103,7 +103,7 @@ def run_thresholds(run: Path) -> dict[str, float]:
     return read_thresholds(path)
 
 
-THRESHOLD_GRID = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
+THRESHOLD_GRID = tuple(round(0.05 + 0.05 * step, 2) for step in range(16))
 
 
 def score_folds(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source]) -> pd.DataFrame:
