@@ -13,7 +13,9 @@ from safetensors.numpy import save_file
 from histofold.commands.main import main
 from histofold.core.faults import InputError
 from histofold.kaggle.package import package_runs
+from histofold.kaggle.weights_folder import check_weights_folder
 from histofold.schema.manifest import Manifest, file_sha256, load_manifest
+from histofold.schema.objects import ObjectConfig
 from histofold.schema.parse import plain
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.run_record import RunRecord, read_record, write_record
@@ -164,3 +166,47 @@ def test_records_that_were_cut_short_are_refused_by_name(tmp_path, name, share):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(InputError, match=rf"{name}: .+; .*(evaluate|copy the run again|download it again)"):
         package_runs([run], tmp_path / "weights")
+
+
+def object_run(folder, chosen, own=None):
+    """A run of detectors; evaluated, where something was chosen."""
+    objects = own or ObjectConfig(min_score=0.05, grow_px=1.0)
+    run = make_run(folder, competition="vasculature_2023", classes=("blood_vessel",), objects=objects)
+    if chosen is not None:
+        (run / "thresholds.json").write_text(json.dumps({"default": chosen.get("min_score", 0.05)}))
+        (run / "objects.json").write_text(json.dumps(chosen))
+        (run / "oof.csv").write_text("id,fold,source,ap\nx,0,dataset_1,0.5\ny,1,dataset_1,\n")
+        summary = {
+            "weights_sha256": {f"fold{k}": file_sha256(run / f"fold{k}" / "model.safetensors") for k in (0, 1)},
+            "settings": {f"fold{k}": plain(read_record(run / f"fold{k}").manifest) for k in (0, 1)},
+            "images": 2,
+            "folds": {"0": {"score": 0.61}, "1": {"score": 0.63}},
+        }
+        (run / "summary.json").write_text(json.dumps(summary))
+    return run
+
+
+def test_objects_are_packaged_with_what_was_chosen_of_them(tmp_path):
+    evaluated = object_run(tmp_path / "a", {"grow_px": 3.0, "min_area_px": 41, "min_score": 0.01})
+    manifest = package_runs([evaluated], tmp_path / "weights")
+    assert manifest.objects == ObjectConfig(min_score=0.01, grow_px=3.0, min_area_px=41)
+    assert manifest.thresholds == {"default": 0.01}
+    assert [member.oof_score for member in manifest.members] == [0.61, 0.63]
+    assert not list((tmp_path / "weights").glob("*.whl"))
+    assert check_weights_folder(tmp_path / "weights")[0] == manifest
+
+    both = package_runs([evaluated, object_run(tmp_path / "b", None)], tmp_path / "weights")
+    assert (both.objects.grow_px, both.objects.min_area_px) == (2, 20), "a run's own where none was chosen"
+    assert both.objects.min_score == both.thresholds["default"] == pytest.approx(0.03)
+
+
+def test_other_settings_of_objects_do_not_go_together_and_masks_are_no_objects(tmp_path):
+    runs = [object_run(tmp_path / "a", {}), object_run(tmp_path / "b", {}, ObjectConfig(fusion="nms"))]
+    with pytest.raises(InputError, match="objects is"):
+        package_runs(runs, tmp_path / "weights")
+    (runs[0] / "objects.json").write_text('{"nms_iou": 0.5}')
+    with pytest.raises(InputError, match="grow_px, min_area_px, min_score"):
+        package_runs(runs[:1], tmp_path / "weights")
+    package_runs([make_run(tmp_path / "masks", competition="vasculature_2023")], tmp_path / "weights")
+    with pytest.raises(InputError, match="asks for objects, and the manifest has no settings of them"):
+        check_weights_folder(tmp_path / "weights")

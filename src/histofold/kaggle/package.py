@@ -25,12 +25,13 @@ from histofold.schema.manifest import (
     manifest_json,
     read_thresholds,
 )
+from histofold.schema.objects import CHOICES_NAME, ObjectConfig, read_choices, with_mean_choices
 from histofold.schema.parse import load_toml, plain, read_json
 from histofold.schema.run_record import RunRecord, finished_records, read_records
 
 AGREED_SETTINGS = (
     *("competition", "classes", "views", "average", "skip_blank"),
-    *("min_area_um2", "max_hole_um2", "seed_threshold"),
+    *("min_area_um2", "max_hole_um2", "seed_threshold", "objects"),
 )
 TILE_SETTINGS = ("tile", "halo", "blend", "stride")
 
@@ -63,7 +64,9 @@ def package_runs(
     folders, parts = _named_runs(runs, shares)
     records = [(run, record) for run in folders for record in finished_records(run).values()]
     evaluated = {run: _evaluated_as_it_is(run) for run in folders}
-    manifest = replace(_joined(records), thresholds=_mean_thresholds(evaluated))
+    manifest = _joined(records)
+    thresholds = _mean_thresholds(evaluated, manifest.objects.min_score if manifest.objects else 0.5)
+    manifest = replace(manifest, thresholds=thresholds, objects=_chosen_objects(manifest.objects, evaluated))
     _refuse_unproven_skipping(evaluated, manifest)
     idle = {key: value for key, value in manifest.thresholds.items() if value >= manifest.seed_threshold > 0}
     if idle:
@@ -195,17 +198,26 @@ def _joined(records: Sequence[tuple[Path, RunRecord]]) -> Manifest:
     return first
 
 
-def _mean_thresholds(evaluated: dict[Path, bool]) -> dict[str, float]:
-    """Thresholds of the runs' evaluations, averaged; 0.5 with a warning where a run was not evaluated as it is now."""
+def _mean_thresholds(evaluated: dict[Path, bool], otherwise: float) -> dict[str, float]:
+    """Thresholds of the runs' evaluations, averaged; with a warning another where a run was not evaluated as it is."""
     tables = []
     for run, as_it_is in evaluated.items():
         path = run / "thresholds.json"
         if path.is_file() and as_it_is:
             tables.append(read_thresholds(path))
         else:
-            logger.warning("%s was not evaluated since it was trained: packaged with the threshold 0.5", run)
-            tables.append({"default": 0.5})
+            words = "%s was not evaluated since it was trained: packaged with the threshold %g"
+            logger.warning(words, run, otherwise)
+            tables.append({"default": otherwise})
     return joined_thresholds(tables)
+
+
+def _chosen_objects(own: ObjectConfig | None, evaluated: Mapping[Path, bool]) -> ObjectConfig | None:
+    """How objects are found, with what the runs' evaluations chose; None for runs of masks."""
+    if own is None:
+        return None
+    tables = [read_choices(run / CHOICES_NAME) if as_it_is else {} for run, as_it_is in evaluated.items()]
+    return with_mean_choices(own, tables)
 
 
 def _evaluated_as_it_is(run: Path) -> bool:
@@ -227,22 +239,30 @@ def _evaluated_as_it_is(run: Path) -> bool:
 
 
 def _oof_table(run: Path) -> pd.DataFrame:
-    """oof.csv of an evaluated run, the Dice as numbers; no rows where there is no file.
+    """oof.csv of an evaluated run, the scores as numbers; no rows where there is no file.
 
     Raises:
         InputError: If it is cut short or no table.
     """
-    path = run / "oof.csv"
+    path, score = run / "oof.csv", "ap" if _is_of_objects(run) else "dice"
     if not path.is_file():
-        return pd.DataFrame(columns=["fold", "dice"])
+        return pd.DataFrame(columns=["fold", score])
     try:
-        return read_table(path, ("id", "fold", "dice")).astype({"fold": int, "dice": float})
+        table = read_table(path, ("id", "fold", score))
+        return table.assign(fold=table["fold"].astype(int), **{score: pd.to_numeric(table[score])})
     except ValueError as error:  # an InputError is one
         rule, remedy = f"not a whole table of scores ({error})", f"run `histofold evaluate {run}` again"
         raise InputError([Fault("oof", str(path), rule, remedy)]) from error
 
 
+def _is_of_objects(run: Path) -> bool:
+    return (run / CHOICES_NAME).is_file()
+
+
 def _oof_score(run: Path, fold: int) -> float | None:
+    if _is_of_objects(run):  # their score of a fold is no mean over its images
+        score = read_json(run / "summary.json", f"run `histofold evaluate {run}` again")["folds"][str(fold)]["score"]
+        return round(score, 6) if math.isfinite(score) else None
     table = _oof_table(run)
     scores = table.loc[table["fold"] == fold, "dice"]
     return round(float(scores.mean()), 6) if len(scores) else None

@@ -120,7 +120,7 @@ def check_weights_folder(folder: Path) -> tuple[Manifest, list[str]]:
     try:
         manifest = load_manifest(folder)
         faults += _broken_members(manifest, folder)
-        get_competition(manifest.competition)  # refuses one that no adapter could write a submission for
+        faults += _task_faults(manifest, folder)
     except InputError as error:
         faults += error.faults
     if not path.is_file():
@@ -151,6 +151,20 @@ def _broken_members(manifest: Manifest, folder: Path) -> list[Fault]:
     rules = {member.file: weights_rule(folder / member.file) for member in manifest.members}
     remedy = "package the weights anew: `histofold package`"
     return [Fault(name, str(folder), rule, remedy) for name, rule in rules.items() if rule]
+
+
+def _task_faults(manifest: Manifest, folder: Path) -> list[Fault]:
+    """A manifest of masks in a competition of objects, or the reverse.
+
+    Raises:
+        InputError: If no adapter could write a submission of its competition.
+    """
+    of_objects = get_competition(manifest.competition).task == "instances"
+    if of_objects == (manifest.objects is not None):
+        return []
+    asked, given = ("objects", "no settings of them") if of_objects else ("masks", "settings of objects")
+    rule = f"{manifest.competition} asks for {asked}, and the manifest has {given}"
+    return [Fault("objects", str(folder / MANIFEST_NAME), rule, "package the weights anew: `histofold package`")]
 
 
 def _wheel_faults(manifest: Manifest, folder: Path) -> list[Fault]:
