@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from histofold.report import evaluation as report
-from histofold.report.evaluation import ranked_overlays
+from histofold.report import masks as report
+from histofold.report.masks import ranked_overlays
 from histofold.trust.masks import MaskEvaluation, fold_words, threshold_words
 
 FOLD = {"dice": 0.81, "dice_at_half": 0.8, "last_dice": 0.80004, "last_step": 9, "best_step": 9}

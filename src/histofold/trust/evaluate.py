@@ -15,6 +15,7 @@ from histofold.data.sources import Source, load_sources
 from histofold.data.store import known_folds
 from histofold.trust.evaluation import Evaluation, FinishedRun
 from histofold.trust.masks import evaluate_masks
+from histofold.trust.objects.evaluate import evaluate_objects
 from histofold.trust.oof import FoldRun, finished_folds, run_experiment
 from histofold.trust.volumes import evaluate_volumes
 
@@ -50,6 +51,8 @@ def evaluate_run(run: Path, root: Path | None = None) -> Evaluation:
     found = FinishedRun(run, folds, sources, missing)
     for note in found.notes:
         logger.warning(note)
+    if sources[0].competition.task == "instances":
+        return evaluate_objects(found)
     return evaluate_volumes(found) if folds[0].manifest.volume is not None else evaluate_masks(found)
 
 

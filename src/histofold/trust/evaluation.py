@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
+from histofold.competitions.base import ObjectCompetition
 from histofold.data.sources import JoinedTruth, Source, joined_samples
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import plain
@@ -40,6 +41,11 @@ class FinishedRun:
     def samples(self) -> dict[str, Sample]:
         """The slides by id."""
         return joined_samples(self.sources)
+
+    @property
+    def object_competition(self) -> ObjectCompetition:
+        """The adapter of a run of objects."""
+        return cast(ObjectCompetition, self.sources[0].competition)
 
     def facts(self) -> dict[str, Any]:
         """What summary.json holds whatever is scored: with it, one sees whether the run is still what was scored."""

@@ -14,7 +14,7 @@ from histofold.report.graphs import PALETTE, finish_figure
 from histofold.report.graphs import dataset as balance
 from histofold.report.graphs import run as plots
 from histofold.report.graphs.dataset import plot_class_balance
-from histofold.report.graphs.run import plot_curves, plot_dice_by_organ
+from histofold.report.graphs.run import plot_curves, plot_scores
 
 pytestmark = pytest.mark.slow
 
@@ -97,15 +97,6 @@ def test_curves_mark_last_as_filled_and_best_as_hollow(figures) -> None:
     assert {"0.8000", "best (optimistic) 0.9500"} <= set(texts(figures[0]).split("\n"))
 
 
-def test_curves_name_another_metric_and_every_part_of_the_loss(figures) -> None:
-    log = training_log().rename(columns={"val_dice": "val_ap50", "val_dice_raw": "val_ap50_raw"})
-    plot_curves(log.assign(loss_mask=0.2, loss_box_reg=0.1))
-    assert {"Validation AP50", "mask", "box reg", "0.8000"} <= set(texts(figures[0]).split("\n"))
-    assert [0.2] * len(log) in [list(np.round(line.get_ydata(), 6)) for line in figures[0].axes[0].lines]
-    plot_curves(log.assign(loss_mask=0.2))
-    assert "mask" not in texts(figures[1])
-
-
 def test_curves_call_nothing_optimistic_that_was_not_chosen(figures) -> None:
     log = training_log()
     plot_curves(log.assign(val_dice=log["val_dice"].where(log["val_dice"] < 0.9)))
@@ -164,7 +155,7 @@ def test_curves_of_odd_logs_are_drawn(log) -> None:
 
 
 def test_same_data_same_bytes_and_the_file_holds_them(tmp_path) -> None:
-    assert plot_dice_by_organ(oof_table()) == plot_dice_by_organ(oof_table())
+    assert plot_scores(oof_table()) == plot_scores(oof_table())
     first = plot_curves(training_log(), tmp_path / "new" / "curves.png")
     assert first == plot_curves(training_log())
     assert (tmp_path / "new" / "curves.png").read_bytes() == first
@@ -172,7 +163,7 @@ def test_same_data_same_bytes_and_the_file_holds_them(tmp_path) -> None:
 
 
 def test_dice_by_organ_draws_each_scored_image_once_and_counts_the_rest(figures) -> None:
-    decoded(plot_dice_by_organ(oof_table()))
+    decoded(plot_scores(oof_table()))
     axes = figures[0].axes[0]
     drawn = np.concatenate([np.asarray(dots.get_offsets())[:, 0] for dots in axes.collections])
     assert sorted(drawn) == [0.0, 0.8, 0.9, 1.0]
@@ -184,7 +175,7 @@ def test_dice_by_organ_draws_each_scored_image_once_and_counts_the_rest(figures)
 
 @pytest.mark.parametrize("oof", [oof_table().iloc[:0], oof_table().assign(dice=np.nan), oof_table().iloc[:1]])
 def test_dice_by_organ_of_few_or_no_scores(oof: pd.DataFrame) -> None:
-    decoded(plot_dice_by_organ(oof))
+    decoded(plot_scores(oof))
 
 
 def test_class_balance_bars_add_up(figures) -> None:

@@ -27,14 +27,13 @@ _DASHED: dict[str, Any] = {"lw": 1.3, "ls": (0, (4, 2)), "marker": "o", "ms": 2.
 
 
 def plot_curves(log: pd.DataFrame, path: Path | None = None) -> bytes:
-    """Draw loss, validation score and learning rate against the optimisation step.
+    """Draw loss, validation Dice and learning rate against the optimisation step.
 
-    The last score is marked as the reported one; where another one was better, that is shown hollow, as the optimistic
-    one. Where the loss has several parts each has a thin line, without its weight.
+    The last Dice is marked as the reported one; where another one was better, that is shown hollow, as the optimistic
+    one.
 
     Args:
-        log: Columns step, lr, loss, its parts as loss_NAME, val_loss, and the score as val_dice and val_dice_raw, or by
-            another metric's name (blank where nothing was validated).
+        log: Columns step, lr, loss, val_loss, val_dice, val_dice_raw (blank where nothing was validated).
         path: File to write, if any.
 
     Returns:
@@ -46,31 +45,17 @@ def plot_curves(log: pd.DataFrame, path: Path | None = None) -> bytes:
     rate = _points(frame, "lr")
     power = math.floor(math.log10(rate.max())) if len(rate) and rate.max() > 0 else 0
     style_axes(loss_axes, "Loss")
-    score = _score_column(frame)
-    metric = score.removeprefix("val_")
-    style_axes(dice_axes, "Validation Dice, at 0.5" if metric == "dice" else f"Validation {metric.upper()}")
+    style_axes(dice_axes, "Validation Dice, at 0.5")
     style_axes(rate_axes, "Learning rate" + (f" (×10$^{{{power}}}$)" if power else ""))
     _draw_loss(loss_axes, frame)
-    _draw_validation(dice_axes, frame, score)
+    _draw_validation(dice_axes, frame)
     _draw_line(rate_axes, rate / 10.0**power, lw=1.3)
     rate_axes.set_xlabel("optimisation step")
     rate_axes.set_ylim(bottom=0)
     rate_axes.set_xlim(0, max(1.0, float(frame["step"].max()) if len(frame) else 1.0))
     rate_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _curve_legends(loss_axes, dice_axes, frame, score)
+    _curve_legends(loss_axes, dice_axes, frame)
     return finish_figure(figure, path)
-
-
-def _score_column(frame: pd.DataFrame) -> str:
-    """The column of the validation score: `val_` and the name of the metric."""
-    named = [name for name in frame if name.startswith("val_") and name != "val_loss" and not name.endswith("_raw")]
-    return named[0] if named else "val_dice"
-
-
-def _loss_parts(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    """The parts of the loss by name, where there are several."""
-    parts = {name.removeprefix("loss_"): _points(frame, name) for name in frame if name.startswith("loss_")}
-    return parts if len(parts) > 1 else {}
 
 
 def read_log(folder: Path) -> pd.DataFrame:
@@ -94,33 +79,36 @@ def draw_fold_curves(folder: Path) -> Path:
     return path
 
 
-def plot_dice_by_organ(oof: pd.DataFrame) -> bytes:
-    """Draw every image's Dice by organ, over the middle half and the median of the organ.
+def plot_scores(oof: pd.DataFrame, column: str = "dice", word: str = "Dice", by: str = "organ") -> bytes:
+    """Draw every image's score by organ or source, over the middle half and the median of each.
 
     Args:
-        oof: Columns id, fold, organ, source, dice; rows without a Dice are counted, not drawn.
+        oof: Columns id, fold, source, the score and what it is drawn by; rows without a score are counted, not drawn.
+        column: The score's.
+        word: What the score is called.
+        by: Column that names a row of the graph.
 
     Returns:
         The PNG's bytes.
     """
-    scored = oof[oof["dice"].notna()]
-    named = scored["organ"].notna() & (scored["organ"] != "")
-    scored = scored.assign(organ=scored["organ"].astype(object).where(named, "not named"))
-    groups = sorted(scored.groupby("organ"), key=lambda item: item[1]["dice"].median())
+    scored = oof[oof[column].notna()]
+    named = scored[by].notna() & (scored[by] != "")
+    rows = scored[by].astype(object).where(named, "not named")
+    groups = sorted(scored.groupby(rows), key=lambda item: item[1][column].median())
     figure = new_figure(1.3 + 0.62 * max(1, len(groups)))
     axes = figure.subplots()
-    style_axes(axes, "Dice of every image, by organ", grid="x")
+    style_axes(axes, f"{word} of every image, by {by}", grid="x")
     sources = sorted(scored["source"].astype(str).unique()) if "source" in scored else []
     jitter = np.random.default_rng(0)
     for row, (name, members) in enumerate(groups):
-        _draw_strip(axes, row, str(name), members, sources, jitter)
-    low = float(scored["dice"].min()) if len(scored) else 0.0
+        _draw_strip(axes, row, str(name), members.assign(score=members[column]), sources, jitter)
+    low = float(scored[column].min()) if len(scored) else 0.0
     axes.set_xlim(max(-0.02, math.floor(low * 10 - 0.5) / 10), 1.02)
     axes.set_ylim(-0.6, max(1, len(groups)) - 0.4)
     axes.set_yticks(range(len(groups)), [str(name) for name, _ in groups])
     axes.tick_params(axis="y", labelsize=10, labelcolor=INK)
     missing = len(oof) - len(scored)
-    axes.set_xlabel("Dice" + (f"   ({missing} without a score, not shown)" if missing else ""))
+    axes.set_xlabel(word + (f"   ({missing} without a score, not shown)" if missing else ""))
     if len(sources) > 1:
         _legend(axes, [dot_handle(source, PALETTE[at % len(PALETTE)]) for at, source in enumerate(sources)])
     return finish_figure(figure)
@@ -147,18 +135,12 @@ def _points(frame: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _draw_loss(axes: Axes, frame: pd.DataFrame) -> None:
-    """Training loss, raw light and smoothed, its parts smoothed, and validation loss dashed."""
+    """Training loss, raw light and smoothed (a centred mean: no lag), and validation loss dashed."""
     raw, validation = _points(frame, "loss"), _points(frame, "val_loss")
+    smooth = raw.rolling(max(1, round(len(raw) * _SMOOTHING_SHARE)), center=True, min_periods=1).mean()
     axes.plot(raw.index, raw, color=_COLOUR, lw=0.7, alpha=0.22)
-    for place, values in enumerate(_loss_parts(frame).values(), start=1):
-        axes.plot(values.index, _smoothed(values), color=PALETTE[place % len(PALETTE)], lw=0.9)
-    _draw_line(axes, _smoothed(raw), lw=1.8)
+    _draw_line(axes, smooth, lw=1.8)
     axes.plot(validation.index, validation, color=_COLOUR, **_DASHED)
-
-
-def _smoothed(values: pd.Series) -> pd.Series:
-    """A centred mean: no lag."""
-    return values.rolling(max(1, round(len(values) * _SMOOTHING_SHARE)), center=True, min_periods=1).mean()
 
 
 def _draw_line(axes: Axes, values: pd.Series, lw: float) -> None:
@@ -167,9 +149,9 @@ def _draw_line(axes: Axes, values: pd.Series, lw: float) -> None:
     axes.plot(values.index, values, color=_COLOUR, lw=lw, marker=marker, ms=4, clip_on=not marker)
 
 
-def _draw_validation(axes: Axes, frame: pd.DataFrame, score: str) -> None:
-    """Averaged weights' score with its last value, named beside the line's end, and a better one if there was any."""
-    averaged, raw = _points(frame, score), _points(frame, f"{score}_raw")
+def _draw_validation(axes: Axes, frame: pd.DataFrame) -> None:
+    """Averaged weights' Dice with its last value, named beside the line's end, and a better one if there was any."""
+    averaged, raw = _points(frame, "val_dice"), _points(frame, "val_dice_raw")
     axes.plot(raw.index, raw, color=_COLOUR, lw=1, alpha=0.35)
     axes.plot(averaged.index, averaged, color=_COLOUR, lw=1.8)
     if averaged.empty:
@@ -190,22 +172,18 @@ def _better_before(averaged: pd.Series) -> float | None:
     return float(averaged.idxmax()) if averaged.max() > averaged.iloc[-1] else None
 
 
-def _curve_legends(loss_axes: Axes, dice_axes: Axes, frame: pd.DataFrame, score: str) -> None:
+def _curve_legends(loss_axes: Axes, dice_axes: Axes, frame: pd.DataFrame) -> None:
     """Say what the line styles and marks mean, and nothing that was not drawn."""
-    drawn = [
-        Line2D([], [], color=PALETTE[place % len(PALETTE)], lw=0.9, label=name.replace("_", " "))
-        for place, name in enumerate(_loss_parts(frame), start=1)
-    ]
     if len(_points(frame, "val_loss")):
-        drawn.append(Line2D([], [], color=_COLOUR, label="validation", **_DASHED))
-    if drawn:
-        _legend(loss_axes, [Line2D([], [], color=_COLOUR, lw=1.8, label="training, smoothed"), *drawn])
-    averaged = _points(frame, score)
+        validation = Line2D([], [], color=_COLOUR, label="validation", **_DASHED)
+        training = Line2D([], [], color=_COLOUR, lw=1.8, label="training, smoothed")
+        _legend(loss_axes, [training, validation])
+    averaged = _points(frame, "val_dice")
     if len(averaged):
         handles = []
         if len(averaged) > 1:
             handles.append(Line2D([], [], color=_COLOUR, lw=1.8, label="averaged weights"))
-        if len(_points(frame, f"{score}_raw")):
+        if len(_points(frame, "val_dice_raw")):
             handles.append(Line2D([], [], color=_COLOUR, lw=1, alpha=0.5, label="raw weights"))
         handles.append(dot_handle("last (reported)", _COLOUR))
         if _better_before(averaged) is not None:
@@ -222,7 +200,7 @@ def _draw_strip(
     axes: Axes, row: int, name: str, members: pd.DataFrame, sources: list[str], jitter: np.random.Generator
 ) -> None:
     """One group: its images as dots, its quartiles as a bar, its median as a stroke, its size and mean in words."""
-    values = members["dice"].to_numpy(float)
+    values = members["score"].to_numpy(float)
     low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
     axes.barh(row, high - low, left=low, height=0.56, color="#EDEFF3", zorder=1)
     colours = [PALETTE[sources.index(str(source)) % len(PALETTE)] for source in members.get("source", [])]

@@ -64,7 +64,11 @@ def draw_overlay(
 
 
 def draw_rings(
-    picture_HWC: np.ndarray, rings: Iterable[np.ndarray], shape_hw: tuple[int, int], colour: tuple[int, int, int]
+    picture_HWC: np.ndarray,
+    rings: Iterable[np.ndarray],
+    shape_hw: tuple[int, int],
+    colour: tuple[int, int, int],
+    line_px: int | None = None,
 ) -> None:
     """Draw outlines over a picture of an image, in place.
 
@@ -73,8 +77,9 @@ def draw_rings(
         rings: Each (P, 2): x and y of its corners in pixels of the image, whose first pixel covers 0 to 1.
         shape_hw: Height and width of the image.
         colour: RGB of the lines.
+        line_px: How broad they are; None: as large as fits the picture.
     """
-    line_px = max(1, round(max(picture_HWC.shape[:2]) * _LINE_PX_PER_SIDE))
+    line_px = line_px or max(1, round(max(picture_HWC.shape[:2]) * _LINE_PX_PER_SIDE))
     scale_xy = np.array([picture_HWC.shape[1] / shape_hw[1], picture_HWC.shape[0] / shape_hw[0]])
     last_xy = np.array([picture_HWC.shape[1] - 1, picture_HWC.shape[0] - 1])
     placed = (np.clip(ring_P2[:, None] * scale_xy - 0.5, 0, last_xy) for ring_P2 in rings)
