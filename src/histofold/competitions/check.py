@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from histofold.competitions.answers import check_results, vessel_row_faults
 from histofold.competitions.base import Competition, submission_columns
 from histofold.competitions.labels import cut_faults
 from histofold.competitions.registry import detect_competition, get_competition, submission_competition
 from histofold.competitions.tables import CLASS_KEYS, TABLE_ANY_SHAPE, header_shape_of, scan_host_table, table_header
+from histofold.competitions.vrdl_nuclei import VrdlNuclei
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.schema.sample import Sample
@@ -20,7 +22,7 @@ def check_submission(path: Path, data: Path | None = None, competition: str = ""
     """Check columns and rows of a submission; with a competition folder also ids, order and sizes.
 
     Args:
-        path: The csv.
+        path: The csv, or the answer.json of nuclei.
         data: The competition folder that it answers.
         competition: Name of the adapter; else that of the folder, or the one whose columns the file has.
 
@@ -34,6 +36,8 @@ def check_submission(path: Path, data: Path | None = None, competition: str = ""
         adapter = get_competition(competition) if competition else submission_competition(path)
     else:
         adapter = detect_competition(data)
+    if isinstance(adapter, VrdlNuclei):
+        return check_results(path, None if data is None else adapter.test_shapes(data))
     table, faults = scan_host_table(path, adapter.columns, CLASS_KEYS if adapter.class_column else ("id",))
     if not set(adapter.columns) <= set(table.columns):
         raise InputError(faults)
@@ -52,9 +56,11 @@ def check_submission(path: Path, data: Path | None = None, competition: str = ""
             rule = f"{len(ids)} ids that are not the {len(samples)} of sample_submission.csv in its order"
             faults.append(Fault("id", str(path), rule, "write every id once, in the sample's order"))
         shapes = _image_shapes(samples)
-    cut = cut_faults(path, table["id"], table[adapter.columns[1]].tolist(), adapter.columns[1])
+    cut = cut_faults(path, table["id"], table[adapter.columns[-1]].tolist(), adapter.columns[-1])
     faults += cut.values()
-    faults += _row_faults(path, table.drop(index=table.index[list(cut)]), adapter, shapes)
+    whole = table.drop(index=table.index[list(cut)])
+    is_objects = adapter.task == "instances"
+    faults += vessel_row_faults(path, whole, shapes) if is_objects else _row_faults(path, whole, adapter, shapes)
     if faults:
         raise InputError(faults)
     return [] if data is not None else ["without --data neither ids nor sizes were checked"]

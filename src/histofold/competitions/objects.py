@@ -15,6 +15,8 @@ from histofold.core.rle.runs import Runs
 from histofold.core.rle.sets import subtract_runs, union_runs
 from histofold.schema.sample import Sample
 
+TruthReader = Callable[[Sample], tuple[Objects, Objects]]
+"""Gives the objects of a training sample, and the unsure ones."""
 PooledMetric = Callable[..., float]
 """A score of images' detections (objects, scores_M), of their true objects, and perhaps of `ignored` ones; NaN where no
 image has an object."""
@@ -27,17 +29,35 @@ class ObjectAdapter(Adapter):
     metric = "AP"
     ap_rule: ApRule
 
-    def objects(self, sample: Sample) -> Objects:
-        """The true objects of a training sample; `inspect` or `samples` must have been called.
+    def __init__(self) -> None:
+        super().__init__()
+        # A function, since no kernel shall carry what reads outlines and masks, as it would a method of a common name.
+        self._read_truth: TruthReader | None = None
+        self._known: dict[str, tuple[Objects, Objects]] = {}
+
+    def _use_truth(self, read: TruthReader) -> None:
+        """Read the truth of samples by another function from here on."""
+        self._read_truth, self._known = read, {}
+
+    def _truth(self, sample: Sample) -> tuple[Objects, Objects]:
+        """The objects of a training sample, and those that people were unsure of; read once.
 
         Raises:
-            InputError: Without further faults, if the tables gave no truth that can be used.
+            InputError: With all faults of what says so; without any where nothing does.
         """
-        raise InputError(f"{sample.id}: no objects are known: check the dataset first")
+        if self._read_truth is None:
+            raise InputError(f"{sample.id}: no objects are known: check the dataset first")
+        if sample.id not in self._known:
+            self._known[sample.id] = self._read_truth(sample)
+        return self._known[sample.id]
+
+    def objects(self, sample: Sample) -> Objects:
+        """The true objects of a training sample; `inspect` or `samples` must have been called. Raises as `_truth`."""
+        return self._truth(sample)[0]
 
     def unsure(self, sample: Sample) -> Objects:
-        """Objects of a training sample that neither training nor a score counts: none."""
-        return Objects.from_runs([], self.objects(sample).shape_hw)
+        """Objects of a training sample that neither training nor a score counts; raises as `objects`."""
+        return self._truth(sample)[1]
 
     def target(self, sample: Sample) -> Runs:
         """The pixels of all objects of a training sample; raises as `objects`."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from histofold.core.faults import Fault, InputNotice
+from histofold.core.objects.instances import Objects
 from histofold.core.rle.runs import Runs
 from histofold.core.rle.sets import fill_rings, is_simple_ring
 
@@ -56,6 +57,12 @@ class TilePolygon:
     def draw(self, shape_hw: tuple[int, int]) -> Runs:
         """The pixels of the object in a tile of a height and width."""
         return fill_rings([ring_P2 + 1 for ring_P2 in self.rings], shape_hw)
+
+
+def drawn_objects(polygons: Sequence[TilePolygon], shape_hw: tuple[int, int]) -> Objects:
+    """The objects of a tile of a height and width that have a pixel, in the given order."""
+    parts = [polygon.draw(shape_hw) for polygon in polygons]
+    return Objects.from_runs([runs for runs in parts if runs.area], shape_hw)
 
 
 @dataclass

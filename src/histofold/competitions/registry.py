@@ -15,6 +15,7 @@ from histofold.competitions.tables import table_header
 from histofold.competitions.truth.layout import find_images, is_plain_folder
 from histofold.competitions.truth.names import is_hidden
 from histofold.competitions.vasculature_2023 import VASCULATURE_META, VASCULATURE_POLYGONS, Vasculature2023
+from histofold.competitions.vrdl_nuclei import VRDL_TEST_IDS, VrdlNuclei
 from histofold.core.faults import Fault, InputError
 
 ADAPTERS: dict[str, Callable[[], Competition]] = {
@@ -23,6 +24,7 @@ ADAPTERS: dict[str, Callable[[], Competition]] = {
     "kidney_2020": Kidney2020,
     "vasculature_2023": Vasculature2023,
     "sennet_2024": Sennet2024,
+    "vrdl_nuclei": VrdlNuclei,
 }
 
 
@@ -53,6 +55,8 @@ def detect_competition(root: Path) -> Competition:
         set(Vasculature2023.columns) <= submission
     ):
         return Vasculature2023()
+    if (root / VRDL_TEST_IDS).is_file():
+        return VrdlNuclei()
     header = _columns(root / "train.csv")
     looks_like_2022 = {"organ", "rle"} <= header or ({"id", "organ"} <= _columns(root / "test.csv") and not header)
     looks_like_kidney = set(KIDNEY_2020_COLUMNS) <= header or (root / KIDNEY_2020_INFORMATION).is_file()
@@ -68,8 +72,9 @@ def detect_competition(root: Path) -> Competition:
         return Folder()  # images alone: they can be predicted, and a check says that they have no truth
     remedy = (
         "hubmap_2022 wants train.csv (id, organ, ..., rle) and train_images/; kidney_2020 wants train.csv "
-        "(id, encoding) and train/; vasculature_2023 wants tile_meta.csv, polygons.jsonl and train/; sennet_2024 wants "
-        "train/VOLUME/images; folder wants images/, or images beside their masks"
+        "(id, encoding) and train/; vasculature_2023 wants tile_meta.csv, polygons.jsonl and train/; vrdl_nuclei wants "
+        "test_img_ids.json and train/; sennet_2024 wants train/VOLUME/images; folder wants images/, or images beside "
+        "their masks"
     )
     below = sorted(path for depth in ("*", "*/*") for path in root.glob(depth) if path.is_dir())
     inside = [str(path.relative_to(root)) for path in below if not is_hidden(path.name) and is_plain_folder(path)]
@@ -94,10 +99,12 @@ def find_competition(name: str, root: Path) -> Competition:
 
 
 def submission_competition(path: Path) -> Competition:
-    """The adapter whose columns a submission has; that of hubmap_2022 where it has those of none.
+    """The adapter whose columns a submission has; that of hubmap_2022 where it has those of none, nuclei's for JSON.
 
     One of several classes goes before those that take a single one.
     """
+    if path.suffix.lower() == ".json":
+        return VrdlNuclei()
     header = set(table_header(path))
     adapters = [get_competition(name) for name in ADAPTERS]
     fitting = [adapter for adapter in adapters if set(adapter.columns) <= header]

@@ -29,9 +29,9 @@ from typing import Literal
 
 from histofold.competitions.base import IMAGE_SUFFIXES, ObjectScore, Split, find_image
 from histofold.competitions.objects import ObjectAdapter, pooled_scores
-from histofold.competitions.polygons import PolygonFile, TilePolygon, read_polygons
+from histofold.competitions.polygons import PolygonFile, drawn_objects, read_polygons
 from histofold.competitions.tables import TableScan, header_shape_of, rows_by_id, scan_table, submission_ids
-from histofold.core.faults import Fault, InputNotice
+from histofold.core.faults import Fault, InputError, InputNotice
 from histofold.core.metrics.detections import openimages_ap
 from histofold.core.metrics.ranked import ApRule
 from histofold.core.objects.coco import counts_text
@@ -95,8 +95,6 @@ class Vasculature2023(ObjectAdapter):
     def __init__(self) -> None:
         super().__init__()
         self._settings = VasculatureSettings()
-        self._polygons: dict[str, list[TilePolygon]] = {}
-        self._shapes: dict[str, tuple[int, int]] = {}
 
     def _inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
         """Samples of polygons.jsonl, or of sample_submission.csv, and every fault of the tables and outlines."""
@@ -109,19 +107,19 @@ class Vasculature2023(ObjectAdapter):
         rows = {row["id"]: row for row in table.to_dict("records")} if "id" in table.columns else {}
         facts = {key: _tile_facts(key, row, root / VASCULATURE_META, faults) for key, row in rows.items()}
         images = _listed_images(root / "train", faults)
-        self._shapes = {}
+        shapes: dict[str, tuple[int, int]] = {}
 
         def shape_of(key: str) -> tuple[int, int] | None:
             if key in facts:
                 header = header_shape_of(images[key]) if key in images else None
-                self._shapes[key] = header or VASCULATURE_TILE
-            return self._shapes.get(key)
+                shapes[key] = header or VASCULATURE_TILE
+            return shapes.get(key)
 
         found = read_polygons(root / VASCULATURE_POLYGONS, VASCULATURE_TYPES, shape_of)
-        self._polygons = found.by_tile
         faults += found.faults + _coverage(root, found, images, facts)
+        self._use_truth(partial(_drawn_truth, found, shapes, self._settings.unsure))
         labelled = [key for key in found.by_tile if key in images]
-        return [self._sample(key, images[key], facts[key], self._shapes[key]) for key in labelled], faults
+        return [self._sample(key, images[key], facts[key], shapes[key]) for key in labelled], faults
 
     def test_samples(self, root: Path, scan: TableScan = scan_table) -> list[Sample]:
         """What sample_submission.csv asks for, with what tile_meta.csv says of it; the hidden one knows test tiles.
@@ -157,22 +155,6 @@ class Vasculature2023(ObjectAdapter):
             is_scored=facts.dataset in {f"dataset_{number}" for number in self._settings.scored_datasets},
         )
 
-    def objects(self, sample: Sample) -> Objects:
-        """The vessels of a labelled tile, in the order of its line; raises as `ObjectAdapter.objects`."""
-        return self._drawn(sample, ("blood_vessel", "unsure") if self._settings.unsure == "vessel" else self.classes)
-
-    def unsure(self, sample: Sample) -> Objects:
-        """What people were unsure of, where that is ignored; raises as `objects`."""
-        return self._drawn(sample, ("unsure",) if self._settings.unsure == "ignore" else ())
-
-    def _drawn(self, sample: Sample, kinds: Sequence[str]) -> Objects:
-        """The objects of some types that have a pixel."""
-        if sample.id not in self._polygons:
-            return super().objects(sample)
-        shape_hw = self._shapes[sample.id]
-        parts = [polygon.draw(shape_hw) for polygon in self._polygons[sample.id] if polygon.kind in kinds]
-        return Objects.from_runs([runs for runs in parts if runs.area], shape_hw)
-
     def score_objects(self, predictions: Mapping[str, Detections], samples: Sequence[Sample]) -> ObjectScore:
         """Average precision at IoU 0.6 by the rule of Open Images, and at two others."""
         at = {"AP": VASCULATURE_IOU, "AP50": 0.5, "AP75": 0.75}
@@ -194,6 +176,23 @@ class Vasculature2023(ObjectAdapter):
         """A row without a detection, of the file's own size where its header can be read."""
         height, width = header_shape_of(sample.image_path) or VASCULATURE_TILE
         return f"{height},{width},"
+
+
+def _drawn_truth(
+    found: PolygonFile, shapes: Mapping[str, tuple[int, int]], policy: str, sample: Sample
+) -> tuple[Objects, Objects]:
+    """The vessels of a labelled tile and what people were unsure of, in the order of its line.
+
+    Raises:
+        InputError: Without further faults, if polygons.jsonl has no line of it that can be used.
+    """
+    if sample.id not in found.by_tile:
+        raise InputError(f"{sample.id}: {VASCULATURE_POLYGONS} gave no outlines: check the dataset first")
+    vessel_types = {"blood_vessel", "unsure"} if policy == "vessel" else {"blood_vessel"}
+    unsure_types = {"unsure"} if policy == "ignore" else set()
+    polygons, shape_hw = found.by_tile[sample.id], shapes[sample.id]
+    vessels, unsure = ([each for each in polygons if each.kind in types] for types in (vessel_types, unsure_types))
+    return drawn_objects(vessels, shape_hw), drawn_objects(unsure, shape_hw)
 
 
 def _tile_facts(key: str, row: Mapping[str, str], path: Path, faults: list[Fault]) -> _TileFacts:
