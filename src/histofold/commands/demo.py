@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> int:
     from histofold.predict.submission.shards import predict_folder
     from histofold.report.dataset import write_build_report
     from histofold.report.evaluation import write_evaluation_report
-    from histofold.synth.competitions import hidden_score
+    from histofold.synth.competitions import hidden_score, submission_name
     from histofold.trust.evaluate import evaluate_run
 
     started = time.monotonic()
@@ -78,7 +78,7 @@ def run(arguments: list[str]) -> int:
     evaluation = evaluate_run(run_folder)
     write_evaluation_report(evaluation)
     package_runs([run_folder], options.out / "weights", slug="histofold-demo")
-    submission = options.out / "submission.csv"
+    submission = options.out / submission_name(competition.name)
     predict_folder(options.out / "weights", root, submission)
     _rehearse(competition.name, root, options.out, submission)
     report = options.out / "report.html"
@@ -101,14 +101,17 @@ def _synthetic_folder(options: DemoOptions) -> tuple[Path, Path]:
 
     name = options.competition or DEFAULT_COMPETITION
     folder = demo_folder(name)
-    root, truth, begun = (options.out / each for each in ("competition", "hidden_truth.csv", ".competition"))
+    root, truth = options.out / "competition", options.out / folder.truth_name
     if not root.exists() and not truth.exists():
+        begun = options.out / ".begun"
         shutil.rmtree(begun, ignore_errors=True)  # ours, of a demo that was interrupted
-        folder.make(begun, seed=options.seed, truth_path=truth)
-        begun.rename(root)
+        folder.make(begun / root.name, seed=options.seed, truth_path=begun / truth.name)
+        for made in (truth, root):
+            (begun / made.name).rename(made)
+        begun.rmdir()
     found = detect_competition(root).name
-    if found != name or not truth.is_file():
-        rule = f"holds slides of {found}" if truth.is_file() else "not made by the demo to its end"
+    if found != name or not truth.exists():
+        rule = f"holds slides of {found}" if truth.exists() else "not made by the demo to its end"
         remedy = f"give another --out, or remove {root} and {truth}"
         raise InputError([Fault("competition", str(root), rule, remedy)])
     return root, truth

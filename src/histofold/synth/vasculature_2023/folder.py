@@ -47,7 +47,7 @@ _WORLD = 2023  # sets these random streams apart from those of the other competi
 _WSI, _IDS, _LABELS = range(3)
 _PIXEL_UM = 0.5
 _REAL_SIDE_PX, _LEAST_SHRINK = 512, 0.5
-_COLUMNS = 8  # tiles of a slide
+_COLUMNS, _LEAST_ROWS = 12, 8  # tiles of a slide
 _TEST_WSI = 5  # the one that the host's tables leave out
 _LEAST_TISSUE, _USUALLY_TISSUE = 0.3, 0.6
 _LEAST_AREA_PX = 24
@@ -174,7 +174,7 @@ def _shares(count: int, parts: int) -> list[int]:
 def _plan_wsi(seed: int, number: int, counts: Mapping[int, int], side: int) -> PlannedWsi:
     """One slide with so many tiles of each dataset."""
     rng = random_stream(seed, _WORLD, _WSI, number)
-    rows = max(_COLUMNS, int(np.ceil(max(counts.values()) / (_COLUMNS / 2 * _USUALLY_TISSUE))))
+    rows = max(_LEAST_ROWS, int(np.ceil(max(counts.values()) / (_COLUMNS / 2 * _USUALLY_TISSUE))))
     spec = SlideSpec(
         key=(seed, _WORLD, number),
         organ="kidney vessels",
@@ -208,11 +208,14 @@ def _tissue_shares(spec: SlideSpec, side: int) -> np.ndarray:
 
 
 def _block(tissue: np.ndarray, count: int, column: int) -> list[tuple[int, int]]:
-    """Rows and columns of tiles that lie together round a column in the middle, those with much tissue first."""
+    """Rows and columns of tiles that lie together round a column in the middle row, those with much tissue first.
+
+    Blocks are wider than high: folds by position keep strips of columns whole.
+    """
     places = [(row, at) for row in range(tissue.shape[0]) for at in range(tissue.shape[1])]
 
     def rank(place: tuple[int, int]) -> tuple[bool, float]:
-        away = np.hypot(place[0] + 0.5 - tissue.shape[0] / 2, place[1] + 0.5 - column)
+        away = np.hypot(4 * (place[0] + 0.5 - tissue.shape[0] / 2), place[1] + 0.5 - column)
         return tissue[place] < _LEAST_TISSUE, float(away)
 
     return sorted(places, key=rank)[:count]
