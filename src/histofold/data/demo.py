@@ -30,6 +30,8 @@ WHOLE_SIDE = 320
 """Long side of an image whose pixel size is not known: about `NETWORK_SIDE`, in multiples of 32."""
 NETWORK_SIDES = {"kidney_2020": 400}
 """The same where it is another, by competition: sections of whole organs hold smaller objects."""
+OBJECT_PIXELS_UM = {"vasculature_2023": 1.0, "vrdl_nuclei": 0.4}
+"""The network's scale where single objects are wanted, which must be some pixels wide however large the images are."""
 SYNTHETIC_STEPS = 250
 REAL_STEPS = 600
 
@@ -60,11 +62,15 @@ def demo_experiment(
     if steps is None:
         steps = SYNTHETIC_STEPS if synthetic else REAL_STEPS
     plain = AugmentConfig(crop=192)
+    scale = demo_preprocessing(samples, NETWORK_SIDES.get(competition.name, NETWORK_SIDE))
+    if competition.name in OBJECT_PIXELS_UM:
+        scale = replace(scale, target_pixel_size_um=OBJECT_PIXELS_UM[competition.name])
+    other_stains = synthetic and competition.task == "masks"  # what is drawn of objects has the same stains throughout
     return Experiment(
         data=DataConfig(dataset=str(dataset)),
-        preprocessing=demo_preprocessing(samples, NETWORK_SIDES.get(competition.name, NETWORK_SIDE)),
+        preprocessing=scale,
         tiles=TilesConfig(size=224, stride=112, area_bins=quartile_bins(fractions), folds=folds, seed=seed),
-        augment=replace(plain, stain_transfer=0.4, grey=0.3) if synthetic else plain,
+        augment=replace(plain, stain_transfer=0.4, grey=0.3) if other_stains else plain,
         model=ModelConfig(
             encoder=SHIPPED_ENCODER,
             encoder_weights="shipped",
