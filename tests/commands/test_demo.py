@@ -5,15 +5,18 @@ from dataclasses import replace
 from functools import partial
 
 import cv2
+import numpy as np
+import pandas as pd
 import pytest
 
 from blobs_folder import make_blobs_folder
 from histofold.commands.main import main
 from histofold.competitions.registry import detect_competition, get_competition
+from histofold.core.objects.detections import Detections
 from histofold.data.demo import demo_experiment, demo_preprocessing
 from histofold.schema.parse import to_toml
 from histofold.schema.sample import Sample
-from histofold.synth.competitions import DEMO_FOLDERS, hidden_score
+from histofold.synth.competitions import DEMO_FOLDERS, hidden_score, submission_name
 from small_datasets import SMALL_UNET, build
 
 
@@ -52,14 +55,15 @@ def test_on_synthetic_slides(run_demo, tmp_path, competition):
     out = tmp_path / "demo"
     arguments = ("--out", str(out), *(("--competition", competition) * (competition != "hubmap_2022")))
     lines = run_demo(*arguments)
-    assert re.fullmatch(r"out-of-fold Dice 0\.\d{4}", lines[-2])
+    metric = getattr(get_competition(competition), "metric", "Dice")
+    assert re.fullmatch(rf"out-of-fold {metric} 0\.\d{{4}}", lines[-2])
     submission, report = re.fullmatch(r"submission: (\S+) report: (\S+)", lines[-1]).groups()
-    assert (submission, report) == (str(out / "submission.csv"), str(out / "report.html"))
-    assert re.fullmatch(r"hidden test Dice 0\.\d{4}", lines[-3])
+    assert (submission, report) == (str(out / submission_name(competition)), str(out / "report.html"))
+    assert re.fullmatch(rf"hidden test {metric} 0\.\d{{4}}", lines[-3])
     assert f"look at the report: python -m webbrowser {(out / 'report.html').as_uri()}" in lines
     assert any("same bytes as histofold predict" in line for line in lines)
     assert list(out.rglob("manifest.json")) == [out / "weights" / "manifest.json"]
-    assert (out / "hidden_truth.csv").is_file(), "outside the competition folder"
+    assert (out / DEMO_FOLDERS[competition].truth_name).exists(), "outside the competition folder"
     assert not list((out / "competition").rglob("*truth*"))
     assert detect_competition(out / "competition").name == competition
 
@@ -117,19 +121,28 @@ def test_a_competition_whose_folder_cannot_be_drawn_is_refused(tmp_path, capsys)
 
 @pytest.mark.parametrize("name", DEMO_FOLDERS)
 def test_the_truth_itself_scores_one_on_the_hidden_test_and_nothing_scores_less(tmp_path, name):
-    root, truth, submission = tmp_path / "raw", tmp_path / "truth.csv", tmp_path / "s.csv"
-    small = {"num_train": 2, "num_test": 2, "max_side": 200, "progress": False}
+    root, truth, submission = tmp_path / "raw", tmp_path / "truth", tmp_path / "submission"
+    small = {"num_train": 5, "num_test": 2, "max_side": 200, "progress": False}
     DEMO_FOLDERS[name].make(root, seed=0, truth_path=truth, **small)
     adapter = get_competition(name)
     samples = adapter.samples(root, "test")
-    truths = DEMO_FOLDERS[name].read_truth(truth, samples)
 
-    def write(rows):
-        submission.write_text("\n".join([",".join(adapter.columns), *(f"{key},{row}" for key, row in rows.items())]))
+    def scored(rows):
+        submission.write_text(adapter.submission_text(rows, adapter.classes))
         return hidden_score(adapter, root, submission, truth)
 
-    assert write({key: adapter.row(runs) for key, runs in truths.items()}) == 1.0
-    assert write(dict.fromkeys(truths, "1 1")) < 0.1
+    assert scored(true_rows(name, truth)) == pytest.approx(1.0)
+    assert scored({sample.id: adapter.fallback(sample) or "1 1" for sample in samples}) < 0.1
+
+
+def true_rows(name, truth):
+    """The rows of a submission that is the hidden truth itself."""
+    judge = get_competition(name)
+    if judge.task == "masks":
+        table = pd.read_csv(truth, dtype=str).set_index("id")
+        return table[judge.columns[1].replace("predicted", "encoding")].to_dict()
+    found = {sample.id: judge.objects(sample) for sample in judge.samples(truth, "train")}
+    return {key: judge.object_row(key, Detections(each, np.ones(len(each)))) for key, each in found.items()}
 
 
 def test_the_scale_follows_the_images():
