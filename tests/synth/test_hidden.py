@@ -7,8 +7,8 @@ from histofold.synth.competitions import HiddenSlides, hidden_looks
 
 
 def test_images_are_drawn_at_their_size_and_the_same_again():
-    looks = hidden_looks("hubmap_2022", ("lung",))
-    for number, (look, shape_hw) in enumerate(zip(looks, [(31, 90), (60, 40)], strict=True)):
+    looks = [*hidden_looks("hubmap_2022", ("lung",)), *hidden_looks("vasculature_2023"), *hidden_looks("vrdl_nuclei")]
+    for number, (look, shape_hw) in enumerate(zip(looks, [(31, 90), (60, 40), (64, 70), (40, 50)], strict=True)):
         drawn_HWC = HiddenSlides(3, 90)(number, look, shape_hw)
         assert drawn_HWC.shape == (*shape_hw, 3)
         assert (HiddenSlides(3, 90)(number, look, shape_hw) == drawn_HWC).all()

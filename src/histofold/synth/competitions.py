@@ -28,6 +28,7 @@ from histofold.synth.hubmap_2022.options import HPA, HUBMAP, SYNTH_ORGANS
 from histofold.synth.kidney_2020.folder import make_kidney_2020
 from histofold.synth.vasculature_2023.folder import make_vasculature_2023
 from histofold.synth.vrdl_nuclei.folder import make_vrdl_nuclei
+from histofold.synth.vrdl_nuclei.scene import TISSUES, NucleiSpec, draw_nuclei_field
 
 HiddenScore = Callable[[Competition, Path, Path, Path], float]
 """The host's score of a submission from the adapter, the folder, the submission and the hidden truth."""
@@ -139,6 +140,10 @@ def hidden_score(competition: Competition, root: Path, submission: Path, truth: 
 
 
 _LEAST_SHRINK, _REAL_SIDE_PX = 0.2, 3000
+_OBJECT_LOOKS = {
+    "vasculature_2023": ("kidney vessels", "dataset_1", "pas", 0.5),
+    "vrdl_nuclei": ("nuclei", "", "eosin", 0.25),
+}
 
 
 def hidden_looks(competition: str, organs: tuple[str, ...] = ()) -> list[tuple[str, str, str, float]]:
@@ -147,6 +152,8 @@ def hidden_looks(competition: str, organs: tuple[str, ...] = ()) -> list[tuple[s
     Raises:
         InputError: If an organ is not one of the competition's.
     """
+    if competition in _OBJECT_LOOKS:
+        return [_OBJECT_LOOKS[competition]]
     known = ("kidney",) if competition == "kidney_2020" else SYNTH_ORGANS
     unknown = [organ for organ in organs if organ not in known]
     if unknown:
@@ -171,6 +178,10 @@ class HiddenSlides:
         """The image of a number as uint8 RGB (H, W, 3)."""
         key = (self._seed, number)
         organ, _, stain, pixel_size_um = look
+        if organ == "nuclei":
+            tissue = list(TISSUES)[number % len(TISSUES)]
+            field = NucleiSpec(key=key, tissue=tissue, style="pink", shape_hw=shape_hw, pixel_size_um=pixel_size_um)
+            return draw_nuclei_field(field)[0]
         spec = SlideSpec(
             key=key,
             organ=organ,
