@@ -131,18 +131,19 @@ def test_the_truth_itself_scores_one_on_the_hidden_test_and_nothing_scores_less(
         submission.write_text(adapter.submission_text(rows, adapter.classes))
         return hidden_score(adapter, root, submission, truth)
 
-    assert scored(true_rows(name, truth)) == pytest.approx(1.0)
-    assert scored({sample.id: adapter.fallback(sample) or "1 1" for sample in samples}) < 0.1
+    assert scored(true_rows(adapter, truth)) == pytest.approx(1.0)
+    one_pixel = adapter.task == "masks"  # the fallback of kidneys is right where there is no mask
+    assert scored({sample.id: "1 1" if one_pixel else adapter.fallback(sample) for sample in samples}) < 0.1
 
 
-def true_rows(name, truth):
+def true_rows(adapter, truth):
     """The rows of a submission that is the hidden truth itself."""
-    judge = get_competition(name)
-    if judge.task == "masks":
+    if adapter.task == "masks":
         table = pd.read_csv(truth, dtype=str).set_index("id")
-        return table[judge.columns[1].replace("predicted", "encoding")].to_dict()
+        return table[adapter.columns[1].replace("predicted", "encoding")].to_dict()
+    judge = get_competition(adapter.name)
     found = {sample.id: judge.objects(sample) for sample in judge.samples(truth, "train")}
-    return {key: judge.object_row(key, Detections(each, np.ones(len(each)))) for key, each in found.items()}
+    return {key: adapter.object_row(key, Detections(each, np.ones(len(each)))) for key, each in found.items()}
 
 
 def test_the_scale_follows_the_images():
