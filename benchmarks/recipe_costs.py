@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from histofold.models.build import build_model
 from histofold.schema.experiment import Experiment
+from histofold.schema.network import is_detector
 from histofold.schema.parse import load_toml, read_toml
 from histofold.schema.sweep import load_sweep
 
@@ -56,6 +57,9 @@ def main() -> None:
         if "runs" in read_toml(path):
             continue  # an ensemble is packaged, not trained
         experiment, runs = trained_runs(path, load_toml_folds(path))
+        if is_detector(experiment.model.architecture):
+            print(f"{path.stem:<28} a detector: its operations go with what it finds, and are not counted")
+            continue
         each, steps = step_tflop(experiment), experiment.train.steps
         hours = [each * steps * runs / (peak * REACHED_SHARE) / 3600 for peak in PEAK_TFLOPS.values()]
         print(f"{path.stem:<28} {each:>13.2f} {steps:>7} {runs:>5} " + " ".join(f"{value:>8.1f}" for value in hours))
