@@ -61,7 +61,7 @@ def small_setup(dataset, runs, **sections):
 
 def use_tiny_nets(monkeypatch, norm=nn.BatchNorm2d):
     """Have training build a tiny network, whatever the experiment names."""
-    monkeypatch.setattr("histofold.train.run.build_model", lambda *_: TinyNet(norm))
+    monkeypatch.setattr("histofold.train.run.build_network", lambda *_: TinyNet(norm))
 
 
 def same_tensors(first, second):

@@ -93,7 +93,7 @@ def test_heads_are_in_the_state_and_not_in_the_weights(dataset, tmp_path, monkey
 def test_each_group_has_its_own_rate(dataset, tmp_path, monkeypatch):
     use_tiny_nets(monkeypatch)
     start = TinyNet()
-    monkeypatch.setattr("histofold.train.run.build_model", lambda *_: start)
+    monkeypatch.setattr("histofold.train.run.build_network", lambda *_: start)
     begun = {name: value.clone() for name, value in start.state_dict().items()}
     optim = {"encoder_lr_factor": 0.0, "weight_decay": 0.0, "ema": 0.0}
     setup = trained(dataset, tmp_path, optim=optim)

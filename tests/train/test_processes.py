@@ -42,7 +42,7 @@ def train_tiny_nets(folder):
     """What torchrun starts: trains by each experiment that lies in a folder, one after the other."""
     # At each start another one comes late, and could find the address that the other had before.
     time.sleep(1.5 * ((int(os.environ["RANK"]) + restarts()) % 2))
-    run.build_model = lambda *_: TinyNet(grouped)
+    run.build_network = lambda *_: TinyNet(grouped)
     for path in sorted(folder.glob("*.toml")):
         assert main(["train", str(path), "--runs", str(folder), "--fold", "0"]) == 0
 

@@ -126,7 +126,7 @@ ORGANS = np.random.default_rng(1).choice(["kidney", "lung", "spleen", ""], len(I
 
 
 def organ_order(index, shares, balanced, weights=(2, 1, 1)):
-    settings = {"seed": 5, "balanced": balanced, "batch": 4, "start_step": 0, "organ_shares": shares}
+    settings = {"seed": 5, "balanced": balanced, "batch": 4, "start_step": 0, "shares": {"organ": shares}}
     return make_sampler(index, dict(zip(SIZES, weights, strict=True)), **settings)
 
 
@@ -170,7 +170,7 @@ def test_no_tile_of_an_organ_with_a_small_share_is_left_out():
 
 def test_organ_shares_start_late_and_are_dealt_out_like_any_order():
     index = INDEX.assign(organ=ORGANS)
-    settings = {"seed": 5, "balanced": True, "organ_shares": {"lung": 0.5, "spleen": 0.3}}
+    settings = {"seed": 5, "balanced": True, "shares": {"organ": {"lung": 0.5, "spleen": 0.3}}}
 
     def drawn(count, **place):
         return list(islice(iter(make_sampler(index, {"main": 2, "b": 1, "c": 1}, **settings, **place)), count))
@@ -195,5 +195,18 @@ def test_an_organ_without_tiles_is_refused_with_the_known_ones():
 def test_without_shares_the_order_does_not_know_organs():
     plain = draws(300, {"main": 1, "b": 3, "c": 1})
     index = INDEX.assign(organ=ORGANS)
-    settings = {"seed": 3, "balanced": True, "batch": 4, "start_step": 0, "organ_shares": {}}
+    settings = {"seed": 3, "balanced": True, "batch": 4, "start_step": 0, "shares": {}}
     assert list(islice(iter(make_sampler(index, {"main": 1, "b": 3, "c": 1}, **settings)), 300)) == plain
+
+
+def test_sources_get_their_shares_as_organs_do():
+    index = INDEX.assign(source=ORGANS, organ="kidney")
+    shares = {"lung": 0.6, "spleen": 0.4}
+    settings = {"seed": 5, "balanced": True, "batch": 4, "start_step": 0}
+    weights = dict(zip(SIZES, (2, 1, 1), strict=True))
+    of_sources = make_sampler(index, weights, shares={"organ": {}, "source": shares}, **settings)
+    of_organs = organ_order(INDEX.assign(organ=ORGANS), shares, balanced=True)
+    for epoch in range(3):
+        np.testing.assert_array_equal(of_sources.epoch_order(epoch), of_organs.epoch_order(epoch))
+    with pytest.raises(InputError, match=r"train\.sources\.kidneys.*no tile.*source"):
+        make_sampler(index, weights, shares={"source": {"kidneys": 0.5}}, **settings)

@@ -13,6 +13,8 @@ import pandas as pd
 from histofold.competitions.base import Competition, image_error_fault
 from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.log import logger
+from histofold.core.objects.instances import Objects
+from histofold.core.objects.morphology import grow_objects
 from histofold.core.rle.runs import Masks, class_runs
 from histofold.data.check import audit_images, nothing_labelled
 from histofold.data.cleaning import cleaned_targets
@@ -86,7 +88,7 @@ def build_dataset(
     faults += audit_images(competition, samples, decode=False)
     if faults:
         raise InputError(faults)
-    _refuse_object_settings(competition, experiment)
+    _refuse_object_settings(competition, samples, experiment)
     _warn(competition.notices[:MOST_LINES])
     if len(competition.notices) > MOST_LINES:
         logger.warning("%d more notices stand in the report", len(competition.notices) - MOST_LINES)
@@ -211,25 +213,41 @@ def _tile_jobs(
             classes=competition.classes,
             regions=regions_of(sample),
             ignored=competition.ignored(sample),
-            objects=true_objects(competition, sample),
+            objects=grown_objects(competition, sample, experiment.data.grow_sources),
         )
         for sample in samples
     ]
 
 
-def _refuse_object_settings(competition: Competition, experiment: Experiment) -> None:
-    """Refuse settings that do not go with single objects.
+def grown_objects(competition: Competition, sample: Sample, grow_px: Mapping[str, float]) -> Objects | None:
+    """The objects that tiles are cut of, grown by what its source asks for; None in competitions of masks."""
+    objects, radius_px = true_objects(competition, sample), grow_px.get(sample.source, 0.0)
+    return objects if objects is None or radius_px == 0 else grow_objects(objects, radius_px)
+
+
+def _refuse_object_settings(competition: Competition, samples: Sequence[Sample], experiment: Experiment) -> None:
+    """Refuse settings that do not go with the competition's task.
 
     Raises:
-        InputError: If labels are to be cleaned, or objects are of several classes.
+        InputError: If objects are to grow where there are none, or of a source that no image is of; if labels of
+            objects are to be cleaned, or objects are of several classes.
     """
-    if competition.task != "instances":
-        return
+    data, of_objects = experiment.data, competition.task == "instances"
+    sources = sorted({sample.source for sample in samples} - {""})
     faults = []
-    if experiment.data.clean_blank:
+    for name in data.grow_sources:
+        rule, remedy = "no image is of this source", f"sources of the images: {', '.join(sources) or 'none'}"
+        if not of_objects:
+            rule, remedy = (
+                f"{competition.name} is a competition of masks, where no single object can grow",
+                "leave it out",
+            )
+        if not of_objects or name not in sources:
+            faults.append(Fault(f"data.grow_sources.{name}", "experiment", rule, remedy))
+    if of_objects and data.clean_blank:
         rule = "labels on the glass are cleaned of masks, not of single objects"
         faults.append(Fault("data.clean_blank", "experiment", rule, "leave it out"))
-    if len(competition.classes) > 1:
+    if of_objects and len(competition.classes) > 1:
         rule = f"objects of {len(competition.classes)} classes, and networks of objects know one"
         faults.append(Fault("classes", competition.name, rule, "make one dataset of each class"))
     if faults:
@@ -247,6 +265,7 @@ def _dataset_info(
         classes=competition.classes,
         clean_blank=experiment.data.clean_blank,
         task=competition.task,
+        grow_sources=experiment.data.grow_sources,
         mean=cut.mean,
         std=cut.std,
         stain_reference=reference,

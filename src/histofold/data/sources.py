@@ -12,10 +12,11 @@ from typing import cast
 
 import pandas as pd
 
-from histofold.competitions.base import Competition, ObjectCompetition, Split
+from histofold.competitions.base import Competition, ObjectCompetition, ObjectScore, Split
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
+from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
 from histofold.core.rle.runs import Masks, Runs
 from histofold.data.duplicates import duplicate_groups
@@ -171,6 +172,12 @@ def _source_faults(source: Source, before: Sequence[Source]) -> list[Fault]:
     if len(wanted_classes) > 1 and own_classes != wanted_classes:
         rule = f"its classes are {', '.join(own_classes)} and those of the main dataset {', '.join(wanted_classes)}"
         faults.append(Fault(source.name, file, rule, "name the same classes in the same order in its classes.txt"))
+    if source.info.task != main.info.task:
+        rule = f"its competition is one of {source.info.task} and that of the main dataset one of {main.info.task}"
+        faults.append(Fault(source.name, file, rule, "build it of a competition of the same task"))
+    if source.role == "folds" and source.info.task == "instances":
+        rule = "objects are scored over all images of a competition at once, and its are not the main dataset's"
+        faults.append(Fault(source.name, file, rule, 'write role = "train"'))
     if source.role == "folds" and source.pseudo:
         rule = "predicted labels cannot be scored against"
         faults.append(Fault(source.name, file, rule, 'write role = "train"'))
@@ -280,7 +287,10 @@ class JoinedTruth:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         """Join datasets; `sources` starts with the main one."""
-        self.name, self.never_empty = sources[0].competition.name, sources[0].competition.never_empty
+        competition = sources[0].competition
+        self.name, self.never_empty, self.task = competition.name, competition.never_empty, competition.task
+        self.metric = getattr(competition, "metric", "Dice")
+        self._main = competition
         self._owners = {source.key(key): (source, key) for source in sources for key in source.samples}
 
     def target(self, sample: Sample) -> Masks:
@@ -302,3 +312,7 @@ class JoinedTruth:
         """Its objects that do not count, since people were unsure of them."""
         source, key = self._owners[sample.id]
         return cast(ObjectCompetition, source.competition).unsure(source.samples[key])
+
+    def score_objects(self, predictions: Mapping[str, Detections], samples: Sequence[Sample]) -> ObjectScore:
+        """The metric of the main dataset's competition, over its samples: other datasets of objects are not scored."""
+        return cast(ObjectCompetition, self._main).score_objects(predictions, samples)

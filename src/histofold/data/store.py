@@ -49,6 +49,8 @@ class DatasetInfo:
     """Whether the tiles were cut without the labels on the glass around the tissue."""
     task: Task = "masks"
     """Whether tiles hold masks, or labels of single objects (`instances`)."""
+    grow_sources: dict[str, float] = field(default_factory=dict)
+    """By how many pixels of the image the objects of a source were grown before tiles were cut."""
     mean: tuple[float, float, float]
     """Mean of the tiles' channels, in 0 to 1."""
     std: tuple[float, float, float]
@@ -286,6 +288,7 @@ def tile_differences(experiment: Experiment, folder: Path) -> list[Fault]:
         for name, value in vars(info.tiles).items()
         if name not in FOLD_FIELDS
     }
+    pairs["data.grow_sources"] = (info.grow_sources, experiment.data.grow_sources)
     return [
         Fault(
             name,

@@ -56,7 +56,7 @@ def _name_in_encoder(name: str) -> str:
     return segformer_hub_name(name.removeprefix("hf."))
 
 
-def _take_hub_names(module: nn.Module, outward: Callable[[str], str]) -> None:
+def take_hub_names(module: nn.Module, outward: Callable[[str], str]) -> None:
     """Let a module write the hub's names and read them, or those of transformers 5, whatever its own are."""
     own_names = {outward(name): name for name in module.state_dict()}
 
@@ -76,7 +76,7 @@ class SegFormerEncoder(nn.Module):
     def __init__(self, hf: nn.Module) -> None:
         super().__init__()
         self.hf = hf
-        _take_hub_names(self, _name_in_encoder)
+        take_hub_names(self, _name_in_encoder)
 
     def forward(self, images_NCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Images (N, 3, H, W), H and W from 32 up, to four maps at 1/4, 1/8, 1/16 and 1/32."""
@@ -94,7 +94,7 @@ class SegFormer(nn.Module):
         super().__init__()
         self.segformer = SegFormerEncoder(hf.segformer)  # type: ignore[arg-type]
         self.decode_head = hf.decode_head
-        _take_hub_names(self, segformer_hub_name)
+        take_hub_names(self, segformer_hub_name)
 
     @property
     def encoder(self) -> nn.Module:

@@ -21,12 +21,18 @@ from safetensors.torch import load_file
 from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
 from histofold.models.build import VOC_WEIGHTS, deeplab_hub_state
+from histofold.models.instances.mask2former import swin_hub_name
 from histofold.models.segformer import segformer_hub_name, segformer_hub_state
 from histofold.schema.manifest import file_sha256
 from histofold.schema.network import SHIPPED_ENCODER, ModelConfig, default_encoder
 from histofold.schema.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 MAX_FAULTS = 20
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_NAMES = {"segformer": segformer_hub_name, "mask2former": swin_hub_name}
+"""From a tensor's name in any version of transformers to the hub's."""
+NEW_NORMS = "hidden_states_norms."
+"""What Mask2Former puts behind a Swin's stages; a Swin of ImageNet has none."""
 WHOLE_DETECTORS = ("maskrcnn", "mask2former")
 """Detectors whose published weights fit as a whole."""
 WEIGHTS_SETTING = "model.encoder_weights"
@@ -50,8 +56,8 @@ def load_encoder_weights(model: torch.nn.Module, config: ModelConfig) -> None:
 
     Args:
         model: A network with an `encoder`, built as `config` says.
-        config: `encoder_weights` is `none`, `shipped`, a name on the hub, or `file:PATH` of a state dict
-            (.safetensors, .pt, .pth).
+        config: `encoder_weights` is `none`, `shipped`, a name on the hub, or `file:PATH` of a state dict or a folder
+            that transformers saved (.safetensors, .pt, .pth, .bin).
 
     Raises:
         InputError: If the file is missing or does not fit, or the hub's weights cannot be had.
@@ -63,8 +69,8 @@ def load_encoder_weights(model: torch.nn.Module, config: ModelConfig) -> None:
         state = shipped_state()
     else:
         state = _read_state(Path(source.removeprefix("file:"))) if source.startswith("file:") else _hub_state(config)
-    if config.architecture == "segformer":
-        state = {segformer_hub_name(name): tensor for name, tensor in state.items()}
+    if config.architecture in HUB_NAMES:
+        state = {HUB_NAMES[config.architecture](name): tensor for name, tensor in state.items()}
     wanted = _encoder(model).state_dict()
     matched = match_weights(state, wanted)
     faults = list(_tensor_faults(matched, wanted, config))
@@ -152,6 +158,8 @@ def _tensor_faults(matched: MatchedWeights, wanted: Mapping[str, torch.Tensor], 
         found = matched.tensors.get(name)
         if (found is not None and found.shape == tensor.shape) or name.endswith("num_batches_tracked"):
             continue
+        if found is None and name.startswith(NEW_NORMS):
+            continue
         if found is None:
             rule = "the encoder needs this tensor and the weights lack it"
         elif name == first_conv and found.ndim == 4 and found.shape[1] != tensor.shape[1]:
@@ -184,7 +192,9 @@ def _load_detector(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) ->
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file, those of nested dicts under dotted names."""
+    """The tensors of a file, those of nested dicts under dotted names; of a folder, those that transformers saved."""
+    if path.is_dir():
+        path = next((path / name for name in FOLDER_FILES if (path / name).is_file()), path / FOLDER_FILES[0])
     if not path.is_file():
         raise InputError([Fault(WEIGHTS_SETTING, str(path), "no such file", "check the path after `file:`")])
     try:

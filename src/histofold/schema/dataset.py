@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 LEAVE_ONE_OUT_RULES = ("source", "organ")
@@ -47,12 +47,17 @@ class DataConfig:
     clean_blank: bool = False
     """Cut tiles without the labels on the glass around the tissue; worth it only where it gains out-of-fold."""
 
+    grow_sources: dict[str, float] = field(default_factory=dict)
+    """By how many pixels of the image the objects of a source grow before tiles are cut, or shrink where it is below
+    0: of objects that people drew too thin there."""
     stain_references: tuple[str, ...] = ()
     """Ids of the images whose colours stain normalisation aims at; they are measured when the dataset is built."""
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise ValueError(f"weight={self.weight} of the main dataset must be positive")
+        if not all(-100 <= radius_px <= 100 for radius_px in self.grow_sources.values()):
+            raise ValueError(f"grow_sources={self.grow_sources} must lie in [-100, 100] pixels")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.files import moved_path
 from histofold.schema.loss import LossConfig
 from histofold.schema.manifest import Manifest, installed_versions
-from histofold.schema.network import ModelConfig
+from histofold.schema.network import ModelConfig, is_detector
 from histofold.schema.objects import ObjectConfig
 from histofold.schema.optim import OptimConfig
 from histofold.schema.prediction import PredictConfig
@@ -31,7 +31,7 @@ class TrainConfig:
     steps: int = 4000
     """Optimisation steps of a fold."""
     batch: int = 8
-    """Images of a step on each process."""
+    """Images of a step on each process; 1 for detectors alone."""
     workers: int = 2
     """Loader processes; results do not depend on it."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -49,27 +49,27 @@ class TrainConfig:
     """Share of the draws from each region of the anatomy (column region); all other tiles share what is left of 1."""
     organs: dict[str, float] = field(default_factory=dict)
     """Share of the draws from each organ (column organ); all other organs share what is left of 1."""
+    sources: dict[str, float] = field(default_factory=dict)
+    """Share of the draws from each source (column source: HPA, dataset_1, ...); all others share what is left of 1."""
     accumulate: int = 1
     """Batches whose gradients are added up to one optimisation step."""
     tracker: str = ""
     """A tracker that Accelerate knows (tensorboard, wandb, mlflow, ...), which gets what log.csv holds; empty: none."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "validate_every", "validate_images", "save_every", "accumulate"):
+        for name in ("steps", "batch", "validate_every", "validate_images", "save_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.batch < 2:
-            raise ValueError(f"batch={self.batch} must be at least 2, for batch normalisation")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must not be negative")
         if self.workers < 0:
             raise ValueError(f"workers={self.workers} must not be negative")
-        for name in ("regions", "organs"):
+        for name in ("regions", "organs", "sources"):
             shares = getattr(self, name).values()
             if shares and not (all(0 < share <= 1 for share in shares) and sum(shares) <= 1 + 1e-9):
                 raise ValueError(f"{name}={getattr(self, name)}: shares must lie in (0, 1] and add up to 1 at most")
-        if self.regions and self.organs:
-            raise ValueError("regions and organs cannot both have shares: choose one of them")
+        if sum(map(bool, (self.regions, self.organs, self.sources))) > 1:
+            raise ValueError("regions, organs and sources cannot have shares together: choose one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         self.loss.check_activation(self.model.activation)
+        if self.train.batch < 2 and not is_detector(self.model.architecture):
+            raise ValueError(f"train.batch={self.train.batch} must be at least 2, for batch normalisation")
 
     def manifest(
         self,

@@ -57,9 +57,18 @@ class LossConfig:
     deep_supervision: float = 0.0
     """Weight of the same loss on coarser maps of the network; 0: no such heads."""
 
+    object_boundary: float = 1.0
+    """Weight of the cross-entropy of the boundary (dense networks in competitions of objects)."""
+    object_distance: float = 1.0
+    """Weight of the distance from the border of an object (likewise)."""
+    detector: dict[str, float] = field(default_factory=dict)
+    """Weight of a detector's own losses by name (mask, box_reg, ...), as log.csv has them behind `loss_`; 1 where not
+    named. A detector reads nothing else of these settings but `ignore`."""
+
     def __post_init__(self) -> None:
         numbers = {name: value for name, value in vars(self).items() if type(value) in (int, float)}
-        numbers |= {f"organ_weights.{name}": value for name, value in self.organ_weights.items()}
+        for table in ("organ_weights", "detector"):
+            numbers |= {f"{table}.{name}": value for name, value in getattr(self, table).items()}
         for name, value in numbers.items():
             if not math.isfinite(value) or (value < 0 and name != "focal_alpha"):
                 raise ValueError(f"{name}={value} must be finite and not negative")

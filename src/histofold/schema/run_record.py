@@ -31,18 +31,21 @@ class RunRecord:
     """Number of slides of an overfitting check, None of a real run."""
     competition: str
     """Name of the adapter whose ids `dice_by_id` and `trained_on` have."""
+    metric: str = "Dice"
+    """The word that stands before its scores: of objects it is AP or AP50, and the fields that are called Dice hold
+    it."""
     steps: int
     """Optimisation steps."""
     seconds: float
     """Time that they took."""
     dice: float
-    """Mean Dice of the averaged weights on all held-out slides, after the last step."""
+    """Score of the averaged weights on all held-out slides, after the last step: their mean Dice, or the AP of all."""
     best_dice_optimistic: float
-    """The best Dice of all validations: chosen by what it is measured on, and so too high."""
+    """The best score of all validations: chosen by what it is measured on, and so too high."""
     best_step: int
     """The step of that validation."""
     dice_by_id: dict[str, float]
-    """Dice of each held-out slide."""
+    """Score of each held-out slide; of objects those that have any."""
     trained_on: dict[str, str]
     """File stamp by id of every image that the weights, or a network before them, were trained on."""
     manifest: Manifest

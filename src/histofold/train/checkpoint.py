@@ -24,7 +24,7 @@ from histofold.schema.parse import plain, to_toml
 NETWORK_FILES = ("model.safetensors", "config.json")
 """Files of a finished fold that hold its network."""
 _WITHOUT_EFFECT = ("workers", "tracker", "save_every")
-_ELSEWHERE = ("predict.", "data.dataset", "data.root", "model.init")
+_ELSEWHERE = ("predict.", "objects.", "data.dataset", "data.root", "model.init")
 """Settings that decide no weights, and places: what lies there is named by its content."""
 _VALIDATIONS = ("validate_every", "validate_images")
 """Settings of `train` that decide the weights only where the learning rate follows the scores."""
@@ -136,7 +136,7 @@ def training_settings(experiment: Experiment) -> dict[str, Any]:
     settings["augment"] = plain(experiment.augment.resolved())
     for name in _without_effect(experiment):
         del settings["train"][name]
-    del settings["data"], settings["predict"], settings["model"]["init"]
+    del settings["data"], settings["predict"], settings["objects"], settings["model"]["init"]
     del settings["augment"]["preset"], settings["augment"]["pipeline"]
     return settings
 

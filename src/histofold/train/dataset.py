@@ -26,7 +26,7 @@ from histofold.train.augment.cutmix import CutMix
 from histofold.train.augment.pipeline import Augmenter
 from histofold.train.augment.stain import kept_templates
 from histofold.train.fold import FoldSetup
-from histofold.train.objects.targets import mask_example
+from histofold.train.objects.targets import collate_examples, dense_example, detector_example, mask_example
 
 
 def training_tiles(setup: FoldSetup, keep: bool = True) -> TileDataset:
@@ -45,18 +45,20 @@ def training_tiles(setup: FoldSetup, keep: bool = True) -> TileDataset:
     """
     config, seed = setup.experiment.augment.resolved(), setup.experiment.train.seed
     size = int(setup.index["size"].iloc[0])
+    made = partial(Augmenter, size=size, labels=setup.manifest.objects is not None)
     tiles = partial(
         TileDataset,
         setup.dataset,
         setup.index,
         seed=seed,
         stain_maps=_stain_maps(setup),
-        classes=setup.experiment.model.classes,
+        classes=1 if setup.manifest.objects is not None else setup.experiment.model.classes,
         organs=setup.organs,
         ignore_blank=setup.experiment.loss.ignore == "blank",
         cutmix=_cutmix(setup),
+        as_example=_example_maker(setup),
     )
-    bare = tiles(augmenter=Augmenter(replace(config, stain_template=0.0), size))
+    bare = tiles(augmenter=made(replace(config, stain_template=0.0)))
     if not config.stain_template:
         return bare
     templates = kept_templates(
@@ -65,7 +67,14 @@ def training_tiles(setup: FoldSetup, keep: bool = True) -> TileDataset:
     if not templates:
         rule = "every training tile is blank: there are no colours to fit"
         raise InputError([Fault("augment.stain_template", str(setup.dataset), rule, "set it to 0")])
-    return tiles(augmenter=Augmenter(config, size, templates))
+    return tiles(augmenter=made(config, templates=templates))
+
+
+def _example_maker(setup: FoldSetup) -> Callable[[np.ndarray, np.ndarray], dict[str, Any]]:
+    """What makes a fold's examples of augmented images and their masks or labels."""
+    if setup.manifest.objects is None:
+        return mask_example
+    return detector_example if setup.is_detector else dense_example
 
 
 def _stain_maps(setup: FoldSetup) -> dict[str, StainMap]:
@@ -182,11 +191,12 @@ class TileDataset(Dataset[dict[str, Any]]):
 def make_loader(
     dataset: TileDataset, sampler: Sampler[tuple[int, int, int]], batch: int, workers: int
 ) -> DataLoader[Any]:
-    """An endless loader of full batches: of each entry of an example a tensor with a first axis of `batch`."""
+    """An endless loader of full batches, as `collate_examples` makes them: tensors with a first axis of `batch`."""
     return DataLoader(
         dataset,
         batch_size=batch,
         sampler=sampler,
+        collate_fn=collate_examples,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_quiet_worker,

@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
 
-from histofold.competitions.base import Truth
+from histofold.competitions.base import ObjectCompetition, Truth
 from histofold.core.faults import Fault, InputError
 from histofold.data.changes import fold_inputs
 from histofold.data.leaks import forbidden_samples, image_stamp
@@ -21,9 +22,11 @@ from histofold.data.store import check_experiment, complete_preprocessing
 from histofold.models.weights import with_encoder_moments
 from histofold.schema.experiment import VALIDATION_THRESHOLD, Experiment
 from histofold.schema.manifest import Manifest, file_sha256
+from histofold.schema.network import is_detector
 from histofold.schema.sample import Sample
 from histofold.train.augment.own import pipeline_digest
 from histofold.train.checkpoint import training_settings
+from histofold.train.objects.settings import completed_for_objects, network_classes
 from histofold.train.warm_start import InitialWeights, find_initial_weights
 
 
@@ -75,10 +78,20 @@ class FoldSetup:
         weights = self.experiment.loss.organ_weights
         return torch.tensor([*(weights.get(organ, 1.0) for organ in self.organs), 1.0])
 
-    def score_words(self, dice: float) -> str:
-        """The Dice of the finished fold in words."""
-        where = f"on {len(self.validation)} slides, in {self.folder}"
-        return f"fold {self.fold}: Dice {dice:.4f} at threshold {VALIDATION_THRESHOLD} {where}"
+    @property
+    def is_detector(self) -> bool:
+        """Whether the network finds single objects by itself."""
+        return is_detector(self.experiment.model.architecture)
+
+    @property
+    def metric(self) -> str:
+        """The word that stands before its scores: Dice, AP, AP50."""
+        return "Dice" if self.manifest.objects is None else cast(ObjectCompetition, self.competition).metric
+
+    def score_words(self, score: float) -> str:
+        """The score of the finished fold in words."""
+        how = f" at threshold {VALIDATION_THRESHOLD}" if self.manifest.objects is None else ""
+        return f"fold {self.fold}: {self.metric} {score:.4f}{how} on {len(self.validation)} slides, in {self.folder}"
 
 
 def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit: int | None) -> FoldSetup:
@@ -94,14 +107,16 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
 
     Raises:
         InputError: If a dataset is missing, does not fit the others or was cut at another scale, the fold is unknown,
-            nothing is left to train on, the crop is larger than the tiles, organs are named that no tile has, the
-            augmentation's pipeline cannot be had, or labels or initial weights have seen what the fold is scored on.
+            nothing is left to train on, the crop is larger than the tiles, organs or sources are named that no tile
+            has, settings do not go with the task, the augmentation's pipeline cannot be had, or labels or initial
+            weights have seen what the fold is scored on.
     """
     folds = check_experiment(experiment, fold)
     # The run's own experiment.toml says what its network sees, and its digest holds it.
     experiment = replace(experiment, preprocessing=with_encoder_moments(experiment.preprocessing, experiment.model))
     sources = load_sources(experiment)
     main = sources[0]
+    experiment = completed_for_objects(experiment, main.info, main.folder)
     chosen = {source.name: source.train_ids(fold) for source in sources}
     validation = [sample for source in sources for sample in source.held_out(fold)]
     if limit is not None:
@@ -117,6 +132,7 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
     if limit is None:
         refuse_unknown("loss.organ_weights", experiment.loss.organ_weights, index["organ"])
         refuse_unknown("train.organs", experiment.train.organs, index["organ"])
+        refuse_unknown("train.sources", experiment.train.sources, index["source"])
     initial, earlier = _earlier_networks(experiment, used, fold, scored=limit is None)
     trained = [s.qualified(s.samples[k]) for s in used for k in chosen[s.name] if k in s.samples]
     # An image that has left its folder since its tiles were cut is trained on all the same.
@@ -140,7 +156,11 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
         training=trained,
         validation=validation,
         manifest=experiment.manifest(
-            preprocessing, main.info.competition, main.competition.classes, volume=main.info.task == "volumes"
+            preprocessing,
+            main.info.competition,
+            network_classes(main.info, main.competition.classes, experiment.model.architecture),
+            objects=main.info.task == "instances",
+            volume=main.info.task == "volumes",
         ),
         limit=limit,
         digest=hashlib.sha256(text.encode()).hexdigest(),
@@ -167,17 +187,18 @@ def check_classes(setup: FoldSetup) -> None:
 
 
 def refuse_unknown(setting: str, wanted: Iterable[str], names: Iterable[str]) -> None:
-    """Refuse names of regions or organs that no tile has.
+    """Refuse names of regions, organs or sources that no tile has.
 
     Args:
-        setting: Dotted name of the setting that holds them, whose last part is `regions`, `organs` or `organ_weights`.
+        setting: Dotted name of the setting that holds them, whose last part is `regions`, `organs`, `organ_weights` or
+            `sources`.
         wanted: Its names.
-        names: Region or organ of each tile, empty where it is unknown.
+        names: Region, organ or source of each tile, empty where it is unknown.
 
     Raises:
         InputError: With each of them, and those that tiles have.
     """
-    what = "region" if setting.endswith("regions") else "organ"
+    what = next(word for word in ("region", "organ", "source") if word in setting.rpartition(".")[2])
     found = sorted(set(names) - {""})
     remedy = f"{what}s of the tiles: {', '.join(found) or 'none, the competition names no ' + what}"
     rule = f"no tile to train on is of this {what}"

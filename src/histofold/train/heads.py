@@ -16,7 +16,7 @@ PROBE_SIDE = 64  # pixels a side of the picture that tells the channels of all m
 
 
 class TrainingNetwork(nn.Module):
-    """A plain network with the heads that the loss wants; without any it is the plain network.
+    """A plain network with the heads that the loss wants; without any it is the plain network. Detectors have none.
 
     Organ and pixel size are read from the global average of the encoder's coarsest map. Deep supervision puts a 1x1
     convolution on each coarse map on the way to the logits (Lee et al. 2015, arXiv:1409.5185): on the stages of
@@ -51,8 +51,15 @@ class TrainingNetwork(nn.Module):
         if config.deep_supervision:
             self.heads["deep"] = nn.ModuleList(nn.Conv2d(channels, classes, 1) for channels in deep)
 
-    def forward(self, images_NCHW: torch.Tensor) -> dict[str, Any]:
-        """Images to `logits` NKHW and, of the heads that are there, `organ` NO, `log_zoom` N and `deep`, maps NKhw."""
+    def forward(
+        self, images_NCHW: torch.Tensor, targets: Sequence[dict[str, torch.Tensor]] | None = None
+    ) -> dict[str, Any]:
+        """Images to `logits` NKHW and, of the heads that are there, `organ` NO, `log_zoom` N and `deep`, maps NKhw.
+
+        A detector is given targets, and its losses by name come back.
+        """
+        if targets is not None:
+            return self.model(images_NCHW, targets)
         if not self.heads:
             return {"logits": self.model(images_NCHW)}
         outputs, coarsest_NCHW, deep = self._watched(images_NCHW)

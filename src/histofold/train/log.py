@@ -29,7 +29,7 @@ from histofold.schema.parse import kept_json, plain
 from histofold.schema.sample import Sample
 
 FIRST_COLUMNS = ("step", "epoch", "lr", "loss")
-LAST_COLUMNS = ("val_dice", "images_per_s", "seconds")
+LAST_COLUMNS = ("images_per_s", "seconds")
 OnSlide = Callable[[Sample, Masks, Masks], None]
 """Gets a slide of a validation, its truth and what is predicted."""
 FOLDER = "tracker"
@@ -43,10 +43,15 @@ PICTURES = 4
 TRUTH_RGB, PREDICTION_RGB = (0, 98, 255), (255, 205, 0)
 
 
-def write_log(rows: list[dict[str, float]], path: Path) -> None:
+def score_column(metric: str) -> str:
+    """The column of log.csv that holds a metric: `val_dice`, `val_ap50`."""
+    return f"val_{metric.lower()}"
+
+
+def write_log(rows: list[dict[str, float]], path: Path, metric: str = "Dice") -> None:
     """Write log.csv: fixed columns, among them each term of the loss that there is; what was not measured is blank."""
     terms = dict.fromkeys(name for row in rows for name in row if name.startswith("loss_"))
-    table = pd.DataFrame(rows, columns=[*FIRST_COLUMNS, *terms, *LAST_COLUMNS])
+    table = pd.DataFrame(rows, columns=[*FIRST_COLUMNS, *terms, score_column(metric), *LAST_COLUMNS])
     table["step"] = table["step"].astype(int)
     write_atomically(path, table.to_csv(index=False, float_format="%.6g"))
 

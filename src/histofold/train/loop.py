@@ -36,9 +36,11 @@ from histofold.train.log import (
     log_to_tracker,
     organ_dice,
     overlay_logger,
+    score_column,
     stop_tracker,
     write_log,
 )
+from histofold.train.objects.validation import validate_objects
 from histofold.train.processes import broadcast
 from histofold.train.run import (
     Run,
@@ -55,7 +57,7 @@ from histofold.train.step import Batch, refuse_non_finite, step_images, training
 LOG_EVERY = 10
 
 OnValidation = Callable[[int, float], bool]
-"""Gets step and Dice of each validation during training; True stops the run."""
+"""Gets step and score of each validation during training; True stops the run."""
 
 
 def train_experiment(
@@ -72,11 +74,11 @@ def train_experiment(
         limit: Train and validate on this many slides only.
 
     Yields:
-        Each fold once it is trained, with its Dice; nothing in a helping process of torchrun.
+        Each fold once it is trained, with its score (Dice, of objects AP); nothing in a helping process of torchrun.
 
     Example:
-        >>> for setup, dice in train_experiment(experiment, "E", Path("runs"), None, resume=True, limit=None):
-        ...     print(setup.fold, dice)
+        >>> for setup, score in train_experiment(experiment, "E", Path("runs"), None, resume=True, limit=None):
+        ...     print(setup.fold, score)
     """
     folds = known_folds(experiment) if fold is None else [fold]
     refuse_changed_data(load_sources(experiment))
@@ -87,13 +89,13 @@ def train_experiment(
     for setup in setups:
         make_room(setup, resume)
     for setup in setups:
-        dice = train_fold(setup, resume)
-        if dice is not None:
-            yield setup, dice
+        score = train_fold(setup, resume)
+        if score is not None:
+            yield setup, score
 
 
 def train_fold(setup: FoldSetup, resume: bool, on_validation: OnValidation | None = None) -> float | None:
-    """Train one fold to its end and return the mean Dice of the averaged weights on the held-out slides.
+    """Train one fold to its end and return the score of the averaged weights on the held-out slides.
 
     Under torchrun only the first process validates; the others return None.
 
@@ -199,19 +201,20 @@ def _log_step(run: Run, setup: FoldSetup, losses: Mapping[str, torch.Tensor]) ->
 
 
 def _validate(run: Run, setup: FoldSetup, most: int | None) -> dict[str, float]:
-    """Validate, and note the Dice in the log beside the step's losses; gives the Dice by id on the first process."""
+    """Validate, and note the score in the log beside the step's losses; gives that by id on the first process."""
     by_id = validate(run, setup, most)
     if run.accelerator.is_main_process:
-        run.rows[-1]["val_dice"] = run.scores[-1]
-        scores = {"val_dice": run.scores[-1], **organ_dice(by_id, setup.validation)}
-        log_to_tracker(run.accelerator, {"step": run.step, **scores})
+        scores = {score_column(setup.metric): run.scores[-1]}
+        run.rows[-1] |= scores
+        by_organ = organ_dice(by_id, setup.validation) if setup.manifest.objects is None else {}
+        log_to_tracker(run.accelerator, {"step": run.step, **scores, **by_organ})
     return by_id
 
 
 def _save(run: Run, setup: FoldSetup) -> None:
     if run.accelerator.is_main_process:
         save_state(setup.folder, run.step, run.state(setup))
-        write_log(run.rows, setup.folder / "log.csv")
+        write_log(run.rows, setup.folder / "log.csv", setup.metric)
     run.accelerator.wait_for_everyone()
 
 
@@ -220,9 +223,9 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
     by_id = _validate(run, setup, None)
     if not run.accelerator.is_main_process:
         return None
-    dice = float(np.mean(list(by_id.values())))
-    seen = [(row["val_dice"], row["step"]) for row in run.rows if "val_dice" in row]
-    write_log(run.rows, setup.folder / "log.csv")
+    score, column = run.scores[-1], score_column(setup.metric)
+    seen = [(row[column], row["step"]) for row in run.rows if column in row]
+    write_log(run.rows, setup.folder / "log.csv", setup.metric)
     save_network(run.averaged(), setup.folder)
     record = RunRecord(
         digest=setup.digest,
@@ -231,7 +234,8 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
         competition=setup.competition.name,
         steps=run.step,
         seconds=round(run.seconds, 1),
-        dice=dice,
+        metric=setup.metric,
+        dice=score,
         best_dice_optimistic=max(seen)[0],
         best_step=int(max(seen)[1]),
         dice_by_id=by_id,
@@ -245,11 +249,11 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
         settings_sha256=settings_sha256(setup.experiment),
     )
     write_record(setup.folder, record)
-    return dice
+    return score
 
 
 def validate(run: Run, setup: FoldSetup, most: int | None = None) -> dict[str, float]:
-    """Dice by id of held-out slides with the averaged weights; their mean joins `run.scores` on every process.
+    """Scores by id of held-out slides with the averaged weights; the score of all joins `run.scores` on every process.
 
     Args:
         run: The run.
@@ -259,13 +263,18 @@ def validate(run: Run, setup: FoldSetup, most: int | None = None) -> dict[str, f
     Returns:
         Empty on all processes but the first one, which is the one that predicts.
     """
-    by_id: dict[str, float] = {}
+    score, by_id = 0.0, dict[str, float]()
     if run.accelerator.is_main_process:
         samples = setup.validation
         if most is not None and len(samples) > most:
             samples = [samples[i] for i in np.linspace(0, len(samples) - 1, most).round().astype(int)]
-        by_id = validate_slides(run.averaged(), setup, samples, overlay_logger(run.accelerator, run.step, samples))
-    run.scores.append(broadcast(float(np.mean(list(by_id.values()))) if by_id else 0.0, run.accelerator))
+        model, on_slide = run.averaged(), overlay_logger(run.accelerator, run.step, samples)
+        if setup.manifest.objects is None:
+            by_id = validate_slides(model, setup, samples, on_slide)
+            score = float(np.mean(list(by_id.values())))
+        else:
+            score, by_id = validate_objects(model, setup, samples, on_slide)
+    run.scores.append(broadcast(score, run.accelerator))
     return by_id
 
 

@@ -14,7 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.data.changes import changed_inputs
-from histofold.models.build import build_model
+from histofold.models.instances.build import build_network
 from histofold.models.weights import load_encoder_weights
 from histofold.predict.devices import best_device, best_precision
 from histofold.schema.experiment import Experiment
@@ -60,7 +60,7 @@ class Run:
     rows: list[dict[str, float]] = field(default_factory=list)
     """The log, on the first process."""
     scores: list[float] = field(default_factory=list)
-    """Dice of each validation so far, on every process."""
+    """Score of each validation so far, on every process."""
 
     def averaged(self) -> torch.nn.Module:
         """The weights that are reported and packaged: the averaged ones where there are any."""
@@ -177,12 +177,13 @@ def _make_accelerator(setup: FoldSetup) -> Accelerator:
 def _make_network(setup: FoldSetup, fresh: bool) -> TrainingNetwork:
     """The network in its heads; only a fresh one is given the weights that the experiment starts from."""
     config = setup.experiment.model
-    plain = build_model(config.architecture, config.arguments())
+    plain = build_network(config.architecture, config.arguments())
     if fresh and setup.initial is not None:
         load_initial_weights(plain, setup.initial)
     elif fresh:
         load_encoder_weights(plain, config)
-    channels = config.classes + (config.activation == "softmax")
+    # Of objects coarser maps show the objects themselves; their boundaries would vanish there.
+    channels = 1 if setup.manifest.objects is not None else config.classes + (config.activation == "softmax")
     return TrainingNetwork(plain, classes=channels, organs=len(setup.organs), config=setup.experiment.loss)
 
 
@@ -210,8 +211,9 @@ def _refuse_other_scores(setup: FoldSetup) -> None:
     path = setup.folder / "experiment.toml"
     if setup.experiment.optim.schedule != "plateau" or not path.is_file():
         return
-    if load_toml(Experiment, path).predict != setup.experiment.predict:
-        rule = "the learning rate follows validation scores, and [predict], which decides them, has changed"
+    before, now = load_toml(Experiment, path), setup.experiment
+    if (before.predict, before.objects) != (now.predict, now.objects):
+        rule = "the learning rate follows validation scores, and [predict] or [objects], which decide them, has changed"
         raise InputError([Fault(f"fold {setup.fold}", str(path), rule, "undo the change, or train under another name")])
 
 
@@ -239,7 +241,7 @@ def is_finished(setup: FoldSetup) -> bool:
 
 
 def refresh_record(setup: FoldSetup) -> float:
-    """Bring a finished fold's settings of prediction up to date, on which its weights do not depend; gives its Dice."""
+    """Bring a finished fold's settings of prediction up to date, which decide no weights; gives its score."""
     record = read_record(setup.folder)
     changed = record.manifest != setup.manifest
     if changed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -28,7 +27,10 @@ def training_order(setup: FoldSetup, start_step: int, rank: int = 0, ranks: int 
         ranks: Number of processes.
     """
     config = setup.experiment.train
-    organ_shares = {organ: share for organ, share in config.organs.items() if organ in setup.organs}
+    shares = {
+        column: {name: share for name, share in wanted.items() if (setup.index[column] == name).any()}
+        for column, wanted in (("organ", config.organs), ("source", config.sources))
+    }
     return make_sampler(
         setup.index,
         setup.weights,
@@ -39,7 +41,7 @@ def training_order(setup: FoldSetup, start_step: int, rank: int = 0, ranks: int 
         rank=rank,
         ranks=ranks,
         region_shares=config.regions,
-        organ_shares=organ_shares,
+        shares=shares,
     )
 
 
@@ -54,15 +56,15 @@ def make_sampler(
     rank: int = 0,
     ranks: int = 1,
     region_shares: Mapping[str, float] | None = None,
-    organ_shares: Mapping[str, float] | None = None,
+    shares: Mapping[str, Mapping[str, float]] | None = None,
 ) -> BalancedSampler:
-    """The order of a fold's tiles: by the shares of organs, the weights of its datasets, and balanced over bins.
+    """The order of a fold's tiles: by shares of organs or sources, the weights of its datasets, balanced over bins.
 
     Organs come first: where they have shares, the weights of the datasets hold within each organ, among those datasets
-    that have it, and bins are balanced within these.
+    that have it, and bins are balanced within these. The same holds for sources.
 
     Args:
-        index: Columns bin, dataset, region and organ of the tiles that are trained on.
+        index: Columns bin, dataset, region, organ and source of the tiles that are trained on.
         weights: Weight of each dataset by its name.
         seed: Seed of the order.
         balanced: Whether bins are balanced.
@@ -71,21 +73,23 @@ def make_sampler(
         rank: This process.
         ranks: Number of processes.
         region_shares: Share of the draws of each region; datasets that have none of these regions draw from all.
-        organ_shares: Share of the draws of each organ; all other organs share what is left of 1.
+        shares: Share of the draws of each organ, or each source, by the column (`organ`, `source`); all others share
+            what is left of 1. Only one of both columns has shares.
 
     Raises:
         InputError: If a region with a share has no tile in any dataset, or none in one that has others of them; or if
-            an organ with a share has no tile.
+            an organ or source with a share has no tile.
     """
     place = {"seed": seed, "batch": batch, "start_step": start_step, "rank": rank, "ranks": ranks}
     pools = [(np.arange(len(index)), 1.0)]
-    if organ_shares:
-        pools = share_pools(index["organ"].tolist(), organ_shares, "organs")
+    shared = [(column, wanted) for column, wanted in (shares or {}).items() if wanted]
+    for column, wanted in shared:
+        pools = share_pools(index[column].tolist(), wanted, f"{column}s")
     parts = []
     for members, share in pools:
         order = _joined_order(index.iloc[members], weights, balanced, region_shares or {}, place)
         parts.append((members, order, share))
-    return parts[0][1] if not organ_shares else SourceSampler(parts, count=len(index), **place)
+    return parts[0][1] if not shared else SourceSampler(parts, count=len(index), **place)
 
 
 def _joined_order(
@@ -242,15 +246,13 @@ def _stretch(order: BalancedSampler, count: int, start: int, length: int) -> np.
     return np.concatenate([order.epoch_order(epoch) for epoch in epochs])[start % count :][:length]
 
 
-def share_pools(
-    names: Sequence[str], shares: Mapping[str, float], setting: Literal["regions", "organs"]
-) -> list[tuple[np.ndarray, float]]:
+def share_pools(names: Sequence[str], shares: Mapping[str, float], setting: str) -> list[tuple[np.ndarray, float]]:
     """The tiles of each name that has a share, and those of all others with what is left, each with its share.
 
     Args:
-        names: Region or organ of each tile, empty where it is unknown.
+        names: Region, organ or source of each tile, empty where it is unknown.
         shares: Share of the draws by name, adding up to 1 at most.
-        setting: The setting that the shares come from, for the message.
+        setting: The setting that the shares come from, for the message: `regions`, `organs` or `sources`.
 
     Raises:
         InputError: With each name that has a share and no tile.

@@ -18,11 +18,14 @@ from histofold.predict.views import normalise_tiles
 from histofold.schema.experiment import Experiment
 from histofold.train.fold import FoldSetup
 from histofold.train.losses.total import auxiliary_losses, segmentation_loss
+from histofold.train.objects.losses import dense_losses, detector_losses
+from histofold.train.objects.targets import detector_targets
 from histofold.train.optim import set_rates
 from histofold.train.processes import sum_over_processes
 from histofold.train.run import Run
 
-Batch = Mapping[str, torch.Tensor]
+Batch = Mapping[str, Any]
+"""Of each entry of an example a tensor with a first axis; `boxes` of detectors is a list of tensors."""
 
 
 def training_step(run: Run, setup: FoldSetup, batches: Iterator[Batch]) -> dict[str, torch.Tensor]:
@@ -74,22 +77,36 @@ def step_images(run: Run, setup: FoldSetup) -> int:
 def batch_losses(run: Run, setup: FoldSetup, batch: Batch) -> dict[str, torch.Tensor]:
     """All terms of the loss of a batch, and their weighted sum as `loss`."""
     config, activation = setup.experiment.loss, setup.experiment.model.activation
-    device = run.accelerator.device
-    # Apple's GPU reads from memory that may be another batch's by then, where nothing waits for the copy.
-    batch = {name: values.to(device, non_blocking=device.type == "cuda") for name, values in batch.items()}
+    batch = _on_device(batch, run.accelerator.device)
     images_NCHW = normalise_tiles(batch["image"].permute(0, 3, 1, 2), setup.manifest.preprocessing)
+    targets = detector_targets(batch["labels"], batch["boxes"]) if setup.is_detector else None
     with run.accelerator.autocast():
-        outputs: dict[str, Any] = run.model(images_NCHW)
+        outputs: dict[str, Any] = run.model(images_NCHW, targets)
+    if targets is not None:
+        return detector_losses(outputs, config)
     weights_N = run.organ_weights[batch["organ"]] if config.organ_weights else None
-    masks_NHW, across = batch["mask"], sum_over_processes(run.accelerator)
-    losses = segmentation_loss(
-        outputs["logits"], masks_NHW, config, activation=activation, weights_N=weights_N, across=across
-    )
+    across = sum_over_processes(run.accelerator)
+    if setup.manifest.objects is not None:
+        losses = dense_losses(outputs["logits"], batch, config, weights_N=weights_N, across=across)
+    else:
+        losses = segmentation_loss(
+            outputs["logits"], batch["mask"], config, activation=activation, weights_N=weights_N, across=across
+        )
     auxiliary = auxiliary_losses(outputs, batch, config, activation, weights_N=weights_N, across=across)
     weights = {"loss_organ": config.organ, "loss_pixel_size": config.pixel_size, "loss_deep": config.deep_supervision}
     for name, value in auxiliary.items():
         losses["loss"] = losses["loss"] + weights[name] * value
     return {**losses, **auxiliary}
+
+
+def _on_device(batch: Batch, device: torch.device) -> dict[str, Any]:
+    """A batch on a device."""
+
+    def moved(values: torch.Tensor) -> torch.Tensor:
+        # Apple's GPU reads from memory that may be another batch's by then, where nothing waits for the copy.
+        return values.to(device, non_blocking=device.type == "cuda")
+
+    return {name: [moved(v) for v in each] if isinstance(each, list) else moved(each) for name, each in batch.items()}
 
 
 def refuse_non_finite(run: Run, setup: FoldSetup, losses: Mapping[str, torch.Tensor]) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 import histofold
 from histofold.core.faults import InputError
 from histofold.kaggle.bundle.bundler import closure
 from histofold.models.instances.build import build_detector, build_network
-from histofold.schema.network import DetectorConfig, ModelConfig
+from histofold.models.instances.mask2former import Mask2Former
+from histofold.schema.network import DetectorArchitecture, DetectorConfig, ModelConfig
 from object_tiles import targets_of, tile_of
 
 pytestmark = pytest.mark.slow
@@ -24,13 +27,35 @@ NETWORKS = {
     "maskrcnn v2": {"encoder": "resnet18", "heads": "v2", **FEW},
     "maskrcnn on timm": {"encoder": "tu-convnext_atto", **FEW},
     "maskrcnn_c4": {"encoder": "resnet50", **FEW},
+    "mask2former": {"queries": 7, "max_detections": 5},
 }
-BOX_SIDES = {"maskrcnn": 28, "maskrcnn v2": 28, "maskrcnn on timm": 28, "maskrcnn_c4": 14}
 HW = (64, 96)
+
+
+TINY_SWIN = {"embed_dim": 12, "num_heads": [1, 1, 2, 2], "depths": [1, 1, 1, 1], "window_size": 4}
+TINY_DECODER = {
+    **dict.fromkeys(
+        ("feature_size", "mask_feature_size", "hidden_dim", "encoder_feedforward_dim", "dim_feedforward"), 32
+    ),
+    "encoder_layers": 1,
+    "decoder_layers": 3,
+    "num_attention_heads": 2,
+    "train_num_points": 64,
+    "num_queries": 7,
+}
+
+
+def tiny_mask2former():
+    """Mask2Former of its own parts, each small."""
+    swin = SwinConfig(**TINY_SWIN, out_features=[f"stage{n}" for n in range(1, 5)])
+    hf = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin, num_labels=1, **TINY_DECODER))
+    return Mask2Former(hf, DetectorConfig(**NETWORKS["mask2former"]))
 
 
 def build(name):
     torch.manual_seed(0)
+    if name == "mask2former":
+        return tiny_mask2former()
     return build_detector(name.split()[0], NETWORKS[name])
 
 
@@ -140,6 +165,8 @@ def test_sizes_that_do_not_fit_are_refused(network):
         ("maskrcnn", {"anchor_sizes": [8, 16]}, "five maps"),
         ("maskrcnn", {"depth": 3}, "cannot be built.*depth"),
         ("maskrcnn_c4", {"encoder": "resnet18"}, "known are resnet50"),
+        ("mask2former", {"encoder": "resnet50"}, "known are swin_tiny, swin_small"),
+        ("mask2former", {"anchor_sizes": [1]}, "not read by mask2former"),
         ("maskrcnn_c4", {"heads": "v2"}, "not read by maskrcnn_c4"),
     ],
 )
@@ -152,7 +179,7 @@ def test_every_network_is_built_by_its_settings():
     with torch.device("meta"):
         dense = build_network("unet", ModelConfig().arguments())
         assert isinstance(dense.encoder, torch.nn.Module)
-        for architecture in ("maskrcnn", "maskrcnn_c4"):
+        for architecture in get_args(DetectorArchitecture):
             model = build_network(architecture, ModelConfig(architecture=architecture).arguments())
             assert sum(p.numel() for p in model.encoder.parameters()) > 2e7
 

@@ -97,6 +97,15 @@ def test_curves_mark_last_as_filled_and_best_as_hollow(figures) -> None:
     assert {"0.8000", "best (optimistic) 0.9500"} <= set(texts(figures[0]).split("\n"))
 
 
+def test_curves_name_another_metric_and_every_part_of_the_loss(figures) -> None:
+    log = training_log().rename(columns={"val_dice": "val_ap50", "val_dice_raw": "val_ap50_raw"})
+    plot_curves(log.assign(loss_mask=0.2, loss_box_reg=0.1))
+    assert {"Validation AP50", "mask", "box reg", "0.8000"} <= set(texts(figures[0]).split("\n"))
+    assert [0.2] * len(log) in [list(np.round(line.get_ydata(), 6)) for line in figures[0].axes[0].lines]
+    plot_curves(log.assign(loss_mask=0.2))
+    assert "mask" not in texts(figures[1])
+
+
 def test_curves_call_nothing_optimistic_that_was_not_chosen(figures) -> None:
     log = training_log()
     plot_curves(log.assign(val_dice=log["val_dice"].where(log["val_dice"] < 0.9)))

@@ -13,6 +13,7 @@ import torch
 from histofold.core.faults import InputError
 from histofold.models.build import build_model
 from histofold.models.instances.c4 import build_maskrcnn_c4
+from histofold.models.instances.mask2former import build_mask2former
 from histofold.models.instances.maskrcnn import build_maskrcnn
 from histofold.schema.network import DETECTOR_ENCODERS, DetectorConfig, is_detector
 
@@ -60,6 +61,8 @@ def build_detector(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.
             settings["anchor_sizes"] = tuple(settings["anchor_sizes"])
         config = DetectorConfig(**settings)
         config.check_architecture(architecture)
-        return {"maskrcnn": build_maskrcnn, "maskrcnn_c4": build_maskrcnn_c4}[architecture](encoder, config)
+        if architecture == "mask2former":
+            return build_mask2former(encoder, config)
+        return (build_maskrcnn if architecture == "maskrcnn" else build_maskrcnn_c4)(encoder, config)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{architecture} cannot be built with {dict(arguments)}: {error}") from error

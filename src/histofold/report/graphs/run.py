@@ -27,13 +27,14 @@ _DASHED: dict[str, Any] = {"lw": 1.3, "ls": (0, (4, 2)), "marker": "o", "ms": 2.
 
 
 def plot_curves(log: pd.DataFrame, path: Path | None = None) -> bytes:
-    """Draw loss, validation Dice and learning rate against the optimisation step.
+    """Draw loss, validation score and learning rate against the optimisation step.
 
-    The last Dice is marked as the reported one; where another one was better, that is shown hollow, as the optimistic
-    one.
+    The last score is marked as the reported one; where another one was better, that is shown hollow, as the optimistic
+    one. Where the loss has several parts each has a thin line, without its weight.
 
     Args:
-        log: Columns step, lr, loss, val_loss, val_dice, val_dice_raw (blank where nothing was validated).
+        log: Columns step, lr, loss, its parts as loss_NAME, val_loss, and the score as val_dice and val_dice_raw, or by
+            another metric's name (blank where nothing was validated).
         path: File to write, if any.
 
     Returns:
@@ -45,17 +46,31 @@ def plot_curves(log: pd.DataFrame, path: Path | None = None) -> bytes:
     rate = _points(frame, "lr")
     power = math.floor(math.log10(rate.max())) if len(rate) and rate.max() > 0 else 0
     style_axes(loss_axes, "Loss")
-    style_axes(dice_axes, "Validation Dice, at 0.5")
+    score = _score_column(frame)
+    metric = score.removeprefix("val_")
+    style_axes(dice_axes, "Validation Dice, at 0.5" if metric == "dice" else f"Validation {metric.upper()}")
     style_axes(rate_axes, "Learning rate" + (f" (×10$^{{{power}}}$)" if power else ""))
     _draw_loss(loss_axes, frame)
-    _draw_validation(dice_axes, frame)
+    _draw_validation(dice_axes, frame, score)
     _draw_line(rate_axes, rate / 10.0**power, lw=1.3)
     rate_axes.set_xlabel("optimisation step")
     rate_axes.set_ylim(bottom=0)
     rate_axes.set_xlim(0, max(1.0, float(frame["step"].max()) if len(frame) else 1.0))
     rate_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _curve_legends(loss_axes, dice_axes, frame)
+    _curve_legends(loss_axes, dice_axes, frame, score)
     return finish_figure(figure, path)
+
+
+def _score_column(frame: pd.DataFrame) -> str:
+    """The column of the validation score: `val_` and the name of the metric."""
+    named = [name for name in frame if name.startswith("val_") and name != "val_loss" and not name.endswith("_raw")]
+    return named[0] if named else "val_dice"
+
+
+def _loss_parts(frame: pd.DataFrame) -> dict[str, pd.Series]:
+    """The parts of the loss by name, where there are several."""
+    parts = {name.removeprefix("loss_"): _points(frame, name) for name in frame if name.startswith("loss_")}
+    return parts if len(parts) > 1 else {}
 
 
 def read_log(folder: Path) -> pd.DataFrame:
@@ -135,12 +150,18 @@ def _points(frame: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _draw_loss(axes: Axes, frame: pd.DataFrame) -> None:
-    """Training loss, raw light and smoothed (a centred mean: no lag), and validation loss dashed."""
+    """Training loss, raw light and smoothed, its parts smoothed, and validation loss dashed."""
     raw, validation = _points(frame, "loss"), _points(frame, "val_loss")
-    smooth = raw.rolling(max(1, round(len(raw) * _SMOOTHING_SHARE)), center=True, min_periods=1).mean()
     axes.plot(raw.index, raw, color=_COLOUR, lw=0.7, alpha=0.22)
-    _draw_line(axes, smooth, lw=1.8)
+    for place, values in enumerate(_loss_parts(frame).values(), start=1):
+        axes.plot(values.index, _smoothed(values), color=PALETTE[place % len(PALETTE)], lw=0.9)
+    _draw_line(axes, _smoothed(raw), lw=1.8)
     axes.plot(validation.index, validation, color=_COLOUR, **_DASHED)
+
+
+def _smoothed(values: pd.Series) -> pd.Series:
+    """A centred mean: no lag."""
+    return values.rolling(max(1, round(len(values) * _SMOOTHING_SHARE)), center=True, min_periods=1).mean()
 
 
 def _draw_line(axes: Axes, values: pd.Series, lw: float) -> None:
@@ -149,9 +170,9 @@ def _draw_line(axes: Axes, values: pd.Series, lw: float) -> None:
     axes.plot(values.index, values, color=_COLOUR, lw=lw, marker=marker, ms=4, clip_on=not marker)
 
 
-def _draw_validation(axes: Axes, frame: pd.DataFrame) -> None:
-    """Averaged weights' Dice with its last value, named beside the line's end, and a better one if there was any."""
-    averaged, raw = _points(frame, "val_dice"), _points(frame, "val_dice_raw")
+def _draw_validation(axes: Axes, frame: pd.DataFrame, score: str) -> None:
+    """Averaged weights' score with its last value, named beside the line's end, and a better one if there was any."""
+    averaged, raw = _points(frame, score), _points(frame, f"{score}_raw")
     axes.plot(raw.index, raw, color=_COLOUR, lw=1, alpha=0.35)
     axes.plot(averaged.index, averaged, color=_COLOUR, lw=1.8)
     if averaged.empty:
@@ -172,18 +193,22 @@ def _better_before(averaged: pd.Series) -> float | None:
     return float(averaged.idxmax()) if averaged.max() > averaged.iloc[-1] else None
 
 
-def _curve_legends(loss_axes: Axes, dice_axes: Axes, frame: pd.DataFrame) -> None:
+def _curve_legends(loss_axes: Axes, dice_axes: Axes, frame: pd.DataFrame, score: str) -> None:
     """Say what the line styles and marks mean, and nothing that was not drawn."""
+    drawn = [
+        Line2D([], [], color=PALETTE[place % len(PALETTE)], lw=0.9, label=name.replace("_", " "))
+        for place, name in enumerate(_loss_parts(frame), start=1)
+    ]
     if len(_points(frame, "val_loss")):
-        validation = Line2D([], [], color=_COLOUR, label="validation", **_DASHED)
-        training = Line2D([], [], color=_COLOUR, lw=1.8, label="training, smoothed")
-        _legend(loss_axes, [training, validation])
-    averaged = _points(frame, "val_dice")
+        drawn.append(Line2D([], [], color=_COLOUR, label="validation", **_DASHED))
+    if drawn:
+        _legend(loss_axes, [Line2D([], [], color=_COLOUR, lw=1.8, label="training, smoothed"), *drawn])
+    averaged = _points(frame, score)
     if len(averaged):
         handles = []
         if len(averaged) > 1:
             handles.append(Line2D([], [], color=_COLOUR, lw=1.8, label="averaged weights"))
-        if len(_points(frame, "val_dice_raw")):
+        if len(_points(frame, f"{score}_raw")):
             handles.append(Line2D([], [], color=_COLOUR, lw=1, alpha=0.5, label="raw weights"))
         handles.append(dot_handle("last (reported)", _COLOUR))
         if _better_before(averaged) is not None:

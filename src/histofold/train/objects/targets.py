@@ -124,7 +124,7 @@ def distance_target(labels_HW: np.ndarray) -> np.ndarray:
         around = [
             (int(span.start > 0), int(span.stop < side)) for span, side in zip((y, x), labels_HW.shape, strict=True)
         ]
-        padded_hw = np.pad(mask_hw.view(np.uint8), around)
+        padded_hw = cv2.copyMakeBorder(mask_hw.view(np.uint8), *around[0], *around[1], cv2.BORDER_CONSTANT)
         depths_hw = np.ones(padded_hw.shape, np.float32)
         if not padded_hw.all():  # else the piece is the whole tile, without anything around it
             depths_hw = cv2.distanceTransform(padded_hw, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
