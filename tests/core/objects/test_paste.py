@@ -70,6 +70,23 @@ def test_a_coarse_map_of_a_whole_tile_is_resized_to_it():
     np.testing.assert_array_equal(objects[0].to_mask(), (resized[0, 0] > 0.5).numpy())
 
 
+def test_without_a_frame_each_pixel_has_the_maps_value_at_its_centre():
+    """Beside a sampling of the whole image, for boxes that begin anywhere and reach beyond it."""
+    rng = np.random.default_rng(2)
+    ys, xs = np.arange(40) + 0.5, np.arange(30) + 0.5
+    for _ in range(50):
+        y0, x0 = rng.uniform(-9, 36), rng.uniform(-9, 26)
+        y1, x1 = y0 + rng.uniform(1, 30), x0 + rng.uniform(1, 30)
+        probs_hw = rng.random((28, 28), dtype=np.float32)
+        mask = paste_masks(np.array([[y0, x0, y1, x1]]), probs_hw[None], (40, 30), framed=False)[0].to_mask()
+        inside = ((ys >= y0) & (ys < y1))[:, None] & (xs >= x0) & (xs < x1)
+        grid = np.stack(np.meshgrid((xs - x0) / (x1 - x0) * 2 - 1, (ys - y0) / (y1 - y0) * 2 - 1), axis=-1)
+        maps, places = torch.from_numpy(probs_hw)[None, None], torch.from_numpy(grid.astype(np.float32))[None]
+        values = torch.nn.functional.grid_sample(maps, places, padding_mode="border", align_corners=False)[0, 0].numpy()
+        sure = np.abs(values - 0.5) > 1e-4
+        assert np.array_equal(mask & sure, inside & sure & (values > 0.5))
+
+
 def test_memory_is_that_of_the_runs():
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 980, (300, 2))

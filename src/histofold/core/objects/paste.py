@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,8 +31,9 @@ def paste_masks(
         probs_Mhw: Probabilities over each box, all of one size or one array (h, w) each.
         shape_hw: Height and width of the image in pixels.
         threshold: A pixel belongs to an object above it.
-        framed: False: no frame, and the box rounded to whole pixels. For a map of a whole tile, whose box is the tile:
-            it comes back as it is, or resized to the tile, and does not fade at its border.
+        framed: False: no frame, and no cut to whole pixels: each pixel whose centre lies in the box has the map's value
+            there. That is exact where torchvision's is thick by up to a pixel, which costs a nucleus of 8 px 0.15 of
+            its IoU; a map of a whole tile comes back as it is, or resized to the tile, and does not fade at its border.
 
     Returns:
         One object a box in the given order; one without a pixel above the threshold, or outside, has no runs.
@@ -80,12 +82,14 @@ def _axis_weights(
         half = half * ((cells + 2) / cells)
         low, high, cells = middle - half, middle + half, cells + 2
         first, size = int(low), max(1, int(high) - int(low) + 1)
+        shift, step = np.float32(0.5), np.float32(cells / size)
     else:
-        first = round(float(low))
-        size = max(1, round(float(high)) - first)
+        first, last = (math.ceil(float(side) - 0.5) for side in (low, high))  # by their centres
+        size = max(1, last - first)
+        shift, step = np.float32(first - float(low) + 0.5), np.float32(cells / max(float(high) - float(low), 1e-6))
     begin, end = max(first, 0), min(first + size, pixels)
     at = np.arange(begin - first, max(end, begin) - first, dtype=np.float32)
-    sources = np.maximum(np.float32(cells / size) * (at + np.float32(0.5)) - np.float32(0.5), np.float32(0))
+    sources = np.clip(step * (at + shift) - np.float32(0.5), np.float32(0), np.float32(cells - 1))
     lower = np.minimum(sources.astype(np.int64), cells - 1)
     return begin, lower, np.minimum(lower + 1, cells - 1), sources - lower.astype(np.float32)
 

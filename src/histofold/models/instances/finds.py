@@ -18,7 +18,7 @@ class TileFinds:
     scores_M: torch.Tensor  # noqa: N815
     """Scores in 0 to 1, float32."""
     masks_Mhw: torch.Tensor  # noqa: N815
-    """Probabilities of being the object, float32: a grid that is spread over the object's box."""
+    """Probabilities of being the object, float32: a grid over the box, to be pasted without a frame."""
 
     def __len__(self) -> int:
         """Number of objects."""
