@@ -53,7 +53,7 @@ class Sennet2024(Adapter):
     name = "sennet_2024"
     slug = "blood-vessel-segmentation"
     classes: tuple[str, ...] = ("vessel",)
-    columns = _SENNET_COLUMNS
+    columns: tuple[str, ...] = _SENNET_COLUMNS
     fallback_row = EMPTY_ROW
     task: Task = "volumes"
     metric = "surface Dice"

@@ -35,7 +35,8 @@ def plan_folds(
 
     By `group`, by `image` (groups may then be split: `histofold.data.leaks` says so), one fold for each `source` or
     each `organ`, or by `column:NAME` of a table. All but `image` keep the groups whole: sources, organs or values that
-    share a group share a fold.
+    share a group share a fold. Samples that are not scored are always trained on, unless folds are by source or organ
+    or no sample is scored; which of them a fold leaves out says `histofold.data.places`.
 
     Args:
         samples: All training samples.
@@ -53,17 +54,29 @@ def plan_folds(
     groups = merge_groups({sample.id: sample.group or sample.id for sample in samples}, clusters or {})
     units = _fold_units(samples, tiles.fold_by, groups, root)
     strata = stratum_names(samples, mask_fractions)
+    places = _scored_places(samples, tiles.fold_by)
+    own_units, own_strata = [units[place] for place in places], [strata[place] for place in places]
     try:
         if tiles.fold_by in LEAVE_ONE_OUT_RULES:
-            assignment = _one_fold_each(units, tiles.fold_by)
+            assignment = _one_fold_each(own_units, tiles.fold_by)
         elif tiles.holdout:
-            assignment = _hold_out(units, strata, tiles.holdout, tiles.seed)
+            assignment = _hold_out(own_units, own_strata, tiles.holdout, tiles.seed)
         else:
-            assignment = _balanced_folds(units, strata, tiles.folds, tiles.seed)
+            assignment = _balanced_folds(own_units, own_strata, tiles.folds, tiles.seed)
     except InputError as error:
         raise InputError([*error.faults, *_cluster_faults(samples, clusters or {})]) from None
-    ids = [sample.id for sample in samples]
-    return pd.DataFrame({"id": ids, "group": [groups[key] for key in ids], "stratum": strata, "fold": assignment})
+    ids, folds = [sample.id for sample in samples], np.full(len(samples), ALWAYS_TRAINED)
+    folds[places] = assignment
+    # A fold leaves out what is of the group of a held-out image: of a column's folds that is all of one value.
+    by_column = len(places) < len(samples) and tiles.fold_by.startswith(COLUMN_RULE)
+    named = units if by_column else [groups[key] for key in ids]
+    return pd.DataFrame({"id": ids, "group": named, "stratum": strata, "fold": folds})
+
+
+def _scored_places(samples: Sequence[Sample], rule: str) -> list[int]:
+    """Places of the samples that get a fold by a rule; the others are always trained on."""
+    scored = [place for place, sample in enumerate(samples) if sample.is_scored or rule in LEAVE_ONE_OUT_RULES]
+    return scored or list(range(len(samples)))
 
 
 def merge_groups(groups: Mapping[str, str], clusters: Mapping[str, str]) -> dict[str, str]:
@@ -160,6 +173,7 @@ def check_fold_rule(samples: Sequence[Sample], tiles: TilesConfig, root: Path) -
         InputError: If the rule needs what the samples lack, or there are fewer groups than folds.
     """
     units = _fold_units(samples, tiles.fold_by, {sample.id: sample.group or sample.id for sample in samples}, root)
+    units = [units[place] for place in _scored_places(samples, tiles.fold_by)]
     if tiles.fold_by in LEAVE_ONE_OUT_RULES:
         _one_fold_each(units, tiles.fold_by)
     elif not tiles.holdout:

@@ -64,7 +64,12 @@ def read_folds(path: Path, samples: Sequence[Sample], fold_by: str = "group") ->
 
 
 def _split_groups(path: Path, table: pd.DataFrame, samples: Sequence[Sample]) -> list[Fault]:
-    """Groups that stand in several folds: those of the file, and those of our own tables."""
+    """Groups that stand in several folds: those of the file, and those of our own tables.
+
+    Images that are always trained on and never scored split no group: a fold leaves out those of its own groups.
+    """
+    unscored = {sample.id for sample in samples if not sample.is_scored}
+    table = table[~(table["id"].isin(unscored) & (table["fold"] == str(ALWAYS_TRAINED)))]
     folds_of_group = table[table["group"] != ""].groupby("group")["fold"].nunique()
     faults = [
         Fault(group, str(path), "group stands in several folds: it leaks", "give it one fold")

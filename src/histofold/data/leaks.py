@@ -70,13 +70,15 @@ def find_leaks(
         clusters: Cluster of near-duplicates by id.
     """
     fold_of = {str(key): int(fold) for key, fold in zip(folds["id"], folds["fold"], strict=True)}
+    unscored = {sample.id for sample in samples if not sample.is_scored and fold_of.get(sample.id) == ALWAYS_TRAINED}
+    scored = {key: fold for key, fold in fold_of.items() if key not in unscored}  # a fold leaves out what is kin to it
     groups = {sample.id: sample.group or sample.id for sample in samples}
     named = folds[folds["group"] != ""]  # a file need not name groups
     filed = dict(zip(named["id"].astype(str), named["group"].astype(str), strict=True))
     report = LeakReport()
-    split = {**_split(groups, fold_of), **_split(filed, fold_of)}
+    split = {**_split(groups, scored), **_split(filed, scored)}
     report.notices += _notices(split, "group {} stands in folds {}: its images {} score what was trained on")
-    near = _split(clusters or {}, fold_of)
+    near = _split(clusters or {}, scored)
     report.notices += _notices(near, "near-duplicates of {} stand in folds {}: {} are almost one image")
     copies = _split(same_files(samples), fold_of, fewest=1)
     across = {name: places for name, places in copies.items() if len(set(places.values())) > 1}

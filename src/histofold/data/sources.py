@@ -22,6 +22,7 @@ from histofold.core.rle.runs import Masks, Runs
 from histofold.data.duplicates import duplicate_groups
 from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.leaks import PSEUDO, image_stamp
+from histofold.data.places import trained_ids
 from histofold.data.pseudo import PSEUDO_RECORD, PseudoRecord, load_pseudo_record, pseudo_folder
 from histofold.data.store import DatasetInfo, complete_preprocessing, dataset_root, load_dataset
 from histofold.schema.dataset import SourceConfig
@@ -86,8 +87,10 @@ class Source:
         return [self.qualified(self.samples[key]) for key in ids]
 
     def train_ids(self, fold: int) -> list[str]:
-        """Its images that a fold trains on."""
-        return self.folds.loc[(self.folds["fold"] != fold) | (self.role == "train"), "id"].tolist()
+        """Its images that a fold trains on: all of them, or those that `trained_ids` leaves of scored ones."""
+        if self.role == "train":
+            return self.folds["id"].tolist()
+        return trained_ids(self.folds, self.samples, fold)
 
     def tiles(self, fold: int, ids: Sequence[str]) -> pd.DataFrame:
         """Tiles of some images that a fold may train on: labels of people, and those predicted for this fold.
