@@ -9,6 +9,7 @@ import pytest
 from fake_sets import draw_cheaply
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.competitions.kidney_2020 import Kidney2020
+from histofold.competitions.vasculature_2023 import Vasculature2023
 from histofold.core.faults import ImageError, InputError
 from histofold.imaging.slide import open_slide
 from histofold.kaggle.simulate.files import FakeKaggle, file_bytes, image_folder, tiff_content, write_hidden
@@ -108,16 +109,19 @@ def write_set(root, competition, hidden):
     return tree
 
 
-@pytest.mark.parametrize("competition", [Hubmap2022(), Kidney2020()], ids=["hubmap", "kidney"])
+@pytest.mark.parametrize(
+    "competition", [Hubmap2022(), Kidney2020(), Vasculature2023()], ids=["hubmap", "kidney", "vessels"]
+)
 def test_the_adapter_sees_every_id_in_order_and_every_pixel_size_that_is_stated(tmp_path, competition):
     hidden = planned(faults=0.6, images=40, seed=2)
     hidden = HiddenSet(images=hidden.images, faults=("line ends of Windows", "images that are not listed"))
     tree = write_set(tmp_path, competition, hidden)
     samples = competition.samples(tree.competition, "test")
     assert [sample.id for sample in samples] == [image.id for image in hidden.images]
-    assumed = 0.5 if competition.name == "kidney_2020" else None
+    assumed = None if competition.name == "hubmap_2022" else 0.5
     for sample, image in zip(samples, hidden.images, strict=True):
-        unknown = image.fault in ("no row", "no pixel size")
+        # No table of the vessels states one.
+        unknown = image.fault in ("no row", "no pixel size") or competition.name == "vasculature_2023"
         assert sample.pixel_size_um == (assumed if unknown else pytest.approx(image.look.pixel_size_um, rel=1e-4))
     folder = tree.competition / image_folder(competition.name)
     assert (folder / "not_listed.tiff").is_file()

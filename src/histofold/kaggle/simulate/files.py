@@ -63,7 +63,7 @@ def image_folder(competition: str) -> str:
     Raises:
         InputError: If the competition has no hidden set.
     """
-    folders = {"hubmap_2022": "test_images", "kidney_2020": "test"}
+    folders = {"hubmap_2022": "test_images", "kidney_2020": "test", "vasculature_2023": "test"}
     if competition not in folders:
         known = ", ".join(folders)
         raise InputError([Fault(competition, "simulate", "it has no hidden set", f"competitions that do: {known}")])
@@ -150,12 +150,14 @@ def tiff_content(image_HWC: np.ndarray, layout: str) -> bytes:
 
 
 def _write_tables(root: Path, competition: Competition, hidden: HiddenSet) -> None:
-    rows = [[image.id, competition.fallback_row] for image in hidden.images]
+    sizes = [_stated_size(image)[:2] if competition.task == "instances" else () for image in hidden.images]
+    rows = [[image.id, *size, competition.fallback_row] for image, size in zip(hidden.images, sizes, strict=True)]
     _write_table(root / "sample_submission.csv", competition.columns, rows, hidden)
     if "no table" in hidden.faults:
         return
     listed = [image for image in hidden.images if image.fault != "no row"]
-    name, columns, cells = _kidney_table(listed) if competition.name == "kidney_2020" else _hubmap_table(listed)
+    table = {"kidney_2020": _kidney_table, "vasculature_2023": _tile_table}.get(competition.name, _hubmap_table)
+    name, columns, cells = table(listed)
     if "a column is missing" in hidden.faults:
         columns, cells = columns[:-1], [row[:-1] for row in cells]
     _write_table(root / name, columns, cells, hidden)
@@ -180,6 +182,16 @@ def _kidney_table(images: Sequence[HiddenImage]) -> tuple[str, Sequence[str], li
         height, width, pixel_size = _stated_size(image)
         rows.append([f"{image.id}.tiff", height, width, str(1 + image.number // 2), pixel_size])
     return KIDNEY_2020_INFORMATION, columns, rows
+
+
+def _tile_table(images: Sequence[HiddenImage]) -> tuple[str, Sequence[str], list[list[str]]]:
+    """Tiles of one slide, eight a row."""
+    places = [divmod(image.number, 8) for image in images]
+    rows = [
+        [image.id, "5", "1", str(512 * column), str(512 * row)]
+        for image, (row, column) in zip(images, places, strict=True)
+    ]
+    return "tile_meta.csv", ("id", "source_wsi", "dataset", "i", "j"), rows
 
 
 def _stated_organ(image: HiddenImage) -> tuple[str, str]:
