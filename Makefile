@@ -50,6 +50,8 @@ bench: $(STAMP)
 kernel: $(STAMP)
 	$(BIN)/histofold kernel hubmap_2022
 	$(BIN)/histofold kernel kidney_2020
+	$(BIN)/histofold kernel vasculature_2023
+	$(BIN)/histofold kernel vrdl_nuclei
 
 # With the versions of Kaggle's image, on each Python that is here: some gigabytes to download for each.
 kernel-versions: $(STAMP)

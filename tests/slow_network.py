@@ -105,7 +105,7 @@ def run_slowly(
         samples.append(Sample(id=path.stem, image_path=path, pixel_size_um=1.0))
     package, out = slow_package(root / "weights"), root / "submission.csv"
     started = time.monotonic()
-    build = "histofold.predict.members.build_model"
+    build = "histofold.predict.submission.rows.MaskRows.build"
     with mock.patch(build, side_effect=lambda *_: SleepyNet(small_s / TILE**2, nap)):
         summary = run_submission(Hubmap2022(), samples, [package], out, clock_s)
     seconds = time.monotonic() - started

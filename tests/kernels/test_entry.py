@@ -74,7 +74,7 @@ def failing_midway(rows_before):
 
     def run(inputs, working, limit_s):
         fallbacks = dict(FALLBACK[1:])
-        with SubmissionJournal(working / "submission.csv", ("id", "rle"), fallbacks, "k") as journal:
+        with SubmissionJournal(working / "submission.csv", Hubmap2022().submission_text, fallbacks, "k") as journal:
             for key in IDS[:rows_before]:
                 journal.add(key, "5 6")
             raise RuntimeError("the driver is gone")
@@ -114,7 +114,7 @@ def test_a_stop_from_outside_is_passed_on(kaggle):
 
 
 def summary_stub(seen):
-    def run_submission(competition, samples, packages, out, limit_s, hang_status):
+    def run_submission(competition, samples, packages, out, limit_s, hang_status, make_rows):
         assert hang_status == 0
         seen.append((samples, len(packages), limit_s))
         return RunSummary(len(samples), {}, 0, 1.0)

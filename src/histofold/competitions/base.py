@@ -111,14 +111,21 @@ class Competition(Truth, Protocol):
         """The whole submission: of each id its row, of several classes a line for each."""
         ...
 
+    def count_rows(self, text: str, classes: Sequence[str] = ()) -> tuple[int, int] | None:
+        """Rows of a submission, and how many of them are more than the fallback; None for a text that is none."""
+        ...
+
 
 class ObjectCompetition(Competition, Protocol):
     """An adapter of single objects. As one of masks, its truth is the union of them: so folds and tiles are made."""
 
     metric: str
     """The word that stands before a score: AP, AP50."""
-    ap_rule: ApRule
-    """By which rule it counts: what `score_objects` gives first is the average precision by it."""
+
+    @property
+    def ap_rule(self) -> ApRule:
+        """By which rule it counts: what `score_objects` gives first is the average precision by it."""
+        ...
 
     def objects(self, sample: Sample) -> Objects:
         """The true objects of a training sample."""
@@ -226,6 +233,26 @@ class Adapter:
             return csv_text(columns, [(key, *row.split(",", len(columns) - 2)) for key, row in rows.items()])
         named = [(key, zip(classes, text.split("\n"), strict=True)) for key, text in rows.items()]
         return csv_text(columns, [(key, name, row) for key, of_classes in named for name, row in of_classes])
+
+    def count_rows(self, text: str, classes: Sequence[str] = ()) -> tuple[int, int] | None:
+        """Rows of a submission, and how many of them are more than the fallback; None for a text that is none."""
+        header, *rows = text.splitlines() or [""]
+        if header and header.strip() != ",".join(submission_columns(self, classes)):
+            return None
+        return len(rows), sum(row.rpartition(",")[2] != self.fallback_row for row in rows)
+
+
+class TableForm(Adapter):
+    """The form of a submission as a csv, whatever the host's own is: rows of shards are such tables.
+
+    Args:
+        competition: The adapter whose columns it has.
+    """
+
+    def __init__(self, competition: Competition) -> None:
+        super().__init__()
+        self.columns, self.class_column = competition.columns, competition.class_column
+        self.name, self.task, self.fallback_row = competition.name, competition.task, competition.fallback_row
 
 
 def image_error_fault(key: str, path: Path, error: ImageError) -> Fault:

@@ -27,7 +27,11 @@ class ObjectAdapter(Adapter):
 
     task: Task = "instances"
     metric = "AP"
-    ap_rule: ApRule
+
+    @property
+    def ap_rule(self) -> ApRule:
+        """By which rule the host's score counts."""
+        raise NotImplementedError
 
     def __init__(self) -> None:
         super().__init__()

@@ -87,7 +87,6 @@ class Vasculature2023(ObjectAdapter):
     slug = "hubmap-hacking-the-human-vasculature"
     classes: tuple[str, ...] = ("blood_vessel",)
     columns: tuple[str, ...] = ("id", "height", "width", "prediction_string")
-    ap_rule = ApRule(host="openimages", iou=VASCULATURE_IOU)
     visible_test_images = 1
     hidden_test_images = 650  # not stated by the host: an assumption
     hidden_image_side = 512
@@ -95,6 +94,11 @@ class Vasculature2023(ObjectAdapter):
     def __init__(self) -> None:
         super().__init__()
         self._settings = VasculatureSettings()
+
+    @property
+    def ap_rule(self) -> ApRule:
+        """Average precision of Open Images at IoU 0.6."""
+        return ApRule(host="openimages", iou=VASCULATURE_IOU)
 
     def _inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
         """Samples of polygons.jsonl, or of sample_submission.csv, and every fault of the tables and outlines."""

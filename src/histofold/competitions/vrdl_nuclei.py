@@ -63,12 +63,16 @@ class VrdlNuclei(ObjectAdapter):
     classes: tuple[str, ...] = ("nucleus",)
     columns: tuple[str, ...] = ("image_id", "category_id", "bbox", "segmentation", "score")
     metric = "AP50"
-    ap_rule = ApRule(host="coco", iou=0.5, max_detections=VRDL_SERVER_LIMIT)
     hidden_image_side = 1000
 
     def __init__(self) -> None:
         super().__init__()
         self._image_ids: dict[str, int | str] = {}
+
+    @property
+    def ap_rule(self) -> ApRule:
+        """COCO's average precision at IoU 0.5 with the server's limit."""
+        return ApRule(host="coco", iou=0.5, max_detections=VRDL_SERVER_LIMIT)
 
     def _inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
         """Samples of the folders in train/, or of test_img_ids.json, and every fault that can be seen undecoded."""
@@ -150,6 +154,14 @@ class VrdlNuclei(ObjectAdapter):
         """The list of all results, those of an image on a line; one without any has no entry."""
         lines = ",\n".join(filter(None, rows.values()))
         return f"[\n{lines}\n]\n" if lines else "[]\n"
+
+    def count_rows(self, text: str, classes: Sequence[str] = ()) -> tuple[int, int] | None:
+        """Images that are known or have a result, and how many have one; None for a text that is no list of results."""
+        try:
+            made = {result["image_id"] for result in json.loads(text or "[]")}
+        except (ValueError, TypeError, KeyError):
+            return None
+        return len(made | set(self._image_ids.values())), len(made)
 
 
 def nuclei_sample(key: str, image_path: Path, entry: Mapping[str, Any] | None = None) -> Sample:

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from histofold.competitions.base import Competition, KernelCompetition, find_image
@@ -16,9 +17,10 @@ from histofold.competitions.tables import submission_ids
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.kernels.configuration import KERNEL_INPUTS, KERNEL_LIMIT_S, KERNEL_LOG_LEVEL, KERNEL_WORKING
+from histofold.predict.submission.rows import MaskRows, RowsFactory
 from histofold.predict.submission.runner import RunSummary, run_submission
 from histofold.predict.submission.summary import summary_lines
-from histofold.schema.files import csv_text, write_atomically
+from histofold.schema.files import write_atomically
 from histofold.schema.manifest import MANIFEST_FORMAT, MANIFEST_NAME, Manifest, load_manifest
 from histofold.schema.sample import Sample
 
@@ -61,7 +63,7 @@ def find_packages(root: Path, competition: str) -> list[tuple[Path, Manifest]]:
     return packages
 
 
-def find_competition_folder(root: Path, columns: tuple[str, str], image_folder: str, slug: str) -> Path:
+def find_competition_folder(root: Path, columns: tuple[str, ...], image_folder: str, slug: str) -> Path:
     """The folder of a sample_submission.csv with the right columns beside its image folder.
 
     Where several fit, the one on a path that names the competition wins over datasets that copy its layout.
@@ -73,7 +75,7 @@ def find_competition_folder(root: Path, columns: tuple[str, str], image_folder: 
     for path in walk_files(root, "sample_submission.csv"):
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
             header = next(csv.reader([stream.readline()]), [])
-        if tuple(header[:2]) == columns:
+        if tuple(header[: len(columns)]) == columns:
             candidates.append(path.parent)
     candidates.sort(key=lambda folder: slug not in folder.parts)
     for folder in candidates:
@@ -93,8 +95,25 @@ def use_wheels(folder: Path) -> None:
             sys.path.insert(0, str(wheel))
 
 
+@dataclass(frozen=True)
+class HiddenTest:
+    """The hidden test set."""
+
+    root: Path
+    """Its folder."""
+    listed: list[Sample]
+    """Its ids in order and their images, as far as the table of ids alone says it."""
+    out: Path
+    """Where the submission goes."""
+
+
 def run_kernel(
-    competition: KernelCompetition, image_folder: str, inputs: Path, working: Path, limit_s: float
+    competition: KernelCompetition,
+    image_folder: str,
+    inputs: Path,
+    working: Path,
+    limit_s: float,
+    make_rows: RowsFactory = MaskRows,
 ) -> RunSummary:
     """Write WORKING/submission.csv for the hidden test set found below INPUTS.
 
@@ -104,39 +123,47 @@ def run_kernel(
         inputs: What is searched for the competition and for weights.
         working: Where the submission goes.
         limit_s: Seconds that the whole may take.
+        make_rows: What makes the rows.
 
     Raises:
         InputError: If the competition or weights are not found, or a file of the weights is missing or changed.
     """
-    started = time.monotonic()
+    end = time.monotonic() + limit_s
     root = find_competition_folder(inputs, competition.columns, image_folder, competition.slug)
     ids = submission_ids(root / "sample_submission.csv", competition.columns)
-    out = working / "submission.csv"
+    samples = [Sample(id=key, image_path=find_image(root / image_folder, key)) for key in ids]
+    return predict_hidden(competition, HiddenTest(root, samples, working / "submission.csv"), inputs, end, make_rows)
+
+
+def predict_hidden(
+    competition: KernelCompetition, hidden: HiddenTest, inputs: Path, end: float, make_rows: RowsFactory
+) -> RunSummary:
+    """Predict a hidden test set with the weights found below INPUTS, up to a reading of the monotonic clock."""
     # A legal file stands before any other table is read and before the weights are even looked for.
-    write_atomically(out, csv_text(competition.columns, [(key, competition.fallback_row) for key in ids]))
-    samples = _test_samples(competition, root, image_folder, ids)
+    fallbacks = {sample.id: competition.fallback(sample) for sample in hidden.listed}
+    write_atomically(hidden.out, competition.submission_text(fallbacks, competition.classes))
+    samples = _test_samples(competition, hidden)
     packages = find_packages(inputs, competition.name)
     for folder, _ in packages:
         use_wheels(folder)
-    logger.info("%d images in %s, %d packages of weights", len(samples), root, len(packages))
-    left_s = limit_s - (time.monotonic() - started)
+    logger.info("%d images in %s, %d packages of weights", len(samples), hidden.root, len(packages))
     # A hang that ends the process is no failure of the kernel: the rows that it made are to be scored.
-    return run_submission(competition, samples, packages, out, left_s, hang_status=0)
+    left_s = end - time.monotonic()
+    return run_submission(competition, samples, packages, hidden.out, left_s, hang_status=0, make_rows=make_rows)
 
 
-def _test_samples(competition: KernelCompetition, root: Path, image_folder: str, ids: list[str]) -> list[Sample]:
+def _test_samples(competition: KernelCompetition, hidden: HiddenTest) -> list[Sample]:
     """The samples of the test split; of tables that break the adapter, the ids and images alone.
 
     The hidden tables are seen by nobody: one of them at fault may cost organs and pixel sizes, never the submission.
     """
     try:
-        samples = competition.test_samples(root)
+        samples = competition.test_samples(hidden.root)
     except Exception:
-        logger.exception("the tables beside sample_submission.csv cannot be used: predicted without them")
+        logger.exception("the tables beside the ids cannot be used: predicted without them")
         samples = []
-    if [sample.id for sample in samples] == ids:
-        return samples
-    return [Sample(id=key, image_path=find_image(root / image_folder, key)) for key in ids]
+    same = [sample.id for sample in samples] == [sample.id for sample in hidden.listed]
+    return samples if same else hidden.listed
 
 
 def kernel_places() -> tuple[Path, Path, float]:
@@ -148,8 +175,10 @@ def kernel_places() -> tuple[Path, Path, float]:
     return inputs, working, float(os.environ.get("HISTOFOLD_LIMIT_S", KERNEL_LIMIT_S))
 
 
-def start_kernel(competition: Competition, run: Callable[[Path, Path, float], RunSummary]) -> RunSummary | None:
-    """Run on Kaggle; a fault ends in words, and the legal submission.csv stays as it is.
+def start_kernel(
+    competition: Competition, run: Callable[[Path, Path, float], RunSummary], answer: str = "submission.csv"
+) -> RunSummary | None:
+    """Run on Kaggle; a fault ends in words, and the legal file stays as it is.
 
     The kernel ends with an error only where nothing is lost by it: before a legal file stands, or while every row in it
     is a fallback row, or on the visible images, where a fault is to be seen before the hidden ones are run. A hidden
@@ -158,6 +187,7 @@ def start_kernel(competition: Competition, run: Callable[[Path, Path, float], Ru
     Args:
         competition: The adapter.
         run: The kernel: inputs, working folder and limit in seconds.
+        answer: Name of the file that it writes into its working folder.
 
     Returns:
         What became of the images, or None where the kernel failed midway.
@@ -175,20 +205,13 @@ def start_kernel(competition: Competition, run: Callable[[Path, Path, float], Ru
     except Exception:
         logger.exception("the kernel failed")
         status = 1
-    rows, made = _count_rows(working / "submission.csv", competition.fallback_row)
-    logger.error("submission.csv has %d rows, %d of them predicted and all others fallback rows", rows, made)
+    out = working / answer
+    rows, made = (competition.count_rows(out.read_text(encoding="utf-8")) if out.is_file() else None) or (0, 0)
+    logger.error("%s has %d rows, %d of them predicted and all others fallback rows", answer, rows, made)
     if made == 0 or rows <= competition.visible_test_images:
         raise SystemExit(status)
     logger.error("the kernel ends without an error nevertheless, so that the predicted rows are scored")
     return None
-
-
-def _count_rows(path: Path, fallback_row: str) -> tuple[int, int]:
-    """Rows of a submission of one class, and how many of them are more than the fallback; none without a file."""
-    if not path.is_file():
-        return 0, 0
-    rows = path.read_text(encoding="utf-8").splitlines()[1:]
-    return len(rows), sum(row.rpartition(",")[2] != fallback_row for row in rows)
 
 
 def show_summary(summary: RunSummary | None) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -24,6 +25,10 @@ PROBE_SIDE = 64
 ONE_FOR_ALL = ("average", "min_area_um2", "max_hole_um2", "seed_threshold")  # settings of all members
 
 
+Builder = Callable[[str, Mapping[str, Any]], torch.nn.Module]
+"""Builds a network from its architecture and arguments, as `build_model` does."""
+
+
 @dataclass(frozen=True)
 class MemberFile:
     """A member and where its weights lie."""
@@ -34,6 +39,8 @@ class MemberFile:
     """Its manifest."""
     member: Member
     """The member."""
+    build: Builder = build_model
+    """What builds its network."""
 
     @property
     def path(self) -> Path:
@@ -60,7 +67,7 @@ class MemberFile:
         Raises:
             InputError: If the weights do not fit the network.
         """
-        model = into or build_model(self.member.architecture, self.member.arguments)
+        model = into or self.build(self.member.architecture, self.member.arguments)
         try:
             model.load_state_dict(load_file(self.path))
         except Exception as error:  # safetensors has no type of its own for a broken file
@@ -109,6 +116,7 @@ def load_ensemble(
     precision: torch.dtype | None = None,
     in_turn: bool | None = None,
     proven: bool = False,
+    build: Builder = build_model,
 ) -> list[Stage]:
     """Load every member of every package and prove them distinct.
 
@@ -118,6 +126,7 @@ def load_ensemble(
         precision: Autocast dtype; None asks `best_precision`.
         in_turn: Load one member at a time, each time it is needed; None does so where memory would be short.
         proven: The members were loaded before and proved distinct; in turn, nothing is loaded now.
+        build: What builds the networks.
 
     Returns:
         The stages of the ensemble: members of one package and preprocessing see images alike.
@@ -126,7 +135,9 @@ def load_ensemble(
         InputError: If weights do not fit their network, or two members are the same.
     """
     devices = list(devices) or all_devices()
-    files = [MemberFile(folder, manifest, member) for folder, manifest in packages for member in manifest.members]
+    files = [
+        MemberFile(folder, manifest, member, build) for folder, manifest in packages for member in manifest.members
+    ]
     refuse_same_bytes(files)
     _warn_of_what_is_dropped(packages)
     if in_turn is None:
@@ -207,12 +218,19 @@ def refuse_equal_members(models: Models, names: Sequence[str], device: torch.dev
     probe_NCHW = torch.rand(1, 3, PROBE_SIDE, PROBE_SIDE, generator=generator).to(device)
     outputs: list[torch.Tensor] = []
     for place, name in enumerate(names):
-        model = models[place]
-        with torch.inference_mode():
-            output = model(probe_NCHW).float().cpu()
+        output = _probed(models[place], probe_NCHW)
         for early, other in enumerate(outputs):
             largest = max(float(other.abs().max()), 1e-30)
             if output.shape == other.shape and float((output - other).abs().max()) <= SAME_OUTPUT * largest:
                 rule = f"gives the same output as {names[early]}"
                 raise InputError([Fault(name, "manifest.json", rule, "package distinct folds")])
         outputs.append(output)
+
+
+def _probed(model: torch.nn.Module, probe_NCHW: torch.Tensor) -> torch.Tensor:
+    """What a network makes of noise; of a detector, which may find nothing there, some of all its weights."""
+    with torch.inference_mode():
+        output = model(probe_NCHW)
+        if not isinstance(output, torch.Tensor):
+            output = torch.cat([part.flatten()[:PROBE_SIDE].float() for part in model.parameters()])
+        return output.float().cpu()

@@ -97,6 +97,11 @@ class Manifest(PredictConfig):
             if member.preprocessing is not None:
                 member.preprocessing.check_stain()
 
+    @property
+    def row_classes(self) -> tuple[str, ...]:
+        """The classes that a submission has rows of; of objects the maps beside the first class are none."""
+        return self.classes if self.objects is None else self.classes[:1]
+
     def _check_classes(self) -> None:
         names = set(self.classes)
         if not names or len(names) < len(self.classes) or "" in names:

@@ -52,7 +52,7 @@ class Shard:
         if self.format != SHARD_FORMAT:
             raise ValueError(f"format={self.format!r} is not {SHARD_FORMAT!r}: predict the shard anew")
         check_shard_numbers(self.num_shards, self.shard_id)
-        if len(self.columns) != (3 if len(self.classes) > 1 else 2):
+        if len(self.columns) < (3 if len(self.classes) > 1 else 2):
             raise ValueError(f"columns={self.columns} do not fit classes={self.classes}")
         if len(set(self.ids)) < len(self.ids):
             raise ValueError("an id stands twice in ids")

@@ -2,10 +2,9 @@
 
 import pytest
 
+from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.core.faults import InputError
 from histofold.predict.submission.earlier import earlier_kept
-
-COLUMNS = ("id", "rle")
 
 
 def write(path, *rows):
@@ -23,7 +22,7 @@ def write(path, *rows):
 def test_only_a_better_one_is_kept(tmp_path, caplog, before, after, kept):
     out = tmp_path / "s.csv"
     write(out, *before)
-    with earlier_kept(out, COLUMNS, "1 1"):
+    with earlier_kept(out, Hubmap2022(), ("ftu",)):
         out.unlink()  # as os.replace puts another file in its place
         write(out, *after)
     assert (tmp_path / "s.earlier.csv").is_file() is kept
@@ -37,7 +36,7 @@ def test_a_run_that_fails_leaves_the_better_one_under_a_free_name(tmp_path):
     out = tmp_path / "s.csv"
     write(out, "a,5 2")
     write(tmp_path / "s.earlier.csv", "a,9 9")
-    with pytest.raises(RuntimeError, match="x"), earlier_kept(out, COLUMNS, "1 1"):
+    with pytest.raises(RuntimeError, match="x"), earlier_kept(out, Hubmap2022(), ("ftu",)):
         out.unlink()
         write(out, "a,1 1")
         raise RuntimeError("x")
@@ -50,7 +49,7 @@ def test_another_table_is_not_overwritten(tmp_path):
     out.write_text("id,organ,rle\na,lung,1 1\n")
     with (
         pytest.raises(InputError, match="another file lies here, without the columns id, rle"),
-        earlier_kept(out, COLUMNS, "1 1"),
+        earlier_kept(out, Hubmap2022(), ("ftu",)),
     ):
         raise AssertionError("not begun")
     assert out.read_text().startswith("id,organ")
@@ -59,6 +58,6 @@ def test_another_table_is_not_overwritten(tmp_path):
 def test_nothing_and_an_empty_file_are_no_submission(tmp_path):
     for name in ("none.csv", "empty.csv"):
         (tmp_path / "empty.csv").touch()
-        with earlier_kept(tmp_path / name, COLUMNS, "1 1"):
+        with earlier_kept(tmp_path / name, Hubmap2022(), ("ftu",)):
             write(tmp_path / name, "a,1 1")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.csv", "none.csv"]

@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.predict.submission.journal import SubmissionJournal
 from histofold.schema.files import LineJournal
 
@@ -15,7 +16,7 @@ def rows_of(path):
 
 
 def journal(path, key="k", **options):
-    return SubmissionJournal(path, ("id", "rle"), IDS, key, **options)
+    return SubmissionJournal(path, Hubmap2022().submission_text, IDS, key, **options)
 
 
 def test_a_legal_file_stands_from_the_first_second(tmp_path):

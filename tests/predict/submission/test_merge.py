@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from histofold.competitions.folder import Folder
 from histofold.core.faults import InputError
-from histofold.predict.submission.journal import submission_rows
 from histofold.predict.submission.merge import merge_shards
 from histofold.predict.submission.shards import WholeRun, finish_shard, planned_shard
 from histofold.schema.files import csv_text
@@ -39,14 +39,14 @@ def write_run(folder, manifest, count, num_shards, largest=None):
         sample.id: "\n".join(f"{rng.randrange(1, 10**6)} {rng.randrange(1, 99)}" for _ in manifest.classes)
         for sample in samples
     }
-    (folder / "whole.csv").write_text(csv_text(columns, submission_rows(rows, several)), newline="")
+    (folder / "whole.csv").write_text(Folder().submission_text(rows, manifest.classes), newline="")
     whole = WholeRun("folder", columns, (manifest,), samples)
     paths = []
     for shard_id in range(num_shards):
         planned = planned_shard(whole, num_shards, shard_id)
         paths.append(folder / f"s{shard_id}.csv")
         own = {key: rows[key] for key in planned.ids}
-        paths[-1].write_text(csv_text(columns, submission_rows(own, several)), newline="")
+        paths[-1].write_text(Folder().submission_text(own, manifest.classes), newline="")
         finish_shard(paths[-1], planned, dict.fromkeys(planned.ids[:1], "it is broken"), planned.ids[1:2])
     return paths
 

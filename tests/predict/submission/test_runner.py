@@ -10,7 +10,7 @@ import torch
 from histofold.competitions.hubmap_2022 import Hubmap2022
 from histofold.core.rle.runs import parse_rle
 from histofold.predict.devices import is_out_of_memory
-from histofold.predict.submission import predictor, runner
+from histofold.predict.submission import predictor, rows, runner
 from histofold.schema.manifest import joined_thresholds, load_manifest
 from histofold.schema.sample import Sample
 from slow_network import skipping_clock
@@ -39,7 +39,7 @@ def test_other_errors_are_not_taken_for_memory():
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, CpuAllocatorError])
 def test_out_of_memory_tries_smaller_batches(one_image, small_package, tmp_path, monkeypatch, error):
     tried = []
-    original = predictor.predict_image
+    original = rows.predict_image
 
     def hungry(stages, *others):
         batch = stages[0].manifest.batch
@@ -48,7 +48,7 @@ def test_out_of_memory_tries_smaller_batches(one_image, small_package, tmp_path,
             raise error("too large")
         return original(stages, *others)
 
-    monkeypatch.setattr(predictor, "predict_image", hungry)
+    monkeypatch.setattr(rows, "predict_image", hungry)
     packages = [(small_package, load_manifest(small_package))]
     second = dataclasses.replace(one_image, id="b")
     summary = runner.run_submission(Hubmap2022(), [one_image, second], packages, tmp_path / "s.csv")
@@ -62,7 +62,7 @@ def test_an_image_that_never_fits_keeps_its_fallback_row(one_image, small_packag
     def starved(*arguments):
         raise MemoryError("never")
 
-    monkeypatch.setattr(predictor, "predict_image", starved)
+    monkeypatch.setattr(rows, "predict_image", starved)
     packages = [(small_package, load_manifest(small_package))]
     summary = runner.run_submission(Hubmap2022(), [one_image], packages, tmp_path / "s.csv")
     assert summary.done == 0
@@ -279,7 +279,7 @@ def test_a_hang_costs_no_row_and_ends_before_the_limit_is_long_past(tmp_path, ha
 
 @pytest.mark.slow
 def test_members_come_in_turn_where_batches_of_one_are_too_much(one_image, small_package, tmp_path, monkeypatch):
-    original = predictor.predict_image
+    original = rows.predict_image
 
     def hungry(stages, *others):
         if not stages[0].networks[0].in_turn:
@@ -289,7 +289,7 @@ def test_members_come_in_turn_where_batches_of_one_are_too_much(one_image, small
     packages = [(small_package, load_manifest(small_package))]
     plain = tmp_path / "plain.csv"
     runner.run_submission(Hubmap2022(), [one_image], packages, plain)
-    monkeypatch.setattr(predictor, "predict_image", hungry)
+    monkeypatch.setattr(rows, "predict_image", hungry)
     second = dataclasses.replace(one_image, id="b")
     summary = runner.run_submission(Hubmap2022(), [one_image, second], packages, tmp_path / "s.csv")
     assert [record.outcome for record in summary.images] == ["predicted", "predicted"]
@@ -307,7 +307,7 @@ def test_members_come_in_turn_where_batches_of_one_are_too_much(one_image, small
 
 @pytest.mark.slow
 def test_one_image_that_no_rung_helps_does_not_slow_the_others(one_image, small_package, tmp_path, monkeypatch):
-    original = predictor.predict_image
+    original = rows.predict_image
     kinds = []
 
     def starved(stages, slide, *others):
@@ -318,7 +318,7 @@ def test_one_image_that_no_rung_helps_does_not_slow_the_others(one_image, small_
 
     tifffile.imwrite(tmp_path / "b.tiff", np.zeros((50, 60, 3), np.uint8))
     broken = dataclasses.replace(one_image, id="b", image_path=tmp_path / "b.tiff")
-    monkeypatch.setattr(predictor, "predict_image", starved)
+    monkeypatch.setattr(rows, "predict_image", starved)
     packages = [(small_package, load_manifest(small_package))]
     summary = runner.run_submission(Hubmap2022(), [broken, one_image], packages, tmp_path / "s.csv")
     assert [record.outcome for record in summary.images] == ["fallback", "predicted"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.models.build import build_model
 from histofold.predict.submission import runner
-from histofold.predict.submission.journal import SubmissionJournal, submission_rows
+from histofold.predict.submission.journal import SubmissionJournal
 from histofold.predict.submission.predictor import SubmissionPredictor
 from histofold.schema.manifest import Manifest, Member, file_sha256
 from histofold.schema.preprocessing import Preprocessing
@@ -126,12 +127,12 @@ def test_packages_of_other_classes_or_for_a_host_of_one_mask_are_refused(work, t
 
 def test_rows_of_a_journal_are_whole_images(tmp_path):
     fallbacks = {"a": "\n", "b": "\n"}
-    with SubmissionJournal(tmp_path / "s.csv", ("id", "class", "rle"), fallbacks, "k", classes=NAMES) as journal:
+    text = partial(Folder().submission_text, classes=NAMES)
+    with SubmissionJournal(tmp_path / "s.csv", text, fallbacks, "k") as journal:
         assert (tmp_path / "s.csv").read_text() == "id,class,rle\na,gland,\na,lumen,\nb,gland,\nb,lumen,\n"
         journal.add("b", "1 2\n3 4")
         entries = [json.loads(line) for line in (tmp_path / "s.csv.journal").read_text().splitlines()]
         assert entries == [{"key": "k"}, {"id": "b", "row": "1 2\n3 4"}]
     assert (tmp_path / "s.csv").read_text().splitlines()[3:] == ["b,gland,1 2", "b,lumen,3 4"]
-    assert submission_rows({"a": "1 2"}) == [("a", "1 2")]
     with pytest.raises(ValueError, match="zip"):
-        submission_rows({"a": "1 2"}, NAMES)
+        text({"a": "1 2"})

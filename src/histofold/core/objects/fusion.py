@@ -131,7 +131,7 @@ def fuse_masks(
     weighted_N, total = _weighted_scores(
         [len(part) for part, _ in detections], [scores_N for _, scores_N in detections], weights
     )
-    groups = _grouped(objects, weighted_N, iou)
+    groups = _object_groups(objects, weighted_N, iou)
     sums_M = np.array([weighted_N[group].sum() for group in groups])
     scores_M = _fused_scores(sums_M, np.array([len(group) for group in groups]), len(detections), total)
     ranked = np.argsort(-scores_M, kind="stable")
@@ -161,7 +161,7 @@ def _fused_scores(sums_M: np.ndarray, sizes_M: np.ndarray, members: int, total_w
     return np.asarray(sums_M / np.maximum(sizes_M, 1) * np.minimum(sizes_M, members) / total_weight)
 
 
-def _grouped(objects: Objects, scores_N: np.ndarray, iou: float) -> list[list[int]]:
+def _object_groups(objects: Objects, scores_N: np.ndarray, iou: float) -> list[list[int]]:
     """Indices of each group, its first object first."""
     pairs = overlapping_pairs(objects, objects)
     iou_P = pair_ious(objects, objects, pairs)

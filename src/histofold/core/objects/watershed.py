@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from histofold.core.jit import njit
 
-NEIGHBOURS = np.ones((3, 3), bool)  # pixels that share but a corner touch, as for components everywhere
+NEIGHBOURS = ((1, 1, 1),) * 3  # pixels that share but a corner touch, as for components everywhere
 
 
 def watershed_labels(

@@ -19,7 +19,7 @@ from histofold.kaggle.metadata.kernel import kernel_metadata
 from histofold.schema.files import write_atomically
 from histofold.schema.parse import write_json
 
-KERNELS = ("hubmap_2022", "kidney_2020")
+KERNELS = ("hubmap_2022", "kidney_2020", "vasculature_2023", "vrdl_nuclei")
 KERNEL_SECTIONS = (
     ("Settings", ("histofold.kernels.configuration", "histofold.schema")),
     ("Reading", ("histofold.imaging",)),
@@ -65,19 +65,20 @@ def kernel_introduction(competition: Competition, dataset: str) -> str:
         competition: The adapter.
         dataset: The dataset of the weights, owner/slug.
     """
-    id_column, row_column = competition.columns
+    url = f"[{competition.slug}](https://www.kaggle.com/competitions/{competition.slug})"
+    images, source = (url, "the competition") if competition.slug else (competition.name, "its test images")
+    columns = ", ".join(f"`{name}`" for name in competition.columns)
+    file = f"`submission.csv` with the columns {columns}" if competition.slug else "`answer.json`, a list of results"
     return f"""# Inference: {competition.name}
 
-Predicts every test image of [{competition.slug}](https://www.kaggle.com/competitions/{competition.slug}) with the
-networks of a packaged ensemble, and writes the submission.
+Predicts every test image of {images} with the networks of a packaged ensemble, and writes the submission.
 
-**Inputs.** Add two: the competition, and the dataset of weights (`{dataset}`) that `histofold package` made. Both are
+**Inputs.** Add two: {source}, and the dataset of weights (`{dataset}`) that `histofold package` made. Both are
 found by their content, wherever they are mounted, and every weight file is checked against its SHA-256. Leave the
 internet off; an accelerator makes it faster and is not needed.
 
-**Output.** `submission.csv` with the columns `{id_column}` and `{row_column}`. It holds a legal fallback row for
-each id before any network is loaded, and then the rows as they are predicted. The last cell shows a table of the
-images, the worst first.
+**Output.** {file}. A legal file stands before any network is loaded; it then holds the rows as they are predicted. The
+last cell shows a table of the images, the worst first.
 
 **To change.** The first cell after the imports says where inputs and output are and how long the run may take. What
 decides pixels stands in `manifest.json` beside the weights. The other cells are the package's own modules."""

@@ -13,10 +13,11 @@ from histofold.imaging.slide import Slide
 from histofold.predict.image import ImageBands
 from histofold.predict.objects.cut import cut_detections
 from histofold.predict.objects.dense import dense_detections
+from histofold.predict.objects.detect import detect
 from histofold.predict.objects.run import BatchRunner, run_batch
 from histofold.predict.stages import Networks, Stage
 from histofold.predict.tiled import TileBatch, dense_values
-from histofold.schema.objects import ObjectConfig
+from histofold.schema.objects import DENSE_MAPS, ObjectConfig
 
 
 class BandSink(Protocol):
@@ -55,6 +56,8 @@ def predict_objects(
         OutOfTimeError: If time ran out before there was anything.
     """
     config = object_settings(stages)
+    if stages[0].manifest.classes[1:] != DENSE_MAPS:
+        return ObjectPrediction(*detect(stages, slide, pixel_size_um, config, run))
 
     def forward(stage: Stage, networks: Networks, batch: TileBatch) -> np.ndarray:
         return dense_values(run(stage, networks, batch, networks))

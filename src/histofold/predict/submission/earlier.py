@@ -8,25 +8,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from histofold.competitions.base import Competition, submission_columns
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 
 
 @contextmanager
-def earlier_kept(out: Path, columns: Sequence[str], fallback_row: str) -> Iterator[None]:
+def earlier_kept(out: Path, competition: Competition, classes: Sequence[str]) -> Iterator[None]:
     """Keep what lies at `out` beside it, as NAME.earlier.csv, unless at least as many rows are predicted afterwards.
 
     A run that is short of time, or fails, would else put fallback rows in place of what hours have made.
 
     Args:
         out: The submission.
-        columns: Its columns.
-        fallback_row: What stands for an image that could not be predicted.
+        competition: The adapter.
+        classes: Those of the rows.
 
     Raises:
-        InputError: If a table of other columns lies there: it would be lost.
+        InputError: If another file lies there: it would be lost.
     """
-    before = predicted_rows(out, columns, fallback_row)
+    before = _predicted_rows(out, competition, classes)
     if not before:
         yield
         return
@@ -38,26 +39,27 @@ def earlier_kept(out: Path, columns: Sequence[str], fallback_row: str) -> Iterat
     try:
         yield
     finally:
-        after = predicted_rows(out, columns, fallback_row)
+        after = _predicted_rows(out, competition, classes)
         if after < before:
             logger.warning("%s has %d predicted rows, and before it had %d: that is now %s", out, after, before, kept)
         else:
             kept.unlink()
 
 
-def predicted_rows(path: Path, columns: Sequence[str], fallback_row: str) -> int:
+def _predicted_rows(path: Path, competition: Competition, classes: Sequence[str]) -> int:
     """Rows of a submission that are more than the fallback; 0 where there is no file.
 
     Raises:
-        InputError: If the file is no submission of these columns.
+        InputError: If the file is no submission.
     """
     if not path.is_file():
         return 0
-    header, *rows = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
-    if header and header.strip() != ",".join(columns):
-        rule = f"another file lies here, without the columns {', '.join(columns)}: it would be lost"
+    counts = competition.count_rows(path.read_text(encoding="utf-8", errors="replace"), classes)
+    if counts is None:
+        columns = ", ".join(submission_columns(competition, classes))
+        rule = f"another file lies here, without the columns {columns}: it would be lost"
         raise InputError([Fault(path.name, str(path), rule, "give another --out, or move it away")])
-    return sum(row.rpartition(",")[2] != fallback_row for row in rows)
+    return counts[1]
 
 
 def _free_name(out: Path) -> Path:

@@ -5,34 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from histofold.core.log import logger
-from histofold.schema.files import LineJournal, csv_text, write_atomically
+from histofold.schema.files import LineJournal, write_atomically
 from histofold.schema.manifest import Manifest, manifest_json
 from histofold.schema.sample import Sample
-
-
-def submission_rows(rows: Mapping[str, str], classes: Sequence[str] = ()) -> list[tuple[str, ...]]:
-    """The cells of a submission: id and row, or of several classes id, class and row, an id's rows together.
-
-    Args:
-        rows: For each id its row; of several classes a line for each.
-        classes: Their names, empty for a single one.
-    """
-    if not classes:
-        return list(rows.items())
-    cells = ((key, zip(classes, text.split("\n"), strict=True)) for key, text in rows.items())
-    return [(key, name, row) for key, of_classes in cells for name, row in of_classes]
 
 
 class SubmissionJournal:
     """Collects the rows of a submission.
 
-    The csv holds every id from the moment of entering; it is rebuilt every `interval_s` seconds, at the end and by
+    The file holds every id from the moment of entering; it is rebuilt every `interval_s` seconds, at the end and by
     `flush` (as a SIGTERM handler does). Finished rows go to FILE.journal at once, so that a killed run that is started
     again with the same key finds them; the journal is removed when all rows are done.
     """
@@ -40,37 +27,33 @@ class SubmissionJournal:
     def __init__(
         self,
         path: Path,
-        columns: Sequence[str],
+        file_text: Callable[[Mapping[str, str]], str],
         fallbacks: dict[str, str],
         key: str,
         interval_s: float = 60.0,
-        classes: Sequence[str] = (),
     ) -> None:
         """Prepare; nothing is written before entering.
 
         Args:
             path: The submission.
-            columns: Names of the id column and the row column; with classes that of the class between them.
+            file_text: The whole file from each id's row.
             fallbacks: For each id, in order, the legal row that stands while there is none better.
             key: Identifies weights and ids; a journal of another key is discarded.
-            interval_s: Seconds between rebuilds of the csv.
-            classes: Where there are several: names of the classes. An image then has a row for each, and what stands
-                for its row here are the lines of those rows, in this order.
+            interval_s: Seconds between rebuilds of the file.
         """
         self.path = path
         self.done: dict[str, str] = {}
         self._lesser: set[str] = set()
-        self._columns = columns
+        self._file_text = file_text
         self._fallbacks = fallbacks
         self._key = key
         self._interval_s = interval_s
-        self._classes = tuple(classes)
         self._lock = threading.RLock()
         self._stopped = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="submission-ticker", daemon=True)
 
     def __enter__(self) -> SubmissionJournal:
-        """Take over finished rows of an earlier run, write the csv, and start the clock."""
+        """Take over finished rows of an earlier run, write the file, and start the clock."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._journal = LineJournal(self.path.with_name(f"{self.path.name}.journal"))
         self._take_over()
@@ -109,10 +92,10 @@ class SubmissionJournal:
             self.done[sample_id] = self._fallbacks[sample_id]
 
     def flush(self) -> None:
-        """Rebuild the csv: finished rows, and fallback rows for the others, in order."""
+        """Rebuild the file: finished rows, and fallback rows for the others, in order."""
         with self._lock:
             rows = {key: self.done.get(key, fallback) for key, fallback in self._fallbacks.items()}
-            write_atomically(self.path, csv_text(self._columns, submission_rows(rows, self._classes)))
+            write_atomically(self.path, self._file_text(rows))
 
     def _tick(self) -> None:
         while not self._stopped.wait(self._interval_s):
@@ -122,7 +105,7 @@ class SubmissionJournal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write the csv a last time; the journal stays unless every row is done and none is a lesser one."""
+        """Write the file a last time; the journal stays unless every row is done and none is a lesser one."""
         self._stopped.set()
         self._ticker.join()
         self.flush()

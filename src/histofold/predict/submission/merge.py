@@ -11,10 +11,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.predict.submission.shards import ids_digest, shard_run
-from histofold.schema.files import csv_text, write_atomically
+from histofold.schema.files import write_atomically
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import load_own_json
 from histofold.schema.shard import Shard, sidecar_path
@@ -66,13 +67,15 @@ def merge_shards(paths: Sequence[Path], out: Path) -> MergedShards:
     if faults or not parts:
         raise InputError(faults or "no shards are given: name the csv of each")
     _warn_of_versions(parts)
-    rows_by_place: list[list[list[str]]] = [[] for _ in range(parts[0].shard.num_ids)]
+    first = parts[0].shard
+    rows_by_place = [("", "")] * first.num_ids
     for part in tqdm(parts, desc="merge", unit="shard", dynamic_ncols=True):
         lines = _csv_rows(part.path)[1:]
-        each = part.shard.rows_per_id
-        for number, place in enumerate(part.shard.places):
-            rows_by_place[place] = lines[number * each : (number + 1) * each]
-    write_atomically(out, csv_text(parts[0].shard.columns, [row for rows in rows_by_place for row in rows]))
+        each, keys = part.shard.rows_per_id, part.shard.rows_per_id > 1
+        rows = [",".join(line[1 + keys :]) for line in lines]
+        for number, (key, place) in enumerate(zip(part.shard.ids, part.shard.places, strict=True)):
+            rows_by_place[place] = key, "\n".join(rows[number * each : (number + 1) * each])
+    write_atomically(out, get_competition(first.competition).submission_text(dict(rows_by_place), first.classes))
     fallback = {key: reason for part in parts for key, reason in part.shard.fallback.items()}
     return MergedShards(len(rows_by_place), fallback, tuple(key for part in parts for key in part.shard.degraded))
 
@@ -98,7 +101,8 @@ def _checked_part(path: Path) -> _Part:
         raise InputError([Fault(path.name, str(path), rule, "copy it again, or predict the shard anew")])
     wanted = [[key, *name] for key in part.shard.ids for name in _class_cells(part.shard)]
     rows = _csv_rows(path)
-    if rows[:1] != [list(part.shard.columns)] or [row[:-1] for row in rows[1:]] != wanted:
+    keys = 2 if part.shard.rows_per_id > 1 else 1
+    if rows[:1] != [list(part.shard.columns)] or [row[:keys] for row in rows[1:]] != wanted:
         rule = "its columns or ids are not those that its sidecar names"
         raise InputError([Fault(path.name, str(sidecar), rule, "predict the shard anew")])
     return part

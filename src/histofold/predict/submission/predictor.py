@@ -12,15 +12,14 @@ import torch
 
 from histofold.competitions.base import Competition
 from histofold.core.log import logger
-from histofold.core.rle.runs import class_runs
 from histofold.imaging.slide import Slide, open_sample
 from histofold.predict.devices import all_devices, describe_device, is_out_of_memory, release_memory
-from histofold.predict.image import ImagePrediction, ImageSink, predict_image
 from histofold.predict.members import load_ensemble
 from histofold.predict.stages import Stage, full_level
 from histofold.predict.submission.clock import Budget, ImagePacer, WorkAhead
+from histofold.predict.submission.rows import ImageRow, MaskRows, RowMaker
 from histofold.predict.tiled import grid_of
-from histofold.schema.manifest import Manifest, joined_thresholds, look_up_thresholds
+from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import has_pixel_size
 from histofold.schema.sample import Sample
 
@@ -109,7 +108,7 @@ class SubmissionPredictor:
         packages: Weight folders with their checked manifests.
         budget: The clock.
         devices: Where networks run; none means every GPU, or the CPU.
-        sink: Told of each image what else than its row is to be kept.
+        rows: What makes the rows; None: masks.
 
     Raises:
         InputError: If the members cannot be loaded or are not distinct.
@@ -121,16 +120,16 @@ class SubmissionPredictor:
         packages: Sequence[tuple[Path, Manifest]],
         budget: Budget,
         devices: Sequence[torch.device] = (),
-        sink: ImageSink | None = None,
+        rows: RowMaker | None = None,
     ) -> None:
         self.steps: list[str] = []
-        self._competition, self._packages, self._budget, self._sink = competition, packages, budget, sink
+        self._competition, self._packages, self._budget = competition, packages, budget
+        self._rows = rows or MaskRows(competition, [manifest for _, manifest in packages])
         self._manifest = packages[0][1]
         self._devices = list(devices) or all_devices()
-        self._stages = load_ensemble(packages, self._devices)
+        self._stages = load_ensemble(packages, self._devices, build=self._rows.build)
         self._in_turn = False
         self._first_rung = MemoryRung()
-        self._thresholds = joined_thresholds([manifest.thresholds for _, manifest in packages])
 
     @property
     def device(self) -> str:
@@ -162,36 +161,29 @@ class SubmissionPredictor:
             OutOfTimeError: If there was no time for a single row of pixels.
         """
         started = time.monotonic()
-        threshold = look_up_thresholds(self._thresholds, sample.organ, sample.source, self._manifest.classes)
 
-        def once(stages: Sequence[Stage]) -> tuple[ImagePrediction, ImagePacer]:
+        def once(stages: Sequence[Stage]) -> tuple[ImageRow, tuple[int, int], ImagePacer]:
             # A pacer for each attempt: one that is kept would keep networks that are to make room.
             pacer = ImagePacer(self._budget, stages, own, later, lambda words: self.say(f"{sample.id}: {words}"))
             begun = pacer.begin()
             with open_sample(sample) as slide:
                 self._say_what_is_odd(sample, slide)
-                if self._sink is not None:
-                    self._sink.begin(sample, slide.shape_hw, threshold)
-                return predict_image(begun, slide, sample.pixel_size_um, [threshold], pacer.forward, self._sink), pacer
+                return self._rows.predict(begun, slide, sample, pacer), slide.shape_hw, pacer
 
-        prediction, pacer = self.with_less_memory(sample.id, once)
-        masks = prediction.masks(threshold, self._manifest, self._competition.never_empty)
-        text = "\n".join(self._competition.row(runs) for runs in class_runs(masks))
+        row, shape_hw, pacer = self.with_less_memory(sample.id, once)
         self._budget.record_image(time.monotonic() - started - pacer.seconds, pacer.begun, pacer.seen)
         degraded = []
         if pacer.level != pacer.full:
             left, full = pacer.level, pacer.full
             degraded.append(f"{left.members} of {full.members} members, {left.views} of {full.views} views")
-        if prediction.rows_done not in (None, prediction.shape_hw[0]):
-            degraded.append(f"time ran out after {prediction.rows_done} of {prediction.shape_hw[0]} rows")
+        if row.rows_done not in (None, shape_hw[0]):
+            degraded.append(f"time ran out after {row.rows_done} of {shape_hw[0]} rows")
             self.say(f"{sample.id}: {degraded[-1]}; the others stay empty")
-        if self._sink is not None:
-            self._sink.finish(masks, is_final=not degraded)
-        area = sum(runs.area for runs in class_runs(masks))
+        row.keep(not degraded)
         made, all_passes = (
             sum(len(stage.passes_at(level)) for stage in self._stages) for level in (pacer.level, pacer.full)
         )
-        return PredictedRow(text, prediction.shape_hw, area, f"{made} of {all_passes}", ", ".join(degraded))
+        return PredictedRow(row.text, shape_hw, row.area_px, f"{made} of {all_passes}", ", ".join(degraded))
 
     def forecast(self) -> str:
         """What a megapixel took so far, and what that means for the hidden test set, in words."""
@@ -239,19 +231,23 @@ class SubmissionPredictor:
                 return done
             release_memory()
         if self._in_turn and not in_turn:  # no rung helped: it is this image, and the others need not be slower for it
-            self._stages, self._in_turn = load_ensemble(self._packages, self._devices, proven=True), False
+            self._stages, self._in_turn = self._load(self._devices, False), False
         raise MemoryError(f"out of memory even with the smallest tile: {last}")
 
     def _on_rung(self, rung: MemoryRung) -> list[Stage]:
         """The ensemble on a rung of the ladder; it is loaded anew where members come in turn or the CPU takes over."""
         if rung.in_turn and not self._in_turn:
-            self._stages = load_ensemble(self._packages, self._devices, in_turn=True, proven=True)
+            self._stages = self._load(self._devices, True)
             self._in_turn = True
             release_memory()
         stages = self._stages
         if rung.on_cpu:
-            stages = load_ensemble(self._packages, [torch.device("cpu")], in_turn=self._in_turn, proven=True)
+            stages = self._load([torch.device("cpu")], self._in_turn)
         return [replace(stage, manifest=rung.apply(stage.manifest)) for stage in stages]
+
+    def _load(self, devices: Sequence[torch.device], in_turn: bool) -> list[Stage]:
+        """The ensemble once more; in turn if so asked, or where memory would be short."""
+        return load_ensemble(self._packages, devices, None, in_turn or None, proven=True, build=self._rows.build)
 
 
 def _tile_megapixels(stage: Stage, shape_hw: tuple[int, int], pixel_size_um: float | None) -> float:

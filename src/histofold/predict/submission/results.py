@@ -7,14 +7,23 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from histofold.core.objects.detections import Detections
+from histofold.core.rle.runs import Masks
 from histofold.predict.image import ImageSink
 from histofold.schema.files import LineJournal, write_atomically
 from histofold.schema.manifest import Manifest
 from histofold.schema.sample import Sample
 
+Found = Masks | Detections
+"""What an image's row says."""
+
 
 class ResultSink(ImageSink, Protocol):
     """What writes further files of images: masks, outlines, pictures. What fails in it must never cost a row."""
+
+    def finish(self, found: Found, is_final: bool) -> None:
+        """Write the files of an image."""
+        ...
 
     def open(self, samples: Sequence[Sample], manifest: Manifest, out: Path) -> list[str]:
         """Prepare for a run.

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from histofold.competitions.base import Competition, submission_columns
+from histofold.competitions.base import Competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.predict.image import ImageSink
 from histofold.predict.stages import OutOfTimeError
 from histofold.predict.submission.clock import Budget, WorkAhead
 from histofold.predict.submission.journal import SubmissionJournal, inputs_digest
 from histofold.predict.submission.predictor import SubmissionPredictor
+from histofold.predict.submission.rows import MaskRows, RowsFactory
 from histofold.predict.submission.watchdog import Watchdog, flush_on_sigterm
 from histofold.schema.manifest import Manifest
 from histofold.schema.sample import Sample
@@ -86,7 +86,7 @@ def run_submission(
     out: Path,
     limit_s: float | None = None,
     hang_status: int = 1,
-    sink: ImageSink | None = None,
+    make_rows: RowsFactory = MaskRows,
 ) -> RunSummary:
     """Predict samples and write the submission.
 
@@ -99,20 +99,19 @@ def run_submission(
         out: The submission.
         limit_s: Seconds that the run may take; None means no limit.
         hang_status: Exit status of the process where an image hangs and cannot be interrupted.
-        sink: Told of each image what else than its row is to be kept.
+        make_rows: What makes the rows.
 
     Raises:
         InputError: If the packages are of other classes than one another, or of several where the host takes one, or
             members cannot be loaded or are not distinct.
     """
     started = time.monotonic()
-    classes = _agreed_classes(packages)
-    columns = submission_columns(competition, classes)
-    several = classes if len(classes) > 1 else ()
-    fallbacks = {sample.id: "\n".join([competition.fallback_row] * len(classes)) for sample in samples}
-    journal = SubmissionJournal(
-        out, columns, fallbacks, inputs_digest([manifest for _, manifest in packages], samples), classes=several
-    )
+    _check_classes(packages)
+    manifests = [manifest for _, manifest in packages]
+    rows = make_rows(competition, manifests)
+    fallbacks = {sample.id: rows.fallback(sample) for sample in samples}
+    rows.file_text(fallbacks)  # refuses classes that the host does not take
+    journal = SubmissionJournal(out, rows.file_text, fallbacks, inputs_digest(manifests, samples))
     budget, progress, predictor = Budget(limit_s), _Progress(), None
     watchdog = Watchdog(budget, journal, hang_status)
     try:
@@ -121,7 +120,7 @@ def run_submission(
                 progress.add(ImageRecord(key, outcome="taken over"))
             waiting = [sample for sample in samples if sample.id not in journal.done]
             if waiting:
-                predictor = SubmissionPredictor(competition, packages, budget, sink=sink)
+                predictor = SubmissionPredictor(competition, packages, budget, rows=rows)
                 _predict_waiting(predictor, waiting, journal, progress)
     except KeyboardInterrupt:
         if not watchdog.fired:
@@ -192,11 +191,10 @@ def _summary(
     )
 
 
-def _agreed_classes(packages: Sequence[tuple[Path, Manifest]]) -> tuple[str, ...]:
-    """The mask classes of the ensemble."""
+def _check_classes(packages: Sequence[tuple[Path, Manifest]]) -> None:
+    """Refuse packages of different classes."""
     classes = packages[0][1].classes
     for folder, manifest in packages:
         if manifest.classes != classes:
             rule = f"its classes are {', '.join(manifest.classes)} and those of the first {', '.join(classes)}"
             raise InputError([Fault("classes", str(folder), rule, "predict it apart")])
-    return classes

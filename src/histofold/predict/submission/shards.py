@@ -8,15 +8,18 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from histofold.competitions.base import Competition, submission_columns
+from histofold.competitions.base import Competition, TableForm, submission_columns
 from histofold.competitions.registry import detect_competition, get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
+from histofold.predict.objects.rows import ObjectRows
 from histofold.predict.submission.earlier import earlier_kept
 from histofold.predict.submission.journal import inputs_digest
 from histofold.predict.submission.results import ResultSink, forget_rows
+from histofold.predict.submission.rows import MaskRows, RowsFactory
 from histofold.predict.submission.runner import RunSummary, run_submission
 from histofold.schema.files import write_atomically
 from histofold.schema.manifest import Manifest, file_sha256, installed_versions, load_manifest, manifest_json
@@ -93,7 +96,7 @@ def planned_shard(whole: WholeRun, num_shards: int, shard_id: int) -> Shard:
     return Shard(
         competition=whole.competition,
         columns=whole.columns,
-        classes=whole.manifests[0].classes,
+        classes=whole.manifests[0].row_classes,
         manifests=tuple(hashlib.sha256(manifest_json(m).encode()).hexdigest() for m in whole.manifests),
         all_ids_sha256=ids_digest([sample.id for sample in whole.samples]),
         num_ids=len(whole.samples),
@@ -180,6 +183,19 @@ def shard_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **installed_versions(SHARD_PACKAGES)}
 
 
+def rows_of(manifest: Manifest, sink: ResultSink | None = None, form: Competition | None = None) -> RowsFactory:
+    """What makes the rows for weights: of objects, or of masks.
+
+    Args:
+        manifest: Of the weights.
+        sink: Told of each image what else than its row is to be kept.
+        form: Writes the file; None: the adapter.
+    """
+    if manifest.objects is None:
+        return partial(MaskRows, sink=sink)
+    return partial(ObjectRows, sink=sink, form=form)
+
+
 @dataclass(frozen=True)
 class FolderRun:
     """What is predicted with what."""
@@ -197,12 +213,15 @@ class FolderRun:
     results: ResultSink | None = None
     """What writes further files of each image."""
 
-    def predict(self, adapter: Competition, samples: Sequence[Sample], manifest: Manifest) -> RunSummary:
-        """Predict some of the samples: those without a row or without their files."""
+    def predict(
+        self, adapter: Competition, samples: Sequence[Sample], manifest: Manifest, form: Competition | None = None
+    ) -> RunSummary:
+        """Predict some of the samples: those without a row or without their files; `form` writes the file."""
         if self.results is not None:
             forget_rows(self.out, self.results.open(samples, manifest, self.out))
         packages = [(self.weights, manifest)]
-        summary = run_submission(adapter, samples, packages, self.out, self.limit_s, sink=self.results)
+        make_rows = rows_of(manifest, self.results, form)
+        summary = run_submission(adapter, samples, packages, self.out, self.limit_s, make_rows=make_rows)
         if self.results is not None:
             self.results.discard(summary.failed)
         return summary
@@ -226,7 +245,7 @@ def predict_folder(
     run = FolderRun(weights, data, out, limit_s, competition, results)
     manifest = load_manifest(weights)
     adapter, samples = adapter_of_folder(manifest, data, competition)
-    with earlier_kept(out, submission_columns(adapter, manifest.classes), adapter.fallback_row):
+    with earlier_kept(out, adapter, manifest.row_classes):
         return run.predict(adapter, samples, manifest)
 
 
@@ -246,7 +265,7 @@ def predict_shard(run: FolderRun, part: tuple[int, int]) -> tuple[Shard, bool]:
     """
     manifest = load_manifest(run.weights)
     adapter, samples = adapter_of_folder(manifest, run.data, run.competition)
-    columns = submission_columns(adapter, manifest.classes)
+    columns = submission_columns(adapter, manifest.row_classes)
     planned = planned_shard(WholeRun(adapter.name, columns, (manifest,), tuple(samples)), *part)
     own = [samples[place] for place in planned.places]
     finished = finished_shard(run.out, planned)
@@ -255,9 +274,10 @@ def predict_shard(run: FolderRun, part: tuple[int, int]) -> tuple[Shard, bool]:
         if missing <= set(finished.fallback):
             return finished, False
         logger.info("%s: files of %d images are missing: the shard is predicted anew", run.out, len(missing))
-    with earlier_kept(run.out, columns, adapter.fallback_row):
+    table = TableForm(adapter)  # whatever the form of the submission
+    with earlier_kept(run.out, table, manifest.row_classes):
         sidecar_path(run.out).unlink(missing_ok=True)  # from here on the csv is not finished
-        summary = run.predict(adapter, own, manifest)
+        summary = run.predict(adapter, own, manifest, table)
     degraded = [image.id for image in summary.images if image.outcome == "degraded"]
     return finish_shard(run.out, planned, summary.failed, degraded), True
 

@@ -11,15 +11,17 @@ import numpy as np
 from histofold.competitions.truth.layout import IMAGE_FOLDERS
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.core.rle.runs import Masks
+from histofold.core.objects.detections import Detections
 from histofold.predict.image import Threshold
 from histofold.predict.submission.journal import inputs_digest
-from histofold.predict.submission.results import ResultRecord
+from histofold.predict.submission.results import Found, ResultRecord
 from histofold.report.results.masks import write_mask
+from histofold.report.results.objects import write_labels, write_object_outlines
 from histofold.report.results.outlines import ColumnSums, write_outlines
 from histofold.report.results.probabilities import ProbabilityFile
 from histofold.schema.files import disk_fault
 from histofold.schema.manifest import Manifest
+from histofold.schema.network import is_detector
 from histofold.schema.sample import Sample, id_file_name
 
 RESULT_SUFFIXES = {"masks": ".png", "geojson": ".geojson", "probabilities": ".ome.tif", "overlays": ".png"}
@@ -40,6 +42,7 @@ class ResultFiles:
         self.faults = []
         self._folders = dict(folders)
         self._classes: tuple[str, ...] = ()
+        self._of_objects = False
         self._image: _ImageFiles | None = None
 
     def paths(self, sample_id: str) -> dict[str, Path]:
@@ -58,12 +61,15 @@ class ResultFiles:
         if taken:
             rule, remedy = "the images that are predicted lie there", "give another folder"
             raise InputError([Fault(f"--{kind}", str(folder), rule, remedy) for kind, folder in taken.items()])
+        if "probabilities" in self._folders and is_detector(manifest.members[0].architecture):
+            rule, remedy = "detectors have no probability of each pixel", "leave it out, or take --masks or --geojson"
+            raise InputError([Fault("--probabilities", str(self._folders["probabilities"]), rule, remedy)])
         self._record = ResultRecord(out)
         roots = {each.parent if each.name.lower().endswith(IMAGE_FOLDERS) else each for each in image_folders}
         self._refuse_others_files(samples, roots)
         for folder in self._folders.values():
             folder.mkdir(parents=True, exist_ok=True)
-        self._classes = manifest.classes
+        self._classes, self._of_objects = manifest.classes, manifest.objects is not None
         self._record.start(inputs_digest([manifest], samples))
         return [each.id for each in samples if not self._record.is_made(each.id, self.paths(each.id).values())]
 
@@ -80,6 +86,7 @@ class ResultFiles:
         """Begin an image, perhaps anew."""
         self._give_up()
         cuts = threshold if isinstance(threshold, tuple) else (threshold,) * len(self._classes)
+        cuts = () if self._of_objects else cuts  # they have scores of their own
         try:
             self._image = _ImageFiles(sample, self.paths(sample.id), shape_hw, self._classes, cuts)
         except Exception as error:
@@ -93,14 +100,14 @@ class ResultFiles:
             except Exception as error:
                 self._fail(self._image.sample.id, error)
 
-    def finish(self, masks: Masks, is_final: bool) -> None:
+    def finish(self, found: Found, is_final: bool) -> None:
         """Write the files of the image; those of one that is not final are made again by a later run."""
         if self._image is None:
             return
         sample = self._image.sample
         try:
             self._record.claim(self.paths(sample.id).values())
-            self._image.write(masks)
+            self._image.write(found)
             if is_final:
                 self._record.add(sample.id, self.paths(sample.id).values())
         except Exception as error:
@@ -152,17 +159,27 @@ class _ImageFiles:
         if self._probabilities is not None:
             self._probabilities.add(probs_KHW)
 
-    def write(self, masks: Masks) -> None:
+    def write(self, found: Found) -> None:
         if self._probabilities is not None:
             self._probabilities.write()
         if "masks" in self._paths:
-            write_mask(self._paths["masks"], masks)
+            if isinstance(found, Detections):
+                write_labels(self._paths["masks"], found)
+            else:
+                write_mask(self._paths["masks"], found)
         if "geojson" in self._paths:
-            write_outlines(self._paths["geojson"], masks, self._classes, self.sample.pixel_size_um, self._sums)
+            self._write_outlines(self._paths["geojson"], found)
         if "overlays" in self._paths:
             from histofold.report.results.overlays import write_overlay
 
-            write_overlay(self._paths["overlays"], self.sample, masks, self._classes)
+            write_overlay(self._paths["overlays"], self.sample, found, self._classes)
+
+    def _write_outlines(self, path: Path, found: Found) -> None:
+        pixel_size_um = self.sample.pixel_size_um
+        if isinstance(found, Detections):
+            write_object_outlines(path, found, self._classes[0], pixel_size_um)
+        else:
+            write_outlines(path, found, self._classes, pixel_size_um, self._sums)
 
     def close(self) -> None:
         if self._probabilities is not None:

@@ -150,7 +150,7 @@ def _tiff_mask(path: Path, shape_hw: tuple[int, int]) -> MaskFile:
         values = page.asarray(maxworkers=1)
         planes_first = page.planarconfig == 2 and page.samplesperpixel > 1
         is_lossy = int(page.compression) == _MASK_JPEG
-        palette_L3 = _palette(page.colormap) if page.photometric == 3 else None
+        palette_L3 = _mask_palette(page.colormap) if page.photometric == 3 else None
     if planes_first:
         values = np.moveaxis(values, 0, -1)
     if values.shape[:2] != tuple(shape_hw) or values.ndim not in (2, 3):
@@ -158,7 +158,7 @@ def _tiff_mask(path: Path, shape_hw: tuple[int, int]) -> MaskFile:
     return MaskFile(path, values, palette_L3, is_lossy)
 
 
-def _palette(colours_3L: np.ndarray) -> np.ndarray:
+def _mask_palette(colours_3L: np.ndarray) -> np.ndarray:
     """A TIFF's palette as uint8 (L, 3): its colours have 16 bits, of which some writers fill the lower eight alone."""
     return (colours_3L.T >> (8 if colours_3L.max() > 255 else 0)).astype(np.uint8)
 
