@@ -62,7 +62,10 @@ class Cells(Adapter):
         truths = {sample.id: self.objects(sample) for sample in samples}
         nothing = {key: Detections(truth.select([]), []) for key, truth in truths.items()}
         found = nothing | dict(predictions)
-        by_id = {key: coco_ap([found[key]], [truth]) for key, truth in truths.items()}
+        by_id = {
+            key: coco_ap([found[key]], [truth]) if len(truth) else float(not len(found[key]))
+            for key, truth in truths.items()
+        }
         return ObjectScore(coco_ap(list(found.values()), [truths[key] for key in found]), by_id, {})
 
 

@@ -45,7 +45,7 @@ class RunRecord:
     best_step: int
     """The step of that validation."""
     dice_by_id: dict[str, float]
-    """Score of each held-out slide; of objects those that have any."""
+    """Score of each held-out slide."""
     trained_on: dict[str, str]
     """File stamp by id of every image that the weights, or a network before them, were trained on."""
     manifest: Manifest

@@ -20,7 +20,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import Runs, class_runs, join_classes
 from histofold.core.rle.sets import without_runs
 from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_samples
-from histofold.models.build import build_model
+from histofold.models.instances.build import build_network
 from histofold.predict.devices import best_device
 from histofold.predict.image import predict_masks
 from histofold.predict.stages import Stage, stages_of
@@ -51,7 +51,7 @@ class FoldRun:
 
     def ensemble(self) -> list[Stage]:
         """Its averaged weights as an ensemble of one."""
-        model = build_model(self.record.architecture, self.record.arguments)
+        model = build_network(self.record.architecture, self.record.arguments)
         path = self.folder / "model.safetensors"
         if rule := weights_rule(path):
             remedy = "copy the run again, or let `histofold train E.toml --resume` write it"

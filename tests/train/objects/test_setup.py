@@ -134,15 +134,15 @@ def test_labels_of_a_source_grow_while_tiles_are_cut(dataset, tmp_path):
         built_cells(tmp_path / "other", replace(EXPERIMENT, data=DataConfig(grow_sources={"c": 2.0})))
 
 
-def test_images_without_an_object_have_no_score_and_none_of_them_counts_as_0(tmp_path, caplog):
+def test_a_validation_without_any_object_counts_as_0(tmp_path, caplog):
     dataset = built_cells(tmp_path, empty=("a-0", "b-1"))
     setup = cells_setup(dataset, tmp_path)
     model = start_run(setup, resume=False).network.model
     of_all = {sample.id: sample for sample in (*setup.training, *setup.validation)}
     score, by_id = validate_objects(model, setup, [of_all["a-0"], of_all["a-1"]])
-    assert set(by_id) == {"a-1"}
+    assert set(by_id) == {"a-0", "a-1"}
     assert 0 <= score <= 1
-    assert validate_objects(model, setup, [of_all["a-0"]]) == (0.0, {})
+    assert validate_objects(model, setup, [of_all["a-0"]]) == (0.0, {"a-0": by_id["a-0"]})
     assert "AP50 counts as 0" in caplog.text
 
 

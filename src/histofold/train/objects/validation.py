@@ -6,15 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from histofold.competitions.base import ObjectCompetition
+from histofold.competitions.objects import covered_pixels
 from histofold.core.log import logger
 from histofold.core.objects.detections import Detections
-from histofold.core.rle.runs import Runs
-from histofold.core.rle.sets import union_runs
 from histofold.imaging.slide import open_sample
 from histofold.predict.objects.image import predict_detections
 from histofold.predict.stages import stages_of
@@ -28,8 +26,7 @@ def validate_objects(
 ) -> tuple[float, dict[str, float]]:
     """The host's metric over whole slides through the predict layer, and that of each slide alone.
 
-    Slides without an object have no score of their own. Where no slide has one there is none at all: 0 stands for it,
-    with a warning.
+    Where no slide has an object there is none: 0 stands for it, with a warning.
 
     Args:
         model: A plain network.
@@ -45,17 +42,10 @@ def validate_objects(
         with open_sample(sample) as slide:
             found[sample.id] = predict_detections(stages, slide, sample.pixel_size_um)
         if on_slide is not None:
-            on_slide(sample, competition.target(sample), found_pixels(found[sample.id]))
+            on_slide(sample, competition.target(sample), covered_pixels(found[sample.id].objects))
     model.train(was_training)
     score = competition.score_objects(found, samples)
-    by_id = {key: value for key, value in score.by_id.items() if math.isfinite(value)}
     if math.isfinite(score.mean):
-        return score.mean, by_id
+        return score.mean, score.by_id
     logger.warning("fold %d: the slides of a validation have no object: its %s counts as 0", setup.fold, setup.metric)
-    return 0.0, by_id
-
-
-def found_pixels(detections: Detections) -> Runs:
-    """The pixels of any detection."""
-    nothing = np.zeros(0, np.int64)
-    return union_runs([Runs(nothing, nothing, detections.objects.shape_hw), *detections.objects])
+    return 0.0, score.by_id
