@@ -135,6 +135,10 @@ class ObjectCompetition(Competition, Protocol):
         """Objects of a training sample that neither training nor a score counts, where people were unsure."""
         ...
 
+    def in_surroundings(self, sample: Sample, context_px: int) -> tuple[Objects, Runs]:
+        """The truth of a training sample and of so many pixels around it: objects, and pixels that do not count."""
+        ...
+
     def score_objects(self, predictions: Mapping[str, Detections], samples: Sequence[Sample]) -> ObjectScore:
         """The host's metric over training samples; one without a prediction counts as without a detection."""
         ...

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from histofold.competitions.base import Adapter, ObjectScore, Task
+from histofold.competitions.surroundings import PlacedTruth, truth_in_surroundings
 from histofold.core.faults import InputError
 from histofold.core.metrics.ranked import ApRule
 from histofold.core.objects.detections import Detections
@@ -62,6 +63,19 @@ class ObjectAdapter(Adapter):
     def unsure(self, sample: Sample) -> Objects:
         """Objects of a training sample that neither training nor a score counts; raises as `objects`."""
         return self._truth(sample)[1]
+
+    def in_surroundings(self, sample: Sample, context_px: int) -> tuple[Objects, Runs]:
+        """The truth of a training sample and of so many pixels around it: objects, and pixels that do not count.
+
+        Raises:
+            InputError: As `objects`.
+        """
+        own = PlacedTruth(0, 0, *self._truth(sample))
+        return truth_in_surroundings([own, *self._labelled_neighbours(sample)], context_px)
+
+    def _labelled_neighbours(self, sample: Sample) -> list[PlacedTruth]:
+        """The truth of labelled tiles around a sample: there are none."""
+        return []
 
     def target(self, sample: Sample) -> Runs:
         """The pixels of all objects of a training sample; raises as `objects`."""

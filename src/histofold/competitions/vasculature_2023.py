@@ -22,7 +22,7 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -30,6 +30,7 @@ from typing import Literal
 from histofold.competitions.base import IMAGE_SUFFIXES, ObjectScore, Split, find_image
 from histofold.competitions.objects import ObjectAdapter, pooled_scores
 from histofold.competitions.polygons import PolygonFile, drawn_objects, read_polygons
+from histofold.competitions.surroundings import PlacedTruth
 from histofold.competitions.tables import TableScan, header_shape_of, rows_by_id, scan_table, submission_ids
 from histofold.core.faults import Fault, InputError, InputNotice
 from histofold.core.metrics.detections import openimages_ap
@@ -37,7 +38,10 @@ from histofold.core.metrics.ranked import ApRule
 from histofold.core.objects.coco import counts_text
 from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
+from histofold.imaging.slide import Neighbour
+from histofold.imaging.surroundings import open_among, tile_neighbours
 from histofold.schema.parse import load_toml
+from histofold.schema.preprocessing import MOST_CONTEXT_PX
 from histofold.schema.sample import Sample
 
 VASCULATURE_META = "tile_meta.csv"
@@ -94,6 +98,8 @@ class Vasculature2023(ObjectAdapter):
     def __init__(self) -> None:
         super().__init__()
         self._settings = VasculatureSettings()
+        self._neighbours: dict[str, tuple[Neighbour, ...]] = {}
+        self._labelled: set[str] = set()
 
     @property
     def ap_rule(self) -> ApRule:
@@ -122,6 +128,8 @@ class Vasculature2023(ObjectAdapter):
         found = read_polygons(root / VASCULATURE_POLYGONS, VASCULATURE_TYPES, shape_of)
         faults += found.faults + _coverage(root, found, images, facts)
         self._use_truth(partial(_drawn_truth, found, shapes, self._settings.unsure))
+        self._labelled = set(found.by_tile)
+        self._neighbours = _neighbours_of(facts, images)
         labelled = [key for key in found.by_tile if key in images]
         return [self._sample(key, images[key], facts[key], shapes[key]) for key in labelled], faults
 
@@ -139,8 +147,10 @@ class Vasculature2023(ObjectAdapter):
         meta = root / VASCULATURE_META
         rows = rows_by_id(meta, _META_COLUMNS, scan) if meta.is_file() else {}
         unknown = _TileFacts(dataset="dataset_1")  # as all test tiles are
-        facts = [_tile_facts(key, rows[key], meta, []) if key in rows else unknown for key in ids]
-        return [self._sample(key, find_image(root / "test", key), each) for key, each in zip(ids, facts, strict=True)]
+        facts = {key: _tile_facts(key, row, meta, []) for key, row in rows.items()}
+        images = {key: path for name in ("train", "test") for key, path in _listed_images(root / name, []).items()}
+        self._neighbours = _neighbours_of(facts, images)
+        return [self._sample(key, find_image(root / "test", key), facts.get(key, unknown)) for key in ids]
 
     def _sample(self, key: str, image_path: Path, facts: _TileFacts, shape_hw: tuple[int, int] | None = None) -> Sample:
         """A tile with what is known of it."""
@@ -157,7 +167,13 @@ class Vasculature2023(ObjectAdapter):
             shape_hw=shape_hw,
             place=(facts.slide, *facts.place_yx) if facts.place_yx else None,
             is_scored=facts.dataset in {f"dataset_{number}" for number in self._settings.scored_datasets},
+            opened_by=partial(open_among, self._neighbours[key]) if self._neighbours.get(key) else None,
         )
+
+    def _labelled_neighbours(self, sample: Sample) -> list[PlacedTruth]:
+        """The truth of labelled tiles around a sample."""
+        around = [(y, x, path.stem) for y, x, path in self._neighbours.get(sample.id, ()) if path.stem in self._labelled]
+        return [PlacedTruth(y, x, *self._truth(replace(sample, id=key))) for y, x, key in around]
 
     def score_objects(self, predictions: Mapping[str, Detections], samples: Sequence[Sample]) -> ObjectScore:
         """Average precision at IoU 0.6 by the rule of Open Images, and at two others."""
@@ -180,6 +196,17 @@ class Vasculature2023(ObjectAdapter):
         """A row without a detection, of the file's own size where its header can be read."""
         height, width = header_shape_of(sample.image_path) or VASCULATURE_TILE
         return f"{height},{width},"
+
+
+def _neighbours_of(
+    facts: Mapping[str, _TileFacts], images: Mapping[str, Path]
+) -> dict[str, tuple[Neighbour, ...]]:
+    """The tiles around each tile, as far as their images are there."""
+    places = {
+        (each.slide, *each.place_yx): images[key] for key, each in facts.items() if each.place_yx and key in images
+    }
+    found = tile_neighbours(places, VASCULATURE_TILE[0] + MOST_CONTEXT_PX)
+    return {path.stem: neighbours for path, neighbours in found.items()}
 
 
 def _drawn_truth(

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import pandas as pd
 
-from histofold.competitions.base import Competition, image_error_fault
+from histofold.competitions.base import Competition, ObjectCompetition, image_error_fault
+from histofold.competitions.objects import covered_pixels
 from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.log import logger
 from histofold.core.objects.instances import Objects
 from histofold.core.objects.morphology import grow_objects
-from histofold.core.rle.runs import Masks, class_runs
+from histofold.core.rle.runs import Masks, Runs, class_runs
 from histofold.data.check import audit_images, nothing_labelled
 from histofold.data.cleaning import cleaned_targets
 from histofold.data.contents import measure_contents, true_objects, truth_digest
@@ -162,7 +163,9 @@ def scale_hints(samples: Sequence[Sample], targets: Mapping[str, Masks], experim
     if not any(has_pixel_size(sample.pixel_size_um) for sample in samples):
         text = f"no image has one: all are read at the whole-image scale, their long side {spec.whole_size} px"
         hints.append(Notice(kind="scale", ids=("pixel_size",), text=text))
-    scaled = [spec.scaled_hw(class_runs(targets[sample.id])[0].shape_hw, sample.pixel_size_um) for sample in samples]
+    shapes = [class_runs(targets[sample.id])[0].shape_hw for sample in samples]
+    seen = [(height + 2 * spec.context_px, width + 2 * spec.context_px) for height, width in shapes]
+    scaled = [spec.scaled_hw(hw, sample.pixel_size_um) for hw, sample in zip(seen, samples, strict=True)]
     largest = max(scaled, key=max)
     if max(largest) < size:
         text = f"examples of {size} px are larger than every image at the network's scale, of which the largest has "
@@ -202,27 +205,42 @@ def _tile_jobs(
     fold_of = dict(zip(folds["id"], folds["fold"], strict=True))
     regions_of: Callable[[Sample], Rings]
     regions_of = getattr(competition, "regions", lambda sample: {})  # not every competition knows the anatomy
+    truths = {sample.id: _tile_truth(competition, sample, targets[sample.id], experiment) for sample in samples}
     return [
         TileJob(
             sample=sample,
-            target=targets[sample.id],
+            target=truths[sample.id].target,
             fold=int(fold_of[sample.id]),
             preprocessing=experiment.preprocessing,
             tiles=experiment.tiles,
             out=out,
             classes=competition.classes,
             regions=regions_of(sample),
-            ignored=competition.ignored(sample),
-            objects=grown_objects(competition, sample, experiment.data.grow_sources),
+            ignored=truths[sample.id].ignored,
+            objects=truths[sample.id].objects,
         )
         for sample in samples
     ]
 
 
-def grown_objects(competition: Competition, sample: Sample, grow_px: Mapping[str, float]) -> Objects | None:
-    """The objects that tiles are cut of, grown by what its source asks for; None in competitions of masks."""
-    objects, radius_px = true_objects(competition, sample), grow_px.get(sample.source, 0.0)
-    return objects if objects is None or radius_px == 0 else grow_objects(objects, radius_px)
+class _TileTruth(NamedTuple):
+    """What tiles of a slide are cut of: masks, ignored pixels, and the objects in competitions of them."""
+
+    target: Masks
+    ignored: Runs | None
+    objects: Objects | None
+
+
+def _tile_truth(competition: Competition, sample: Sample, target: Masks, experiment: Experiment) -> _TileTruth:
+    """The truth of a slide, with its surroundings where the network sees them, and objects grown as was asked for."""
+    context_px, radius_px = experiment.preprocessing.context_px, experiment.data.grow_sources.get(sample.source, 0.0)
+    objects, ignored = true_objects(competition, sample), competition.ignored(sample)
+    if objects is None:
+        return _TileTruth(target, ignored, None)
+    if context_px:
+        objects, ignored = cast(ObjectCompetition, competition).in_surroundings(sample, context_px)
+        target = covered_pixels(objects)
+    return _TileTruth(target, ignored, grow_objects(objects, radius_px) if radius_px else objects)
 
 
 def _refuse_object_settings(competition: Competition, samples: Sequence[Sample], experiment: Experiment) -> None:
@@ -244,6 +262,9 @@ def _refuse_object_settings(competition: Competition, samples: Sequence[Sample],
             )
         if not of_objects or name not in sources:
             faults.append(Fault(f"data.grow_sources.{name}", "experiment", rule, remedy))
+    if not of_objects and experiment.preprocessing.context_px:
+        rule = "masks are predicted in tiles that overlap: only single objects are looked for beyond their image"
+        faults.append(Fault("preprocessing.context_px", "experiment", rule, "leave it out"))
     if of_objects and data.clean_blank:
         rule = "labels on the glass are cleaned of masks, not of single objects"
         faults.append(Fault("data.clean_blank", "experiment", rule, "leave it out"))

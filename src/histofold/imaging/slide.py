@@ -63,11 +63,17 @@ OTHER_FORMATS: list[Callable[[Path, bytes, int, int], SlideReader | None]] = []
 """Asked before our own readers, with path, first bytes and both limits: `histofold.imaging.formats.door` fills it."""
 
 
+Neighbour = tuple[int, int, Path]
+"""A tile of the same slide: y and x of its first pixel, counted from the tile that it is a neighbour of; its file."""
+
+
 class Slide:
     """One opened image, a context manager. Several threads may read it in turn; to read at once, open it twice."""
 
     path: Path
     """The file."""
+    neighbours: tuple[Neighbour, ...] = ()
+    """Tiles around it, where it is a tile itself and they are known."""
 
     def __init__(self, path: Path, reader: SlideReader) -> None:
         self.path = path

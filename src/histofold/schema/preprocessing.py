@@ -8,6 +8,7 @@ from typing import Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MOST_CONTEXT_PX = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,9 @@ class Preprocessing:
     """Side of the whole image in network pixels; also the scale of images whose pixel size is unknown."""
     whole_fit: Literal["long_side", "stretch"] = "long_side"
     """`long_side`: keep the aspect, reflect the rest; `stretch`: resize both sides to `whole_size`."""
+    context_px: int = 0
+    """Pixels that single objects are looked for in beyond each side of a tile of a slide: those of its neighbours where
+    they are there, else reflected ones. In pixels of the image; a tile of 512 and 128 of them make 768."""
     normalise: Literal["none", "imagenet", "dataset", "per_image"] = "imagenet"
     """`none`: 0 to 1; `imagenet` and `dataset`: by `mean` and `std`; `per_image`: by each tile's own moments."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -76,6 +80,8 @@ class Preprocessing:
             raise ValueError(f"zooms must satisfy 0 < min_zoom ({self.min_zoom}) <= max_zoom ({self.max_zoom})")
         if self.whole_size < 32 or self.whole_size % 32:
             raise ValueError(f"whole_size={self.whole_size} must be a multiple of 32, for the encoder's five halvings")
+        if not 0 <= self.context_px <= MOST_CONTEXT_PX:
+            raise ValueError(f"context_px={self.context_px} must lie in [0, {MOST_CONTEXT_PX}] pixels")
         if not self.max_megapixels > 0:
             raise ValueError(f"max_megapixels={self.max_megapixels} must be positive")
         if min(self.std) <= 0:

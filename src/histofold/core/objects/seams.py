@@ -59,7 +59,7 @@ def merge_tiles(
     for side in (pairs.first, pairs.second):
         _add_areas_jit((objects.starts, objects.lengths, objects.offsets), side, seen_P4, shape_hw[0], areas_P)
     one = pairs.shared / (areas_P - pairs.shared) > iou
-    group_N = _linked(len(objects), pairs.first[one], pairs.second[one])
+    group_N = linked_groups(len(objects), pairs.first[one], pairs.second[one])
     leads, group_N = np.unique(group_N, return_inverse=True)
     scores_M = np.full(len(leads), -np.inf)
     np.maximum.at(scores_M, group_N, scores_N)
@@ -94,7 +94,7 @@ def _placed(tile: TileObjects, shape_hw: tuple[int, int]) -> Objects:
     return Objects(starts, tile.objects.lengths, tile.objects.offsets, shape_hw)
 
 
-def _linked(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def linked_groups(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Of each object the lowest index that it is linked to, over any number of links, int64 (N,)."""
     group_N = np.arange(count)
     while (group_N[first] != group_N[second]).any():  # once a tile that an object crosses, which are few

@@ -30,6 +30,7 @@ from histofold.data.tiles.masks import IGNORED_BIT, check_class_count, class_fra
 from histofold.data.tiles.plan import PlannedTile, Rings, SlidePlan, keeps_background
 from histofold.imaging.formats.door import use_formats
 from histofold.imaging.slide import open_sample
+from histofold.imaging.surroundings import with_surroundings
 from histofold.imaging.tissue import tissue_fraction
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.files import write_bytes_atomically
@@ -53,7 +54,7 @@ Moments = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class TileJob:
-    """What a worker needs to cut one slide."""
+    """What a worker needs to cut one slide; its truth is that of the slide with its surroundings where it has any."""
 
     sample: Sample
     target: Masks
@@ -174,6 +175,8 @@ def _cut_tiles(job: TileJob) -> CutSlide:
     use_formats()  # in this process too, which may be one of several
     with ExitStack() as stack:
         slide = stack.enter_context(open_sample(job.sample))
+        if job.preprocessing.context_px:
+            slide = with_surroundings(slide, job.preprocessing.context_px)
         ahead = stack.enter_context(ThreadPoolExecutor(1)) if job.threads > 1 else None
         plan = SlidePlan(
             sample_id=job.sample.id,

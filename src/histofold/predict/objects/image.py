@@ -9,7 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from histofold.core.objects.detections import Detections
+from histofold.core.objects.frames import framed_detections
 from histofold.imaging.slide import Slide
+from histofold.imaging.surroundings import with_surroundings
 from histofold.predict.image import ImageBands
 from histofold.predict.objects.cut import cut_detections
 from histofold.predict.objects.dense import dense_detections
@@ -45,6 +47,8 @@ def predict_objects(
 ) -> ObjectPrediction:
     """Predict a slide in memory that does not grow with it: some rows of its maps, and the runs of its objects.
 
+    Where the networks see tiles with their surroundings, what they find there is cut off at the tile's sides.
+
     Args:
         stages: The ensemble; the settings are those of the first stage.
         slide: The opened slide.
@@ -55,6 +59,37 @@ def predict_objects(
     Raises:
         OutOfTimeError: If time ran out before there was anything.
     """
+    context_px, (height, width) = stages[0].manifest.preprocessing.context_px, slide.shape_hw
+    if not context_px:
+        return _predict_frame(stages, slide, pixel_size_um, run, sink)
+    surrounded = with_surroundings(slide, context_px)
+    own_sink = None if sink is None else _OwnPart(sink, context_px, (height, width))
+    seen = _predict_frame(stages, surrounded, pixel_size_um, run, own_sink)
+    own = framed_detections(seen.raw, (context_px, context_px), (height, width))
+    return ObjectPrediction(own, min(max(seen.rows_done - context_px, 0), height))
+
+
+@dataclass(frozen=True)
+class _OwnPart:
+    """Gives a sink the part of maps that is the tile's own."""
+
+    sink: BandSink
+    context_px: int
+    shape_hw: tuple[int, int]
+
+    def add(self, y: int, probs_KHW: np.ndarray) -> None:
+        """Hand on what a band has of the tile."""
+        first, last = (min(max(row - self.context_px, 0), self.shape_hw[0]) for row in (y, y + probs_KHW.shape[1]))
+        if last > first:
+            rows = slice(first + self.context_px - y, last + self.context_px - y)
+            columns = slice(self.context_px, self.context_px + self.shape_hw[1])
+            self.sink.add(first, np.ascontiguousarray(probs_KHW[:, rows, columns]))
+
+
+def _predict_frame(
+    stages: Sequence[Stage], slide: Slide, pixel_size_um: float | None, run: BatchRunner, sink: BandSink | None
+) -> ObjectPrediction:
+    """As `predict_objects`, of all that a slide shows."""
     config = object_settings(stages)
     if stages[0].manifest.classes[1:] != DENSE_MAPS:
         return ObjectPrediction(*detect(stages, slide, pixel_size_um, config, run))
