@@ -172,7 +172,9 @@ class Vasculature2023(ObjectAdapter):
 
     def _labelled_neighbours(self, sample: Sample) -> list[PlacedTruth]:
         """The truth of labelled tiles around a sample."""
-        around = [(y, x, path.stem) for y, x, path in self._neighbours.get(sample.id, ()) if path.stem in self._labelled]
+        around = [
+            (y, x, path.stem) for y, x, path in self._neighbours.get(sample.id, ()) if path.stem in self._labelled
+        ]
         return [PlacedTruth(y, x, *self._truth(replace(sample, id=key))) for y, x, key in around]
 
     def score_objects(self, predictions: Mapping[str, Detections], samples: Sequence[Sample]) -> ObjectScore:
@@ -198,9 +200,7 @@ class Vasculature2023(ObjectAdapter):
         return f"{height},{width},"
 
 
-def _neighbours_of(
-    facts: Mapping[str, _TileFacts], images: Mapping[str, Path]
-) -> dict[str, tuple[Neighbour, ...]]:
+def _neighbours_of(facts: Mapping[str, _TileFacts], images: Mapping[str, Path]) -> dict[str, tuple[Neighbour, ...]]:
     """The tiles around each tile, as far as their images are there."""
     places = {
         (each.slide, *each.place_yx): images[key] for key, each in facts.items() if each.place_yx and key in images

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from histofold.core.objects.frames import framed_detections
 from histofold.core.objects.instances import Objects
 from histofold.core.objects.overlaps import pairwise_iou
 from histofold.imaging.slide import Slide
+from histofold.imaging.surroundings import with_surroundings
 from histofold.library import ArrayReader
 from histofold.predict.objects.cut import cut_detections
 from histofold.predict.objects.image import predict_detections, predict_objects, raw_detections
@@ -71,3 +73,26 @@ def test_a_sink_sees_all_maps():
 
     predict_objects([stage], slide, 1.0, sink=Sink())
     np.testing.assert_allclose(seen_KHW, maps_KHW, atol=1 / 255)
+
+
+def test_what_is_found_beyond_a_tile_is_cut_off_at_its_sides():
+    _, maps_KHW = scene((120, 140), 30, 2)
+    slide, stage = painted(maps_KHW)
+    spec = dataclasses.replace(MANIFEST.preprocessing, context_px=24)
+    wide = dataclasses.replace(stage, manifest=dataclasses.replace(MANIFEST, preprocessing=spec))
+    bands = []
+
+    class Sink:
+        def add(self, y, probs_KHW):
+            bands.append((y, probs_KHW))
+
+    own = predict_objects([wide], slide, 1.0, sink=Sink())
+    assert own.raw.objects.shape_hw == (120, 140)
+    assert own.rows_done == 120
+    assert sorted(y for y, _ in bands) == [y for y, _ in bands]
+    seen_KHW = np.concatenate([band_KHW for _, band_KHW in bands], axis=1)
+    np.testing.assert_allclose(seen_KHW, np.rint(maps_KHW * 255) / 255, atol=1e-3)
+    around = raw_detections([stage], with_surroundings(slide, 24), 1.0)
+    expected = framed_detections(around, (24, 24), (120, 140))
+    np.testing.assert_array_equal(own.raw.objects.starts, expected.objects.starts)
+    assert len(own.raw) < len(around)
