@@ -32,6 +32,8 @@ NETWORK_SIDES = {"kidney_2020": 400}
 """The same where it is another, by competition: sections of whole organs hold smaller objects."""
 OBJECT_PIXELS_UM = {"vasculature_2023": 1.0, "vrdl_nuclei": 0.4}
 """The network's scale where single objects are wanted, which must be some pixels wide however large the images are."""
+VOXEL_UM = 50.0
+"""The network's scale where volumes are wanted: that of most of the host's."""
 SYNTHETIC_STEPS = 250
 REAL_STEPS = 600
 
@@ -53,7 +55,7 @@ def demo_experiment(
         samples: All training samples.
         dataset: Where the dataset is to be built.
         steps: Optimisation steps of each fold; None for the usual number.
-        folds: Number of folds.
+        folds: Number of folds; of volumes at most as many as there are kidneys.
         seed: Of the folds and of the training.
         synthetic: Whether the images were drawn: their hidden test holds other stains than the training slides; a real
             folder's may hold one alone.
@@ -66,7 +68,7 @@ def demo_experiment(
     if competition.name in OBJECT_PIXELS_UM:
         scale = replace(scale, target_pixel_size_um=OBJECT_PIXELS_UM[competition.name])
     other_stains = synthetic and competition.task == "masks"  # what is drawn of objects has the same stains throughout
-    return Experiment(
+    experiment = Experiment(
         data=DataConfig(dataset=str(dataset)),
         preprocessing=scale,
         tiles=TilesConfig(size=224, stride=112, area_bins=quartile_bins(fractions), folds=folds, seed=seed),
@@ -87,6 +89,20 @@ def demo_experiment(
             save_every=50,
         ),
         predict=PredictConfig(tile=320, halo=32),
+    )
+    return _for_volumes(experiment, samples) if competition.task == "volumes" else experiment
+
+
+def _for_volumes(experiment: Experiment, samples: Sequence[Sample]) -> Experiment:
+    """The same where images are slices with their neighbours as channels, which no change of colours may mix."""
+    folds = min(experiment.tiles.folds, len({sample.group for sample in samples}))
+    return replace(
+        experiment,
+        preprocessing=replace(experiment.preprocessing, target_pixel_size_um=VOXEL_UM),
+        # What is no tissue on a slide may well be on a slice, where the background is dark.
+        tiles=replace(experiment.tiles, size=128, stride=64, min_tissue=0.0, folds=folds),
+        augment=AugmentConfig(crop=128, colour=0.0, hed=0.0, thickness=0.4, pixel_size=0.3, detail=0.2, noise=0.15),
+        predict=PredictConfig(tile=160, halo=16, seed_threshold=0.6),
     )
 
 

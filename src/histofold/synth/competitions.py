@@ -15,6 +15,7 @@ import numpy as np
 
 from histofold.competitions.base import Competition, ObjectCompetition
 from histofold.competitions.registry import get_competition
+from histofold.competitions.sennet_2024 import EMPTY_ROW
 from histofold.competitions.tables import header_shape_of, read_table
 from histofold.core.faults import Fault, InputError
 from histofold.core.objects.coco import runs_from_counts
@@ -26,6 +27,7 @@ from histofold.synth.drawing.tissue import draw_stain
 from histofold.synth.hubmap_2022.folder import make_hubmap_2022
 from histofold.synth.hubmap_2022.options import HPA, HUBMAP, SYNTH_ORGANS
 from histofold.synth.kidney_2020.folder import make_kidney_2020
+from histofold.synth.sennet_2024.folder import make_sennet_2024
 from histofold.synth.vasculature_2023.folder import make_vasculature_2023
 from histofold.synth.vrdl_nuclei.folder import make_vrdl_nuclei
 from histofold.synth.vrdl_nuclei.scene import TISSUES, NucleiSpec, draw_nuclei_field
@@ -49,16 +51,24 @@ class DemoFolder:
     """Of the file that the host takes."""
 
 
-def _score_masks(column: str, competition: Competition, root: Path, submission: Path, truth: Path) -> float:
+def _score_masks(
+    column: str, competition: Competition, root: Path, submission: Path, truth: Path, order: str = "F"
+) -> float:
     """Of masks whose truth is a table with a column of run lengths; the sizes are the files' own."""
     samples = competition.samples(root, "test")
-    texts = read_table(truth, ("id", column)).set_index("id")[column]
+    texts = _read_rles(truth, ("id", column))
     shapes = {sample.id: header_shape_of(sample.image_path) for sample in samples}
-    truths = {key: parse_rle(texts[key], shape_hw) for key, shape_hw in shapes.items() if shape_hw is not None}
-    id_column, row_column = competition.columns
-    rows = read_table(submission, competition.columns).set_index(id_column)[row_column]
-    predictions = {key: parse_rle(rows[key], runs.shape_hw) for key, runs in truths.items()}
+    truths = {key: parse_rle(texts[key], shape_hw, order) for key, shape_hw in shapes.items() if shape_hw is not None}
+    rows = _read_rles(submission, competition.columns)
+    predictions = {key: parse_rle(rows[key], runs.shape_hw, order) for key, runs in truths.items()}
     return competition.score(predictions, truths).mean
+
+
+def _read_rles(path: Path, columns: tuple[str, ...]) -> dict[str, str]:
+    """The run lengths of a table of two columns by its ids; the row of an empty slice is read as none."""
+    table = read_table(path, columns)
+    texts = zip(table[columns[0]], table[columns[1]], strict=True)
+    return {key: "" if text == EMPTY_ROW else text for key, text in texts}
 
 
 def _score_objects(
@@ -107,6 +117,7 @@ DEMO_FOLDERS = {
         score=partial(_score_objects, _read_vessels),
         truth_name="hidden_truth",
     ),
+    "sennet_2024": DemoFolder(make=make_sennet_2024, score=partial(_score_masks, "rle", order="C")),
     "vrdl_nuclei": DemoFolder(
         make=partial(make_vrdl_nuclei, num_train=15, num_test=5, max_side=384),
         score=partial(_score_objects, _read_nuclei),

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from histofold.competitions.sennet_2024 import EMPTY_ROW, kidney_of
 from histofold.core.log import logger
 from histofold.core.rle.runs import encode_rle
 from histofold.schema.files import write_bytes_atomically
@@ -40,7 +41,6 @@ VOLUME_FAULTS = tuple(kind for kind in SPOILT if kind != "grey")
 SENNET_TABLES = ("train_rles.csv", "sample_submission.csv")
 VOXEL_UM, COARSE_VOXEL_UM = 50.0, 63.08
 RLE_COLUMNS = ("id", "rle")
-NO_VESSEL = "1 0"
 _WORLD = 2024  # sets these random streams apart from those of the other competitions
 _GROW, _SCAN, _MISSED = range(3)
 _DENSE_SLICES = (0.4, 0.7)  # those that the volume of labels alone holds, as shares of the depth
@@ -132,7 +132,7 @@ def make_sennet_2024(
     hidden = [row for plan, made in zip(PLANS, volumes, strict=True) if plan.hidden for row in made.rows]
     labelled = [row for made in train for row in (*made.rows, *made.further_rows)]
     write_table(root / "train_rles.csv", RLE_COLUMNS, sorted(labelled, key=lambda row: row["id"]))
-    empty = [{"id": row["id"], "rle": NO_VESSEL} for row in hidden]
+    empty = [{"id": row["id"], "rle": EMPTY_ROW} for row in hidden]
     write_table(root / "sample_submission.csv", RLE_COLUMNS, empty)
     write_table(truth_path, RLE_COLUMNS, hidden)
     logger.info("synthetic kidneys: %d training and %d hidden slices in %s", len(labelled), len(hidden), root)
@@ -184,12 +184,12 @@ def _make_volume(
             further.append(_row(f"{plan.labels_alone}_{name}", drawn.truth))
             alone = folder / plan.labels_alone / "labels" / f"{name}.tif"
             write_bytes_atomically(alone, _label_bytes(drawn.truth))
-    kidney = "_".join(plan.name.split("_")[:2])
+    kidney = kidney_of(plan.name)
     return WrittenVolume(kidney=kidney, rows=tuple(rows), further_rows=tuple(further), planted=planted)
 
 
 def _row(key: str, mask_HW: np.ndarray) -> Row:
-    return {"id": key, "rle": encode_rle(mask_HW, order="C") or NO_VESSEL}
+    return {"id": key, "rle": encode_rle(mask_HW, order="C") or EMPTY_ROW}
 
 
 def _slice_bytes(values_HW: np.ndarray) -> bytes:
