@@ -43,6 +43,8 @@ USUAL_VOXEL_UM = 50.0
 EMPTY_ROW = "1 0"
 LABELS_ALONE = {"kidney_3_dense": "kidney_3_sparse"}
 """Volumes of labels by the volume whose slices they belong to."""
+LABELLED_SHARES = {"kidney_2": 0.65, "kidney_3_sparse": 0.85}
+"""The share of the vessels that the host labelled, of volumes where it is not all of them."""
 _SENNET_COLUMNS = ("id", "rle")
 _KIDNEY = re.compile(r"kidney_\d+")
 
@@ -206,6 +208,10 @@ def _volume_faults(
     if without:
         rule = f"slices without a label: {listed_ids(without)}"
         faults.append(Fault(name, str(folder / "labels"), rule, "download the labels, or take the slices out"))
+    if name in LABELLED_SHARES:
+        rule = f"about {LABELLED_SHARES[name]:.0%} of its vessels are labelled, as the host says"
+        remedy = "what lacks a label counts as background, in training and in scores"
+        faults.append(InputNotice(name, str(folder / "labels"), rule, remedy))
     extra = [path.stem for number, path in labels.items() if number not in images]
     if extra:
         rule = f"labels without a slice: {listed_ids(extra)}"

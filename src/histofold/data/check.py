@@ -24,6 +24,7 @@ from histofold.data.explore.notices import table_notices
 from histofold.data.folds_file import read_folds
 from histofold.data.leaks import find_leaks, patients_in_words
 from histofold.imaging.slide import Slide, open_sample
+from histofold.imaging.volume import read_slice
 from histofold.schema.sample import Sample
 
 BAND_PIXELS = 16_000_000
@@ -86,6 +87,8 @@ def audit_images(
     faults: list[Fault] = []
     for sample in tqdm(samples, desc="check images", unit="image", dynamic_ncols=True):
         try:
+            if competition.task == "volumes" and (decode or look):
+                read_slice(sample.image_path)  # opened with its neighbours it would be mended from them
             slide, light = _open_lightly(sample) if decode or look else (open_sample(sample), True)
             with slide:
                 found, target = _table_faults(competition, sample, slide.shape_hw)

@@ -11,7 +11,7 @@ from histofold.competitions.base import Competition
 from histofold.core.faults import ImageError, InputError
 from histofold.core.rle.runs import Masks, class_runs
 from histofold.data.duplicates import DuplicatePair, cluster_pairs, find_duplicates
-from histofold.data.explore.notices import Notice, find_notices, folder_notices, table_notices
+from histofold.data.explore.notices import Notice, find_notices, folder_notices, table_notices, volume_notices
 from histofold.data.explore.outlines import polygon_dice
 from histofold.data.explore.slides import SlideFacts, label_facts, slide_facts
 from histofold.data.tiles.masks import any_class
@@ -79,6 +79,8 @@ class Explorer:
 
     def finish(self) -> Exploration:
         """Compare the slides with each other and draw the conclusions."""
+        if self.competition.task == "volumes":
+            return Exploration(self.facts, (), [*self.notices, *volume_notices(self.facts)])
         prints = {fact.sample.id: fact.fingerprint for fact in self.facts if fact.fingerprint is not None}
         pairs = find_duplicates(prints)
         unused = tuple(name for name, pixels in self.class_pixels.items() if not pixels)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histofold.core.faults import Fault
+from histofold.core.faults import Fault, listed_ids
 from histofold.data.duplicates import DuplicatePair
 from histofold.data.explore.comparison import MIN_COMPARED, RANKED, rank_slides, relative_likeness, usual_r2
 from histofold.data.explore.slides import SlideFacts
@@ -135,6 +135,25 @@ def folder_notices(facts: Sequence[SlideFacts], pairs: Iterable[DuplicatePair] =
     if len(extents) >= MIN_COMPARED and max(map(max, extents.values())) < MAX_CORNER:
         text = "all labels lie in the upper left of their images: were they drawn at a smaller scale, or written in um?"
         notices.append(Notice(kind="another scale", ids=tuple(extents), text=text))
+    return notices
+
+
+def volume_notices(facts: Sequence[SlideFacts]) -> list[Notice]:
+    """Those of slices: black ones, and ones without a label among labelled ones.
+
+    Slices side by side look alike, and have labels alike, as they should; no tissue of theirs is stained; and where a
+    volume begins and ends there may be no vessel.
+    """
+    notices = [notice for fact in facts for notice in black_notices(fact)]
+    volumes: dict[str, list[SlideFacts]] = defaultdict(list)
+    for fact in sorted(facts, key=lambda one: one.sample.image_path.name):
+        volumes[fact.sample.source].append(fact)
+    for volume in volumes.values():
+        labelled = [place for place, fact in enumerate(volume) if fact.objects] or [0]
+        empty = [fact.sample.id for fact in volume[labelled[0] : labelled[-1]] if not fact.objects]
+        if empty:
+            text = f"not one pixel is labelled of {listed_ids(empty)}, between slices that are labelled"
+            notices.append(Notice(kind="no labels", ids=(empty[0],), text=text))
     return notices
 
 
