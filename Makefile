@@ -50,6 +50,7 @@ bench: $(STAMP)
 kernel: $(STAMP)
 	$(BIN)/histofold kernel hubmap_2022
 	$(BIN)/histofold kernel kidney_2020
+	$(BIN)/histofold kernel sennet_2024
 	$(BIN)/histofold kernel vasculature_2023
 	$(BIN)/histofold kernel vrdl_nuclei
 

@@ -33,7 +33,7 @@ ARROWS = {
 }
 ARROWS["commands"] = tuple(ARROWS)
 KERNEL_LAYERS = {"core", "schema", "imaging", "competitions", "models", "predict"}
-KERNELS = ("hubmap_2022", "kidney_2020", "vasculature_2023", "vrdl_nuclei")
+KERNELS = ("hubmap_2022", "kidney_2020", "sennet_2024", "vasculature_2023", "vrdl_nuclei")
 
 
 def allowed_layers(layer: str) -> set[str]:

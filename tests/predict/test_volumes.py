@@ -11,6 +11,8 @@ from scipy import ndimage
 from histofold.core.faults import ImageError
 from histofold.imaging.volume import open_slice
 from histofold.predict import volumes
+from histofold.predict.image import forward_batch
+from histofold.predict.stages import OutOfTimeError
 from histofold.predict.volumes import (
     GreyVolume,
     cut_volume,
@@ -94,10 +96,25 @@ def test_axes_for_which_there_is_no_time_are_left_out_and_said(grey, tmp_path, c
     stage = stage_of(contrast, manifest_of())
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    short = predict_volume([stage], grey, VOLUME_AXES, tmp_path / "a", lambda axis, planes: False)
+    short = predict_volume([stage], grey, VOLUME_AXES, tmp_path / "a", goes_on=lambda megapixels: False)
     alone = predict_volume([stage], grey, ("xy",), tmp_path / "b")
     np.testing.assert_array_equal(short, alone)
     assert "predicted along xy alone" in caplog.text
+
+
+def test_what_was_seen_before_time_ran_out_counts(grey, tmp_path, monkeypatch):
+    monkeypatch.setattr(volumes, "BLOCK_BYTES", 3 * 70 * 45)
+    calls = []
+
+    def forward(stage, networks, batch):
+        calls.append(batch)
+        if len(calls) > 8:  # two tiles a plane: four planes are whole
+            raise OutOfTimeError
+        return forward_batch(stage, networks, batch)
+
+    map_DHW = predict_volume([stage_of(middle_channel, manifest_of(batch=1))], grey, ("xy",), tmp_path, forward)
+    np.testing.assert_allclose(map_DHW[:4], grey.values[:4] / 255, atol=2e-3)
+    assert not map_DHW[4:].any()
 
 
 def test_hysteresis_and_size_hold_over_the_volume():

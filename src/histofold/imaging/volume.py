@@ -132,6 +132,12 @@ def neighbour_slice(path: Path, step: int) -> Path | None:
     return other if other.is_file() else None
 
 
+@lru_cache(maxsize=1024)
+def _say_mended(path: Path, reason: str) -> None:
+    """Once of each slice, which is opened several times."""
+    logger.warning("%s: taken as the mean of the slices before and after it, since %s", path, reason)
+
+
 class _SliceReader:
     """Three slices as the channels of an image; where a neighbour is missing the slice itself stands for it."""
 
@@ -143,7 +149,7 @@ class _SliceReader:
             before_HW, after_HW = around
             if before_HW is None or after_HW is None or before_HW.shape != after_HW.shape:
                 raise
-            logger.warning("%s: taken as the mean of the slices before and after it, since %s", path, error)
+            _say_mended(path, str(error))
             middle_HW = cv2.addWeighted(before_HW, 0.5, after_HW, 0.5, 0)
         same = [middle_HW if HW is None or HW.shape != middle_HW.shape else HW for HW in around]
         self._planes = (same[0], middle_HW, same[1])

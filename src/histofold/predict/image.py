@@ -192,10 +192,12 @@ def predict_masks(
     return [prediction.masks(threshold, stages[0].manifest, never_empty) for threshold in thresholds]
 
 
-def predict_probabilities(stages: Sequence[Stage], slide: Slide, pixel_size_um: float | None) -> np.ndarray:
+def predict_probabilities(
+    stages: Sequence[Stage], slide: Slide, pixel_size_um: float | None, forward: StageForward = forward_batch
+) -> np.ndarray:
     """The probabilities that `predict_image` cuts, float32 (K, H, W) at the slide's size, all of them in memory."""
     probs_KHW = np.empty((len(stages[0].manifest.classes), *slide.shape_hw), np.float32)
-    for y, band_KHW in ImageBands(stages, slide, pixel_size_um, forward_batch):
+    for y, band_KHW in ImageBands(stages, slide, pixel_size_um, forward):
         probs_KHW[:, y : y + band_KHW.shape[1]] = band_KHW
     return probs_KHW
 

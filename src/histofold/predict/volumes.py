@@ -19,14 +19,14 @@ from histofold.core.log import logger
 from histofold.core.rle.runs import Runs, runs_from_mask
 from histofold.core.volumes import clean_volume
 from histofold.imaging.slide import Slide, open_sample
-from histofold.predict.image import predict_probabilities
-from histofold.predict.stages import Stage
+from histofold.predict.image import StageForward, forward_batch, predict_probabilities
+from histofold.predict.stages import OutOfTimeError, Stage
 from histofold.schema.manifest import Manifest
 from histofold.schema.sample import Sample
 from histofold.schema.volumes import VOLUME_AXES, VolumeConfig
 
-BLOCK_BYTES = 64_000_000
-"""Grey levels of the planes that are held at once; their probabilities take four times as much."""
+BLOCK_BYTES = 32_000_000
+"""Grey levels of the planes that are held at once; their probabilities take twice as much."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,20 @@ def predict_volume(
     volume: GreyVolume,
     axes: Sequence[str],
     scratch: Path,
-    goes_on: Callable[[str, int], bool] = lambda axis, planes: True,
+    forward: StageForward = forward_batch,
+    goes_on: Callable[[float], bool] = lambda megapixels: True,
 ) -> np.ndarray:
     """The probability of each voxel, averaged over the planes of each axis.
+
+    Where time runs out, what there is counts: planes that no axis came to are empty.
 
     Args:
         stages: The ensemble, of one class.
         volume: The volume.
         axes: Of `VOLUME_AXES`; the first is always made.
         scratch: A folder for the map's file.
-        goes_on: Asked before each further axis with the number of its planes whether there is time for it.
+        forward: Takes each batch through a stage.
+        goes_on: Asked before each further axis whether there is time for so many megapixels.
 
     Returns:
         float16 (D, H, W), mapped from a file.
@@ -134,15 +138,22 @@ def predict_volume(
     shape = volume.values.shape
     map_DHW: np.ndarray = np.memmap(scratch / "probabilities.bin", np.float16, "w+", shape=shape)
     for made, axis in enumerate(axes):
-        if made and not goes_on(axis, shape[VOLUME_AXES.index(axis)]):
+        if made and not goes_on(volume.values.size / 1e6):
             logger.warning("%s: predicted along %s alone, for want of time", volume.path, ", ".join(axes[:made]))
             break
-        summed = np.moveaxis(map_DHW, VOLUME_AXES.index(axis), 0)
+        means = np.moveaxis(map_DHW, VOLUME_AXES.index(axis), 0)
         for start, stop, slides in plane_slides(volume.values, axis):
-            found = np.stack([predict_probabilities(stages, slide, volume.voxel_um)[0] for slide in slides])
-            # A running mean: what is there weighs as many axes as were made before.
-            mean = summed[start:stop].astype(np.float32)
-            summed[start:stop] = mean + (found - mean) / (made + 1)
+            block = np.array(means[start:stop])
+            try:
+                for mean_HW, slide in zip(block, slides, strict=True):
+                    probs_HW = predict_probabilities(stages, slide, volume.voxel_um, forward)[0]
+                    # A running mean: what is there weighs as many axes as were made before.
+                    mean_HW += (probs_HW - mean_HW) / (made + 1)
+            except OutOfTimeError:
+                logger.warning("%s: time ran out in plane %d to %d along %s", volume.path, start, stop, axis)
+                return map_DHW
+            finally:
+                means[start:stop] = block
     return map_DHW
 
 
@@ -163,8 +174,8 @@ def cut_volume(map_DHW: np.ndarray, threshold: float, manifest: Manifest) -> lis
 
 
 @contextmanager
-def volume_scratch(beside: Path) -> Iterator[Path]:
-    """A folder for the files of a volume beside the result, gone afterwards."""
+def volume_scratch(beside: Path | None = None) -> Iterator[Path]:
+    """A folder for the files of a volume, in another or where temporary files lie, gone afterwards."""
     with TemporaryDirectory(prefix=".volume-", dir=beside, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 

@@ -36,7 +36,7 @@ def test_the_bundle_of_the_nasty_package_runs_as_the_package_does(nasty_bundle: 
     assert kernel.stdout == package.stdout
 
 
-KERNELS = ("hubmap_2022", "kidney_2020", "vasculature_2023", "vrdl_nuclei")
+KERNELS = ("hubmap_2022", "kidney_2020", "sennet_2024", "vasculature_2023", "vrdl_nuclei")
 
 
 @pytest.fixture(scope="module", params=["nasty", *KERNELS])

@@ -19,7 +19,7 @@ from histofold.kaggle.metadata.kernel import kernel_metadata
 from histofold.schema.files import write_atomically
 from histofold.schema.parse import write_json
 
-KERNELS = ("hubmap_2022", "kidney_2020", "vasculature_2023", "vrdl_nuclei")
+KERNELS = ("hubmap_2022", "kidney_2020", "sennet_2024", "vasculature_2023", "vrdl_nuclei")
 KERNEL_SECTIONS = (
     ("Settings", ("histofold.kernels.configuration", "histofold.schema")),
     ("Reading", ("histofold.imaging",)),

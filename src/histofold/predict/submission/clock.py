@@ -220,6 +220,12 @@ class ImagePacer:
             self._left[stage.place] = max(0.0, self._left[stage.place] - len(batch.tiles) * tile_megapixels)
         return answer
 
+    def allows(self, megapixels: float) -> bool:
+        """Whether the passes of so many megapixels more, at the level reached, leave time for what follows."""
+        rate = self._budget.rate() or 0.0
+        passes = sum(len(stage.passes_at(self.level)) for stage in self._stages)
+        return rate * (megapixels * passes + self._work(self.level)) <= self._budget.left_s()
+
     def _lower(self) -> None:
         with self._lock:
             megapixels = sum(self._left) + sum(self._later.megapixels)

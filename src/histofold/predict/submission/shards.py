@@ -21,6 +21,7 @@ from histofold.predict.submission.journal import inputs_digest
 from histofold.predict.submission.results import ResultSink, forget_rows
 from histofold.predict.submission.rows import MaskRows, RowsFactory
 from histofold.predict.submission.runner import RunSummary, run_submission
+from histofold.predict.submission.volumes import VolumeRows
 from histofold.schema.files import write_atomically
 from histofold.schema.manifest import Manifest, file_sha256, installed_versions, load_manifest, manifest_json
 from histofold.schema.parse import load_json
@@ -184,13 +185,15 @@ def shard_versions() -> dict[str, str]:
 
 
 def rows_of(manifest: Manifest, sink: ResultSink | None = None, form: Competition | None = None) -> RowsFactory:
-    """What makes the rows for weights: of objects, or of masks.
+    """What makes the rows for weights: of objects, volumes or masks.
 
     Args:
         manifest: Of the weights.
         sink: Told of each image what else than its row is to be kept.
         form: Writes the file; None: the adapter.
     """
+    if manifest.volume is not None:
+        return partial(VolumeRows, sink=sink)
     if manifest.objects is None:
         return partial(MaskRows, sink=sink)
     return partial(ObjectRows, sink=sink, form=form)

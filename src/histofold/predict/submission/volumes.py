@@ -1,0 +1,62 @@
+"""Rows of volumes: a volume is predicted as a whole when the first of its slices is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from histofold.core.rle.runs import Runs
+from histofold.imaging.slide import Slide
+from histofold.imaging.volume import list_slices, slice_number
+from histofold.predict.stages import Stage
+from histofold.predict.submission.clock import ImagePacer
+from histofold.predict.submission.rows import ImageRow, MaskRows
+from histofold.predict.volumes import cut_volume, gather_volume, predict_volume, volume_scratch
+from histofold.schema.manifest import look_up_threshold
+from histofold.schema.sample import Sample
+from histofold.schema.volumes import VolumeConfig
+
+
+class VolumeRows(MaskRows):
+    """Rows of slices from their whole volumes, of which one at a time is held as runs.
+
+    All slices that lie in the folder take part, asked for or not; numbers that are missing between them are taken from
+    the slices before and after them where these are there.
+    """
+
+    _folder: Path | None = None
+    _masks: dict[int, Runs] = {}  # noqa: RUF012 -- replaced, never changed
+
+    def predict(self, stages: Sequence[Stage], slide: Slide, sample: Sample, pacer: ImagePacer) -> ImageRow:
+        """The row of a slice, once its volume is predicted."""
+        folder, number = sample.image_path.parent, slice_number(sample.image_path)
+        if folder != self._folder:
+            self._masks = self._predict_volume(stages, sample, pacer)
+            self._folder = folder
+        runs = self._masks[-1 if number is None else number]
+        if self._sink is not None:
+            self._sink.begin(sample, slide.shape_hw, 0.5)
+
+        def keep(is_final: bool) -> None:
+            if self._sink is not None:
+                self._sink.finish(runs, is_final)
+
+        return ImageRow(self._competition.row(runs), runs.area, None, keep)
+
+    def _predict_volume(self, stages: Sequence[Stage], sample: Sample, pacer: ImagePacer) -> dict[int, Runs]:
+        """The masks of all slices of a sample's volume by their number."""
+        path = sample.image_path
+        found = list_slices(path.parent)
+        numbers = list(range(min(found), max(found) + 1))
+        slices = [
+            replace(sample, image_path=found.get(number, path.with_stem(f"{number:0{len(path.stem)}d}")))
+            for number in numbers
+        ]
+        settings = self._manifest.volume or VolumeConfig()
+        threshold = look_up_threshold(self._thresholds, sample.organ, sample.source)
+        with volume_scratch() as scratch:
+            volume = gather_volume(slices, scratch)
+            map_DHW = predict_volume(stages, volume, settings.axes, scratch, pacer.forward, pacer.allows)
+            masks = cut_volume(map_DHW, threshold, self._manifest)
+        return dict(zip(numbers, masks, strict=True))

@@ -1,0 +1,159 @@
+"""The kernel of volumes on a hidden test: alone, against the package, on broken slices, sharded and short of time."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from histofold.competitions.check import check_submission
+from histofold.competitions.sennet_2024 import EMPTY_ROW
+from histofold.kaggle.bundle.bundler import LIMIT_BYTES
+from histofold.kaggle.bundle.kernels import write_kernel
+from histofold.kaggle.wheel import build_wheel
+from histofold.kernels.sennet_2024 import run_sennet_2024
+from histofold.models.build import build_model
+from histofold.predict import volumes
+from histofold.predict.submission.merge import merge_shards
+from histofold.predict.submission.shards import FolderRun, predict_folder, predict_shard
+from histofold.schema.manifest import Manifest, Member, file_sha256, manifest_json
+from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.volumes import VolumeConfig
+from kernels.test_hubmap_kernel import read_rows, run_kernel
+
+ARGUMENTS = {"encoder": "tu-lcnet_035", "decoder_channels": [16, 16, 8, 8, 8], "classes": 1}
+SHAPES = {"kidney_5": (7, 40, 66), "kidney_6": (5, 50, 35)}
+MENDED, GONE, BLACK = "kidney_5_0002", "kidney_5_0004", ("kidney_6_0001", "kidney_6_0002")
+"""A broken and a missing slice between whole ones, and two broken ones side by side."""
+
+
+def volume_package(folder):
+    """Weights of a network that takes what is brighter than usual for a vessel, more or less."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    save_file(build_model("unet", ARGUMENTS).state_dict(), folder / "small.safetensors")
+    digest = file_sha256(folder / "small.safetensors")
+    manifest = Manifest(
+        competition="sennet_2024",
+        preprocessing=Preprocessing(target_pixel_size_um=50.0),
+        classes=("vessel",),
+        members=(Member(file="small.safetensors", sha256=digest, architecture="unet", arguments=ARGUMENTS),),
+        thresholds={"default": 0.5},
+        seed_threshold=0.52,
+        volume=VolumeConfig(min_voxels=4),
+        tile=64,
+        halo=8,
+        batch=3,
+        views=("identity",),
+    )
+    (folder / "manifest.json").write_text(manifest_json(manifest))
+    build_wheel("segmentation-models-pytorch", folder)
+    return folder
+
+
+def hidden_volumes(root):
+    """Two volumes of noise in blocks, some slices at fault; gives the ids in the order of the submission."""
+    ids = []
+    for seed, (name, (depth, height, width)) in enumerate(SHAPES.items()):
+        rng = np.random.default_rng(seed)
+        coarse = rng.integers(18_000, 37_000, (depth // 3 + 1, height // 8 + 1, width // 8 + 1)).astype(np.uint16)
+        values_DHW = coarse.repeat(3, 0).repeat(8, 1).repeat(8, 2)[:depth, :height, :width]
+        folder = root / "test" / name / "images"
+        folder.mkdir(parents=True)
+        for number, slice_HW in enumerate(values_DHW):
+            cv2.imwrite(str(folder / f"{number:04d}.tif"), slice_HW)
+            ids.append(f"{name}_{number:04d}")
+    for key in (MENDED, *BLACK):
+        volume, _, number = key.rpartition("_")
+        path = root / "test" / volume / "images" / f"{number}.tif"
+        path.write_bytes(path.read_bytes()[:60])
+    volume, _, number = GONE.rpartition("_")
+    (root / "test" / volume / "images" / f"{number}.tif").unlink()
+    ids = ids[3:] + ids[:3]  # hosts need not list them in order
+    (root / "sample_submission.csv").write_text("id,rle\n" + "".join(f"{key},{EMPTY_ROW}\n" for key in ids))
+    return ids
+
+
+@pytest.fixture(scope="module")
+def kaggle(tmp_path_factory):
+    """/kaggle with a hidden test set and weights; its ids."""
+    folder = tmp_path_factory.mktemp("kaggle")
+    root = folder / "input" / "competitions" / "blood-vessel-segmentation"
+    ids = hidden_volumes(root)
+    weights = volume_package(folder / "input" / "datasets" / "someone" / "weights")
+    (folder / "working").mkdir()
+    return folder, root, weights, ids
+
+
+@pytest.fixture(scope="module")
+def predicted(kaggle, tmp_path_factory):
+    """What the package predicts: rows by id, and the file."""
+    _, root, weights, _ = kaggle
+    out = tmp_path_factory.mktemp("ours") / "ours.csv"
+    summary = predict_folder(weights, root, out)
+    return dict(read_rows(out)[1:]), out, summary
+
+
+def test_every_slice_has_a_legal_row_in_order_and_broken_ones_are_mended(kaggle, predicted):
+    _, root, _, ids = kaggle
+    rows, out, summary = predicted
+    assert list(rows) == ids
+    assert set(summary.failed) == set(BLACK)
+    assert [rows[key] for key in BLACK] == [EMPTY_ROW] * 2
+    assert sum(text != EMPTY_ROW for text in rows.values()) >= 6
+    assert MENDED in rows
+    check_submission(out, root, "sennet_2024")
+
+
+@pytest.mark.slow
+def test_alone_it_gives_the_bytes_of_the_package(kaggle, predicted, tmp_path):
+    folder, _, _, _ = kaggle
+    kernel = write_kernel("sennet_2024", tmp_path, False, "your-kaggle-name/histofold-weights")
+    process = run_kernel(kernel, folder, OMP_NUM_THREADS="1")
+    output = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, output
+    assert (folder / "working" / "submission.csv").read_bytes() == predicted[1].read_bytes()
+    assert [path.name for path in (folder / "working").iterdir()] == ["submission.csv"]
+
+
+def test_shards_give_the_rows_of_one_run(kaggle, predicted, tmp_path):
+    _, root, weights, _ = kaggle
+    parts = [tmp_path / f"{number}.csv" for number in range(2)]
+    for number, part in enumerate(parts):
+        predict_shard(FolderRun(weights, root, part), (2, number))
+    merge_shards(parts, tmp_path / "all.csv")
+    assert (tmp_path / "all.csv").read_bytes() == predicted[1].read_bytes()
+
+
+def test_a_volume_that_fails_costs_no_other(kaggle, predicted, tmp_path, monkeypatch):
+    _, root, weights, ids = kaggle
+    real = volumes.gather_volume
+
+    def fails(samples, scratch):
+        if samples[0].image_path.parent.parent.name == "kidney_5":
+            raise RuntimeError("planted")
+        return real(samples, scratch)
+
+    monkeypatch.setattr("histofold.predict.submission.volumes.gather_volume", fails)
+    summary = predict_folder(weights, root, tmp_path / "part.csv")
+    rows = dict(read_rows(tmp_path / "part.csv")[1:])
+    assert list(rows) == ids
+    for key, text in rows.items():
+        assert text == (EMPTY_ROW if key.startswith("kidney_5") else predicted[0][key])
+    assert set(summary.failed) == {key for key in ids if key.startswith("kidney_5")} | set(BLACK)
+
+
+def test_without_weights_a_legal_file_stands(kaggle, tmp_path):
+    _, root, _, ids = kaggle
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / "set").symlink_to(root, target_is_directory=True)
+    with pytest.raises(ValueError, match="add the weights' dataset"):
+        run_sennet_2024(tmp_path / "input", tmp_path, 3600)
+    assert read_rows(tmp_path / "submission.csv") == [["id", "rle"], *([key, EMPTY_ROW] for key in ids)]
+
+
+def test_the_committed_kernel_is_fresh_and_small(project_root, tmp_path):
+    committed = project_root / "kaggle_kernels" / "sennet_2024" / "kernel.py"
+    fresh = write_kernel("sennet_2024", tmp_path, False, "your-kaggle-name/histofold-weights")
+    assert committed.read_text() == fresh.read_text(), "run `make kernel` and commit"
+    assert fresh.stat().st_size < LIMIT_BYTES // 2
