@@ -24,7 +24,7 @@ from histofold.models.build import VOC_WEIGHTS, deeplab_hub_state
 from histofold.models.instances.mask2former import swin_hub_name
 from histofold.models.segformer import segformer_hub_name, segformer_hub_state
 from histofold.schema.manifest import file_sha256
-from histofold.schema.network import SHIPPED_ENCODER, ModelConfig, default_encoder
+from histofold.schema.network import SHIPPED_ENCODER, DetectorConfig, ModelConfig, default_encoder
 from histofold.schema.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 MAX_FAULTS = 20
@@ -81,7 +81,7 @@ def load_encoder_weights(model: torch.nn.Module, config: ModelConfig) -> None:
     logger.info("encoder weights: %d tensors of %s, from %r; %d left", len(wanted), source, matched.prefix, left)
     if config.architecture == "deeplabv3_resnet101":
         _load_head(model, state)
-    if config.architecture in WHOLE_DETECTORS:
+    if config.architecture in WHOLE_DETECTORS and config.detector.channels == DetectorConfig.channels:
         _load_detector(model, state)
 
 

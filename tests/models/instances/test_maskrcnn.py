@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torchvision.models.detection import mask_rcnn
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.models.detection._utils import Matcher
+from torchvision.ops import MultiScaleRoIAlign, box_iou
 
+from histofold.models.instances.anchors import AnchorMatcher
 from histofold.models.instances.build import build_detector
 from histofold.models.instances.maskrcnn import RoiPool, mask_targets
 from histofold.models.weights import load_encoder_weights
@@ -160,3 +162,37 @@ def test_a_whole_mask_rcnn_of_photographs_is_read_without_its_classes(tmp_path):
         *(f"roi_heads.mask_predictor.mask_fcn_logits.{kind}" for kind in ("weight", "bias")),
     }
     assert all(torch.equal(found[name], wanted[name]) for name in wanted.keys() - new)
+
+
+@pytest.mark.parametrize("count", [1, 3, 120])
+def test_anchors_are_matched_as_torchvision_does(count, monkeypatch):
+    monkeypatch.setattr("histofold.models.instances.anchors.PAIRS_AT_ONCE", 1000)
+    generator = torch.Generator().manual_seed(count)
+    corners = torch.rand(count, 2, generator=generator) * 90
+    boxes = torch.cat([corners, corners + 3 + torch.rand(count, 2, generator=generator) * 40], dim=1)
+    corners = torch.rand(2000, 2, generator=generator) * 90
+    anchors = torch.cat([corners, corners + 3 + torch.rand(2000, 2, generator=generator) * 40], dim=1)
+    wanted = Matcher(0.7, 0.3, allow_low_quality_matches=True)(box_iou(boxes, anchors))
+    assert torch.equal(AnchorMatcher()((boxes, anchors)), wanted)
+    assert (wanted >= 0).any()
+    assert {-1, -2} <= set(wanted.tolist())
+
+
+def test_an_object_beside_all_anchors_claims_none():
+    boxes, anchors = (
+        torch.tensor([[50.0, 50, 60, 60], [0, 0, 9, 9]]),
+        torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]]),
+    )
+    assert AnchorMatcher()((boxes, anchors)).tolist() == [1, -1]
+
+
+def test_a_narrow_pyramid_is_narrow_throughout():
+    torch.manual_seed(0)
+    arguments = {"encoder": SHIPPED_ENCODER, "channels": 32, "max_detections": 2, "proposals_after_nms": 9}
+    model = build_detector("maskrcnn", arguments).eval()
+    with torch.inference_mode():
+        assert {level.shape[1] for level in model.backbone(torch.zeros(1, 3, 64, 64)).values()} == {32}
+        assert model(torch.zeros(1, 3, 64, 64))[0].masks_Mhw.shape == (2, 28, 28)
+    assert (
+        parameters(model.roi_heads) < parameters(build_detector("maskrcnn", {"encoder": SHIPPED_ENCODER}).roi_heads) / 6
+    )

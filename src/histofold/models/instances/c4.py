@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from histofold.models.instances.anchors import proposal_network
 from histofold.models.instances.maskrcnn import (
     MaskRcnn,
     RoiPool,
     frozen_where_asked,
-    proposal_network,
     resnet_body,
     roi_heads,
 )

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from histofold.models.instances.anchors import proposal_network
 from histofold.models.instances.finds import TileFinds, check_images, swap_xy
 from histofold.schema.network import DetectorConfig
 
-ASPECT_RATIOS = (0.5, 1.0, 2.0)
 TARGETS_AT_ONCE = 32
 """Masks of training that are float at one time: each has the size of the image."""
 MASKS_AT_ONCE = 128
@@ -66,7 +66,6 @@ class MaskRcnn(nn.Module):
     def __init__(self, backbone: nn.Module, rpn: nn.Module, roi_heads: nn.Module) -> None:
         super().__init__()
         self.backbone, self.rpn, self.roi_heads = backbone, rpn, roi_heads
-        rpn.head.register_forward_hook(_widened)  # type: ignore[union-attr]
 
     @property
     def encoder(self) -> nn.Module:
@@ -167,11 +166,6 @@ class MaskRcnn(nn.Module):
         return heads.mask_predictor(self.mask_features(levels, [boxes_M4]))[:, 1].float().sigmoid()
 
 
-def _widened(_: nn.Module, __: Any, maps: Any) -> Any:
-    """The outputs of a proposal head in float32, whatever precision it ran in."""
-    return tuple([part.float() for part in group] for group in maps)
-
-
 def mask_targets(masks_MHW: torch.Tensor, boxes_M4: torch.Tensor, matched_M: torch.Tensor, side: int) -> torch.Tensor:
     """The part of an object's mask that each box shows, as a grid.
 
@@ -196,20 +190,21 @@ def mask_targets(masks_MHW: torch.Tensor, boxes_M4: torch.Tensor, matched_M: tor
 
 
 class FpnBackbone(nn.Module):
-    """A feature pyramid of 256 channels at 1/4 to 1/64 on an encoder of timm.
+    """A feature pyramid at 1/4 to 1/64 on an encoder of timm.
 
     Args:
         body: Gives the maps at 1/4, 1/8, 1/16 and 1/32.
         channels: Of these maps.
+        width: Channels of the pyramid.
         norm_layer: Makes the normalisation of the pyramid; none, without one.
     """
 
-    def __init__(self, body: nn.Module, channels: list[int], norm_layer: type[nn.Module] | None) -> None:
+    def __init__(self, body: nn.Module, channels: list[int], width: int, norm_layer: type[nn.Module] | None) -> None:
         from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
         super().__init__()
         self.body = body
-        self.fpn = FeaturePyramidNetwork(channels, 256, LastLevelMaxPool(), norm_layer)
+        self.fpn = FeaturePyramidNetwork(channels, width, LastLevelMaxPool(), norm_layer)
 
     def forward(self, images_NCHW: torch.Tensor) -> dict[str, torch.Tensor]:
         """The pyramid's maps by name, finest first."""
@@ -228,37 +223,39 @@ def build_maskrcnn(encoder: str, config: DetectorConfig) -> nn.Module:
     """
     from torchvision.models.detection import faster_rcnn, mask_rcnn
 
-    norm = nn.BatchNorm2d if config.heads == "v2" else None
-    box_head = faster_rcnn.TwoMLPHead(256 * 7 * 7, 1024)
+    norm, width = nn.BatchNorm2d if config.heads == "v2" else None, config.channels
+    box_head = faster_rcnn.TwoMLPHead(width * 7 * 7, 1024)
     if norm:
-        box_head = faster_rcnn.FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024], norm_layer=norm)
+        box_head = faster_rcnn.FastRCNNConvFCHead((width, 7, 7), [width] * 4, [1024], norm_layer=norm)
     sizes = tuple((size,) for size in config.anchor_sizes)
     return MaskRcnn(
-        _fpn_backbone(encoder, config.norm, norm),
-        proposal_network(256, sizes, config, depth=2 if norm else 1),
+        _fpn_backbone(encoder, config, norm),
+        proposal_network(width, sizes, config, depth=2 if norm else 1),
         roi_heads(
             config,
             box_roi_pool=RoiPool((4, 8, 16, 32), 7, 2),
             box_head=box_head,
             box_predictor=faster_rcnn.FastRCNNPredictor(1024, 2),
             mask_roi_pool=RoiPool((4, 8, 16, 32), 14, 2),
-            mask_head=mask_rcnn.MaskRCNNHeads(256, (256,) * 4, 1, norm_layer=norm),
-            mask_predictor=mask_rcnn.MaskRCNNPredictor(256, 256, 2),
+            mask_head=mask_rcnn.MaskRCNNHeads(width, (width,) * 4, 1, norm_layer=norm),
+            mask_predictor=mask_rcnn.MaskRCNNPredictor(width, width, 2),
         ),
     )
 
 
-def _fpn_backbone(encoder: str, norm: str, pyramid_norm: type[nn.Module] | None) -> nn.Module:
+def _fpn_backbone(encoder: str, config: DetectorConfig, pyramid_norm: type[nn.Module] | None) -> nn.Module:
     """An encoder under a feature pyramid, from random weights."""
     if encoder.startswith("tu-"):
         body, channels = _timm_body(encoder.removeprefix("tu-"))
-        return FpnBackbone(frozen_where_asked(body, norm), channels, pyramid_norm)
+        return FpnBackbone(frozen_where_asked(body, config.norm), channels, config.channels, pyramid_norm)
     from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-    body = frozen_where_asked(resnet_body(encoder), norm)
+    body = frozen_where_asked(resnet_body(encoder), config.norm)
     narrow = body.fc.in_features // 8  # type: ignore[union-attr, operator]
     stages = {f"layer{place + 1}": str(place) for place in range(4)}
-    return BackboneWithFPN(body, stages, [narrow << place for place in range(4)], 256, norm_layer=pyramid_norm)
+    return BackboneWithFPN(
+        body, stages, [narrow << place for place in range(4)], config.channels, norm_layer=pyramid_norm
+    )
 
 
 def resnet_body(encoder: str) -> nn.Module:
@@ -293,27 +290,6 @@ def frozen_where_asked(body: nn.Module, norm: str) -> nn.Module:
     from timm.layers import freeze_batch_norm_2d
 
     return freeze_batch_norm_2d(body) if norm == "frozen" else body
-
-
-def proposal_network(
-    channels: int, sizes: tuple[tuple[int, ...], ...], config: DetectorConfig, depth: int = 1
-) -> nn.Module:
-    """torchvision's network of proposals (Ren et al. 2015, arXiv:1506.01497).
-
-    Args:
-        channels: Of the feature maps.
-        sizes: Sides of the anchors of each map, in pixels.
-        config: The limits.
-        depth: Convolutions before the two outputs.
-    """
-    from torchvision.models.detection.anchor_utils import AnchorGenerator
-    from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-
-    before = dict.fromkeys(("training", "testing"), config.proposals_before_nms)
-    after = dict.fromkeys(("training", "testing"), config.proposals_after_nms)
-    anchors = AnchorGenerator(sizes, (ASPECT_RATIOS,) * len(sizes))
-    head = RPNHead(channels, len(sizes[0]) * len(ASPECT_RATIOS), depth)
-    return RegionProposalNetwork(anchors, head, 0.7, 0.3, 256, 0.5, before, after, 0.7)
 
 
 def roi_heads(config: DetectorConfig, **parts: nn.Module | None) -> nn.Module:
