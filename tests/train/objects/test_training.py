@@ -7,7 +7,7 @@ import torch
 from histofold.schema.run_record import read_record
 from histofold.train.checkpoint import state_paths
 from histofold.train.loop import train_fold
-from small_cells import DENSE, built_cells, cells_setup, use_cells
+from small_cells import DENSE, DETECTOR, built_cells, cells_setup, use_cells
 
 pytestmark = pytest.mark.slow
 
@@ -28,8 +28,9 @@ def dataset(tmp_path_factory):
     ("model", "batch", "losses"),
     [
         (DENSE, 2, {"bce", "dice", "object_boundary", "object_distance"}),
+        (DETECTOR, 1, {"classifier", "box_reg", "mask", "objectness", "rpn_box_reg"}),
     ],
-    ids=["dense"],
+    ids=["dense", "detector"],
 )
 def test_a_fold_is_trained_scored_and_goes_on_to_the_same_bytes(dataset, tmp_path, model, batch, losses):
     setup = cells_setup(dataset, tmp_path, model, train={"batch": batch})
