@@ -1,16 +1,16 @@
 """A tiny competition of objects: dark cells that touch, on a pale ground; its folder and its datasets."""
 
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
 
-from histofold.competitions.base import Adapter, ObjectScore
+from histofold.competitions.objects import ObjectAdapter, pooled_scores
 from histofold.competitions.registry import ADAPTERS
 from histofold.core.metrics import coco_ap
-from histofold.core.objects.detections import Detections
+from histofold.core.metrics.ranked import ApRule
 from histofold.core.objects.instances import Objects
-from histofold.core.rle.runs import runs_from_mask
 from histofold.data.build import build_dataset
 from histofold.schema.augment import AugmentConfig
 from histofold.schema.dataset import DataConfig, TilesConfig
@@ -25,48 +25,31 @@ UNSURE = 250
 """The label of what people were unsure of."""
 
 
-class Cells(Adapter):
-    """images/NAME.png and labels/NAME.png; names of two parts are the source and the image's own: `a-0`."""
+class Cells(ObjectAdapter):
+    """images/NAME.png and, but for the test split, labels/NAME.png; names begin with the source: `a-0`."""
 
     name = "cells"
     slug = ""
-    task = "instances"
     metric = "AP50"
     classes = ("cell",)
     columns = ("id", "answer")
+    ap_rule = ApRule(host="coco", iou=0.5, max_detections=100)
 
     def _inspect(self, root, split):
         paths = sorted((root / "images").iterdir())
-        samples = [
+        self._use_truth(partial(self._read_labels, root))
+        return [
             Sample(id=path.stem, image_path=path, pixel_size_um=1.0, source=path.stem.partition("-")[0])
             for path in paths
-        ]
-        self.labels = {path.stem: cv2.imread(str(root / "labels" / path.name), cv2.IMREAD_UNCHANGED) for path in paths}
-        return samples, []
+        ], []
 
-    def objects(self, sample):
-        labels_HW = self.labels[sample.id]
-        return Objects.from_labels(np.where(labels_HW == UNSURE, 0, labels_HW))
-
-    def unsure(self, sample):
-        return Objects.from_labels(np.where(self.labels[sample.id] == UNSURE, 1, 0))
-
-    def target(self, sample):
-        return runs_from_mask((self.labels[sample.id] > 0) & (self.labels[sample.id] != UNSURE))
-
-    def ignored(self, sample):
-        unsure_HW = self.labels[sample.id] == UNSURE
-        return runs_from_mask(unsure_HW) if unsure_HW.any() else None
+    def _read_labels(self, root, sample):
+        labels_HW = cv2.imread(str(root / "labels" / f"{sample.id}.png"), cv2.IMREAD_UNCHANGED)
+        sure_HW = np.where(labels_HW == UNSURE, 0, labels_HW)
+        return Objects.from_labels(sure_HW), Objects.from_labels((labels_HW == UNSURE).astype(int))
 
     def score_objects(self, predictions, samples):
-        truths = {sample.id: self.objects(sample) for sample in samples}
-        nothing = {key: Detections(truth.select([]), []) for key, truth in truths.items()}
-        found = nothing | dict(predictions)
-        by_id = {
-            key: coco_ap([found[key]], [truth]) if len(truth) else float(not len(found[key]))
-            for key, truth in truths.items()
-        }
-        return ObjectScore(coco_ap(list(found.values()), [truths[key] for key in found]), by_id, {})
+        return pooled_scores(self, predictions, samples, {"AP50": coco_ap})
 
 
 def draw_cells(seed, shape_hw=(SIDE, SIDE)):
@@ -81,12 +64,12 @@ def draw_cells(seed, shape_hw=(SIDE, SIDE)):
     return np.clip(image_HWC, 0, 255).astype(np.uint8), labels_HW
 
 
-def cells_folder(root, names=("a-0", "a-1", "b-0", "b-1"), empty=()):
+def cells_folder(root, names=("a-0", "a-1", "b-0", "b-1"), empty=(), seed=0):
     """A folder of the competition; images of the names in `empty` have no cell."""
     for folder in ("images", "labels"):
         (root / folder).mkdir(parents=True)
-    for seed, name in enumerate(names):
-        image_HWC, labels_HW = draw_cells(seed)
+    for number, name in enumerate(names, start=seed):
+        image_HWC, labels_HW = draw_cells(number)
         if name in empty:
             image_HWC[:], labels_HW[:] = (230, 215, 235), 0
         cv2.imwrite(str(root / "images" / f"{name}.png"), image_HWC[..., ::-1])

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from histofold.competitions.objects import covered_pixels
 from histofold.core.faults import Fault, listed_ids
+from histofold.core.objects.instances import Objects
 from histofold.core.rle.runs import Runs
 from histofold.data.folds import ALWAYS_TRAINED
 from histofold.data.leaks import PSEUDO, seen_images
@@ -46,7 +48,7 @@ class PseudoRecord:
     run: str
     """The run whose folds predicted them."""
     thresholds: dict[str, float]
-    """The probability thresholds, as thresholds.json of the run."""
+    """The probability thresholds, as thresholds.json of the run; of objects the least score of one that is a label."""
     makers: dict[str, LabelMaker]
     """By fold, as text: the network that predicted the labels which training of this fold reads."""
 
@@ -88,7 +90,7 @@ def label_faults(
 
 def cut_pseudo_tiles(
     samples: Sequence[Sample],
-    labels: Mapping[int, Mapping[str, Runs]],
+    labels: Mapping[int, Mapping[str, Runs | Objects]],
     experiment: Experiment,
     out: Path,
     workers: int,
@@ -97,7 +99,7 @@ def cut_pseudo_tiles(
 
     Args:
         samples: The unlabelled images.
-        labels: Predicted mask by id, by fold, lowest fold first.
+        labels: Predicted mask, or objects, by id, by fold, lowest fold first.
         experiment: Scale and tiles.
         out: The dataset.
         workers: Processes.
@@ -107,24 +109,31 @@ def cut_pseudo_tiles(
     """
     first = min(labels)
     cut: dict[int, CutTiles] = {}
-    for fold, masks in labels.items():
+    for fold, predicted in labels.items():
         folder = pseudo_folder(out, fold)
         jobs = [
             TileJob(
                 sample=sample,
-                target=masks[sample.id],
+                target=label_pixels(label),
+                objects=label if isinstance(label, Objects) else None,
                 fold=ALWAYS_TRAINED,
                 preprocessing=experiment.preprocessing,
                 tiles=experiment.tiles,
                 out=folder,
             )
             for sample in samples
+            for label in [predicted[sample.id]]
         ]
         cut[fold] = cut_slides(jobs, workers)
         if fold != first:
             share_files(pseudo_folder(out, first) / "images", folder / "images")
     parts = [tiles.index.assign(label_origin=PSEUDO, label_fold=fold) for fold, tiles in cut.items()]
     return CutTiles(pd.concat(parts, ignore_index=True), cut[first].mean, cut[first].std)
+
+
+def label_pixels(label: Runs | Objects) -> Runs:
+    """The pixels of a predicted mask, or of any predicted object."""
+    return covered_pixels(label) if isinstance(label, Objects) else label
 
 
 def share_files(first: Path, second: Path) -> int:

@@ -27,6 +27,8 @@ from histofold.train.sampler import training_order
 from small_cells import DENSE, DETECTOR, EXPERIMENT, Cells, built_cells, cells_experiment, cells_setup, use_cells
 from small_datasets import BASE, build, draw, make_folder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def known_cells():
