@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 import tyro
 
@@ -41,6 +41,8 @@ class BuildOptions:
     """Hold out about N images as fold 0 and train on all others, instead of the experiment's."""
     pseudo_labels: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """An evaluated run, runs/E: label the images of --data with it, once for each of its folds."""
+    export: Literal["", "coco", "yolo"] = ""
+    """Write the single objects for other tools too, with lists of each fold, into a folder of that name in --out."""
 
 
 def run(arguments: list[str]) -> int:
@@ -49,8 +51,10 @@ def run(arguments: list[str]) -> int:
     require_kind(options.data, "data")
     if options.pseudo_labels is not None:
         return _label_images(options, options.pseudo_labels)
+    from histofold.competitions.base import ObjectCompetition
     from histofold.competitions.registry import find_competition
     from histofold.data.build import build_dataset
+    from histofold.data.export import export_objects, require_objects
     from histofold.data.store import clear_dataset, refuse_other_dataset
     from histofold.report.dataset import write_build_report
 
@@ -59,6 +63,8 @@ def run(arguments: list[str]) -> int:
         raise InputError(f"--folds {options.folds}: no such file: give a folds.csv; for a number use --num-folds")
     experiment = _with_fold_options(experiment, options)
     competition = find_competition(options.competition, options.data)
+    if options.export:
+        require_objects(competition)
     try:
         refuse_other_dataset(options.out, options.data)
     except InputError:
@@ -69,6 +75,9 @@ def run(arguments: list[str]) -> int:
     built = build_dataset(options.data, competition, experiment, options.out, options.folds, options.workers)
     report = write_build_report(built)
     print(f"{len(built.index)} tiles of {built.index['id'].nunique()} images in {options.out}\nreport: {report}")
+    if options.export:
+        adapter = cast(ObjectCompetition, competition)
+        print(f"export: {export_objects(options.export, adapter, built.samples, built.folds, options.out)}")
     return 0
 
 
