@@ -146,12 +146,12 @@ def _write_start(model: ModelConfig, folder: Path) -> str:
         import torch
         from safetensors.torch import save_file
 
-        from histofold.models.build import build_model
+        from histofold.models.instances.build import build_network
         from histofold.models.weights import load_encoder_weights
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # all but the encoder is random: the same command must give the same dataset
-            network = build_model(model.architecture, model.arguments())
+            network = build_network(model.architecture, model.arguments())
         load_encoder_weights(network, model)
         state = {name: tensor.clone().contiguous() for name, tensor in network.state_dict().items()}
         save_file(state, folder / START_NAME)

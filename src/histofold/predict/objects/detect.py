@@ -102,12 +102,10 @@ def tile_objects(tile: Tile, found: Sequence[PassFinds], config: ObjectConfig) -
 
 
 def _pasted(tile: Tile, finds: PassFinds, threshold: float) -> Objects:
-    """The masks of a pass as objects of the pixels that the tile has of the image."""
+    """The masks of a pass as objects of the pixels that the tile has of the image, exact at their centres."""
     corner = np.array([tile.inner[0].start, tile.inner[1].start] * 2, np.float32)
     shape_hw = (tile.read[0].stop - tile.read[0].start, tile.read[1].stop - tile.read[1].start)
-    tile_hw = [span.stop + pad[1] for span, pad in zip(tile.inner, tile.pad, strict=True)]
-    whole = bool((finds.boxes == np.array([0, 0, *tile_hw], np.float32)).all())  # as Mask2Former's maps
-    return paste_masks(finds.boxes - corner, finds.masks, shape_hw, threshold, framed=not whole)
+    return paste_masks(finds.boxes - corner, finds.masks, shape_hw, threshold, framed=False)
 
 
 def _answered_for(tile: Tile, objects: Objects) -> np.ndarray:
