@@ -95,7 +95,7 @@ class Model:
             image: A file, an opened slide, or pixels: uint8, uint16 and uint32 of their whole range, floats of 0 to 1.
             pixel_size_um: Micrometres per pixel; None: what the file states. Without either the image is read at the
                 whole-image scale.
-            organ: Its organ, where the weights have thresholds of their own for organs.
+            organ: Its organ, where the weights have thresholds or scales of their own for organs.
             source: Its data source, likewise.
 
         Returns:
@@ -106,7 +106,7 @@ class Model:
             ValueError: If an array is no image, or the pixel size no positive number.
             MemoryError: If even the smallest tile does not fit.
         """
-        _, of_classes = self._masks(image, pixel_size_um, self._threshold(organ, source))
+        _, of_classes = self._masks(image, pixel_size_um, (organ, source))
         masks_KHW = np.stack([runs.to_mask() for runs in of_classes])
         return masks_KHW[0] if len(masks_KHW) == 1 else masks_KHW
 
@@ -129,16 +129,17 @@ class Model:
             As `predict`.
         """
         gathered = _GatheredSums()
-        size_um, of_classes = self._masks(image, pixel_size_um, self._threshold(organ, source), gathered)
+        size_um, of_classes = self._masks(image, pixel_size_um, (organ, source), gathered)
         features = outline_features(of_classes, self.manifest.classes, size_um, gathered.sums)
         return {"type": "FeatureCollection", "features": list(features)}
 
-    def probabilities(self, image: ImageLike, pixel_size_um: float | None = None) -> np.ndarray:
+    def probabilities(self, image: ImageLike, pixel_size_um: float | None = None, organ: str = "") -> np.ndarray:
         """The probabilities that masks are cut from, all of them in memory: 4 bytes a pixel and class.
 
         Args:
             image: As for `predict`.
             pixel_size_um: As for `predict`.
+            organ: Its organ, where the weights see organs at scales of their own.
 
         Returns:
             float32 (H, W), 0 to 1; of several classes (K, H, W).
@@ -146,29 +147,28 @@ class Model:
         Raises:
             As `predict`.
         """
-        probs_KHW = self._answer(image, pixel_size_um, predict_probabilities)
+        probs_KHW = self._answer(image, pixel_size_um, organ, predict_probabilities)
         return probs_KHW[0] if len(probs_KHW) == 1 else probs_KHW
 
-    def _threshold(self, organ: str, source: str) -> Threshold:
-        return look_up_thresholds(self.manifest.thresholds, organ, source, self.manifest.classes)
-
     def _masks(
-        self, image: ImageLike, pixel_size_um: float | None, threshold: Threshold, sink: ImageSink | None = None
+        self, image: ImageLike, pixel_size_um: float | None, of: tuple[str, str], sink: ImageSink | None = None
     ) -> tuple[float | None, tuple[Runs, ...]]:
-        """The pixel size that an image was read at, and the cleaned mask of each class."""
+        """The pixel size that an image, `of` an organ and a source, was read at, and the cleaned mask of each class."""
+        threshold = look_up_thresholds(self.manifest.thresholds, *of, self.manifest.classes)
 
         def once(stages: Sequence[Stage], slide: Slide, size_um: float | None) -> ImagePrediction:
             if sink is not None:  # anew with each attempt: one that memory ended has left something
                 sink.begin(Sample(id=str(slide.path), image_path=slide.path), slide.shape_hw, threshold)
             return predict_image(stages, slide, size_um, [threshold], sink=sink)
 
-        found = self._answer(image, pixel_size_um, once)
+        found = self._answer(image, pixel_size_um, of[0], once)
         return found.pixel_size_um, class_runs(found.masks(threshold, self.manifest, self._never_empty))
 
     def _answer(
         self,
         image: ImageLike,
         pixel_size_um: float | None,
+        organ: str,
         once: Callable[[Sequence[Stage], Slide, float | None], Answer],
     ) -> Answer:
         """What is asked of an image, with less memory where it does not suffice."""
@@ -176,6 +176,7 @@ class Model:
             raise ValueError(f"pixel_size_um={pixel_size_um} must be positive micrometres; leave it out where unknown")
         with _opened(image) as (slide, stated_um):
             size_um = stated_um if pixel_size_um is None else pixel_size_um
+            slide.organ = organ or slide.organ
             if size_um is None and self.manifest.preprocessing.scale_mode == "physical":
                 logger.warning("%s has no pixel size: read at the whole-image scale; give pixel_size_um", slide.path)
             return self._predictor.with_less_memory(str(slide.path), lambda stages: once(stages, slide, size_um))

@@ -9,7 +9,7 @@ from histofold.core.stain import HED_FROM_RUIFROK, image_of_densities
 from histofold.core.tiles import TileGrid
 from histofold.data.tiles.files import TILE_FOLDERS, write_tile
 from histofold.imaging.resample import ScaledSlide
-from histofold.imaging.slide import open_slide
+from histofold.imaging.slide import open_sample, open_slide
 from histofold.imaging.stain import (
     NormalisedSlide,
     fit_stain_map,
@@ -211,3 +211,13 @@ def test_a_method_without_its_reference_is_refused(method):
 def test_impossible_references_are_refused(numbers):
     with pytest.raises(ValueError, match=r"stain_reference"):
         StainReference(**numbers)
+
+
+def test_a_slide_of_an_organ_is_seen_at_the_organs_scale(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((60, 40, 3), 128, np.uint8))
+    spec = Preprocessing(target_pixel_size_um=1.0, target_pixel_size_by_organ={"prostate": 2.0})
+    seen = {}
+    for organ in ("prostate", "lung", ""):
+        with open_sample(Sample(id="a", image_path=tmp_path / "a.png", organ=organ)) as slide:
+            seen[organ] = network_view(slide, spec, 1.0).shape_hw
+    assert seen == {"prostate": (30, 20), "lung": (60, 40), "": (60, 40)}

@@ -19,6 +19,22 @@ def test_zoom_is_clamped():
     assert spec.scaled_hw((100, 50), 100.0) == (200, 100)
 
 
+def test_organs_are_seen_at_scales_of_their_own_and_views_zoom_them_alike():
+    spec = Preprocessing(target_pixel_size_um=1.0, target_pixel_size_by_organ={"prostate": 2.0})
+    assert spec.scaled_hw((400, 200), 0.5, "prostate") == (100, 50)
+    assert spec.scaled_hw((400, 200), 0.5, "lung") == spec.scaled_hw((400, 200), 0.5) == (200, 100)
+    assert spec.zoomed(2).scaled_hw((400, 200), 0.5, "prostate") == (200, 100)
+    with pytest.raises(ValueError, match="by_organ"):
+        Preprocessing(target_pixel_size_by_organ={"lung": 0.0})
+
+
+def test_a_zoom_that_is_not_allowed_is_said():
+    spec = Preprocessing(target_pixel_size_um=0.8)
+    assert spec.clipped_words(6.263) == "its pixels of 6.263 um ask for a zoom of 7.8: it is seen at 4, 1.57 um"
+    assert spec.clipped_words(0.4) == spec.clipped_words(None) == ""
+    assert Preprocessing(scale_mode="whole").clipped_words(6.263) == ""
+
+
 def test_pixels_are_capped():
     spec = Preprocessing(target_pixel_size_um=1.0, max_megapixels=0.01)
     height, width = spec.scaled_hw((4000, 1000), 1.0)

@@ -165,7 +165,12 @@ def scale_hints(samples: Sequence[Sample], targets: Mapping[str, Masks], experim
         hints.append(Notice(kind="scale", ids=("pixel_size",), text=text))
     shapes = [class_runs(targets[sample.id])[0].shape_hw for sample in samples]
     seen = [(height + 2 * spec.context_px, width + 2 * spec.context_px) for height, width in shapes]
-    scaled = [spec.scaled_hw(hw, sample.pixel_size_um) for hw, sample in zip(seen, samples, strict=True)]
+    scaled = [spec.scaled_hw(hw, s.pixel_size_um, s.organ) for hw, s in zip(seen, samples, strict=True)]
+    clipped = {s.id: words for s in samples if (words := spec.clipped_words(s.pixel_size_um, s.organ))}
+    if clipped:
+        first = next(iter(clipped.values()))
+        text = f"{len(clipped)} images ask for more zoom than preprocessing allows; of the first {first}"
+        hints.append(Notice(kind="scale", ids=tuple(clipped), text=text))
     largest = max(scaled, key=max)
     if max(largest) < size:
         text = f"examples of {size} px are larger than every image at the network's scale, of which the largest has "

@@ -74,6 +74,8 @@ class Slide:
     """The file."""
     neighbours: tuple[Neighbour, ...] = ()
     """Tiles around it, where it is a tile itself and they are known."""
+    organ: str = ""
+    """What it shows, where that is known."""
 
     def __init__(self, path: Path, reader: SlideReader) -> None:
         self.path = path
@@ -198,10 +200,13 @@ def open_sample(sample: Sample, max_segment_bytes: int = MAX_SEGMENT_BYTES) -> S
     Raises:
         ImageError: As `open_slide`.
     """
+    slide: Slide
     if sample.opened_by is not None:
-        slide: Slide = sample.opened_by(sample)
-        return slide
-    return open_slide(sample.image_path, max_segment_bytes=max_segment_bytes)
+        slide = sample.opened_by(sample)
+    else:
+        slide = open_slide(sample.image_path, max_segment_bytes=max_segment_bytes)
+    slide.organ = sample.organ
+    return slide
 
 
 def _slide_magic(path: Path) -> bytes:

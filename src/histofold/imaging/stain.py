@@ -90,7 +90,7 @@ def fit_slide_reference(samples: Sequence[Sample], preprocessing: Preprocessing)
     pixels = {}
     for sample in samples:
         with open_sample(sample) as slide:
-            view = ScaledSlide(slide, preprocessing.scaled_hw(slide.shape_hw, sample.pixel_size_um))
+            view = ScaledSlide(slide, preprocessing.scaled_hw(slide.shape_hw, sample.pixel_size_um, sample.organ))
             pixels[sample.id] = sample_tissue(view)
     return mean_reference(pixels)
 
@@ -145,7 +145,7 @@ def network_view(
     Raises:
         ImageError: If the slide's data cannot be decoded.
     """
-    view = ScaledSlide(slide, preprocessing.scaled_hw(slide.shape_hw, pixel_size_um))
+    view = ScaledSlide(slide, preprocessing.scaled_hw(slide.shape_hw, pixel_size_um, slide.organ))
     if preprocessing.stain == "none":
         return view
     stain_map = fit_stain_map(sample_tissue(view), preprocessing)

@@ -47,6 +47,8 @@ class Preprocessing:
     """`physical`: tiles at one pixel size in um; `whole`: the image resized to `whole_size`."""
     target_pixel_size_um: float = 1.6
     """Pixel size of the network's input in um (physical mode)."""
+    target_pixel_size_by_organ: dict[str, float] = field(default_factory=dict)
+    """The same for images of an organ, by its name; all others are seen at `target_pixel_size_um`."""
     min_zoom: float = 0.05
     """Smallest zoom (output pixels per slide pixel) that the pixel size may ask for."""
     max_zoom: float = 4.0
@@ -76,6 +78,9 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if not self.target_pixel_size_um > 0:
             raise ValueError(f"target_pixel_size_um={self.target_pixel_size_um} must be positive micrometres")
+        for organ, size in self.target_pixel_size_by_organ.items():
+            if not size > 0:
+                raise ValueError(f"target_pixel_size_by_organ.{organ}={size} must be positive micrometres")
         if not 0 < self.min_zoom <= self.max_zoom:
             raise ValueError(f"zooms must satisfy 0 < min_zoom ({self.min_zoom}) <= max_zoom ({self.max_zoom})")
         if self.whole_size < 32 or self.whole_size % 32:
@@ -105,14 +110,34 @@ class Preprocessing:
         if zoom == 1:
             return self
         side = max(32, round(self.whole_size * zoom / 32) * 32)
-        return replace(self, target_pixel_size_um=self.target_pixel_size_um / zoom, whole_size=side)
+        by_organ = {organ: size / zoom for organ, size in self.target_pixel_size_by_organ.items()}
+        size = self.target_pixel_size_um / zoom
+        return replace(self, target_pixel_size_um=size, target_pixel_size_by_organ=by_organ, whole_size=side)
 
-    def scaled_hw(self, shape_hw: tuple[int, int], pixel_size_um: float | None) -> tuple[int, int]:
+    def wanted_zoom(self, pixel_size_um: float, organ: str = "") -> float:
+        """The zoom that the pixel size asks for, whether it is allowed or not."""
+        return pixel_size_um / self.target_pixel_size_by_organ.get(organ, self.target_pixel_size_um)
+
+    def clipped_words(self, pixel_size_um: float | None, organ: str = "") -> str:
+        """What becomes of an image whose pixel size asks for a zoom that is not allowed; empty where it is."""
+        if self.scale_mode == "whole" or not has_pixel_size(pixel_size_um):
+            return ""
+        wanted = self.wanted_zoom(float(pixel_size_um or 0), organ)
+        zoom = min(max(wanted, self.min_zoom), self.max_zoom)
+        if abs(zoom / wanted - 1) < 1e-6:
+            return ""
+        ends = float(pixel_size_um or 0) / zoom
+        return (
+            f"its pixels of {pixel_size_um:g} um ask for a zoom of {wanted:.2g}: it is seen at {zoom:g}, {ends:.3g} um"
+        )
+
+    def scaled_hw(self, shape_hw: tuple[int, int], pixel_size_um: float | None, organ: str = "") -> tuple[int, int]:
         """Height and width of the image at the network's scale.
 
         Args:
             shape_hw: Size of the slide in pixels.
             pixel_size_um: Its pixel size; None (unknown) falls back on the whole-image scale.
+            organ: What it shows, empty where unknown.
         """
         height, width = shape_hw
         if self.scale_mode == "whole" and self.whole_fit == "stretch":
@@ -120,8 +145,7 @@ class Preprocessing:
         if self.scale_mode == "whole" or not has_pixel_size(pixel_size_um):
             zoom = self.whole_size / max(height, width)
         else:
-            zoom = float(pixel_size_um or 0) / self.target_pixel_size_um
-            zoom = min(max(zoom, self.min_zoom), self.max_zoom)
+            zoom = min(max(self.wanted_zoom(float(pixel_size_um or 0), organ), self.min_zoom), self.max_zoom)
         zoom = min(zoom, math.sqrt(self.max_megapixels * 1e6 / (height * width)))
         return max(1, round(height * zoom)), max(1, round(width * zoom))
 

@@ -182,6 +182,7 @@ def _cut_tiles(job: TileJob) -> CutSlide:
             sample_id=job.sample.id,
             shape_hw=slide.shape_hw,
             pixel_size_um=job.sample.pixel_size_um,
+            organ=job.sample.organ,
             target=job.target,
             objects=job.objects,
             regions=job.regions,

@@ -136,6 +136,8 @@ class SlidePlan:
     """Height and width of the slide in pixels."""
     pixel_size_um: float | None
     """Its pixel size; None where unknown."""
+    organ: str = ""
+    """What it shows; empty where unknown."""
     target: Masks
     """The truth, whose objects may get tiles of their own."""
     objects: Objects | None = None
@@ -159,7 +161,7 @@ class SlidePlan:
 
     def views(self) -> list[tuple[int, int]]:
         """Height and width of the scaled slide at each scale; at 1 it is what prediction sees."""
-        scaled_hw = self.preprocessing.scaled_hw(self.shape_hw, self.pixel_size_um)
+        scaled_hw = self.preprocessing.scaled_hw(self.shape_hw, self.pixel_size_um, self.organ)
         return [scaled_hw if scale == 1 else scaled_shape(scaled_hw, scale) for scale in self.scales]
 
     def planned(self) -> list[PlannedTile]:

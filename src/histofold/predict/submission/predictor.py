@@ -145,7 +145,8 @@ class SubmissionPredictor:
         """Megapixels of the tiles of an image for each stage, from its header where that can be read."""
         try:
             with open_sample(sample) as slide:
-                return tuple(_tile_megapixels(stage, slide.shape_hw, sample.pixel_size_um) for stage in self._stages)
+                seen = slide.shape_hw, sample.pixel_size_um, slide.organ
+                return tuple(_tile_megapixels(stage, *seen) for stage in self._stages)
         except Exception:  # whatever is wrong with the file is reported when it is predicted
             return (UNKNOWN_MEGAPIXELS,) * len(self._stages)
 
@@ -208,6 +209,8 @@ class SubmissionPredictor:
             logger.warning(words, sample.id, slide.shape_hw, sample.shape_hw)
         if not has_pixel_size(sample.pixel_size_um) and self._manifest.preprocessing.scale_mode == "physical":
             logger.warning("image %s has no pixel size: predicted at the whole-image scale", sample.id)
+        if words := self._manifest.preprocessing.clipped_words(sample.pixel_size_um, sample.organ):
+            logger.warning("image %s: %s", sample.id, words)
 
     def with_less_memory(self, name: str, once: Callable[[Sequence[Stage]], Done]) -> Done:
         """Predict, step by step with less memory where it does not suffice.
@@ -250,7 +253,7 @@ class SubmissionPredictor:
         return load_ensemble(self._packages, devices, None, in_turn or None, proven=True, build=self._rows.build)
 
 
-def _tile_megapixels(stage: Stage, shape_hw: tuple[int, int], pixel_size_um: float | None) -> float:
+def _tile_megapixels(stage: Stage, shape_hw: tuple[int, int], pixel_size_um: float | None, organ: str = "") -> float:
     """Megapixels of an image's tiles in a stage."""
-    grid = grid_of(stage.manifest, stage.manifest.preprocessing.scaled_hw(shape_hw, pixel_size_um))
+    grid = grid_of(stage.manifest, stage.manifest.preprocessing.scaled_hw(shape_hw, pixel_size_um, organ))
     return len(grid) * grid.tile_hw[0] * grid.tile_hw[1] / 1e6

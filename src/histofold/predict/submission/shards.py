@@ -79,7 +79,7 @@ def network_pixels(sample: Sample, manifest: Manifest) -> float | None:
     if sample.shape_hw is None:
         return None
     try:
-        height, width = manifest.preprocessing.scaled_hw(sample.shape_hw, sample.pixel_size_um)
+        height, width = manifest.preprocessing.scaled_hw(sample.shape_hw, sample.pixel_size_um, sample.organ)
     except OverflowError:  # a size that no image has
         return None
     return float(height * width)
