@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-LOSS_TERMS = ("bce", "ce", "dice", "jaccard", "tversky", "lovasz", "focal", "boundary")
+LOSS_TERMS = ("bce", "ce", "dice", "jaccard", "tversky", "lovasz", "focal", "boundary", "surface")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,10 @@ class LossConfig:
     """Weight of the focal loss."""
     boundary: float = 0.0
     """Weight of the boundary loss, which may fall below 0, goes beside another term, and copies masks off a GPU."""
+    surface: float = 0.0
+    """Weight of the soft surface Dice of single tiles, which looks at edges alone and goes beside another term."""
+    bce_positive_weight: float = 1.0
+    """Weight of mask pixels in bce, of the background 1: 50 where vessels are a fiftieth of a volume."""
     focal_gamma: float = 2.0
     """How strongly the focal loss passes over pixels that are right already."""
     focal_alpha: float = -1.0
@@ -46,8 +50,9 @@ class LossConfig:
     """Take dice, jaccard and tversky of each image and average, instead of over the whole batch."""
     label_smoothing: float = 0.0
     """Share of the truth that is spread evenly over all answers, in bce and ce."""
-    ignore: Literal["none", "blank"] = "none"
-    """`blank`: pixels without tissue do not count, nor do labels on them; white lumina count as glass."""
+    ignore: Literal["none", "blank", "background"] = "none"
+    """`blank`: pixels without tissue do not count, nor do labels on them; white lumina count as glass. `background`:
+    only mask pixels count, of which alone a network learns to see mask everywhere."""
     organ_weights: dict[str, float] = field(default_factory=dict)
     """Weight of the examples of an organ against the others of the batch; 1 where not named, 0 leaves them out."""
     organ: float = 0.0

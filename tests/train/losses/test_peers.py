@@ -42,6 +42,23 @@ def test_bce_equals_torch(smoothing):
     assert ours("bce", label_smoothing=smoothing) == pytest.approx(peer.item(), rel=1e-10)
 
 
+def test_weighted_bce_equals_torch_with_ignored_pixels():
+    ignored = NUMBERS.random(BITS.shape) < 0.3
+    bits = np.where(ignored, BITS | 128, BITS).astype(np.uint8)
+    costs = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(50.0), reduction="none")
+    peer = costs(torch.from_numpy(LOGITS), torch.from_numpy(PLANES)).numpy()
+    expected = peer[np.broadcast_to(~ignored[:, None], peer.shape)].mean()
+    assert ours("bce", bits=bits, bce_positive_weight=50.0) == pytest.approx(expected, rel=1e-10)
+
+
+def test_background_that_is_ignored_moves_nothing():
+    kept = PLANES.any(axis=1)
+    assert 0 < kept.sum() < kept.size
+    costs = torch.nn.BCEWithLogitsLoss(reduction="none")(torch.from_numpy(LOGITS), torch.from_numpy(PLANES)).numpy()
+    expected = costs[np.broadcast_to(kept[:, None], costs.shape)].mean()
+    assert ours("bce", ignore="background") == pytest.approx(expected, rel=1e-10)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_ce_equals_torch_with_ignored_pixels(smoothing):
     ignored = NUMBERS.random(BITS.shape) < 0.3
@@ -205,9 +222,35 @@ def test_boundary_equals_its_formula_and_prefers_the_truth(activation):
     assert values[0] < 0
 
 
+LENGTHS = {0: 0.0, 1: math.sqrt(0.5), 3: 1.0, 5: math.sqrt(2)}
+
+
+def edge_lengths(mask_HW: np.ndarray) -> np.ndarray:
+    """Length of marching squares in each cell of a mask with background around it, one cell after the other."""
+    around = np.pad(mask_HW, 1).astype(int)
+    lengths = np.zeros((around.shape[0] - 1, around.shape[1] - 1))
+    for y, x in np.ndindex(lengths.shape):
+        ring = [around[y, x], around[y, x + 1], around[y + 1, x + 1], around[y + 1, x]]
+        turns = [[*ring[turn:], *ring[:turn]] for turn in range(4)]
+        codes = [sum(bit << place for place, bit in enumerate(turn)) for turn in turns]
+        lengths[y, x] = LENGTHS[min(min(codes), min(15 - code for code in codes))]
+    return lengths
+
+
+def test_surface_of_certain_answers_is_the_surface_dice_of_masks():
+    truth, found = (NUMBERS.random((2, 9, 7)) < 0.4).astype(np.uint8)
+    true, other = edge_lengths(truth), edge_lengths(found)
+    common = (true + other)[(true > 0) & (other > 0)].sum()
+    assert 0 < common < (true + other).sum()
+    logits = torch.from_numpy(200.0 * found - 100)[None, None]
+    config = LossConfig(**{**NOTHING, "surface": 1.0, "dice_smooth": 0.0})
+    loss = segmentation_loss(logits, torch.from_numpy(truth)[None], config)["loss"].item()
+    assert loss == pytest.approx(1 - common / (true + other).sum(), rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("activation", "term"), [("sigmoid", "bce"), ("softmax", "ce"), *[(a, t) for a in ("sigmoid", "softmax") for t in
-    ("dice", "jaccard", "tversky", "focal", "lovasz", "boundary")]],
+    ("dice", "jaccard", "tversky", "focal", "lovasz", "boundary", "surface")]],
 )  # fmt: skip
 def test_gradients_equal_differences(activation, term):
     logits = (

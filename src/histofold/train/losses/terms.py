@@ -6,11 +6,13 @@ the classes down), but not through dice, jaccard and tversky without smoothing, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 import torch
+from torch.nn.functional import max_pool2d, pad
 
 from histofold.schema.loss import LossConfig
 from histofold.train.losses.scores import Scores, SigmoidScores, SoftmaxScores
@@ -20,8 +22,10 @@ SMALLEST_ERROR = 1e-12
 
 
 def bce_loss(scores: SigmoidScores, config: LossConfig) -> torch.Tensor:
-    """Mean binary cross-entropy of all pixels and classes, in nats."""
+    """Mean binary cross-entropy of all pixels and classes, in nats; of mask pixels times `bce_positive_weight`."""
     costs_NKHW = scores.smoothed_entropy(config.label_smoothing)
+    if config.bce_positive_weight != 1:
+        costs_NKHW = costs_NKHW * (1 + (config.bce_positive_weight - 1) * scores.truth.planes_NKHW)
     return scores.truth.mean_cost(costs_NKHW)
 
 
@@ -164,6 +168,45 @@ def boundary_loss(scores: Scores, config: LossConfig) -> torch.Tensor:
     return scores.truth.mean_cost(probs_NKHW * distances_NKHW)
 
 
+def surface_loss(scores: Scores, config: LossConfig) -> torch.Tensor:
+    """One minus the soft surface Dice of tiles, (S + s) / (A + s) for S the edges in cells that both have.
+
+    As the metric of volumes, but of the square cells between four pixels: the edge of a cell is the length that
+    marching squares give, in the mean over what its pixels may be, and that it holds an edge has a probability. Of
+    certain answers it is the metric itself, background around the tile. It sees edges alone, so that it goes beside
+    another term. Cells with an ignored pixel do not count.
+    """
+    planes_NKHW = scores.truth.planes_NKHW
+    probs_NKHW = planes_NKHW + scores.truth.signs_NKHW * scores.errors_NKHW
+    counted_N1hw = 1 - max_pool2d(pad(scores.truth.ignored_N1HW, (1, 1, 1, 1)), 2, 1)
+    found_NKhw, found_edges_NKhw = cell_edges(pad(probs_NKHW, (1, 1, 1, 1)))
+    true_NKhw, true_edges_NKhw = cell_edges(pad(planes_NKHW, (1, 1, 1, 1)))
+    common_NKhw = (found_edges_NKhw * true_NKhw + true_edges_NKhw * found_NKhw) * counted_N1hw
+    edges_NKhw = (found_edges_NKhw + true_edges_NKhw) * counted_N1hw
+    sums = torch.stack([common_NKhw.sum((2, 3)), edges_NKhw.sum((2, 3))], -1)
+    common_K, edges_K = scores.truth.total(sums).unbind(-1)
+    return _share(edges_K - common_K, edges_K + config.dice_smooth).mean()
+
+
+def cell_edges(probs_NKHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each cell between four pixels the probability that it holds an edge, and the mean length of edges in it.
+
+    Args:
+        probs_NKHW: Probabilities of pixels, independent of each other.
+
+    Returns:
+        Two of (N, K, H - 1, W - 1).
+    """
+    a, b = probs_NKHW[..., :-1, :-1], probs_NKHW[..., :-1, 1:]
+    d, c = probs_NKHW[..., 1:, :-1], probs_NKHW[..., 1:, 1:]  # a to d go around the cell
+    none, every = (1 - a) * (1 - b) * (1 - c) * (1 - d), a * b * c * d
+    crossing = a * (1 - b) * c * (1 - d) + (1 - a) * b * (1 - c) * d
+    rows = a * b * (1 - c) * (1 - d) + (1 - a) * (1 - b) * c * d
+    columns = a * d * (1 - b) * (1 - c) + (1 - a) * (1 - d) * b * c
+    corner = 1 - none - every - crossing - rows - columns
+    return 1 - none - every, rows + columns + math.sqrt(2) * crossing + math.sqrt(0.5) * corner
+
+
 def signed_distances(masks_NKHW: np.ndarray) -> np.ndarray:
     """Distance of each pixel's centre from the border, below 0 inside, as a share of the diagonal of the tile.
 
@@ -198,5 +241,6 @@ TERM_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "lovasz": lovasz_loss,
     "focal": focal_loss,
     "boundary": boundary_loss,
+    "surface": surface_loss,
 }
 """Each term by the name of its weight in the settings."""

@@ -55,6 +55,8 @@ def segmentation_loss(
             f"logits {tuple(logits.shape)} and masks {tuple(bits_NHW.shape)} of {bits_NHW.dtype} do not fit: needed "
             f"are logits (N, {'K + 1' if softmax else 'K'}, H, W) for {activation}, K from 1 to 7, and uint8 (N, H, W)"
         )
+    if config.ignore == "background":
+        bits_NHW = bits_NHW.where(bits_NHW > 0, IGNORED_BIT)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     truth = make_truth(bits_NHW, classes, activation=activation, weights_N=weights_N, dtype=logits.dtype, across=across)
     scores = SoftmaxScores(logits, truth) if softmax else SigmoidScores(logits, truth)
