@@ -12,11 +12,13 @@ from histofold.data.explore.comparison import RANKED, rank_slides
 from histofold.data.explore.folder import Exploration
 from histofold.data.explore.slides import SlideFacts
 from histofold.report.graphs.dataset import facts_table, plot_colours, plot_slides
+from histofold.report.graphs.objects import plot_object_sizes
 from histofold.report.page import Block, Figure, Gallery, Legend, Pictures, Section, Table, Text
 from histofold.report.pictures.overlays import TRUTH_RGB
 
 _RANKED_ROWS = 25
 _LEGEND = Legend((("labelled", TRUTH_RGB),))
+_AREA_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def explore_sections(
@@ -35,12 +37,17 @@ def explore_sections(
         return []
     table = facts_table(facts)
     sections = [Section("Slides", [*_organ_tables(table), Figure(plot_slides(facts), _SLIDES_CAPTION, "Slides")])]
+    if of_objects := [fact for fact in facts if fact.object_areas_px is not None]:
+        sections.append(
+            Section("Objects", [_object_table(of_objects), Figure(plot_object_sizes(of_objects), "", "Objects")])
+        )
     if any(np.isfinite(fact.outside_lab).all() for fact in facts):
         sections.append(Section("Colours", [Figure(plot_colours(facts), _COLOURS_CAPTION, "Colours of the slides")]))
     if folds is not None:
         sections.append(Section("Organs and sources by fold", _fold_blocks(table, folds)))
     if samples:
-        sections.append(Section("Slides by organ", [_LEGEND, Gallery.of(samples)]))
+        colours = Text(["Each object has a colour; grey ones do not count."]) if of_objects else _LEGEND
+        sections.append(Section("Slides by organ", [colours, Gallery.of(samples)]))
     sections.append(Section("Groups", _group_blocks(table, exploration)))
     sections += _notice_sections(exploration, noticed)
     ranked = rank_slides(facts)
@@ -73,6 +80,26 @@ def _organ_tables(table: pd.DataFrame) -> list[Block]:
     caption = "Images of each organ: medians, and in brackets the range where they differ"
     label_header = ("organ", "labelled share", "objects in an image", "median area of an object, um²")
     return [Table(header, images, caption), Table(label_header, labels, "Labels of each organ, likewise")]
+
+
+def _object_table(facts: Sequence[SlideFacts]) -> Table:
+    """How many objects each source holds, and how large they are."""
+    parts: dict[str, list[SlideFacts]] = {}
+    for fact in sorted(facts, key=lambda fact: fact.sample.source):
+        parts.setdefault(fact.sample.source or "not named", []).append(fact)
+    if len(parts) > 1:
+        parts["all"] = list(facts)
+    rows = []
+    for name, members in parts.items():
+        areas = np.concatenate([np.asarray(fact.object_areas_px) for fact in members])
+        counts = pd.Series([fact.objects for fact in members])
+        sizes = [float(np.quantile(areas, share)) if len(areas) else None for share in _AREA_SHARES]
+        rows.append((name, len(members), int((counts == 0).sum()), len(areas), _range(counts, 0), *sizes))
+    shares = (f"area {share:.0%}, px" for share in _AREA_SHARES)
+    header = ("source", "images", "empty", "objects", "in an image", *shares)
+    return Table(
+        header, rows, "Objects of each source: how many an image holds, and quantiles of their areas", decimals=0
+    )
 
 
 def _range(values: pd.Series, decimals: int) -> str | None:

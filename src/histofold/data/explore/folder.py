@@ -10,10 +10,11 @@ from tqdm import tqdm
 from histofold.competitions.base import Competition
 from histofold.core.faults import ImageError, InputError
 from histofold.core.rle.runs import Masks, class_runs
+from histofold.data.contents import true_objects
 from histofold.data.duplicates import DuplicatePair, cluster_pairs, find_duplicates
 from histofold.data.explore.notices import Notice, find_notices, folder_notices, table_notices, volume_notices
 from histofold.data.explore.outlines import polygon_dice
-from histofold.data.explore.slides import SlideFacts, label_facts, slide_facts
+from histofold.data.explore.slides import SlideFacts, label_facts, slide_facts, with_objects
 from histofold.data.tiles.masks import any_class
 from histofold.imaging.slide import Slide, open_sample
 from histofold.schema.sample import Sample
@@ -59,7 +60,7 @@ class Explorer:
         """
         runs = any_class(target)
         self._count_classes(target)
-        self.facts.append(slide_facts(sample, slide, runs))
+        self._keep(sample, slide_facts(sample, slide, runs))
         try:
             agreement = polygon_dice(self.competition, sample, runs)
         except InputError as error:
@@ -71,7 +72,11 @@ class Explorer:
     def look_at_labels(self, sample: Sample, target: Masks) -> None:
         """Take labels whose image is not there."""
         self._count_classes(target)
-        self.facts.append(label_facts(sample, any_class(target)))
+        self._keep(sample, label_facts(sample, any_class(target)))
+
+    def _keep(self, sample: Sample, fact: SlideFacts) -> None:
+        objects = true_objects(self.competition, sample)
+        self.facts.append(fact if objects is None else with_objects(fact, objects))
 
     def _count_classes(self, target: Masks) -> None:
         for name, runs in zip(self.competition.classes, class_runs(target), strict=True):

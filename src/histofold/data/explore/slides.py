@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from histofold.core.objects.instances import Objects
 from histofold.core.regions import component_areas, fill_holes, label_runs, split_runs
 from histofold.core.rle.runs import Runs
 from histofold.data.cleaning import OUTSIDE_SIDE, outside_mask
@@ -37,9 +38,9 @@ class SlideFacts:
     mask_fraction: float
     """Labelled share of the pixels."""
     objects: int
-    """Connected pieces of the labels."""
+    """Connected pieces of the labels; of labels of single objects these."""
     object_area_px: float
-    """Median area of a piece in pixels; NaN without one."""
+    """Median area of a piece or object in pixels; NaN without one."""
     border_labelled: float
     """Labelled share of the pixels at the border."""
     continuity: tuple[float, float]
@@ -66,6 +67,8 @@ class SlideFacts:
     """How the labels fit the image."""
     fingerprint: np.ndarray | None = None
     """For near-duplicates."""
+    object_areas_px: np.ndarray | None = None
+    """Area of each object in pixels, int64 (M,), of labels of single objects; None for masks."""
 
     @property
     def colour_contrast(self) -> float:
@@ -89,6 +92,13 @@ def label_facts(sample: Sample, runs: Runs) -> SlideFacts:
         enclosed=_enclosed(pieces),
         digest=zlib.crc32(runs.lengths.tobytes(), zlib.crc32(runs.starts.tobytes())) if len(areas) else 0,
     )
+
+
+def with_objects(fact: SlideFacts, objects: Objects) -> SlideFacts:
+    """Facts whose objects are those that people labelled one by one, and not connected pieces: objects may touch."""
+    areas = objects.areas[objects.areas > 0]
+    median = float(np.median(areas)) if len(areas) else float("nan")
+    return replace(fact, objects=len(areas), object_area_px=median, object_areas_px=areas)
 
 
 def _extent(pieces: Runs) -> tuple[float, float]:

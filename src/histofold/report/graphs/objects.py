@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from histofold.core.metrics.ranked import PooledHits
+from histofold.data.explore.slides import SlideFacts
 from histofold.report.graphs import (
     INK,
     LABEL,
@@ -122,4 +124,43 @@ def plot_object_counts(oof: pd.DataFrame) -> bytes:
         shares.set(xlim=(0, 3), xlabel="objects found over true ones (3: 3 and more)", ylabel="images")
     else:
         say_empty(shares, "no true object")
+    return finish_figure(figure)
+
+
+def plot_object_sizes(facts: Sequence[SlideFacts]) -> bytes:
+    """Draw how large labelled objects are, and how many an image holds, by source.
+
+    Args:
+        facts: Of images whose labels are of single objects.
+
+    Returns:
+        The PNG's bytes.
+    """
+    figure = new_figure(3.9)
+    areas, counts = figure.subplots(1, 2)
+    style_axes(areas, "Areas of objects")
+    style_axes(counts, "Objects in an image")
+    sources = sorted({fact.sample.source for fact in facts})
+    parts = [[fact for fact in facts if fact.sample.source == source] for source in sources]
+    of_source = [np.concatenate([np.asarray(fact.object_areas_px) for fact in part]) for part in parts]
+    colours = [PALETTE[place % len(PALETTE)] for place in range(len(sources))]
+    look: dict[str, Any] = {"stacked": True, "color": colours, "ec": "white", "lw": 0.5}
+    everything = np.concatenate(of_source)
+    if len(everything):
+        low, high = math.floor(math.log10(everything.min())), math.ceil(math.log10(everything.max() + 1))
+        areas.hist(of_source, bins=np.logspace(low, high, 12 * (high - low) + 1), **look)
+        areas.set(xscale="log", xlabel="pixels of the image", ylabel="objects")
+        areas.tick_params(which="minor", length=0)
+    else:
+        say_empty(areas, "no object")
+    most = max(fact.objects for fact in facts)
+    counts.hist(
+        [[fact.objects for fact in part] for part in parts], bins=min(24, most + 1), range=(0, most + 1), **look
+    )
+    counts.set(xlabel="objects", ylabel="images")
+    for axes in (areas, counts):
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    if len(sources) > 1:
+        handles = [dot_handle(name or "not named", colour) for name, colour in zip(sources, colours, strict=True)]
+        counts.legend(handles=handles, frameon=False, fontsize=9, labelcolor=INK, loc="upper right")
     return finish_figure(figure)

@@ -10,6 +10,7 @@ import numpy as np
 from histofold.core.objects.instances import Objects
 from histofold.core.objects.overlaps import overlapping_pairs, pair_ious
 from histofold.data.thumbnails import fitting_shape, read_small
+from histofold.data.tiles.labels import IGNORED_LABEL
 from histofold.imaging.slide import Slide
 from histofold.report.pictures.overlays import FALSE_RGB, PREDICTION_RGB, TRUTH_RGB, draw_rings
 
@@ -98,6 +99,24 @@ def beside(pictures: Sequence[np.ndarray], gap_px: int = 8) -> np.ndarray:
     """Pictures of one height in a row, with white between them."""
     gap_HWC = np.full((pictures[0].shape[0], gap_px, 3), 255, np.uint8)
     return np.concatenate([part for picture in pictures for part in (gap_HWC, picture)][1:], axis=1)
+
+
+def draw_labels(image_HWC: np.ndarray, labels_HW: np.ndarray) -> np.ndarray:
+    """A tile with its objects, each in a colour, and what does not count in grey.
+
+    Args:
+        image_HWC: RGB uint8 (H, W, 3).
+        labels_HW: Its labels, uint16, as tiles of objects hold them.
+    """
+    ignored = Objects.from_masks([labels_HW == IGNORED_LABEL])
+    greyed_HWC = draw_objects(image_HWC, ignored, [UNSURE_RGB])
+    return draw_objects(greyed_HWC, Objects.from_labels(np.where(labels_HW == IGNORED_LABEL, 0, labels_HW)))
+
+
+def draw_truth(slide: Slide, truth: Objects, unsure: Objects, side: int) -> np.ndarray:
+    """An image of at most `side` pixels with its true objects, each in a colour, and unsure ones in grey."""
+    picture_HWC = read_small(slide, fitting_shape(slide.shape_hw, side))
+    return draw_objects(draw_objects(picture_HWC, unsure, [UNSURE_RGB] * len(unsure)), truth)
 
 
 def truth_and_found(slide: Slide, truth: Objects, found: Objects, unsure: Objects, side: int) -> np.ndarray:

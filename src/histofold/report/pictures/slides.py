@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
-from histofold.competitions.base import Competition
+from histofold.competitions.base import Competition, ObjectCompetition
 from histofold.core.faults import ImageError
 from histofold.core.regions import split_runs
 from histofold.core.rle.runs import Masks, Runs, class_runs
 from histofold.data.cleaning import clean_blank_labels
+from histofold.data.contents import true_objects
 from histofold.data.explore.label_fit import other_order
 from histofold.data.explore.notices import Notice
 from histofold.data.thumbnails import fitting_shape, read_small, small_mask
 from histofold.data.tiles.files import read_tile
-from histofold.data.tiles.labels import separate_objects
 from histofold.data.tiles.masks import IGNORED_BIT, any_class
 from histofold.imaging.slide import open_sample
+from histofold.report.pictures.objects import draw_labels, draw_truth
 from histofold.report.pictures.overlays import contact_sheet, draw_overlay
 from histofold.schema.sample import Sample
 
@@ -42,8 +43,10 @@ def sample_tiles(dataset: Path, index: pd.DataFrame) -> list[tuple[str, np.ndarr
     for name, part in index.groupby("bin", sort=False):
         for row in _of_most_slides(part, TILES_A_BIN, shown):
             image_HWC, mask_HW = read_tile(dataset, row["tile_id"])
-            shown_HW = separate_objects(mask_HW) if mask_HW.dtype == np.uint16 else mask_HW % IGNORED_BIT > 0
-            overlay = draw_overlay(image_HWC, shown_HW, None)
+            if mask_HW.dtype == np.uint16:
+                overlay = draw_labels(image_HWC, mask_HW)
+            else:
+                overlay = draw_overlay(image_HWC, mask_HW % IGNORED_BIT > 0, None)
             pictures.append((f"{row['tile_id']} · {name} ({row['mask_fraction']:.0%})", overlay))
     return pictures
 
@@ -81,7 +84,7 @@ def _outlined(sample: Sample, pairs: Sequence[tuple[Runs | None, Runs | None]], 
 
 
 def sample_slides(competition: Competition, samples: Sequence[Sample]) -> list[tuple[str, np.ndarray]]:
-    """Some slides of every organ with their labels outlined, as (title, uint8 HWC)."""
+    """Some slides of every organ with their labels outlined, of objects each in a colour, as (title, uint8 HWC)."""
     by_organ = defaultdict(list)
     for sample in samples:
         by_organ[sample.organ].append(sample)
@@ -91,11 +94,21 @@ def sample_slides(competition: Competition, samples: Sequence[Sample]) -> list[t
         places = np.linspace(0, len(members) - 1, min(count, len(members))).astype(int)
         for sample in (members[place] for place in places):
             try:
-                overlay = slide_overlay(sample, any_class(competition.target(sample)), None, SMALL_SIDE)
+                overlay = _labelled(competition, sample)
             except ImageError:
                 continue  # a fault, which the audit names
             pictures.append((" · ".join(filter(None, (sample.id, organ, sample.source))), overlay))
     return pictures
+
+
+def _labelled(competition: Competition, sample: Sample) -> np.ndarray:
+    """A slide with its labels; raises ImageError where it cannot be read."""
+    objects = true_objects(competition, sample)
+    if objects is None:
+        return slide_overlay(sample, any_class(competition.target(sample)), None, SMALL_SIDE)
+    unsure = cast(ObjectCompetition, competition).unsure(sample)
+    with open_sample(sample) as slide:
+        return draw_truth(slide, objects, unsure, SMALL_SIDE)
 
 
 def notice_pictures(
