@@ -24,6 +24,8 @@ from histofold.trust.objects.scores import IMAGE_METRICS
 
 PANEL_SIDE = 640
 """Longer side of truth and of prediction, side by side."""
+SHEET_SIDE = 720
+"""Width of both in overlays.png, of which a larger one takes long to write."""
 METRIC_NAMES = {
     "ap50": "AP50",
     "ap75": "AP75",
@@ -43,7 +45,7 @@ def write_object_report(evaluation: ObjectEvaluation) -> None:
     """Write overlays.png and report.html of an evaluated run of objects."""
     examples = ranked_examples(evaluation)
     pictures, titles = [picture for _, picture in examples], [title for title, _ in examples]
-    save_png(evaluation.run / "overlays.png", contact_sheet(pictures, titles, columns=1, cell=2 * PANEL_SIDE))
+    save_png(evaluation.run / "overlays.png", contact_sheet(pictures, titles, columns=1, cell=SHEET_SIDE))
     curves = [Figure(path, path.parent.name, "Learning curves") for path in curve_files(evaluation)]
     sections = [
         Section("", [Facts(_headline(evaluation)), Text([*evaluation.notes, *_explanations(evaluation)])]),
