@@ -8,6 +8,8 @@ from torchvision.models.detection import mask_rcnn
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 
+from histofold.core.objects import Objects, pairwise_iou
+from histofold.core.objects.paste import paste_masks
 from histofold.models.instances.anchors import AnchorMatcher
 from histofold.models.instances.build import build_detector
 from histofold.models.instances.maskrcnn import RoiPool, mask_targets
@@ -196,3 +198,23 @@ def test_a_narrow_pyramid_is_narrow_throughout():
     assert (
         parameters(model.roi_heads) < parameters(build_detector("maskrcnn", {"encoder": SHIPPED_ENCODER}).roi_heads) / 6
     )
+
+
+def test_it_learns_a_tile_by_heart():
+    """Of the five best finds of a narrow network four are objects, and what is pasted of these lies on them."""
+    torch.manual_seed(0)
+    few = {"proposals_before_nms": 50, "proposals_after_nms": 50, "sampled_boxes": 32, "max_detections": 5}
+    model = build_detector("maskrcnn", {"encoder": "tu-lcnet_050", "channels": 32, **few}).train()
+    image, labels = tile_of(5, (64, 64), side=14)
+    optimiser = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=50)
+    for _ in range(50):
+        optimiser.zero_grad()
+        sum(model(image[None], [targets_of(labels)]).values()).backward()
+        optimiser.step()
+        schedule.step()
+    with torch.inference_mode():
+        (finds,) = model.eval()(image[None])
+    found = paste_masks(finds.boxes_M4.numpy(), finds.masks_Mhw.numpy(), (64, 64), framed=False)
+    overlaps = pairwise_iou(Objects.from_labels(labels), found).max(axis=1)
+    assert (overlaps > 0.6).sum() >= 4
