@@ -5,7 +5,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from histofold.schema.optim import OptimConfig
-from histofold.train.optim import WeightAverage
+from histofold.train.optim import WeightAverage, decay_words
 
 STEPS = 23
 CONFIG = OptimConfig(ema=0.0, average_from=0.5, average_every=3)
@@ -100,3 +100,8 @@ def test_a_saved_average_goes_on_to_the_bit(stop, tmp_path):
     assert second.count == whole.count == len(TAKEN)
     for name, tensor in whole.module.state_dict().items():
         assert torch.equal(tensor, second.module.state_dict()[name])
+
+
+def test_a_run_too_short_for_its_decay_says_where_it_ends():
+    assert decay_words(0.99, 100) == decay_words(0.0, 5) == ""
+    assert decay_words(0.999, 401) == "optim.ema=0.999 wants 1000 steps and there are 401: it ends at 0.9975"

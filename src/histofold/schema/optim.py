@@ -68,7 +68,7 @@ class OptimConfig:
     clip: float = 1.0
     """Largest gradient norm; 0 switches clipping off."""
     ema: float = 0.99
-    """Decay of the averaged weights in each step (warmed up from 0); 0 switches this average off."""
+    """Decay of the averaged weights in each step, reached after 1 / (1 - ema) steps; 0 switches this average off."""
     average_from: float = 1.0
     """Share of the run from which on the weights are averaged with equal parts (SWA, instead of ema); 1: they are
     not."""

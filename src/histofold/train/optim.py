@@ -111,7 +111,8 @@ class MovingAverage(ModelEmaV3):
     """
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
-        super().__init__(model, decay=decay, use_warmup=True)
+        # A plain mean of the steps so far until it is as long as the decay means: 1 / (1 - decay) steps.
+        super().__init__(model, decay=decay, use_warmup=True, warmup_power=1.0)
         # Tensors are changed in place by whoever changes them, so the lists stay good.
         pairs = list(zip(self.module.state_dict().values(), model.state_dict().values(), strict=True))
         self._floating = tuple(zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True))
@@ -128,6 +129,14 @@ class MovingAverage(ModelEmaV3):
         """The averaged network."""
         module: torch.nn.Module = self.module
         return module
+
+
+def decay_words(decay: float, steps: int) -> str:
+    """Where a moving average ends in a run that is too short for its decay; empty where the decay is reached."""
+    if not decay or steps * (1 - decay) >= 1:
+        return ""
+    reached = 1 - 1 / max(1, steps - 1)
+    return f"optim.ema={decay:g} wants {1 / (1 - decay):.0f} steps and there are {steps}: it ends at {reached:.4g}"
 
 
 class WeightAverage:

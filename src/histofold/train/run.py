@@ -25,7 +25,7 @@ from histofold.train.checkpoint import NETWORK_FILES, load_state, newest_state, 
 from histofold.train.fold import FoldSetup
 from histofold.train.heads import TrainingNetwork
 from histofold.train.log import start_tracker
-from histofold.train.optim import MovingAverage, WeightAverage, make_optimizer
+from histofold.train.optim import MovingAverage, WeightAverage, decay_words, make_optimizer
 from histofold.train.processes import join_group, restarts, sync_batch_norm
 from histofold.train.warm_start import load_initial_weights
 
@@ -191,6 +191,8 @@ def _make_average(plain: torch.nn.Module, experiment: Experiment) -> MovingAvera
     optim = experiment.optim
     if optim.average_from < 1:
         return WeightAverage(plain, experiment.train.steps, optim)
+    if words := decay_words(optim.ema, experiment.train.steps):
+        logger.warning("%s", words)
     return MovingAverage(plain, optim.ema) if optim.ema else None
 
 
