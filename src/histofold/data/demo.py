@@ -35,6 +35,8 @@ OBJECT_PIXELS_UM = {"vasculature_2023": 1.0, "vrdl_nuclei": 0.4}
 VOXEL_UM = 50.0
 """The network's scale where volumes are wanted: that of most of the host's."""
 SYNTHETIC_STEPS = 250
+OBJECT_STEPS = 120
+"""Fewer where single objects are wanted: an image holds dozens of them."""
 REAL_STEPS = 600
 
 
@@ -62,8 +64,9 @@ def demo_experiment(
     """
     fractions = [masked_fraction(competition.target(sample)) for sample in samples]
     if steps is None:
-        steps = SYNTHETIC_STEPS if synthetic else REAL_STEPS
-    plain = AugmentConfig(crop=192)
+        synthetic_steps = OBJECT_STEPS if competition.task == "instances" else SYNTHETIC_STEPS
+        steps = synthetic_steps if synthetic else REAL_STEPS
+    plain = AugmentConfig(crop=160 if competition.task == "instances" else 192)
     scale = demo_preprocessing(samples, NETWORK_SIDES.get(competition.name, NETWORK_SIDE))
     if competition.name in OBJECT_PIXELS_UM:
         scale = replace(scale, target_pixel_size_um=OBJECT_PIXELS_UM[competition.name])

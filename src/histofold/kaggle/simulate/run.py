@@ -191,7 +191,7 @@ def no_network() -> list[str]:
 
 
 def rehearse_kernel(kernel: Path, competition: Path, weights: Path, submission: Path, log: Path) -> None:
-    """Run a kernel alone, as Kaggle would, and hold its file against that of `histofold predict`.
+    """Run a kernel alone, as Kaggle would, and hold its file against that of `histofold predict`, of the same name.
 
     What the kernel prints goes to the log.
 
@@ -215,5 +215,5 @@ def rehearse_kernel(kernel: Path, competition: Path, weights: Path, submission: 
         log.write_text(done.stdout + done.stderr, encoding="utf-8")
         if done.returncode:
             raise RuntimeError(f"the kernel failed, see {log}")
-        if not filecmp.cmp(kaggle / "working" / "submission.csv", submission, shallow=False):
+        if not filecmp.cmp(kaggle / "working" / submission.name, submission, shallow=False):
             raise RuntimeError(f"the kernel's submission differs from histofold predict's, see {log}")
