@@ -21,6 +21,7 @@ from histofold.imaging.slide import open_sample
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, PredictConfig, TrainConfig
 from histofold.schema.network import SHIPPED_ENCODER
+from histofold.schema.objects import DENSE_MAPS
 from histofold.schema.preprocessing import Preprocessing, has_pixel_size
 from histofold.schema.sample import Sample
 
@@ -80,7 +81,7 @@ def demo_experiment(
             encoder=SHIPPED_ENCODER,
             encoder_weights="shipped",
             decoder_channels=(128, 64, 32, 24, 16),
-            classes=len(competition.classes),
+            classes=len(competition.classes) + len(DENSE_MAPS) * (competition.task == "instances"),
         ),
         # What the encoder knows moves less than what begins at random.
         optim=OptimConfig(lr=2e-3, encoder_lr_factor=0.3, ema=0.98),
