@@ -25,6 +25,8 @@ from histofold.schema.manifest import look_up_thresholds
 from histofold.schema.sample import Sample
 from histofold.trust.evaluation import Evaluation
 from histofold.trust.intervals import run_difference
+from histofold.trust.objects.comparison import object_difference
+from histofold.trust.objects.evaluate import ObjectEvaluation
 from histofold.trust.oof import FoldRun, finished_folds, run_thresholds
 
 CELL_SIDE = 420
@@ -47,7 +49,7 @@ def refuse_unevaluated(runs: Sequence[Path]) -> None:
 
 
 def compare_runs(evaluation: Evaluation, others: Sequence[Path], uncleaned: Path | None = None) -> list[str]:
-    """Hold a run against others, in figures and, with others, in the picture beside.png.
+    """Hold a run against others, in figures and, where they are of masks, in the picture beside.png.
 
     Args:
         evaluation: Of the run.
@@ -58,6 +60,8 @@ def compare_runs(evaluation: Evaluation, others: Sequence[Path], uncleaned: Path
         The figures, a line each.
     """
     run, samples = evaluation.run, evaluation.samples
+    if isinstance(evaluation, ObjectEvaluation):  # their labels are not cleaned, and their networks may have no logits
+        return [f"{run.name} to {other.name}: {object_difference(evaluation, other)}" for other in others]
     lines = []
     if uncleaned is not None:
         gain = run_difference(uncleaned, run, samples)

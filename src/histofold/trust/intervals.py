@@ -59,13 +59,15 @@ class Difference:
     """A paired difference of scores."""
 
     first: float
-    """Mean Dice of the first set."""
+    """Score of the first set: mean Dice, or another metric."""
     second: float
-    """Mean Dice of the second set."""
+    """Score of the second set."""
     interval: tuple[float, float]
-    """95% interval of the mean difference (second less first), as `grouped_interval`."""
+    """95% interval of the difference (second less first), as `grouped_interval`."""
     images: int
     """How many slides were compared."""
+    metric: str = "Dice"
+    """The word for the scores."""
 
     @property
     def is_gain(self) -> bool:
@@ -77,7 +79,7 @@ class Difference:
         low, high = self.interval
         words = f"95% {low:+.4f} to {high:+.4f}" if math.isfinite(low) else "no interval: one group"
         difference = f"{self.second - self.first:+.4f} ({words})"
-        return f"Dice {self.first:.4f} to {self.second:.4f}, {difference} on {self.images} slides"
+        return f"{self.metric} {self.first:.4f} to {self.second:.4f}, {difference} on {self.images} slides"
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float], groups: Sequence[str]) -> Difference:

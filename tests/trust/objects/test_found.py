@@ -12,7 +12,7 @@ from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample
 from histofold.trust.objects import found as module
-from histofold.trust.objects.found import find_held_out
+from histofold.trust.objects.found import find_held_out, kept_detections
 from histofold.trust.oof import FoldRun
 from object_scenes import random_masks
 
@@ -93,3 +93,12 @@ def test_other_weights_or_contents_are_predicted_anew(tmp_path, folds, predicted
     folds[1].record.inputs["pixels i3"] = "changed"
     find_held_out(tmp_path, folds, [])
     assert predicted == ["i0", "i1", "i3"]
+
+
+def test_what_was_kept_of_other_weights_is_not_of_the_run_as_it_is(tmp_path, folds, predicted):
+    found = {image.sample.id: image.raw for image in find_held_out(tmp_path, folds, [])}
+    kept = kept_detections(tmp_path, folds)
+    assert {key: fold.fold for key, (fold, _) in kept.items()} == {"i0": 0, "i1": 0, "i2": 1, "i3": 1}
+    assert all(raw.scores.tolist() == found[key].scores.tolist() for key, (_, raw) in kept.items())
+    (folds[0].folder / "model.safetensors").write_bytes(b"others")
+    assert kept_detections(tmp_path, folds).keys() == {"i2", "i3"}

@@ -85,7 +85,7 @@ def _draw_scores(axes: Axes, pool: PooledHits, shown_score: float) -> None:
         return
     parts = [pool.scores[pool.hits], pool.scores[~pool.hits]]
     axes.hist(parts, bins=_BINS, range=(0, 1), stacked=True, color=[_HIT, _FALSE], ec="white", lw=0.5)
-    axes.axvline(shown_score, color=INK, lw=1, ls=(0, (4, 2)))
+    axes.axvline(shown_score, ymax=1 / 1.3, color=INK, lw=1, ls=(0, (4, 2)))
     axes.set(xlim=(0, 1), ylim=(0, 1.3 * axes.get_ylim()[1]), xlabel="score", ylabel="detections")
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     handles = [dot_handle(f"hits ({len(parts[0]):,})", _HIT), dot_handle(f"false alarms ({len(parts[1]):,})", _FALSE)]

@@ -51,8 +51,7 @@ def find_held_out(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source]
     table, truth, samples = joined_folds(sources), JoinedTruth(sources), joined_samples(sources)
     groups = dict(zip(table["id"], table["group"], strict=True))
     journal = LineJournal(run / JOURNAL_NAME)
-    whole = [entry for entry in journal.entries if {"key", "id", "shape", "counts", "scores"} <= entry.keys()]
-    known = {(entry["key"], entry["id"]): entry for entry in whole}
+    known = _whole_entries(journal)
     images = []
     for fold in folds:
         weights_key = fold_key(fold)
@@ -80,6 +79,25 @@ def find_held_out(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source]
                 )
             )
     return images
+
+
+def kept_detections(run: Path, folds: Sequence[FoldRun]) -> dict[str, tuple[FoldRun, Detections]]:
+    """By image the fold that held it out and its finds, as an evaluation kept them of the folds as they are now."""
+    known = _whole_entries(LineJournal(run / JOURNAL_NAME))
+    kept = {}
+    for fold in folds:
+        weights_key = fold_key(fold)
+        for sample_id in fold.record.dice_by_id:
+            entry = known.get((slide_key(fold, weights_key, sample_id), sample_id))
+            if entry is not None:
+                kept[sample_id] = fold, _from_plain(entry)
+    return kept
+
+
+def _whole_entries(journal: LineJournal) -> dict[tuple[str, str], dict[str, Any]]:
+    """Lines of the journal that hold detections, by key and image."""
+    whole = [entry for entry in journal.entries if {"key", "id", "shape", "counts", "scores"} <= entry.keys()]
+    return {(entry["key"], entry["id"]): entry for entry in whole}
 
 
 def _detected(ensemble: Sequence[Stage], sample: Sample) -> Detections:
