@@ -14,7 +14,6 @@ from histofold.competitions.base import Competition, KernelCompetition
 from histofold.core.faults import Fault
 from histofold.kaggle.simulate.files import FakeKaggle, image_folder, write_hidden
 from histofold.kaggle.simulate.plan import HiddenOptions, HiddenSet, Look, plan_hidden
-from histofold.kaggle.simulate.run import SUBMISSION
 from histofold.kaggle.simulate.simulate import submission_faults
 
 RunOnce = Callable[[FakeKaggle], dict[str, str]]
@@ -82,7 +81,7 @@ def run_fake_set(
         run: Runs the kernel.
     """
     hidden = plan_hidden(options, looks)
-    tree = FakeKaggle.create(root, competition.slug, weights)
+    tree = FakeKaggle.create(root, competition, weights)
     for _ in write_hidden(tree, competition, hidden, draw_cheaply):
         pass
     crash, failed = "", {}
@@ -91,7 +90,7 @@ def run_fake_set(
     except Exception:  # whatever it is, it is what is looked for
         crash = traceback.format_exc()
     ids = [image.id for image in hidden.images]
-    rows = _row_ids(tree.working / SUBMISSION)
+    rows = _row_ids(tree.answer)
     planted = hidden.unreadable()
     return SetOutcome(
         hidden=hidden,

@@ -16,20 +16,26 @@ import numpy as np
 import torch
 
 from histofold.competitions.base import Competition
+from histofold.competitions.objects import covered_pixels
 from histofold.competitions.registry import get_competition
 from histofold.core.log import logger
+from histofold.core.objects.detections import Detections
 from histofold.core.rle.runs import Masks, Runs, class_runs
 from histofold.imaging.formats.door import use_formats
 from histofold.imaging.formats.stated import stated_pixel_size_um
 from histofold.imaging.samples import paste_rgb
 from histofold.imaging.slide import Slide, open_slide
 from histofold.predict.image import ImagePrediction, ImageSink, Threshold, predict_image, predict_probabilities
+from histofold.predict.objects.image import predict_detections
 from histofold.predict.stages import Stage
 from histofold.predict.submission.clock import Budget
 from histofold.predict.submission.predictor import SubmissionPredictor
+from histofold.predict.submission.shards import rows_of
+from histofold.report.results.objects import object_features
 from histofold.report.results.outlines import ColumnSums, outline_features
 from histofold.schema.kinds import require_kind
 from histofold.schema.manifest import Manifest, load_manifest, look_up_thresholds
+from histofold.schema.network import is_detector
 from histofold.schema.preprocessing import has_pixel_size
 from histofold.schema.sample import Sample
 
@@ -84,12 +90,15 @@ class Model:
     ) -> None:
         self.manifest = manifest
         self._never_empty = competition.never_empty
-        self._predictor = SubmissionPredictor(competition, [(folder, manifest)], Budget(None), devices)
+        rows = rows_of(manifest)(competition, [manifest])
+        self._predictor = SubmissionPredictor(competition, [(folder, manifest)], Budget(None), devices, rows)
 
     def predict(
         self, image: ImageLike, pixel_size_um: float | None = None, organ: str = "", source: str = ""
     ) -> np.ndarray:
         """The mask of an image at its own size, as `histofold predict` writes it: `encode_rle` gives its row.
+
+        Weights of single objects give the pixels of all of them.
 
         Args:
             image: A file, an opened slide, or pixels: uint8, uint16 and uint32 of their whole range, floats of 0 to 1.
@@ -106,14 +115,34 @@ class Model:
             ValueError: If an array is no image, or the pixel size no positive number.
             MemoryError: If even the smallest tile does not fit.
         """
+        if self.manifest.objects is not None:
+            return covered_pixels(self.objects(image, pixel_size_um, organ).objects).to_mask()
         _, of_classes = self._masks(image, pixel_size_um, (organ, source))
         masks_KHW = np.stack([runs.to_mask() for runs in of_classes])
         return masks_KHW[0] if len(masks_KHW) == 1 else masks_KHW
 
+    def objects(self, image: ImageLike, pixel_size_um: float | None = None, organ: str = "") -> Detections:
+        """The single objects of an image, the best first, as `histofold predict` writes them.
+
+        Args:
+            image: As for `predict`.
+            pixel_size_um: As for `predict`.
+            organ: As for `predict`.
+
+        Returns:
+            Objects as runs, each with its score: `detections.objects[0].to_mask()` is the first one's mask.
+
+        Raises:
+            ValueError: If the weights find masks and no single objects; else as `predict`.
+        """
+        if self.manifest.objects is None:
+            raise ValueError(f"weights of {self.manifest.competition} find masks: take predict, or polygons")
+        return self._answer(image, pixel_size_um, organ, predict_detections)
+
     def polygons(
         self, image: ImageLike, pixel_size_um: float | None = None, organ: str = "", source: str = ""
     ) -> dict[str, Any]:
-        """The components of the mask as GeoJSON, as `histofold predict --geojson` writes them.
+        """The components of the mask, or single objects, as GeoJSON, as `histofold predict --geojson` writes them.
 
         Args:
             image: As for `predict`, as are the others.
@@ -128,6 +157,10 @@ class Model:
         Raises:
             As `predict`.
         """
+        if self.manifest.objects is not None:
+            found = self._answer(image, pixel_size_um, organ, lambda *seen: (predict_detections(*seen), seen[2]))
+            named = object_features(found[0], self.manifest.classes[0], found[1])
+            return {"type": "FeatureCollection", "features": list(named)}
         gathered = _GatheredSums()
         size_um, of_classes = self._masks(image, pixel_size_um, (organ, source), gathered)
         features = outline_features(of_classes, self.manifest.classes, size_um, gathered.sums)
@@ -145,8 +178,10 @@ class Model:
             float32 (H, W), 0 to 1; of several classes (K, H, W).
 
         Raises:
-            As `predict`.
+            ValueError: If the weights are of a detector, which has none; else as `predict`.
         """
+        if is_detector(self.manifest.members[0].architecture):
+            raise ValueError("detectors have no probability of each pixel: take objects")
         probs_KHW = self._answer(image, pixel_size_um, organ, predict_probabilities)
         return probs_KHW[0] if len(probs_KHW) == 1 else probs_KHW
 

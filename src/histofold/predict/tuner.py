@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from histofold.models.instances.build import build_network
 from histofold.predict.devices import best_device, describe_device, is_out_of_memory
 from histofold.predict.members import load_ensemble
+from histofold.predict.objects.finds import find_in_tiles
 from histofold.predict.stages import Level
 from histofold.predict.tiled import grid_of
 from histofold.schema.manifest import Manifest
+from histofold.schema.network import is_detector
 
 LARGEST_BATCH = 32
 ENOUGH = 0.97  # of the best speed: the smallest batch that reaches it needs the least memory
@@ -57,12 +60,15 @@ def propose_batch(folder: Path, manifest: Manifest) -> BatchProposal:
         MemoryError: If a single tile is too much.
     """
     device = best_device()
-    stage = load_ensemble([(folder, manifest)], [device])[0]
+    stage = load_ensemble([(folder, manifest)], [device], build=build_network)[0]
     passes, size = stage.passes_at(Level(1, 1)), grid_of(stage.manifest, (1, 1)).size
     tiles_NHWC = np.random.default_rng(0).integers(0, 256, (LARGEST_BATCH, size, size, 3), np.uint8)
 
     def forward(batch: int) -> None:
-        stage.networks[0](tiles_NHWC[:batch], passes, stage.manifest)
+        if is_detector(manifest.members[0].architecture):
+            find_in_tiles(stage.networks[0], tiles_NHWC[:batch], passes, stage.manifest)
+        else:
+            stage.networks[0](tiles_NHWC[:batch], passes, stage.manifest)
 
     batches, ended = usable_batches(forward)
     times: dict[int, list[float]] = {batch: [] for batch in batches}

@@ -102,7 +102,7 @@ def test_what_nobody_can_read_cannot_be_read(tmp_path, fault):
 def write_set(root, competition, hidden):
     weights = root / "some weights"
     weights.mkdir()
-    tree = FakeKaggle.create(root / "kaggle", competition.slug, weights)
+    tree = FakeKaggle.create(root / "kaggle", competition, weights)
     assert [*write_hidden(tree, competition, hidden, draw_cheaply)] == [
         image.id for image in sorted(hidden.images, key=lambda image: image.number)
     ]
@@ -145,7 +145,7 @@ def test_tables_can_lack_a_column_or_be_absent(tmp_path):
         header = next(csv.reader(stream))
     assert "pixel_size" not in header
     assert Hubmap2022().samples(tree.competition, "test")[0].pixel_size_um is None
-    again = FakeKaggle.create(tree.root, Hubmap2022.slug, tmp_path)
+    again = FakeKaggle.create(tree.root, Hubmap2022(), tmp_path)
     assert [*again.competition.iterdir()] == [], "a tree is made anew"
     for _ in write_hidden(again, Hubmap2022(), HiddenSet(images=images, faults=("no table",)), draw_cheaply):
         pass

@@ -21,7 +21,7 @@ LIMITS = HostLimits(seconds=60.0)
 def watch(tmp_path):
     """Runs a script as a kernel."""
     (tmp_path / "weights").mkdir()
-    tree = FakeKaggle.create(tmp_path / "kaggle", "a-competition", tmp_path / "weights")
+    tree = FakeKaggle.create(tmp_path / "kaggle", Hubmap2022(), tmp_path / "weights")
 
     def run(text, limits=LIMITS):
         kernel = tmp_path / "kernel.py"
@@ -102,7 +102,7 @@ IDS = [image.id for image in HIDDEN.images]
 
 def verdict(tmp_path, rows, watched, hidden=HIDDEN, faults=()):
     (tmp_path / "submission.csv").write_text("id,rle\n" + "".join(f"{key},{row}\n" for key, row in rows.items()))
-    return judge(watched, LIMITS, Hubmap2022(), hidden, tmp_path, faults)
+    return judge(watched, LIMITS, Hubmap2022(), hidden, FakeKaggle(tmp_path, tmp_path, tmp_path), faults)
 
 
 def test_a_good_run_is_good(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ import tifffile
 from histofold.competitions.base import Competition
 from histofold.competitions.hubmap_2022 import HUBMAP_2022_COLUMNS
 from histofold.competitions.kidney_2020 import KIDNEY_2020_INFORMATION
+from histofold.competitions.vrdl_nuclei import VRDL_TEST_IDS
 from histofold.core.faults import Fault, InputError
 from histofold.kaggle.simulate.plan import HiddenImage, HiddenSet, Look
+from histofold.kernels.vrdl_nuclei import VRDL_ANSWER
 from histofold.schema.files import csv_text
 
 Draw = Callable[[int, Look, tuple[int, int]], np.ndarray]
@@ -40,11 +43,25 @@ class FakeKaggle:
     """The folder of the hidden set."""
     working: Path
     """Where the kernel writes."""
+    answer_name: str = "submission.csv"
+    """Name of the file that it writes there."""
+
+    @property
+    def answer(self) -> Path:
+        """The kernel's submission."""
+        return self.working / self.answer_name
+
+    @property
+    def journal(self) -> Path:
+        """Its journal while it is not finished."""
+        return self.working / f"{self.answer_name}.journal"
 
     @classmethod
-    def create(cls, root: Path, slug: str, weights: Path) -> FakeKaggle:
+    def create(cls, root: Path, competition: Competition, weights: Path) -> FakeKaggle:
         """Make the tree anew, with the weights as a dataset; the hidden set is written afterwards."""
-        tree = cls(root, root / "input" / "competitions" / slug, root / "working")
+        folder = root / "input" / "competitions" / (competition.slug or competition.name)
+        answer = VRDL_ANSWER if competition.name == "vrdl_nuclei" else cls.answer_name
+        tree = cls(root, folder, root / "working", answer)
         shutil.rmtree(root, ignore_errors=True)
         tree.competition.mkdir(parents=True)
         tree.working.mkdir()
@@ -63,7 +80,7 @@ def image_folder(competition: str) -> str:
     Raises:
         InputError: If the competition has no hidden set.
     """
-    folders = {"hubmap_2022": "test_images", "kidney_2020": "test", "vasculature_2023": "test"}
+    folders = {"hubmap_2022": "test_images", "kidney_2020": "test", "vasculature_2023": "test", "vrdl_nuclei": "test"}
     if competition not in folders:
         known = ", ".join(folders)
         raise InputError([Fault(competition, "simulate", "it has no hidden set", f"competitions that do: {known}")])
@@ -74,6 +91,7 @@ def write_hidden(tree: FakeKaggle, competition: Competition, hidden: HiddenSet, 
     """Write images and tables, the tables last; gives each id when its image is done."""
     folder = tree.competition / image_folder(competition.name)
     folder.mkdir(exist_ok=True)
+    suffix = ".png" if competition.name == "vrdl_nuclei" else ".tiff"  # what a file is its content says
     originals = {image.original for image in hidden.images}
     kept: dict[str, bytes | None] = {}
     # A duplicate's original comes first, whatever the order of the rows.
@@ -82,7 +100,7 @@ def write_hidden(tree: FakeKaggle, competition: Competition, hidden: HiddenSet, 
         if image.id in originals:
             kept[image.id] = content
         if content is not None:
-            (folder / f"{image.id}.tiff").write_bytes(content)
+            (folder / f"{image.id}{suffix}").write_bytes(content)
         yield image.id
     if "images that are not listed" in hidden.faults:
         (folder / "not_listed.tiff").write_bytes(tiff_content(np.full((40, 30, 3), 200, np.uint8), "strips"))
@@ -150,6 +168,9 @@ def tiff_content(image_HWC: np.ndarray, layout: str) -> bytes:
 
 
 def _write_tables(root: Path, competition: Competition, hidden: HiddenSet) -> None:
+    if competition.name == "vrdl_nuclei":
+        _write_image_list(root / VRDL_TEST_IDS, hidden)
+        return
     sizes = [_stated_size(image)[:2] if competition.task == "instances" else () for image in hidden.images]
     rows = [[image.id, *size, competition.fallback_row] for image, size in zip(hidden.images, sizes, strict=True)]
     _write_table(root / "sample_submission.csv", competition.columns, rows, hidden)
@@ -182,6 +203,15 @@ def _kidney_table(images: Sequence[HiddenImage]) -> tuple[str, Sequence[str], li
         height, width, pixel_size = _stated_size(image)
         rows.append([f"{image.id}.tiff", height, width, str(1 + image.number // 2), pixel_size])
     return KIDNEY_2020_INFORMATION, columns, rows
+
+
+def _write_image_list(path: Path, hidden: HiddenSet) -> None:
+    """The test images as VRDL lists them; the sizes are the host's own, by which it scores."""
+    entries = [
+        {"id": number, "file_name": f"{image.id}.png", "height": image.shape_hw[0], "width": image.shape_hw[1]}
+        for number, image in enumerate(hidden.images, 1)
+    ]
+    path.write_text(json.dumps(entries), encoding="utf-8")
 
 
 def _tile_table(images: Sequence[HiddenImage]) -> tuple[str, Sequence[str], list[list[str]]]:

@@ -22,8 +22,6 @@ KAGGLE_MEMORY_BYTES = 29 * 10**9
 KAGGLE_DISK_BYTES = 20 * 10**9
 _POLL_S = 0.05
 _DISK_POLL_S = 2.0
-SUBMISSION = "submission.csv"
-JOURNAL = "submission.csv.journal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +115,10 @@ def _watch(
         if now >= next_disk:
             watched.disk_bytes = max(watched.disk_bytes, folder_bytes(tree.working))
             next_disk = now + _DISK_POLL_S
-            on_rows(_journalled_rows(tree.working / JOURNAL))
-        for name in (SUBMISSION, JOURNAL):
-            if name not in moments and (tree.working / name).exists():
-                moments[name] = now
+            on_rows(_journalled_rows(tree.journal))
+        for path in (tree.answer, tree.journal):
+            if path.name not in moments and path.exists():
+                moments[path.name] = now
         for name, used, allowed in (
             ("time", now - started, limits.seconds),
             ("memory", watched.memory_bytes, limits.memory_bytes),
@@ -130,15 +128,15 @@ def _watch(
                 watched.stopped = name
         time.sleep(_POLL_S)
     watched.disk_bytes = max(watched.disk_bytes, folder_bytes(tree.working))
-    watched.stages = _stages(moments, time.monotonic())
+    watched.stages = _stages(moments, tree, time.monotonic())
 
 
-def _stages(moments: dict[str, float], end: float) -> dict[str, float]:
+def _stages(moments: dict[str, float], tree: FakeKaggle, end: float) -> dict[str, float]:
     """Seconds of the stages between the moments that were seen."""
     names = {
         "start": "start, imports, the legal file",
-        SUBMISSION: "tables read, weights found and checked",
-        JOURNAL: "networks loaded, images predicted",
+        tree.answer.name: "tables read, weights found and checked",
+        tree.journal.name: "networks loaded, images predicted",
     }
     known = [name for name in names if name in moments]
     later = [*(moments[name] for name in known[1:]), end]

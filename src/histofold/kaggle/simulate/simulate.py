@@ -19,7 +19,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.simulate.files import Draw, FakeKaggle, image_folder, write_hidden
 from histofold.kaggle.simulate.plan import HiddenSet, SimulateRequest, plan_hidden
-from histofold.kaggle.simulate.run import JOURNAL, SUBMISSION, HostLimits, Watched, watch_kernel
+from histofold.kaggle.simulate.run import HostLimits, Watched, watch_kernel
 from histofold.schema.files import write_atomically
 from histofold.schema.manifest import load_manifest
 
@@ -55,7 +55,7 @@ def judge(
     limits: HostLimits,
     competition: Competition,
     hidden: HiddenSet,
-    working: Path,
+    tree: FakeKaggle,
     faults: Sequence[Fault],
 ) -> Verdict:
     """Judge a run by what was seen of it, what was planted, and the faults of its submission."""
@@ -68,7 +68,7 @@ def judge(
     if len(faults) > _SHOWN_FAULTS:
         bad.append(f"and {len(faults) - _SHOWN_FAULTS} more faults of the submission")
     planted = hidden.unreadable()
-    found = fallback_rows(watched.output, competition, hidden, working / SUBMISSION)
+    found = fallback_rows(watched.output, competition, hidden, tree.answer)
     fallbacks = {key: (why, planted.get(key, "")) for key, why in found.items()}
     lost = [key for key, (_, kind) in fallbacks.items() if not kind]
     if lost:
@@ -79,18 +79,18 @@ def judge(
     silent = [key for key in planted if key not in fallbacks]
     if silent:
         bad.append(f"{len(silent)} images that nobody can read have rows of a network: {', '.join(silent[:10])}")
-    if (working / JOURNAL).exists() and not watched.stopped:
+    if tree.journal.exists() and not watched.stopped:
         bad.append("the journal was left behind: not every row was decided")
     return Verdict(bad=tuple(bad), fallbacks=fallbacks, lines=tuple(_table(watched, limits, hidden, fallbacks)))
 
 
 def submission_faults(tree: FakeKaggle, competition: Competition) -> list[Fault]:
     """Every fault of the kernel's submission, by the rules of `histofold check submission`."""
-    path = tree.working / SUBMISSION
+    path = tree.answer
     try:
         check_submission(path, tree.competition, competition.name)
     except InputError as error:
-        return error.faults or [Fault(SUBMISSION, str(path), str(error), "see the log")]
+        return error.faults or [Fault(path.name, str(path), str(error), "see the log")]
     return []
 
 
@@ -167,7 +167,7 @@ def simulate(
     hidden = plan_hidden(request.hidden, looks_of(competition.name, request.organs))
     kernel = _kernel_script(request, competition.name)
     _begin(request.out)
-    tree = FakeKaggle.create(request.out / "kaggle", competition.slug, request.weights)
+    tree = FakeKaggle.create(request.out / "kaggle", competition, request.weights)
     images = write_hidden(tree, competition, hidden, slides(request.hidden.seed, request.hidden.largest))
     for _ in tqdm(images, total=len(hidden.images), desc="fake hidden set", unit="image", dynamic_ncols=True):
         pass
@@ -176,7 +176,7 @@ def simulate(
         watched = watch_kernel(kernel, tree, limits, lambda rows: bar.update(max(0, rows - bar.n)))
         bar.update(len(hidden.images) - bar.n if watched.status == 0 else 0)
     write_atomically(request.out / "kernel.log", watched.output)
-    return judge(watched, limits, competition, hidden, tree.working, submission_faults(tree, competition))
+    return judge(watched, limits, competition, hidden, tree, submission_faults(tree, competition))
 
 
 def _kernel_script(request: SimulateRequest, competition: str) -> Path:

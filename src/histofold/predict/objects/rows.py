@@ -9,6 +9,7 @@ import numpy as np
 
 from histofold.competitions.base import Competition, ObjectCompetition
 from histofold.competitions.objects import covered_pixels
+from histofold.core.faults import Fault, InputError
 from histofold.core.objects.detections import Detections
 from histofold.imaging.slide import Slide
 from histofold.models.instances.build import build_network
@@ -18,7 +19,8 @@ from histofold.predict.objects.image import object_settings, predict_objects
 from histofold.predict.stages import Stage
 from histofold.predict.submission.clock import ImagePacer
 from histofold.predict.submission.rows import ImageRow
-from histofold.schema.manifest import Manifest
+from histofold.schema.manifest import Manifest, Member
+from histofold.schema.network import BOX_DETECTORS, is_detector
 from histofold.schema.sample import Sample
 
 
@@ -40,6 +42,9 @@ class ObjectRows:
         manifests: Those of the ensemble.
         sink: Told of each image what else than its row is to be kept.
         form: Writes the file; None: the adapter.
+
+    Raises:
+        InputError: If boxes are to be fused of networks that give none.
     """
 
     build = staticmethod(build_network)
@@ -53,6 +58,9 @@ class ObjectRows:
     ) -> None:
         self._competition, self._sink, self._form = competition, sink, form or competition
         self._classes = manifests[0].row_classes
+        config = manifests[0].objects
+        if config is not None and config.fusion == "boxes":
+            _check_boxes([member for manifest in manifests for member in manifest.members])
 
     def fallback(self, sample: Sample) -> str:
         """A legal row for an image that cannot be predicted."""
@@ -81,3 +89,11 @@ class ObjectRows:
         if self._competition.task == "instances":
             return cast(ObjectCompetition, self._competition).object_row(sample.id, detections)
         return self._competition.row(covered_pixels(detections.objects))
+
+
+def _check_boxes(members: Sequence[Member]) -> None:
+    """Refuse detectors whose finds are maps of a whole tile: their boxes say nothing."""
+    without = [each for each in members if is_detector(each.architecture) and each.architecture not in BOX_DETECTORS]
+    if without:
+        rule, remedy = "has no boxes, and objects.fusion is boxes", "write objects.fusion = masks or nms"
+        raise InputError([Fault(each.file, each.architecture, rule, remedy) for each in without])
