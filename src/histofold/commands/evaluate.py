@@ -23,7 +23,8 @@ class EvaluateOptions:
     cleaning_gain_over: Path | None = None
     """An evaluated run that differs in data.clean_blank alone: say whether cleaning the labels gained."""
     beside: tuple[Path, ...] = ()
-    """Other evaluated runs of the same folds: print the paired differences and draw runs/E/beside.png."""
+    """Other evaluated runs of the same folds: print the paired differences and which settings changed, and draw
+    runs/E/beside.png."""
 
 
 def run(arguments: list[str]) -> int:
@@ -33,7 +34,10 @@ def run(arguments: list[str]) -> int:
         require_kind(run_folder, "run")
     from histofold.report.comparison import compare_runs, refuse_unevaluated
     from histofold.report.evaluation import write_evaluation_report
+    from histofold.train.checkpoint import changed_settings
     from histofold.trust.evaluate import evaluate_run
+    from histofold.trust.ledger import write_ledger
+    from histofold.trust.oof import run_experiment
 
     uncleaned = options.cleaning_gain_over
     refuse_unevaluated([*filter(None, [uncleaned]), *options.beside])
@@ -42,5 +46,12 @@ def run(arguments: list[str]) -> int:
     print(*evaluation.lines(), sep="\n")
     if uncleaned is not None or options.beside:
         print(*compare_runs(evaluation, options.beside, uncleaned), sep="\n")
+    for other in options.beside:
+        first = next(iter(sorted(other.glob("fold*/experiment.toml"))))
+        changed = changed_settings(first, run_experiment(options.run)) or ["no setting: data, weights or code differ"]
+        print(f"{other.name} to {options.run.name}, what changed: {'; '.join(changed)}")
+    runs = options.run.resolve().parent
+    write_ledger(runs)
+    print(f"all runs: {runs / 'ledger.csv'}")
     print(f"report: {options.run / 'report.html'}")
     return 0

@@ -29,5 +29,11 @@ def run(arguments: list[str]) -> int:
     options = parse_options(SubmitOptions, "submit", arguments)
     from histofold.kaggle.submit.run import planned_commands, submit
 
-    print("\n".join(planned_commands(options)) if options.dry_run else submit(options))
+    if options.dry_run:
+        print("\n".join(planned_commands(options)))
+        return 0
+    print(submit(options))
+    from histofold.trust.ledger import write_ledger
+
+    write_ledger(options.out.resolve().parent)
     return 0
