@@ -189,7 +189,7 @@ def _checked_polygon(
         else:
             mended.add("open")
         rings.append(ring_P2)
-    rings = [ring_P2 for ring_P2 in rings if len(np.unique(ring_P2, axis=0)) > 2]
+    rings = [ring_P2 for ring_P2 in rings if _has_three_corners(ring_P2)]
     if not rings:
         return TilePolygon(kind, ()), {"empty"}
     corners_P2 = np.concatenate(rings)
@@ -203,3 +203,9 @@ def _checked_polygon(
     if not all(is_simple_ring(ring_P2) for ring_P2 in rings):
         mended.add("crossing")
     return TilePolygon(kind, tuple(rings)), mended
+
+
+def _has_three_corners(ring_P2: np.ndarray) -> bool:
+    """Whether a ring has three corners that differ."""
+    others_P2 = ring_P2[(ring_P2 != ring_P2[:1]).any(axis=1)]
+    return bool((others_P2 != others_P2[:1]).any())
