@@ -15,33 +15,44 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from histofold.competitions.base import Adapter, Split, find_image
+from histofold.competitions.base import ObjectScore, Split, Task, find_image
 from histofold.competitions.ids import MOST_NAMED, broken_links, meet_ids
 from histofold.competitions.image_table import other_tables, read_image_table
+from histofold.competitions.objects import ObjectAdapter, covered_pixels, pooled_scores
 from histofold.competitions.tables import CLASS_KEYS, first_rows, log_faults, parse_pixel_size, spelled_table
-from histofold.competitions.truth.find import find_truth, misnamed_files
+from histofold.competitions.truth.find import find_truth, folder_settings, misnamed_files
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
+from histofold.competitions.truth.instances import find_objects
 from histofold.competitions.truth.layout import find_images, image_faults
 from histofold.core.faults import Fault, InputNotice, listed_ids, parted
+from histofold.core.metrics.detections import coco_ap
+from histofold.core.metrics.ranked import ApRule
+from histofold.core.objects.detections import Detections
 from histofold.core.rle.runs import Masks, Runs
 from histofold.imaging.formats.door import use_formats
 from histofold.imaging.formats.stated import is_turned, stated_pixel_size_um
 from histofold.schema.sample import Sample, is_safe_id
 
+FOLDER_OBJECTS = 1000
+"""Detections of an image that count."""
 STATED_TOLERANCE = 0.05
 """Pixel sizes of table and file that differ by more, as a share, are a notice."""
 
 
-class Folder(Adapter):
-    """Adapter of a plain folder of images."""
+class Folder(ObjectAdapter):
+    """Adapter of a plain folder of images: of masks, or of single objects where folder.toml asks for `instances`."""
 
     name = "folder"
     slug = ""
     classes: tuple[str, ...] = ONE_CLASS
     columns: tuple[str, ...] = ("id", "rle")
     class_column = "class"
+    task: Task = "masks"
+    metric = "AP50"
+    ap_rule = ApRule(host="coco", iou=0.5, max_detections=FOLDER_OBJECTS)
     root_remedy = "give the folder that holds images/"
 
     def __init__(self) -> None:
@@ -85,6 +96,9 @@ class Folder(Adapter):
             self._truth = find_truth(root, images, samples)
             self.classes = self._truth.classes
             faults += self._truth.faults
+            self.task = folder_settings(root).task
+            if self.task == "instances" and not parted(self._truth.faults)[0]:
+                self._use_truth(find_objects(root, images, samples))
         return samples, faults
 
     def target(self, sample: Sample) -> Masks:
@@ -94,6 +108,8 @@ class Folder(Adapter):
             InputError: If the mask cannot be read or differs in size from the image; without further faults where no
                 truth was found at all.
         """
+        if self.task == "instances":
+            return super().target(sample)
         before = len(self._truth.notices)
         target = self._truth.target(sample)
         self.notices = [*self.notices, *self._truth.notices[before:]]
@@ -101,7 +117,19 @@ class Folder(Adapter):
 
     def ignored(self, sample: Sample) -> Runs | None:
         """Pixels of a training sample that neither training nor a score counts; None where there are none."""
+        if self.task == "instances":
+            return super().ignored(sample)
         return self._truth.ignored_pixels(sample)
+
+    def score_objects(self, predictions: Mapping[str, Detections], samples: Sequence[Sample]) -> ObjectScore:
+        """COCO's AP at IoU 0.5, of the best 1,000 detections of an image, and at 0.75."""
+        at = {"AP50": 0.5, "AP75": 0.75}
+        metrics = {name: partial(coco_ap, iou=iou, max_detections=FOLDER_OBJECTS) for name, iou in at.items()}
+        return pooled_scores(self, predictions, samples, metrics)
+
+    def object_row(self, sample_id: str, detections: Detections) -> str:
+        """The pixels of any detection as run lengths: a row of this form holds one mask."""
+        return self.row(covered_pixels(detections.objects))
 
 
 def _name_faults(folder: Path, names: Iterable[str]) -> list[Fault]:

@@ -12,7 +12,7 @@ from histofold.core.faults import InputError
 from histofold.core.metrics.ranked import ApRule
 from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
-from histofold.core.rle.runs import Runs
+from histofold.core.rle.runs import Masks, Runs
 from histofold.core.rle.sets import subtract_runs, union_runs
 from histofold.schema.sample import Sample
 
@@ -44,7 +44,7 @@ class ObjectAdapter(Adapter):
         """Read the truth of samples by another function from here on."""
         self._read_truth, self._known = read, {}
 
-    def _truth(self, sample: Sample) -> tuple[Objects, Objects]:
+    def _known_truth(self, sample: Sample) -> tuple[Objects, Objects]:
         """The objects of a training sample, and those that people were unsure of; read once.
 
         Raises:
@@ -57,12 +57,12 @@ class ObjectAdapter(Adapter):
         return self._known[sample.id]
 
     def objects(self, sample: Sample) -> Objects:
-        """The true objects of a training sample; `inspect` or `samples` must have been called. Raises as `_truth`."""
-        return self._truth(sample)[0]
+        """The true objects of a training sample; `samples` must have been called. Raises as `_known_truth`."""
+        return self._known_truth(sample)[0]
 
     def unsure(self, sample: Sample) -> Objects:
         """Objects of a training sample that neither training nor a score counts; raises as `objects`."""
-        return self._truth(sample)[1]
+        return self._known_truth(sample)[1]
 
     def in_surroundings(self, sample: Sample, context_px: int) -> tuple[Objects, Runs]:
         """The truth of a training sample and of so many pixels around it: objects, and pixels that do not count.
@@ -70,21 +70,21 @@ class ObjectAdapter(Adapter):
         Raises:
             InputError: As `objects`.
         """
-        own = PlacedTruth(0, 0, *self._truth(sample))
+        own = PlacedTruth(0, 0, *self._known_truth(sample))
         return truth_in_surroundings([own, *self._labelled_neighbours(sample)], context_px)
 
     def _labelled_neighbours(self, sample: Sample) -> list[PlacedTruth]:
         """The truth of labelled tiles around a sample: there are none."""
         return []
 
-    def target(self, sample: Sample) -> Runs:
+    def target(self, sample: Sample) -> Masks:
         """The pixels of all objects of a training sample; raises as `objects`."""
         return covered_pixels(self.objects(sample))
 
     def ignored(self, sample: Sample) -> Runs | None:
         """The pixels of unsure objects alone; None where there are none."""
         unsure = self.unsure(sample)
-        left = subtract_runs(covered_pixels(unsure), self.target(sample)) if len(unsure) else None
+        left = subtract_runs(covered_pixels(unsure), covered_pixels(self.objects(sample))) if len(unsure) else None
         return left if left is not None and left.area else None
 
 

@@ -175,7 +175,7 @@ class Vasculature2023(ObjectAdapter):
         around = [
             (y, x, path.stem) for y, x, path in self._neighbours.get(sample.id, ()) if path.stem in self._labelled
         ]
-        return [PlacedTruth(y, x, *self._truth(replace(sample, id=key))) for y, x, key in around]
+        return [PlacedTruth(y, x, *self._known_truth(replace(sample, id=key))) for y, x, key in around]
 
     def score_objects(self, predictions: Mapping[str, Detections], samples: Sequence[Sample]) -> ObjectScore:
         """Average precision at IoU 0.6 by the rule of Open Images, and at two others."""

@@ -102,6 +102,29 @@ def read_coco(
     return truth
 
 
+def coco_objects(
+    path: Path, shapes: Mapping[str, tuple[int, int] | None], names: ImageNames
+) -> dict[str, tuple[list[Runs], list[Runs]]]:
+    """The objects and the crowds of each image of a COCO file that `read_coco` finds without fault.
+
+    Args:
+        path: The json file.
+        shapes: As for `read_coco`.
+        names: Finds the image of a file name.
+    """
+    data, faults = load_coco(path)
+    listed, sized, _ = _coco_images(path, data["images"], shapes, names) if not faults else ({}, {}, [])
+    by_image = _grouped_annotations(path, data["annotations"], listed, (), []) if not faults else {}
+    found = {}
+    for key, shape_hw in sized.items():
+        of_kinds = by_image[key][None], by_image[key][_COCO_CROWD]
+        objects, crowds = (
+            [union_runs(coco_runs(segmentation, shape_hw)) for _, segmentation in kind] for kind in of_kinds
+        )
+        found[listed[key]] = (objects, crowds)
+    return found
+
+
 def _grouped_annotations(
     path: Path,
     annotations: Sequence[Mapping[str, Any]],

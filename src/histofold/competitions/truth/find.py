@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from histofold.schema.sample import Sample
 FOLDER_SETTINGS = "folder.toml"
 """What the values of masks mean, where that cannot be seen from them; beside the images."""
 _READ_NAMES = (FOLDER_SETTINGS, "classes.txt", "images.csv", "rles.csv", "annotations.json")
-Reader = Callable[[], FoundTruth]
+Reader = partial[FoundTruth]
 
 
 def find_truth(root: Path, images: ImageFiles, samples: Sequence[Sample]) -> FoundTruth:
@@ -45,7 +45,7 @@ def find_truth(root: Path, images: ImageFiles, samples: Sequence[Sample]) -> Fou
     Raises:
         InputError: If folder.toml is at fault.
     """
-    kinds = _kinds_of_truth(root, images, samples)
+    kinds = kinds_of_truth(root, images, samples)
     if len(kinds) == 1:
         return next(iter(kinds.values()))()
     if kinds:
@@ -56,6 +56,12 @@ def find_truth(root: Path, images: ImageFiles, samples: Sequence[Sample]) -> Fou
     else:
         rule, remedy = f"no truth of the images{_unread_words(root)}", _missing_remedy(root)
     return FoundTruth(faults=[Fault("masks", str(root), rule, remedy)])
+
+
+def folder_settings(root: Path) -> MaskSettings:
+    """What folder.toml says, and the defaults where there is none; raises InputError where it is at fault."""
+    path = root / FOLDER_SETTINGS
+    return load_toml(MaskSettings, path) if path.is_file() else MaskSettings()
 
 
 def _unread_words(root: Path) -> str:
@@ -92,10 +98,9 @@ def misnamed_files(root: Path) -> list[Fault]:
     return found
 
 
-def _kinds_of_truth(root: Path, images: ImageFiles, samples: Sequence[Sample]) -> dict[str, Reader]:
-    """What may be the truth, by its name in words, and what reads it."""
-    names, path = images.names(), root / FOLDER_SETTINGS
-    settings = load_toml(MaskSettings, path) if path.is_file() else MaskSettings()
+def kinds_of_truth(root: Path, images: ImageFiles, samples: Sequence[Sample]) -> dict[str, Reader]:
+    """What may be the truth, by its name in words, and what reads it: a function and its arguments."""
+    names, settings = images.names(), folder_settings(root)
     kinds: dict[str, Reader] = {}
     for folder in child_folders(root, TRUTH_FOLDERS):
         if folder == images.folder:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -42,6 +43,8 @@ class MaskSettings:
     mask_values: tuple[float, ...] = ()
     """Values of mask pixels, all others are background; with classes.txt that of each class in turn. Palettes count by
     index. Empty: decided from the masks."""
+    task: Literal["masks", "instances"] = "masks"
+    """Whether masks are wanted, or the single objects that the truth keeps apart (`truth/instances`)."""
     ignore_value: float | None = None
     """Value of pixels that neither training nor a score counts, as 255 for void; None where there are none."""
 
