@@ -63,7 +63,7 @@ def audit_test_images(competition: Competition, root: Path) -> list[Fault]:
         return []
     for sample in tqdm(samples, desc="check test images", unit="image", dynamic_ncols=True):
         try:
-            slide, light = _open_lightly(sample)
+            slide, light = _open_lightly(competition, sample)
             with slide:
                 if light:
                     _decode(slide)
@@ -87,9 +87,7 @@ def audit_images(
     faults: list[Fault] = []
     for sample in tqdm(samples, desc="check images", unit="image", dynamic_ncols=True):
         try:
-            if competition.task == "volumes" and (decode or look):
-                read_slice(sample.image_path)  # opened with its neighbours it would be mended from them
-            slide, light = _open_lightly(sample) if decode or look else (open_sample(sample), True)
+            slide, light = _open_lightly(competition, sample) if decode or look else (open_sample(sample), True)
             with slide:
                 found, target = _table_faults(competition, sample, slide.shape_hw)
                 if look is not None and target is not None and light:
@@ -102,8 +100,10 @@ def audit_images(
     return faults
 
 
-def _open_lightly(sample: Sample) -> tuple[Slide, bool]:
+def _open_lightly(competition: Competition, sample: Sample) -> tuple[Slide, bool]:
     """A slide, and whether its pixels can be decoded in small pieces; of one that cannot only the header is held."""
+    if competition.task == "volumes":
+        read_slice(sample.image_path)  # opened with its neighbours it would be mended from them
     try:
         return open_sample(sample, max_segment_bytes=LIGHT_SEGMENT_BYTES), True
     except ImageError:

@@ -24,10 +24,11 @@ def test_whole_kidneys_give_one_notice_that_labels_are_partial(root):
     assert "85% of its vessels are labelled" in notice.text
 
 
-def test_a_cut_off_slice_is_a_fault_though_training_would_mend_it(root):
+def test_slices_that_are_cut_off_or_not_there_are_faults_though_their_neighbours_would_mend_them(root):
     path = root / "train" / "kidney_1_dense" / "images" / "0003.tif"
     path.write_bytes(path.read_bytes()[:200])
-    assert [fault.id for fault in check_folder(root).faults] == ["kidney_1_dense_0003"]
+    (root / "test" / "kidney_6" / "images" / "0002.tif").unlink()
+    assert [fault.id for fault in check_folder(root).faults] == ["kidney_1_dense_0003", "kidney_6_0002"]
 
 
 def test_a_slice_without_labels_among_labelled_ones_is_noticed_once_a_volume(root):
