@@ -127,3 +127,20 @@ def test_real_slides_give_a_page_and_no_notice(shared_data, tmp_path, capsys, mo
     page = (tmp_path / "r.html").read_text()
     assert len(page) < LARGEST
     assert "68 images in 11 groups" in page
+
+
+def test_single_objects_have_a_section_of_their_own(tmp_path):
+    areas = {"a1": [4, 900, 30], "b2": [], "c3": [17]}
+    sources = {"a1": "dataset_1", "b2": "dataset_1", "c3": "dataset_2"}
+    facts = [
+        fact(name, source=sources[name], objects=len(sizes), object_areas_px=np.array(sizes, int))
+        for name, sizes in areas.items()
+    ]
+    page = page_of(tmp_path / "r.html", Exploration(facts), samples=[("a1", np.zeros((9, 9, 3), np.uint8))])
+    assert titles(page)[:3] == ["Slides", "Objects", "Slides by organ"]
+    assert "Each object has a colour" in page
+    (row,) = re.findall(r"<tr><td[^>]*>dataset_1</td>.*?</tr>", page)
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
+    assert cells[1:4] == ["2", "1", "3"], "images, those without objects, objects"
+    none = [fact("d", objects=0, object_areas_px=np.zeros(0, int))]
+    assert "Objects" in titles(page_of(tmp_path / "none.html", Exploration(none)))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import tifffile
 
+from histofold.core.objects.instances import Objects
 from histofold.core.rle.runs import runs_from_mask
 from histofold.data.explore.notices import black_notices
-from histofold.data.explore.slides import slide_facts
+from histofold.data.explore.slides import label_facts, slide_facts, with_objects
 from histofold.data.thumbnails import fitting_shape, read_small
 from histofold.imaging.resample import ScaledSlide
 from histofold.imaging.slide import open_slide
@@ -56,3 +57,18 @@ def test_slides_of_hardly_any_pixels_have_facts(tmp_path, shape_hw):
         assert facts.shape_hw == shape_hw
         assert facts.mask_fraction == mask.mean()
         assert 0 <= facts.blank_fraction <= 1
+
+
+def test_objects_are_counted_one_by_one_though_they_touch():
+    labels_HW = np.zeros((9, 14), int)
+    labels_HW[:, :4], labels_HW[:, 4:10] = 1, 2
+    sample = Sample(id="a", image_path="none")
+    fact = label_facts(sample, runs_from_mask(labels_HW > 0))
+    objects = Objects.from_masks([labels_HW == 1, labels_HW == 2, labels_HW == 9])
+    found = with_objects(fact, objects)
+    assert (fact.objects, fact.object_areas_px) == (1, None)
+    assert (found.objects, found.object_area_px, found.object_areas_px.tolist()) == (2, 45, [36, 54])
+    assert found.mask_fraction == fact.mask_fraction
+    nothing = with_objects(fact, Objects.from_masks([], (9, 14)))
+    assert nothing.objects == 0
+    assert np.isnan(nothing.object_area_px)

@@ -81,8 +81,8 @@ def pooled_summary(
     groups = [image.group for image in scorer.images]
     pool = PooledHits(scorer.hits_of(chosen), scorer.rule)
     interval, further = ap_interval(pool, groups), {}
-    for name, iou in FURTHER_IOUS.items():
-        rule = replace(scorer.rule, iou=iou)
+    others = {name: replace(scorer.rule, iou=iou) for name, iou in FURTHER_IOUS.items() if iou != scorer.rule.iou}
+    for name, rule in others.items():
         further[name.upper()] = PooledHits(Scorer(scorer.images, rule).hits_of(chosen), rule).ap()
     if (limit := scorer.rule.max_detections) is not None:
         unlimited = PooledHits(scorer.hits_of(chosen), replace(scorer.rule, max_detections=None))
