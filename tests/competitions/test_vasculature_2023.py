@@ -148,6 +148,17 @@ def test_the_test_split_is_that_of_the_sample_submission(folder):
     assert submission_competition(folder / "sample_submission.csv").name == "vasculature_2023"
 
 
+def test_without_a_list_of_ids_tiles_without_outlines_are_what_is_predicted(folder):
+    (folder / "sample_submission.csv").unlink()
+    competition = detect_competition(folder)
+    (sample,) = competition.samples(folder, "test")
+    assert (sample.id, sample.source, sample.place) == ("dd", "dataset_3", ("wsi_6", 8, 7))
+    assert sample.image_path.is_file()
+    write_polygons(folder, {key: [] for key in ROWS})
+    with pytest.raises(InputError, match="nothing to predict"):
+        competition.samples(folder, "test")
+
+
 def test_every_fault_of_the_tables_is_named_at_once(folder):
     rows = {**ROWS, "bb": "1,4,1536,512", "cc": "2,2,-1,x", "dd": ",3,7,8"}
     (folder / "tile_meta.csv").write_text(

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,15 @@ def read_polygons(path: Path, types: Collection[str], shape_of: Callable[[str], 
             words, remedy = _REPAIRS[kind]
             rule = f"{words}: {len(keys)}, in {len(set(keys))} tiles, the first in {keys[0]}"
             found.faults.append(InputNotice(path.stem, str(path), rule, remedy))
+    return found
+
+
+def outlined_tiles(path: Path) -> set[str]:
+    """The tiles that have a line, whatever their polygons; lines that say no id are passed over."""
+    found = set()
+    for _, line in _lines(path):
+        with suppress(ValueError):
+            found.add(_tile_of(line)[0])
     return found
 
 

@@ -29,7 +29,7 @@ from typing import Literal
 
 from histofold.competitions.base import IMAGE_SUFFIXES, ObjectScore, Split, find_image
 from histofold.competitions.objects import ObjectAdapter, pooled_scores
-from histofold.competitions.polygons import PolygonFile, drawn_objects, read_polygons
+from histofold.competitions.polygons import PolygonFile, drawn_objects, outlined_tiles, read_polygons
 from histofold.competitions.surroundings import PlacedTruth
 from histofold.competitions.tables import TableScan, header_shape_of, rows_by_id, scan_table, submission_ids
 from histofold.core.faults import Fault, InputError, InputNotice
@@ -107,8 +107,30 @@ class Vasculature2023(ObjectAdapter):
         return ApRule(host="openimages", iou=VASCULATURE_IOU)
 
     def _inspect(self, root: Path, split: Split) -> tuple[list[Sample], list[Fault]]:
-        """Samples of polygons.jsonl, or of sample_submission.csv, and every fault of the tables and outlines."""
-        return self._train_samples(root) if split == "train" else (self.test_samples(root, scan_table), [])
+        """Samples of polygons.jsonl, or of sample_submission.csv, and every fault of the tables and outlines.
+
+        In a folder without a sample_submission.csv the test split are the tiles of train/ without outlines, as dataset
+        3: what labels can be predicted for.
+        """
+        if split == "train":
+            return self._train_samples(root)
+        if (root / "sample_submission.csv").is_file():
+            return self.test_samples(root, scan_table), []
+        return self._unlabelled_samples(root)
+
+    def _unlabelled_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
+        """The tiles of train/ that have a row and no outlines, in the order of tile_meta.csv."""
+        table, faults = scan_table(root / VASCULATURE_META, _META_COLUMNS)
+        rows = {row["id"]: row for row in table.to_dict("records")} if "id" in table.columns else {}
+        facts = {key: _tile_facts(key, row, root / VASCULATURE_META, faults) for key, row in rows.items()}
+        images, outlines = _listed_images(root / "train", faults), root / VASCULATURE_POLYGONS
+        labelled = outlined_tiles(outlines) if outlines.is_file() else set()
+        self._neighbours = _neighbours_of(facts, images)
+        plain = [key for key in facts if key in images and key not in labelled]
+        if not plain:
+            rule = "neither a sample_submission.csv nor tiles in train/ without outlines: nothing to predict"
+            faults.append(Fault("sample_submission", str(root), rule, "add the table, or unpack the tiles"))
+        return [self._sample(key, images[key], facts[key]) for key in plain], faults
 
     def _train_samples(self, root: Path) -> tuple[list[Sample], list[Fault]]:
         if (root / _SETTINGS).is_file():
