@@ -58,8 +58,9 @@ RESULTS = ("dataset/index.csv", "runs/small/fold0/model.safetensors", "runs/smal
 def tiny_nets():
     """Networks of a thousand weights, whatever the experiment names."""
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("train.run", "trust.oof", "predict.members"):
-            patch.setattr(f"histofold.{place}.build_model", lambda *_: TinyNet())
+        for place in ("train.run.build_network", "trust.oof.build_network", "predict.tuner.build_network"):
+            patch.setattr(f"histofold.{place}", lambda *_: TinyNet())
+        patch.setattr("histofold.predict.submission.rows.MaskRows.build", staticmethod(lambda *_: TinyNet()))
         yield
 
 
