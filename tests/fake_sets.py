@@ -105,10 +105,13 @@ def run_fake_set(
 def kernel_in_process(competition: KernelCompetition, limit_s: float = SET_LIMIT_S) -> RunOnce:
     """The kernel's own code, called in this process."""
     from histofold.kernels.entry import run_kernel
+    from histofold.predict.objects.rows import ObjectRows
+
+    makers = (ObjectRows,) if competition.task == "instances" else ()
 
     def run(tree: FakeKaggle) -> dict[str, str]:
         folder = image_folder(competition.name)
-        return dict(run_kernel(competition, folder, tree.root / "input", tree.working, limit_s).failed)
+        return dict(run_kernel(competition, folder, tree.root / "input", tree.working, limit_s, *makers).failed)
 
     return run
 

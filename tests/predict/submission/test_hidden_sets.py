@@ -10,6 +10,7 @@ from histofold.competitions.registry import get_competition
 from histofold.kaggle.simulate.plan import HiddenOptions
 from histofold.schema.manifest import load_manifest, manifest_json
 from histofold.synth.competitions import hidden_looks
+from object_weights import object_package
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def weights(small_package, tmp_path_factory):
         )
         (folder / "manifest.json").write_text(manifest_json(one))
         folders[name] = folder
-    return folders
+    vessels = tmp_path_factory.mktemp("vasculature_2023") / "weights"
+    return {**folders, "vasculature_2023": object_package(vessels, "vasculature_2023")}
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,7 @@ def weights(small_package, tmp_path_factory):
     [
         ("hubmap_2022", HiddenOptions(images=16, smallest=16, largest=150, faults=1.0, seed=11)),
         ("kidney_2020", HiddenOptions(images=16, smallest=16, largest=150, faults=1.0, seed=12)),
+        ("vasculature_2023", HiddenOptions(images=12, smallest=16, largest=150, faults=1.0, seed=13)),
         ("hubmap_2022", HiddenOptions(images=0, faults=0.0, seed=1)),
         *((name, draw_options(seed, largest=120)) for seed in (21, 22) for name in ("hubmap_2022", "kidney_2020")),
     ],
