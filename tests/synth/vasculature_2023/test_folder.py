@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from histofold.competitions.polygons import TilePolygon
+from histofold.synth.drawing.canvas import blob_outline, paint
 from histofold.synth.files import SPOILT, SynthKey
 from histofold.synth.vasculature_2023.folder import make_vasculature_2023, tile_shapes
 
@@ -132,3 +134,16 @@ def test_a_vessel_over_the_tiles_edge_is_cut_and_some_are_doubled_or_left_out():
     sparse = [tile_shapes(outlines, (0, 0), 64, sparse=True, rng=rng) for _ in range(300)]
     assert 90 < sum(not shapes for shapes in sparse) < 150
     assert all(max(y for _, y in shapes[0]["coordinates"][0]) == 6 for shapes in sparse if shapes)
+
+
+def test_outlines_are_written_as_the_host_does_so_that_the_adapter_draws_them_back():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        outline = blob_outline(rng, tuple(rng.uniform(20, 50, 2)), rng.uniform(4, 14), stretch=rng.uniform(1, 2))
+        outlines = {"blood_vessel": [outline], "vessel_lumen": [], "glomerulus": [], "unsure": []}
+        (shape, *_) = tile_shapes(outlines, (0, 0), 72, sparse=False, rng=rng)
+        (ring,) = shape["coordinates"]
+        drawn = TilePolygon("blood_vessel", (np.array(ring[:-1], np.float32),)).draw((72, 72)).to_mask()
+        wanted = np.zeros((72, 72), np.uint8)
+        paint(wanted, outline, 1)
+        assert (drawn == (wanted > 0))[1:, 1:].all(), "the host's rule loses a tile's first row and column"

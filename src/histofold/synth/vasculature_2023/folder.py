@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from skimage.measure import find_contours
 
 from histofold.core.log import logger
 from histofold.schema.files import write_atomically, write_bytes_atomically
@@ -288,12 +289,16 @@ def tile_shapes(
 
 
 def _clipped(outline_P2: np.ndarray, side: int) -> list[list[list[int]]]:
-    """Closed rings of [x, y] of what lies of an outline within a tile."""
+    """Closed rings of [x, y] of what lies of an outline within a tile, written as the host does.
+
+    Corners stand between the pixels, half a pixel outside the first and the last, and are cut off to whole numbers.
+    """
     inside = np.zeros((side, side), dtype=np.uint8)
     paint(inside, outline_P2, 1)
-    contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    rings = [contour[:, 0].tolist() for contour in contours if cv2.contourArea(contour) >= _LEAST_AREA_PX]
-    return [[*ring, ring[0]] for ring in rings]
+    parts, labels, stats, _ = cv2.connectedComponentsWithStats(inside)
+    large = [part for part in range(1, parts) if stats[part, cv2.CC_STAT_AREA] >= _LEAST_AREA_PX]
+    corners = [find_contours(np.pad(labels == part, 1), 0.5)[0] - 1 for part in large]
+    return [np.clip(np.floor(ring[:, ::-1]), 0, side - 1).astype(int).tolist() for ring in corners]
 
 
 def _write_tables(root: Path, seed: int, tiles: Sequence[WrittenTile], hidden: Sequence[WrittenTile]) -> None:
