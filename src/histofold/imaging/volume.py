@@ -138,22 +138,12 @@ def _say_mended(path: Path, reason: str) -> None:
     logger.warning("%s: taken as the mean of the slices before and after it, since %s", path, reason)
 
 
-class _SliceReader:
-    """Three slices as the channels of an image; where a neighbour is missing the slice itself stands for it."""
+class ThreePlanes:
+    """A plane of a volume and its two neighbours as the channels of a slide, uint8 (H, W) each."""
 
-    def __init__(self, path: Path) -> None:
-        around = [_kept_slice(neighbour_slice(path, step)) for step in (-1, 1)]
-        try:
-            middle_HW = levelled_slice(path)
-        except ImageError as error:
-            before_HW, after_HW = around
-            if before_HW is None or after_HW is None or before_HW.shape != after_HW.shape:
-                raise
-            _say_mended(path, str(error))
-            middle_HW = cv2.addWeighted(before_HW, 0.5, after_HW, 0.5, 0)
-        same = [middle_HW if HW is None or HW.shape != middle_HW.shape else HW for HW in around]
-        self._planes = (same[0], middle_HW, same[1])
-        self.shape_hw = (int(middle_HW.shape[0]), int(middle_HW.shape[1]))
+    def __init__(self, planes: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        self._planes = planes
+        self.shape_hw = (int(planes[1].shape[0]), int(planes[1].shape[1]))
 
     def read_into(self, canvas_HWC: np.ndarray, y: int, x: int) -> None:
         """Fill a canvas with the region that begins at (y, x)."""
@@ -163,6 +153,20 @@ class _SliceReader:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _slice_planes(path: Path) -> ThreePlanes:
+    """A slice and its neighbours; where one of these is missing the slice itself stands for it."""
+    before_HW, after_HW = (_kept_slice(neighbour_slice(path, step)) for step in (-1, 1))
+    try:
+        middle_HW = levelled_slice(path)
+    except ImageError as error:
+        if before_HW is None or after_HW is None or before_HW.shape != after_HW.shape:
+            raise
+        _say_mended(path, str(error))
+        middle_HW = cv2.addWeighted(before_HW, 0.5, after_HW, 0.5, 0)
+    around = [middle_HW if HW is None or HW.shape != middle_HW.shape else HW for HW in (before_HW, after_HW)]
+    return ThreePlanes((around[0], middle_HW, around[1]))
 
 
 def _kept_slice(path: Path | None) -> np.ndarray | None:
@@ -181,4 +185,4 @@ def open_slice(sample: Sample) -> Slide:
     Raises:
         ImageError: If neither it nor both of its neighbours can be read.
     """
-    return Slide(sample.image_path, _SliceReader(sample.image_path))
+    return Slide(sample.image_path, _slice_planes(sample.image_path))

@@ -19,6 +19,7 @@ from histofold.core.log import logger
 from histofold.core.rle.runs import Runs, runs_from_mask
 from histofold.core.volumes import clean_volume
 from histofold.imaging.slide import Slide, open_sample
+from histofold.imaging.volume import ThreePlanes
 from histofold.predict.image import StageForward, forward_batch, predict_probabilities
 from histofold.predict.stages import OutOfTimeError, Stage
 from histofold.schema.manifest import Manifest
@@ -75,23 +76,6 @@ def gather_volume(samples: Sequence[Sample], scratch: Path) -> GreyVolume:
     return GreyVolume(values_DHW, frozenset(unread), samples[0].pixel_size_um, folder)
 
 
-class _Plane:
-    """A plane of a volume and its neighbours as the channels of a slide."""
-
-    def __init__(self, planes: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-        self._planes = planes
-        self.shape_hw = (int(planes[1].shape[0]), int(planes[1].shape[1]))
-
-    def read_into(self, canvas_HWC: np.ndarray, y: int, x: int) -> None:
-        """Fill a canvas with the region that begins at (y, x)."""
-        height, width = canvas_HWC.shape[:2]
-        for channel, plane_HW in enumerate(self._planes):
-            canvas_HWC[:, :, channel] = plane_HW[y : y + height, x : x + width]
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-
 def plane_slides(values_DHW: np.ndarray, axis: str) -> Iterator[tuple[int, int, Iterator[Slide]]]:
     """The planes of an axis as slides, block by block.
 
@@ -109,7 +93,7 @@ def plane_slides(values_DHW: np.ndarray, axis: str) -> Iterator[tuple[int, int, 
 
 def _block_slide(block: np.ndarray, place: int) -> Slide:
     before, after = max(0, place - 1), min(len(block) - 1, place + 1)
-    return Slide(Path("plane"), _Plane((block[before], block[place], block[after])))
+    return Slide(Path("plane"), ThreePlanes((block[before], block[place], block[after])))
 
 
 def predict_volume(
