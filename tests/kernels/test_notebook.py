@@ -37,7 +37,8 @@ def test_its_cells_explain_and_configure(name, tmp_path):
     cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text())["cells"]]
     texts = [text for kind, text in cells if kind == "markdown"]
     codes = [text for kind, text in cells if kind == "code"]
-    for word in (name, "someone/weights-of-mine", "submission.csv", "Inputs", "manifest.json"):
+    answer = "answer.json" if name == "vrdl_nuclei" else "submission.csv"
+    for word in (name, "someone/weights-of-mine", answer, "Inputs", "manifest.json"):
         assert word in texts[0]
     assert texts[1].startswith("## histofold.kernels.configuration\n\nConfiguration: where the kernel finds")
     assert [line.split(" = ")[0] for line in codes[1].splitlines()] == [
