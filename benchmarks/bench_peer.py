@@ -4,7 +4,7 @@
     python benchmarks/bench_peer.py --data ... --out bench_peer --vary defaults unbalanced light
 
 Ours by its default settings, or with one thing changed (VARIATIONS), against `peer_smp.py`: whole-slide Dice over folds
-by patient, the mean of the seeds for each slide, differences paired, their interval by the bootstrap over patients.
+by patient, the mean of the seeds for each slide, differences paired, with an interval over patients.
 What is done is not done again.
 """
 
