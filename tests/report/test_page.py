@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from histofold.report.dataset import write_dataset_report
-from histofold.report.evaluation import write_oof_report
+from histofold.report.masks import write_oof_report
 from histofold.report.page import (
     Facts,
     Figure,
