@@ -6,7 +6,7 @@ from scipy.stats import ttest_1samp
 
 from histofold.core.faults import InputError
 from histofold.schema.sample import Sample
-from histofold.trust.intervals import grouped_interval, paired_difference, run_difference
+from histofold.trust.intervals import grouped_interval, paired_difference, run_difference, score_bounds
 
 
 def test_the_interval_is_wider_when_groups_are_few():
@@ -84,3 +84,9 @@ def test_two_runs_are_compared_slide_by_slide(tmp_path):
         run_difference(tmp_path / "raw", tmp_path / "less", samples)
     with pytest.raises(InputError, match="no such file"):
         run_difference(tmp_path / "raw", tmp_path / "none", samples)
+
+
+def test_the_interval_of_a_score_ends_where_scores_do():
+    assert score_bounds((-0.1, 0.4)) == [0.0, 0.4]
+    assert score_bounds((0.6, 1.2)) == [0.6, 1.0]
+    assert score_bounds((-np.inf, np.inf)) is None

@@ -54,6 +54,12 @@ def grouped_interval(scores: Sequence[float] | np.ndarray, groups: Sequence[str]
     return mean - half, mean + half
 
 
+def score_bounds(interval: tuple[float, float]) -> list[float] | None:
+    """An interval of a score, cut to 0 and 1, which the arithmetic of few groups passes; None where it is infinite."""
+    low, high = interval
+    return [max(low, 0.0), min(high, 1.0)] if math.isfinite(low) else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """A paired difference of scores."""

@@ -13,7 +13,7 @@ from histofold.schema.files import write_atomically
 from histofold.schema.parse import write_json
 from histofold.trust.blank_tiles import refuse_costly_skipping
 from histofold.trust.evaluation import Evaluation, FinishedRun
-from histofold.trust.intervals import grouped_interval
+from histofold.trust.intervals import grouped_interval, score_bounds
 from histofold.trust.oof import THRESHOLD_GRID, FoldRun, score_folds
 from histofold.trust.thresholds import apply_thresholds, nested_scores
 
@@ -120,7 +120,7 @@ def mask_summary(
     return {
         "metric": "Dice",
         "dice": float(scores.mean()),
-        "interval": list(grouped_interval(scores, table["group"].tolist())) if groups > 1 else None,
+        "interval": score_bounds(grouped_interval(scores, table["group"].tolist())),
         "images": len(table),
         "groups": groups,
         "dice_at_half": float(table[0.5].mean()),

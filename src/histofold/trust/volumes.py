@@ -22,7 +22,7 @@ from histofold.schema.parse import write_json
 from histofold.schema.sample import Sample
 from histofold.schema.volumes import VolumeConfig
 from histofold.trust.evaluation import FinishedRun
-from histofold.trust.intervals import grouped_interval
+from histofold.trust.intervals import grouped_interval, score_bounds
 from histofold.trust.masks import OOF_COLUMNS, MaskEvaluation, mask_summary
 from histofold.trust.oof import THRESHOLD_GRID, FoldRun, fold_key, held_out_ids, slide_key
 from histofold.trust.thresholds import choose_thresholds
@@ -67,7 +67,7 @@ def evaluate_volumes(found: FinishedRun) -> VolumeEvaluation:
         "surface_dice": float(scores.mean()),
         "surface_dice_at_half": float(volumes[0.5].mean()),
         "volumes": dict(zip(volumes["id"], scores.tolist(), strict=True)),
-        "interval": list(grouped_interval(scores, groups)) if len(set(groups)) > 1 else None,
+        "interval": score_bounds(grouped_interval(scores, groups)),
     }
     summary |= found.facts()
     write_atomically(run / "oof.csv", oof.to_csv(index=False, float_format="%.6f"))

@@ -14,6 +14,7 @@ from histofold.core.metrics.instances import aji, panoptic_quality
 from histofold.core.metrics.ranked import ApRule, PooledHits, RankedHits, ranked_hits
 from histofold.core.objects.detections import Detections
 from histofold.schema.objects import ObjectConfig
+from histofold.trust.intervals import score_bounds
 from histofold.trust.objects.choices import ObjectChoice, Scorer
 from histofold.trust.objects.found import FoundImage
 from histofold.trust.objects.intervals import ap_interval
@@ -89,7 +90,7 @@ def pooled_summary(
         further[f"without the limit of {limit} detections"] = unlimited.ap()
     return {
         "score": pool.ap(),
-        "interval": list(interval) if np.isfinite(interval).all() else None,
+        "interval": score_bounds(interval),
         "images": len(groups),
         "groups": len(set(groups)),
         "score_of_own_settings": PooledHits(scorer.hits_of(dict.fromkeys(chosen, own)), scorer.rule).ap(),
