@@ -233,7 +233,7 @@ class Red:
         return np.zeros((len(images_NHWC), 1, *images_NHWC.shape[1:3]), np.float32)
 
 class HangingSlide:
-    shape_hw = (900, 900)
+    shape_hw, organ = (900, 900), ""
 
     def read(self, y, x):
         time.sleep(90)
