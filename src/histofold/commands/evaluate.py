@@ -43,6 +43,9 @@ def run(arguments: list[str]) -> int:
     refuse_unevaluated([*filter(None, [uncleaned]), *options.beside])
     evaluation = evaluate_run(options.run, options.data_root)
     write_evaluation_report(evaluation)
+    runs = options.run.resolve().parent
+    write_ledger(runs)
+    print(f"all runs: {runs / 'ledger.csv'}")
     print(*evaluation.lines(), sep="\n")
     if uncleaned is not None or options.beside:
         print(*compare_runs(evaluation, options.beside, uncleaned), sep="\n")
@@ -50,8 +53,5 @@ def run(arguments: list[str]) -> int:
         first = next(iter(sorted(other.glob("fold*/experiment.toml"))))
         changed = changed_settings(first, run_experiment(options.run)) or ["no setting: data, weights or code differ"]
         print(f"{other.name} to {options.run.name}, what changed: {'; '.join(changed)}")
-    runs = options.run.resolve().parent
-    write_ledger(runs)
-    print(f"all runs: {runs / 'ledger.csv'}")
     print(f"report: {options.run / 'report.html'}")
     return 0
