@@ -118,7 +118,7 @@ def evaluate_objects(found: FinishedRun) -> ObjectEvaluation:
     summary = {
         "metric": competition.metric,
         **pooled_summary(scorer, chosen, own, shipped.config),
-        "chosen": changed_settings(own, shipped.config),
+        "chosen": chosen_values(own, shipped.config),
         "shown_score": shipped.shown_score,
         "images_mean": mean_metrics(oof),
         "errors": {name: sum(each.counts[name] for each in errors) for name in ERROR_KINDS},
@@ -156,7 +156,7 @@ def _fold_summary(
     return {
         "score": scorer.pool(places, nested[fold.fold].config).ap(),
         "score_of_own_settings": scorer.pool(places, own).ap(),
-        "chosen": changed_settings(own, nested[fold.fold].config),
+        "chosen": chosen_values(own, nested[fold.fold].config),
         "shown_score": nested[fold.fold].shown_score,
         "last_step": fold.record.steps,
         "best_step": fold.record.best_step,
@@ -165,6 +165,6 @@ def _fold_summary(
     }
 
 
-def changed_settings(own: ObjectConfig, chosen: ObjectConfig) -> dict[str, float]:
+def chosen_values(own: ObjectConfig, chosen: ObjectConfig) -> dict[str, float]:
     """The settings that were chosen instead of the run's own."""
     return {name: getattr(chosen, name) for name in CHOSEN_SETTINGS if getattr(chosen, name) != getattr(own, name)}
