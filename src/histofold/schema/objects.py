@@ -39,7 +39,7 @@ class ObjectConfig:
     """Overlap of boxes or masks above which detections of several members or views are one."""
     mask_threshold: float = 0.5
     """Probability above which a pixel belongs to an object."""
-    marker: float = 0.15
+    marker: float = 0.3
     """Watershed: a place whose distance to the object's border, 1 in its middle, is above this begins an object."""
     grow_px: float = 0.0
     """Each object grows by so many pixels of the image, or shrinks where this is negative."""
