@@ -3,11 +3,13 @@
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from safetensors.torch import save_file
 
 from histofold.competitions.check import check_submission
 from histofold.competitions.sennet_2024 import EMPTY_ROW
+from histofold.core.rle.runs import decode_rle
 from histofold.kaggle.bundle.bundler import LIMIT_BYTES
 from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.wheel import build_wheel
@@ -16,6 +18,7 @@ from histofold.models.build import build_model
 from histofold.predict import volumes
 from histofold.predict.submission.merge import merge_shards
 from histofold.predict.submission.shards import FolderRun, predict_folder, predict_shard
+from histofold.report.results.files import ResultFiles
 from histofold.schema.manifest import Manifest, Member, file_sha256, manifest_json
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.volumes import VolumeConfig
@@ -141,6 +144,22 @@ def test_a_volume_that_fails_costs_no_other(kaggle, predicted, tmp_path, monkeyp
     for key, text in rows.items():
         assert text == (EMPTY_ROW if key.startswith("kidney_5") else predicted[0][key])
     assert set(summary.failed) == {key for key in ids if key.startswith("kidney_5")} | set(BLACK)
+
+
+def test_masks_and_probabilities_of_slices_are_written_on_request(kaggle, predicted, tmp_path):
+    _, root, weights, ids = kaggle
+    folders = {name: tmp_path / name for name in ("masks", "probabilities", "geojson")}
+    results = ResultFiles(folders)
+    predict_folder(weights, root, tmp_path / "with.csv", results=results)
+    assert (tmp_path / "with.csv").read_bytes() == predicted[1].read_bytes()
+    for key in set(ids) - set(BLACK):
+        mask_HW = cv2.imread(str(folders["masks"] / f"{key}.png"), cv2.IMREAD_UNCHANGED) > 0
+        text = predicted[0][key]
+        expected_HW = decode_rle("" if text == EMPTY_ROW else text, mask_HW.shape, order="C")
+        np.testing.assert_array_equal(mask_HW, expected_HW)
+        grey_HW = tifffile.imread(folders["probabilities"] / f"{key}.ome.tif").reshape(mask_HW.shape)
+        assert grey_HW.any()
+        assert (grey_HW[mask_HW] >= 127).all(), "what is mask passed the threshold of a half"
 
 
 def test_without_weights_a_legal_file_stands(kaggle, tmp_path):

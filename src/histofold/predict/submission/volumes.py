@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from histofold.competitions.base import Competition
 from histofold.core.rle.runs import Runs
 from histofold.imaging.slide import Slide
 from histofold.imaging.volume import list_slices, slice_number
+from histofold.predict.image import ImageSink
 from histofold.predict.stages import Stage
 from histofold.predict.submission.clock import ImagePacer
 from histofold.predict.submission.rows import ImageRow, MaskRows
 from histofold.predict.volumes import cut_volume, gather_volume, predict_volume, volume_scratch
-from histofold.schema.manifest import look_up_threshold
+from histofold.schema.manifest import Manifest, look_up_threshold
 from histofold.schema.sample import Sample
 from histofold.schema.volumes import VolumeConfig
 
@@ -27,16 +32,23 @@ class VolumeRows(MaskRows):
 
     _folder: Path | None = None
     _masks: dict[int, Runs] = {}  # noqa: RUF012 -- replaced, never changed
+    _probs: dict[int, np.ndarray] = {}  # noqa: RUF012 -- of a sink's volume, mapped from a file that is kept for it
+
+    def __init__(self, competition: Competition, manifests: Sequence[Manifest], sink: ImageSink | None = None) -> None:
+        super().__init__(competition, manifests, sink)
+        self._scratch = ExitStack()
 
     def predict(self, stages: Sequence[Stage], slide: Slide, sample: Sample, pacer: ImagePacer) -> ImageRow:
         """The row of a slice, once its volume is predicted."""
         folder, number = sample.image_path.parent, slice_number(sample.image_path)
         if folder != self._folder:
-            self._masks = self._predict_volume(stages, sample, pacer)
+            self._predict_volume(stages, sample, pacer)
             self._folder = folder
-        runs = self._masks[-1 if number is None else number]
+        place = -1 if number is None else number
+        runs = self._masks[place]
         if self._sink is not None:
-            self._sink.begin(sample, slide.shape_hw, 0.5)
+            self._sink.begin(sample, slide.shape_hw, look_up_threshold(self._thresholds, sample.organ, sample.source))
+            self._sink.add(0, self._probs[place][None].astype(np.float32))
 
         def keep(is_final: bool) -> None:
             if self._sink is not None:
@@ -44,8 +56,8 @@ class VolumeRows(MaskRows):
 
         return ImageRow(self._competition.row(runs), runs.area, None, keep)
 
-    def _predict_volume(self, stages: Sequence[Stage], sample: Sample, pacer: ImagePacer) -> dict[int, Runs]:
-        """The masks of all slices of a sample's volume by their number."""
+    def _predict_volume(self, stages: Sequence[Stage], sample: Sample, pacer: ImagePacer) -> None:
+        """Find the masks, and for a sink the probabilities, of all slices of a sample's volume by their number."""
         path = sample.image_path
         found = list_slices(path.parent)
         numbers = list(range(min(found), max(found) + 1))
@@ -55,8 +67,12 @@ class VolumeRows(MaskRows):
         ]
         settings = self._manifest.volume or VolumeConfig()
         threshold = look_up_threshold(self._thresholds, sample.organ, sample.source)
-        with volume_scratch() as scratch:
-            volume = gather_volume(slices, scratch)
-            map_DHW = predict_volume(stages, volume, settings.axes, scratch, pacer.forward, pacer.allows)
-            masks = cut_volume(map_DHW, threshold, self._manifest)
-        return dict(zip(numbers, masks, strict=True))
+        self._scratch.close()  # of the volume before
+        scratch = self._scratch.enter_context(volume_scratch())
+        volume = gather_volume(slices, scratch)
+        map_DHW = predict_volume(stages, volume, settings.axes, scratch, pacer.forward, pacer.allows)
+        self._masks = dict(zip(numbers, cut_volume(map_DHW, threshold, self._manifest), strict=True))
+        if self._sink is None:
+            self._scratch.close()
+        else:
+            self._probs = dict(zip(numbers, map_DHW, strict=True))
