@@ -14,6 +14,8 @@ from histofold.schema.manifest import load_manifest
 from histofold.schema.objects import ObjectConfig
 from object_weights import DENSE, DETECTOR, object_package, tissue, vasculature_test
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=[DENSE, DETECTOR], ids=["dense", "detector"])
 def weights(request, tmp_path_factory):

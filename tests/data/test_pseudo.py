@@ -27,6 +27,8 @@ from histofold.trust.evaluate import evaluate_run
 from histofold.trust.oof import finished_folds
 from small_datasets import BASE, build, draw, make_folder, small_record
 
+pytestmark = pytest.mark.slow
+
 UNLABELLED = ("u0", "u1", "u2")
 
 

@@ -19,6 +19,8 @@ RUNNER = Path(__file__).with_name("run_alone.py")
 RUN_CELLS = """
 from __future__ import annotations
 import json, sys
+
+pytestmark = pytest.mark.slow
 space = globals()  # as in a notebook, the names of __main__
 for cell in json.load(open(sys.argv[2], encoding="utf-8"))["cells"]:
     if cell["cell_type"] == "code":

@@ -24,6 +24,8 @@ from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.volumes import VolumeConfig
 from kernels.test_hubmap_kernel import read_rows, run_kernel
 
+pytestmark = pytest.mark.slow
+
 ARGUMENTS = {"encoder": "tu-lcnet_035", "decoder_channels": [16, 16, 8, 8, 8], "classes": 1}
 SHAPES = {"kidney_5": (7, 40, 66), "kidney_6": (5, 50, 35)}
 MENDED, GONE, BLACK = "kidney_5_0002", "kidney_5_0004", ("kidney_6_0001", "kidney_6_0002")

@@ -21,6 +21,8 @@ from histofold.trust.evaluate import evaluate_run
 from histofold.trust.oof import finished_folds
 from small_datasets import SMALL_UNET
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (5, 48, 70)
 
 

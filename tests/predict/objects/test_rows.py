@@ -23,6 +23,8 @@ from histofold.schema.manifest import load_manifest
 from object_weights import DENSE, DETECTOR, object_package, vasculature_test
 from slow_network import skipping_clock
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {"b": (90, 121), "a": (64, 64), "gone": None, "c": (33, 70)}
 
 

@@ -14,6 +14,8 @@ from histofold.synth.drawing.canvas import blob_outline, paint
 from histofold.synth.files import SPOILT, SynthKey
 from histofold.synth.vasculature_2023.folder import make_vasculature_2023, tile_shapes
 
+pytestmark = pytest.mark.slow
+
 SIDE = 128
 
 
