@@ -11,6 +11,7 @@ from histofold.core.metrics.ranked import ApRule
 from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
 from histofold.schema.sample import Sample
+from histofold.trust.evaluation import FinishedRun
 from histofold.trust.objects.evaluate import evaluate_objects
 from histofold.trust.objects.found import FoundImage
 
@@ -53,6 +54,8 @@ def found_image(number, *, shrunk=0, unsure=0, stray=2, group=None, folds=2):
 
 class MadeRun:
     """What `evaluate_objects` asks of a run: nothing of it was trained."""
+
+    write = FinishedRun.write
 
     def __init__(self, folder, images, own=None, rule=None, metric="AP"):
         self.run, self.images, self.missing, self.notes = folder, images, [], []

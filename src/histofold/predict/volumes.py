@@ -55,7 +55,7 @@ def gather_volume(samples: Sequence[Sample], scratch: Path) -> GreyVolume:
         ImageError: If none of them can be read.
     """
     values_DHW: np.memmap | None = None
-    unread: dict[int, str] = {}
+    unread: set[int] = set()
     for place, sample in enumerate(samples):
         try:
             with open_sample(sample) as slide:
@@ -68,7 +68,7 @@ def gather_volume(samples: Sequence[Sample], scratch: Path) -> GreyVolume:
                 raise image_fault(sample.image_path, rule, "export all slices of one size")
             values_DHW[place] = grey_HW
         except ImageError as error:
-            unread[place] = str(error)
+            unread.add(place)
             logger.warning("%s", error)
     folder = samples[0].image_path.parent
     if values_DHW is None:

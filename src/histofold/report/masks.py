@@ -81,11 +81,15 @@ def ranked_overlays(evaluation: MaskEvaluation) -> Pictures:
     return pictures
 
 
+def interval_text(interval: Sequence[float] | None) -> str:
+    """An interval as a headline shows it."""
+    return "none: one group" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
 def _headline(summary: Mapping[str, Any]) -> dict[str, str]:
-    interval = summary["interval"]
     return {
         "out-of-fold Dice": f"{summary['dice']:.4f}",
-        "95% interval by group": "none: one group" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
+        "95% interval by group": interval_text(summary["interval"]),
         "Dice at threshold 0.5": f"{summary['dice_at_half']:.4f}",
         "Dice of a mask of everything": f"{summary['dice_of_everything']:.4f}",
         "images": str(summary["images"]),

@@ -13,7 +13,7 @@ from histofold.core.metrics.ranked import PooledHits
 from histofold.imaging.slide import open_sample
 from histofold.report.graphs.objects import plot_object_counts, plot_ranking
 from histofold.report.graphs.run import plot_scores
-from histofold.report.masks import curve_files, ranked_places
+from histofold.report.masks import curve_files, interval_text, ranked_places
 from histofold.report.object_errors import error_blocks
 from histofold.report.page import Block, Facts, Figure, Gallery, Legend, Pictures, Section, Table, Text, write_page
 from histofold.report.pictures.objects import UNSURE_RGB, truth_and_found
@@ -81,10 +81,10 @@ def ranked_examples(evaluation: ObjectEvaluation) -> Pictures:
 
 def _headline(evaluation: ObjectEvaluation) -> dict[str, str]:
     summary = evaluation.summary
-    interval, means = summary["interval"], summary["images_mean"]
+    means = summary["images_mean"]
     return {
         f"out-of-fold {evaluation.metric}": f"{evaluation.score:.4f}",
-        "95% interval by group": "none: one group" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
+        "95% interval by group": interval_text(summary["interval"]),
         "with the run's own settings": f"{summary['score_of_own_settings']:.4f}",
         "of a perfect answer": f"{summary['perfect']:.4f}",
         **{name: f"{value:.4f}" for name, value in summary["further"].items()},

@@ -51,9 +51,10 @@ def evaluate_run(run: Path, root: Path | None = None) -> Evaluation:
     found = FinishedRun(run, folds, sources, missing)
     for note in found.notes:
         logger.warning(note)
-    if sources[0].competition.task == "instances":
+    task = sources[0].competition.task
+    if task == "instances":
         return evaluate_objects(found)
-    return evaluate_volumes(found) if folds[0].manifest.volume is not None else evaluate_masks(found)
+    return evaluate_volumes(found) if task == "volumes" else evaluate_masks(found)
 
 
 def _refuse_other_inputs(folds: Sequence[FoldRun], sources: Sequence[Source]) -> None:

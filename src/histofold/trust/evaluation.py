@@ -13,8 +13,9 @@ import pandas as pd
 
 from histofold.competitions.base import ObjectCompetition
 from histofold.data.sources import JoinedTruth, Source, joined_samples
+from histofold.schema.files import write_atomically
 from histofold.schema.manifest import file_sha256
-from histofold.schema.parse import plain
+from histofold.schema.parse import plain, write_json
 from histofold.schema.sample import Sample
 from histofold.trust.oof import FoldRun
 
@@ -54,6 +55,19 @@ class FinishedRun:
             "settings": {fold.folder.name: plain(fold.record.manifest) for fold in self.folds},
             "missing_folds": list(self.missing),
         }
+
+    def write(self, oof: pd.DataFrame, thresholds: Mapping[str, float], summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Write oof.csv, thresholds.json and, last, summary.json with `facts`.
+
+        Returns:
+            The fields that every `Evaluation` has.
+        """
+        summary = {**summary, **self.facts()}
+        write_atomically(self.run / "oof.csv", oof.to_csv(index=False, float_format="%.6f"))
+        write_json(self.run / "thresholds.json", thresholds)
+        write_json(self.run / "summary.json", summary)
+        own = {"run": self.run, "folds": self.folds, "truth": self.truth, "samples": self.samples, "notes": self.notes}
+        return {**own, "oof": oof, "thresholds": thresholds, "summary": summary}
 
     @property
     def notes(self) -> list[str]:

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histofold.schema.files import write_atomically
-from histofold.schema.parse import write_json
 from histofold.trust.blank_tiles import refuse_costly_skipping
 from histofold.trust.evaluation import Evaluation, FinishedRun
 from histofold.trust.intervals import grouped_interval, score_bounds
@@ -56,20 +54,8 @@ def evaluate_masks(found: FinishedRun) -> MaskEvaluation:
     several = names if len(names) > 1 else ()
     nested, thresholds = nested_scores(table, THRESHOLD_GRID, several)
     oof = _oof_table(table, nested, several)
-    summary = mask_summary(table, oof, thresholds, folds, several) | found.facts()
-    write_atomically(run / "oof.csv", oof.to_csv(index=False, float_format="%.6f"))
-    write_json(run / "thresholds.json", thresholds)
-    write_json(run / "summary.json", summary)
-    return MaskEvaluation(
-        run=run,
-        folds=folds,
-        truth=found.truth,
-        samples=found.samples,
-        oof=oof,
-        thresholds=thresholds,
-        summary=summary,
-        notes=found.notes,
-    )
+    summary = mask_summary(table, oof, thresholds, folds, several)
+    return MaskEvaluation(**found.write(oof, thresholds, summary))
 
 
 _AGREEMENT = 1e-4

@@ -17,8 +17,7 @@ from histofold.core.rle.runs import class_runs
 from histofold.data.sources import joined_folds
 from histofold.predict.stages import Stage
 from histofold.predict.volumes import cut_volume, gather_volume, predict_volume, sorted_volumes, volume_scratch
-from histofold.schema.files import LineJournal, write_atomically
-from histofold.schema.parse import write_json
+from histofold.schema.files import LineJournal
 from histofold.schema.sample import Sample
 from histofold.schema.volumes import VolumeConfig
 from histofold.trust.evaluation import FinishedRun
@@ -49,7 +48,7 @@ class VolumeEvaluation(MaskEvaluation):
 
 def evaluate_volumes(found: FinishedRun) -> VolumeEvaluation:
     """Score a run of volumes and write oof.csv, thresholds.json and summary.json."""
-    run, folds = found.run, found.folds
+    folds = found.folds
     volumes, slices = score_volumes(found)
     grid = list(THRESHOLD_GRID)
     several = volumes["fold"].nunique() > 1
@@ -69,20 +68,7 @@ def evaluate_volumes(found: FinishedRun) -> VolumeEvaluation:
         "volumes": dict(zip(volumes["id"], scores.tolist(), strict=True)),
         "interval": score_bounds(grouped_interval(scores, groups)),
     }
-    summary |= found.facts()
-    write_atomically(run / "oof.csv", oof.to_csv(index=False, float_format="%.6f"))
-    write_json(run / "thresholds.json", thresholds)
-    write_json(run / "summary.json", summary)
-    return VolumeEvaluation(
-        run=run,
-        folds=folds,
-        truth=found.truth,
-        samples=found.samples,
-        oof=oof,
-        thresholds=thresholds,
-        summary=summary,
-        notes=found.notes,
-    )
+    return VolumeEvaluation(**found.write(oof, thresholds, summary))
 
 
 def score_volumes(found: FinishedRun) -> tuple[pd.DataFrame, pd.DataFrame]:

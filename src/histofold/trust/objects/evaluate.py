@@ -9,7 +9,6 @@ from typing import Any
 from histofold.core.metrics.errors import ObjectErrors, object_errors
 from histofold.core.metrics.ranked import ApRule, RankedHits
 from histofold.core.objects.detections import Detections
-from histofold.schema.files import write_atomically
 from histofold.schema.objects import CHOICES_NAME, CHOSEN_SETTINGS, ObjectConfig
 from histofold.schema.parse import write_json
 from histofold.trust.evaluation import Evaluation, FinishedRun
@@ -123,22 +122,11 @@ def evaluate_objects(found: FinishedRun) -> ObjectEvaluation:
         "images_mean": mean_metrics(oof),
         "errors": {name: sum(each.counts[name] for each in errors) for name in ERROR_KINDS},
         "folds": {str(fold.fold): _fold_summary(scorer, fold, nested, own) for fold in found.folds},
-        **found.facts(),
     }
     thresholds = {"default": max(shipped.config.min_score, _LEAST_THRESHOLD)}
-    write_atomically(run / "oof.csv", oof.to_csv(index=False, float_format="%.6f"))
-    write_json(run / "thresholds.json", thresholds)
     write_json(run / CHOICES_NAME, summary["chosen"])
-    write_json(run / "summary.json", summary)
     return ObjectEvaluation(
-        run=run,
-        folds=found.folds,
-        truth=found.truth,
-        samples=found.samples,
-        oof=oof,
-        thresholds=thresholds,
-        summary=summary,
-        notes=found.notes,
+        **found.write(oof, thresholds, summary),
         rule=scorer.rule,
         images=scorer.images,
         hits=scorer.hits_of(chosen),
