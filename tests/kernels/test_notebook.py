@@ -15,12 +15,12 @@ from histofold.kaggle.wheel import build_wheel
 from histofold.kernels.hubmap_2022 import run_hubmap_2022
 from small_kaggle import make_kaggle
 
+pytestmark = pytest.mark.slow
 RUNNER = Path(__file__).with_name("run_alone.py")
 RUN_CELLS = """
 from __future__ import annotations
 import json, sys
 
-pytestmark = pytest.mark.slow
 space = globals()  # as in a notebook, the names of __main__
 for cell in json.load(open(sys.argv[2], encoding="utf-8"))["cells"]:
     if cell["cell_type"] == "code":
@@ -51,7 +51,6 @@ def test_its_cells_explain_and_configure(name, tmp_path):
     assert codes[-1] == "show_summary(kernel_summary)"
 
 
-@pytest.mark.slow
 def test_the_cells_give_the_bytes_of_the_package(small_package, tmp_path):
     """And so those of the script, which gives them too."""
     (tmp_path / "cells.py").write_text(RUN_CELLS)
