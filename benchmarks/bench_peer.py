@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from histofold.competitions.registry import get_competition
 from histofold.data.build import build_dataset
 from histofold.models.weights import shipped_path
+from histofold.predict.devices import best_device, best_precision
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, TrainConfig
 from histofold.schema.network import SHIPPED_ENCODER
@@ -84,6 +86,8 @@ def peer_dice(options: argparse.Namespace, seed: int) -> pd.DataFrame:
         if not path.is_file():
             arguments = ["--data", options.data, "--folds", options.out / "folds.csv", "--weights", shipped_path()]
             arguments += ["--fold", fold, "--seed", seed, "--steps", options.steps, "--out", path]
+            if best_precision(best_device()) == torch.bfloat16:
+                arguments.append("--bf16")
             script = str(Path(__file__).with_name("peer_smp.py"))
             subprocess.run([sys.executable, script, *map(str, arguments)], check=True)
         parts.append(pd.read_csv(path, dtype={"id": str, "group": str}))

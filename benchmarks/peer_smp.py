@@ -1,9 +1,9 @@
 """The peer of the comparisons: a plain segmentation-models-pytorch and albumentations script, as people write it.
 
 U-Net on the shipped ImageNet weights of tf_efficientnet_lite0, AdamW with a cosine rate and 0.3 of it for the encoder,
-BCE + Dice, bf16, steps of 8 crops of 256 at 1.24 um; flips, quarter turns, affine moves with turns by up to 45 degrees,
-elastic bending and colour jitter, each step drawn by itself; the flips as views in prediction, threshold 0.5. It knows
-nothing of histofold but the folds and the file of the weights.
+BCE + Dice, bf16 where told, steps of 8 crops of 256 at 1.24 um; flips, quarter turns, affine moves with turns by up to
+45 degrees, elastic bending and colour jitter, each step drawn by itself; the flips as views in prediction, threshold
+0.5. It knows nothing of histofold but the folds and the file of the weights.
 
     python benchmarks/peer_smp.py --data DIR --folds folds.csv --fold 0 --out peer_fold0.csv
 """
@@ -80,7 +80,7 @@ class Crops(Dataset):
         return result["image"], result["mask"][None].float()
 
 
-def train(images: list, masks: list, weights: Path, steps: int, seed: int) -> torch.nn.Module:
+def train(images: list, masks: list, weights: Path, steps: int, seed: int, bf16: bool) -> torch.nn.Module:
     torch.manual_seed(seed)
     model = smp.Unet("tu-tf_efficientnet_lite0", encoder_weights=None, classes=1)
     tensors = list(torch.load(weights, weights_only=True).values())
@@ -96,7 +96,7 @@ def train(images: list, masks: list, weights: Path, steps: int, seed: int) -> to
     for images_NCHW, masks_N1HW in DataLoader(
         Crops(images, masks, steps * BATCH, seed), BATCH, shuffle=True, num_workers=1, generator=generator
     ):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = model(images_NCHW.contiguous(memory_format=torch.channels_last)).float()
         loss = bce(logits, masks_N1HW) + dice(logits, masks_N1HW)
         optimizer.zero_grad()
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bf16", action="store_true", help="where the processor has units for it")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     cv2.setNumThreads(1)
@@ -137,7 +138,7 @@ def main() -> None:
     images = [resize(loaded[key][0], zooms[key], cv2.INTER_AREA) for key in trained]
     masks = [resize(loaded[key][1], zooms[key], cv2.INTER_NEAREST) for key in trained]
     started = time.monotonic()
-    model = train(images, masks, options.weights, options.steps, options.seed)
+    model = train(images, masks, options.weights, options.steps, options.seed, options.bf16)
     spent = time.monotonic() - started
     held_out = rows[rows["fold"] == options.fold]
     scores = []
