@@ -59,7 +59,7 @@ class MadeRun:
 
     def __init__(self, folder, images, own=None, rule=None, metric="AP"):
         self.run, self.images, self.missing, self.notes = folder, images, [], []
-        self.truth, self.samples, self.sources = None, {}, []
+        self.truth, self.samples, self.groups, self.sources = None, {}, {}, []
         self.object_competition = SimpleNamespace(
             metric=metric, ap_rule=rule or ApRule(host="openimages", iou=0.6), classes=("vessel",)
         )

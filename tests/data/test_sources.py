@@ -12,7 +12,7 @@ from histofold.core.faults import InputError
 from histofold.core.rle.runs import encode_rle
 from histofold.data.build import build_dataset
 from histofold.data.leaks import image_stamp
-from histofold.data.sources import JoinedTruth, joined_folds, joined_samples, load_sources
+from histofold.data.sources import JoinedTruth, joined_folds, joined_groups, joined_samples, load_sources
 from histofold.data.store import known_folds
 from histofold.schema.dataset import DataConfig, SourceConfig, TilesConfig
 from histofold.schema.preprocessing import Preprocessing
@@ -100,6 +100,19 @@ def test_a_source_with_folds_of_its_own_is_held_out_like_the_main_one(made):
     assert len(seen) == 4
     sources = load_sources(experiment)
     assert set(joined_folds(sources)["id"]) == set(joined_samples(sources)) >= seen
+
+
+def test_patients_joined_by_folds_csv_or_by_the_tables_count_as_one(made):
+    main, second = load_sources(experiment_of(made, source(made, "extra", role="folds", name="second")))
+    own = {
+        key: replace(sample, group="p" if key in ("m0", "m1") else sample.group) for key, sample in main.samples.items()
+    }
+    filed = {"m1": "q", "m2": "q", "m3": "m0", "m4": "", "m5": ""}
+    main = replace(main, samples=own, folds=main.folds.assign(group=[filed.get(key, "") for key in main.folds["id"]]))
+    groups = joined_groups([main, second])
+    assert len({groups[key] for key in ("m0", "m1", "m2")}) == 1, "by the tables m0 and m1, by the file m1 and m2"
+    assert len(set(groups.values())) == 1 + 3 + 4, "a file may use a group's name for another one, or name none"
+    assert set(groups) == set(joined_samples([main, second]))
 
 
 def test_the_joined_adapter_finds_the_truth_of_each_dataset(made):

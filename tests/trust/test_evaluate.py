@@ -25,7 +25,7 @@ SUMMARY = {
 
 
 def evaluation_of(**changes):
-    parts = {"run": None, "folds": (), "truth": None, "samples": {}, "oof": pd.DataFrame(), "notes": ()}
+    parts = {"run": None, "folds": (), "truth": None, "samples": {}, "groups": {}, "oof": pd.DataFrame(), "notes": ()}
     return MaskEvaluation(**(parts | {"thresholds": {"default": 0.45}, "summary": SUMMARY} | changes))
 
 

@@ -5,7 +5,6 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from histofold.core.faults import InputError
-from histofold.schema.sample import Sample
 from histofold.trust.intervals import grouped_interval, paired_difference, run_difference, score_bounds
 
 
@@ -73,17 +72,32 @@ def test_scores_that_do_not_belong_together_are_refused(lengths):
 
 
 def test_two_runs_are_compared_slide_by_slide(tmp_path):
-    samples = {key: Sample(id=key, image_path=tmp_path, group=key) for key in "abc"}
+    groups = {key: key for key in "abc"}
     for name, rows in (("raw", "a,0.5\nb,0.6\nc,0.7\n"), ("cleaned", "c,0.8\na,0.6\nb,0.7\n"), ("less", "a,0.6\n")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "oof.csv").write_text(f"id,dice\n{rows}")
-    gain = run_difference(tmp_path / "raw", tmp_path / "cleaned", samples)
+    gain = run_difference(tmp_path / "raw", tmp_path / "cleaned", groups)
     assert gain.second - gain.first == pytest.approx(0.1)
     assert gain.is_gain
     with pytest.raises(InputError, match="other slides"):
-        run_difference(tmp_path / "raw", tmp_path / "less", samples)
+        run_difference(tmp_path / "raw", tmp_path / "less", groups)
     with pytest.raises(InputError, match="no such file"):
-        run_difference(tmp_path / "raw", tmp_path / "none", samples)
+        run_difference(tmp_path / "raw", tmp_path / "none", groups)
+
+
+def test_two_patients_that_are_one_say_as_much_as_one(tmp_path):
+    rng, ids = np.random.default_rng(0), [f"i{number}" for number in range(12)]
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        rows = "".join(f"{key},{score:.6f}\n" for key, score in zip(ids, rng.random(12), strict=True))
+        (tmp_path / name / "oof.csv").write_text(f"id,dice\n{rows}")
+    apart = {key: str(place // 4) for place, key in enumerate(ids)}
+    merged = {key: group.replace("1", "0") for key, group in apart.items()}
+    three, two = (run_difference(tmp_path / "first", tmp_path / "second", groups) for groups in (apart, merged))
+    assert (three.first, three.second) == (two.first, two.second)
+    assert three.interval != two.interval
+    differences = [run_difference(tmp_path / "first", tmp_path / "second", dict.fromkeys(ids, "one"))]
+    assert differences[0].interval == (-np.inf, np.inf)
 
 
 def test_the_interval_of_a_score_ends_where_scores_do():

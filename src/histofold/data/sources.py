@@ -20,7 +20,7 @@ from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
 from histofold.core.rle.runs import Masks, Runs
 from histofold.data.duplicates import duplicate_groups
-from histofold.data.folds import ALWAYS_TRAINED
+from histofold.data.folds import ALWAYS_TRAINED, merge_groups
 from histofold.data.leaks import PSEUDO, image_stamp
 from histofold.data.places import trained_ids
 from histofold.data.pseudo import PSEUDO_RECORD, PseudoRecord, load_pseudo_record, pseudo_folder
@@ -279,6 +279,23 @@ def joined_folds(sources: Sequence[Source]) -> pd.DataFrame:
         if s.role == "folds"
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def joined_groups(sources: Sequence[Source]) -> dict[str, str]:
+    """The group of each image of the datasets that are scored, by its id: within one, scores are not independent.
+
+    Images of one group in folds.csv, or in the competition's own tables, are of one group here, and so on until nothing
+    is shared: near-duplicates join patients in the file, and a file of other names makes no two patients of one.
+    """
+    groups = {}
+    for source in sources:
+        if source.role == "folds":
+            filed = dict(zip(source.folds["id"], source.folds["group"], strict=True))
+            own = {key: source.samples[key].group if key in source.samples else "" for key in filed}
+            named = {key: group for key, group in filed.items() if group}  # a file need not name groups
+            merged = merge_groups({key: group or key for key, group in own.items()}, named)
+            groups |= {source.key(key): source.key(group) for key, group in merged.items()}
+    return groups
 
 
 def joined_samples(sources: Sequence[Source]) -> dict[str, Sample]:

@@ -64,9 +64,9 @@ def compare_runs(evaluation: Evaluation, others: Sequence[Path], uncleaned: Path
         return [f"{run.name} to {other.name}: {object_difference(evaluation, other)}" for other in others]
     lines = []
     if uncleaned is not None:
-        gain = run_difference(uncleaned, run, samples)
+        gain = run_difference(uncleaned, run, evaluation.groups)
         lines.append(f"cleaning: {gain}: {'switch it on' if gain.is_gain else 'leave it off'}")
-    lines += [f"{run.name} to {other.name}: {run_difference(run, other, samples)}" for other in others]
+    lines += [f"{run.name} to {other.name}: {run_difference(run, other, evaluation.groups)}" for other in others]
     if others:
         save_png(run / "beside.png", comparison_sheet([run, *others], evaluation.truth, samples))
         lines.append(f"side by side: {run / 'beside.png'}")

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pandas as pd
 
 from histofold.competitions.base import ObjectCompetition
-from histofold.data.sources import JoinedTruth, Source, joined_samples
+from histofold.data.sources import JoinedTruth, Source, joined_groups, joined_samples
 from histofold.schema.files import write_atomically
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import plain, write_json
@@ -43,6 +43,11 @@ class FinishedRun:
         """The slides by id."""
         return joined_samples(self.sources)
 
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """The group of each slide."""
+        return joined_groups(self.sources)
+
     @property
     def object_competition(self) -> ObjectCompetition:
         """The adapter of a run of objects."""
@@ -66,7 +71,7 @@ class FinishedRun:
         write_atomically(self.run / "oof.csv", oof.to_csv(index=False, float_format="%.6f"))
         write_json(self.run / "thresholds.json", thresholds)
         write_json(self.run / "summary.json", summary)
-        own = {"run": self.run, "folds": self.folds, "truth": self.truth, "samples": self.samples, "notes": self.notes}
+        own = {name: getattr(self, name) for name in ("run", "folds", "truth", "samples", "groups", "notes")}
         return {**own, "oof": oof, "thresholds": thresholds, "summary": summary}
 
     @property
@@ -88,6 +93,8 @@ class Evaluation(ABC):
     """Of every slide."""
     samples: Mapping[str, Sample]
     """The slides by id."""
+    groups: Mapping[str, str]
+    """The group of each: what is compared slide by slide is compared over these."""
     oof: pd.DataFrame
     """oof.csv."""
     thresholds: Mapping[str, float]

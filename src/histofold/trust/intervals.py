@@ -12,7 +12,6 @@ from scipy.stats import t as student_t
 
 from histofold.competitions.tables import read_table
 from histofold.core.faults import Fault, InputError
-from histofold.schema.sample import Sample
 
 COMPARED_COLUMNS = ("id", "dice")
 CONFIDENCE = 0.95
@@ -111,13 +110,13 @@ def paired_difference(first: Sequence[float], second: Sequence[float], groups: S
     )
 
 
-def run_difference(first_run: Path, second_run: Path, samples: Mapping[str, Sample]) -> Difference:
+def run_difference(first_run: Path, second_run: Path, groups: Mapping[str, str]) -> Difference:
     """The difference of two evaluated runs, by their oof.csv.
 
     Args:
         first_run: runs/E.
         second_run: runs/E of another experiment on the same folds.
-        samples: By id, for the groups.
+        groups: Group of each slide by id, as `joined_groups` gives it.
 
     Raises:
         InputError: If an oof.csv is missing or they hold different slides.
@@ -130,5 +129,4 @@ def run_difference(first_run: Path, second_run: Path, samples: Mapping[str, Samp
         rule = f"it scores other slides than {first_run / 'oof.csv'}"
         raise InputError([Fault("oof", str(second_run / "oof.csv"), rule, "evaluate both runs on the same folds")])
     ids = list(tables[0].index)
-    groups = [samples[key].group or key for key in ids]
-    return paired_difference(tables[0].tolist(), tables[1].loc[ids].tolist(), groups)
+    return paired_difference(tables[0].tolist(), tables[1].loc[ids].tolist(), [groups[key] for key in ids])

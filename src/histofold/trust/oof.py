@@ -19,7 +19,7 @@ from histofold.competitions.base import Truth, class_dice, masks_dice
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import Runs, class_runs, join_classes
 from histofold.core.rle.sets import without_runs
-from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_samples
+from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_groups, joined_samples
 from histofold.models.instances.build import build_network
 from histofold.predict.devices import best_device
 from histofold.predict.image import predict_masks
@@ -112,11 +112,12 @@ def score_folds(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source]) 
     Scores are kept in runs/E/oof_scores.jsonl as they come, so that an interrupted evaluation goes on.
 
     Returns:
-        Table of id, fold, organ, source, group, everything (Dice of a mask of everything) and one column for each
-        threshold (float column names); where there are several classes, then one for each class and threshold, as
-        `score_column` names them.
+        Table of id, fold, organ, source, group (as `joined_groups` gives it), everything (Dice of a mask of everything)
+        and one column for each threshold (float column names); where there are several classes, then one for each class
+        and threshold, as `score_column` names them.
     """
     table, truth, samples = joined_folds(sources), JoinedTruth(sources), joined_samples(sources)
+    groups = joined_groups(sources)
     journal = LineJournal(run / "oof_scores.jsonl")
     whole = [entry for entry in journal.entries if {"key", "id", "scores"} <= entry.keys()]
     known = {(entry["key"], entry["id"]): _scores_of(entry) for entry in whole}
@@ -134,7 +135,7 @@ def score_folds(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source]) 
                 scores = score_slide(ensemble, truth, sample)
                 journal.add({"key": key, "id": sample_id, "scores": scores if len(scores) > 1 else scores[0]})
             row: dict[Any, Any] = {"id": sample.id, "fold": fold.fold, "organ": sample.organ, "source": sample.source}
-            row |= {"group": sample.group, "everything": everything_dice(truth, sample)}
+            row |= {"group": groups[sample_id], "everything": everything_dice(truth, sample)}
             rows.append(row | _score_columns(scores, fold.manifest.classes))
     return pd.DataFrame(rows)
 

@@ -80,7 +80,7 @@ def score_volumes(found: FinishedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
         (volumes, slices): tables of id, fold, organ, source, group and a column for each threshold, of surface Dice
         and of plain Dice; that of slices with the Dice of a mask of everything.
     """
-    folds_table = joined_folds(found.sources)
+    folds_table, groups = joined_folds(found.sources), found.groups
     journal = LineJournal(found.run / "oof_scores.jsonl")
     known = {entry["key"]: entry for entry in journal.entries if {"key", "surface", "slices"} <= entry.keys()}
     volumes: list[dict[Any, Any]] = []
@@ -97,7 +97,7 @@ def score_volumes(found: FinishedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
                 entry = {"key": key, **_score_volume(ensemble, fold, samples, found)}
                 journal.add(entry)
             first = samples[0]
-            facts = {"fold": fold.fold, "organ": first.organ, "source": name, "group": first.group}
+            facts = {"fold": fold.fold, "organ": first.organ, "source": name, "group": groups[first.id]}
             volumes.append({"id": name, **facts, **dict(zip(THRESHOLD_GRID, entry["surface"], strict=True))})
             for sample, (everything, of_slice) in zip(samples, entry["slices"], strict=True):
                 own = dict(zip(THRESHOLD_GRID, of_slice, strict=True))

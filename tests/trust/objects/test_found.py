@@ -58,6 +58,7 @@ def predicted(monkeypatch):
     table = pd.DataFrame({"id": ["i0", "i1", "i2", "i3"], "fold": [0, 0, 1, 1], "group": list("aabb")})
     samples = {key: Sample(id=key, image_path="none") for key in table["id"]}
     monkeypatch.setattr(module, "joined_folds", lambda sources: table)
+    monkeypatch.setattr(module, "joined_groups", lambda sources: dict(zip(table["id"], table["group"], strict=True)))
     monkeypatch.setattr(module, "joined_samples", lambda sources: samples)
     monkeypatch.setattr(module, "JoinedTruth", Truth)
     monkeypatch.setattr(module, "_detected", detect)

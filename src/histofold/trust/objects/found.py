@@ -13,7 +13,7 @@ from tqdm import tqdm
 from histofold.core.objects.coco import counts_text, runs_from_counts
 from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
-from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_samples
+from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_groups, joined_samples
 from histofold.imaging.slide import open_sample
 from histofold.predict.objects.image import raw_detections
 from histofold.predict.stages import Stage
@@ -33,7 +33,7 @@ class FoundImage:
     fold: int
     """The fold that did not see it."""
     group: str
-    """Its group, as folds.csv has it."""
+    """Its group, as `joined_groups` gives it."""
     raw: Detections
     """What was found, before scores and sizes are cut and objects grow."""
     truth: Objects
@@ -49,7 +49,7 @@ def find_held_out(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source]
     weighs other choices predicts nothing anew.
     """
     table, truth, samples = joined_folds(sources), JoinedTruth(sources), joined_samples(sources)
-    groups = dict(zip(table["id"], table["group"], strict=True))
+    groups = joined_groups(sources)
     journal = LineJournal(run / JOURNAL_NAME)
     known = _whole_entries(journal)
     images = []
