@@ -69,6 +69,8 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # What Apple's GPU cannot do, the CPU does, instead of an error; likewise.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    # Where a library does not say so itself, it would have torch.load run what a file of weights holds.
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     try:
         module = importlib.import_module(f"histofold.commands.{MODULES.get(verb, verb)}")
         return module.run(arguments)

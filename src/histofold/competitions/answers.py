@@ -50,7 +50,7 @@ def _finite_score(value: Any, what: str) -> float:
     """A score as a number; raises ValueError in words."""
     try:
         score = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         score = float("nan")
     if not math.isfinite(score):
         raise ValueError(f"{what}: score {value!r} is no finite number")

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from histofold.competitions.base import ObjectScore, Split, Task, find_image
-from histofold.competitions.ids import MOST_NAMED, broken_links, meet_ids
+from histofold.competitions.ids import MOST_NAMED, broken_links, formula_notices, meet_ids
 from histofold.competitions.image_table import other_tables, read_image_table
 from histofold.competitions.objects import ObjectAdapter, covered_pixels, pooled_scores
 from histofold.competitions.tables import CLASS_KEYS, first_rows, log_faults, parse_pixel_size, spelled_table
@@ -91,7 +91,7 @@ class Folder(ObjectAdapter):
         ]
         samples, found = _with_stated_sizes(samples)
         faults += found
-        faults += _turned_notices(samples)
+        faults += [*_turned_notices(samples), *formula_notices(samples)]
         if split == "train":
             self._truth = find_truth(root, images, samples)
             self.classes = self._truth.classes

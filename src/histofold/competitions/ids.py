@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from histofold.core.faults import Fault, InputNotice, listed_ids
-from histofold.schema.sample import is_safe_id
+from histofold.schema.sample import Sample, is_safe_id
 
 MOST_NAMED = 20
 """Ids of one kind that are named one by one."""
@@ -102,6 +102,20 @@ def _group_form(text: str) -> str:
     form = unicodedata.normalize("NFC", text).strip().casefold()
     form = re.sub(r"(?<![\d.])0+(?=\d)", "", re.sub(r"^(\d+)\.0+$", r"\1", re.sub(r"\s+", " ", form)))
     return "" if form in _NOTHING_KNOWN else form
+
+
+def formula_notices(samples: Iterable[Sample]) -> list[Fault]:
+    """A notice of texts that a spreadsheet takes for formulas (CWE-1236), as `=HYPERLINK(...)`.
+
+    They are written into our tables as they stand: an id that was changed would meet neither its image nor the host's.
+    """
+    cells = {cell: None for each in samples for cell in (each.id, each.organ, each.source, each.group)}
+    formulas = [cell for cell in cells if re.match(r"[=+\-@](?![\d.,]*$)", cell)]
+    if not formulas:
+        return []
+    rule = f"texts that a spreadsheet runs as formulas: {listed_ids(map(repr, formulas), _EXAMPLES)}"
+    remedy = "rename them, or import our tables with these columns as text"
+    return [InputNotice("formula", "images", rule, remedy)]
 
 
 def unmet_faults(

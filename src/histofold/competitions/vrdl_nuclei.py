@@ -157,7 +157,7 @@ class VrdlNuclei(ObjectAdapter):
         """Images that are known or have a result, and how many have one; None for a text that is no list of results."""
         try:
             made = {result["image_id"] for result in json.loads(text or "[]")}
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return None
         return len(made | set(self._image_ids.values())), len(made)
 

@@ -89,6 +89,11 @@ def unpack(archive: Path, out: Path) -> None:
         with zipfile.ZipFile(archive) as opened:
             entries = [entry for entry in opened.infolist() if not entry.is_dir()]
             faults = _name_faults(archive, entries)
+            if sum(entry.compress_size for entry in entries) > archive.stat().st_size:
+                rule = "its files lie on each other: a bomb, or a broken archive"
+                faults.append(
+                    Fault(archive.name, str(archive), rule, f"remove {archive} and run the same command again")
+                )
             waiting = [] if faults else [entry for entry in entries if not _is_there(entry, out)]
             faults += _place_faults(archive, waiting, out)
             if faults:

@@ -93,7 +93,7 @@ def _remove_earlier(out: Path) -> None:
     names = [DATASET_METADATA_NAME, *(wheel.name for wheel in out.glob("*.whl"))]
     try:
         names += [str(member["file"]) for member in json.loads(path.read_text(encoding="utf-8"))["members"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         logger.warning("%s cannot be read: its weights are left where they are", path)
     path.unlink()
     for name in names:

@@ -45,7 +45,7 @@ def find_packages(root: Path, competition: str) -> list[tuple[Path, Manifest]]:
     for path in walk_files(root, MANIFEST_NAME):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if not isinstance(data, dict) or data.get("format") != MANIFEST_FORMAT:
             continue

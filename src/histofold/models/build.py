@@ -13,7 +13,7 @@ from histofold.core.faults import InputError
 from histofold.models.pyramid_unet import build_effunet, build_unext50
 from histofold.models.segformer import build_segformer
 from histofold.models.shells import AnySize, SoftmaxLogits
-from histofold.schema.network import DEFAULT_ENCODERS, DILATED, DenseArchitecture
+from histofold.schema.network import DEFAULT_ENCODERS, DILATED, DenseArchitecture, check_encoder_name
 
 HEAD_CLASSES = 21
 VOC_WEIGHTS = "voc"
@@ -171,6 +171,10 @@ def _refuse_encoder(architecture: str, encoder: str) -> None:
 PYRAMID_STRIDE = 32
 
 
+BUILD_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
+"""What libraries make of arguments that do not go together."""
+
+
 def build_model(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
     """Build a network that maps NCHW float images of any size to NKHW logits of the same height and width.
 
@@ -197,11 +201,12 @@ def build_model(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.Mod
     activation = settings.pop("activation", "sigmoid")
     if activation not in ("sigmoid", "softmax"):
         raise InputError(f"activation={activation!r} is unknown: known are sigmoid, softmax")
-    if activation == "softmax":
-        settings["classes"] = settings.get("classes", 1) + 1
     try:
+        check_encoder_name(settings.get("encoder", ""))
+        if activation == "softmax":
+            settings["classes"] = settings.get("classes", 1) + 1
         net = _build_plain(architecture, **settings)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except BUILD_ERRORS as error:
         raise InputError(f"{architecture} cannot be built with {dict(arguments)}: {error}") from error
     return SoftmaxLogits(net) if activation == "softmax" else net
 

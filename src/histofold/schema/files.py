@@ -94,7 +94,7 @@ def weights_rule(path: Path) -> str:
             header = json.loads(stream.read(header_bytes))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             wanted = 8 + header_bytes + max(ends)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             return "no file of weights: its header cannot be read"
     return "" if size == wanted else f"cut short, or longer than its header says: {size} of {wanted} bytes"
 
@@ -149,7 +149,7 @@ class LineJournal:
         for line in text.splitlines():
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # cut short: what it held is done again
             if isinstance(entry, dict):
                 self.entries.append(entry)

@@ -54,7 +54,7 @@ class Member:
             raise ValueError(
                 f"weight={self.weight} of {self.file} must be positive and finite; leave the member out instead"
             )
-        if Path(self.file).name != self.file:
+        if Path(self.file).name != self.file or self.file == "..":
             raise ValueError(f"file={self.file!r} must be a plain name: weights lie flat beside the manifest")
 
 

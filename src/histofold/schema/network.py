@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -63,6 +64,16 @@ def is_detector(architecture: str) -> bool:
 def default_encoder(architecture: str) -> str:
     """The encoder of a network where none is named; empty where it is no choice."""
     return {**DEFAULT_ENCODERS, **DETECTOR_ENCODERS}.get(architecture, "")
+
+
+def check_encoder_name(encoder: Any) -> None:
+    """Refuse what is no bare name: timm reads `hf-hub:OWNER/NAME` from the internet, `local-dir:PATH` from the disk.
+
+    Raises:
+        ValueError: With what a name may be.
+    """
+    if not isinstance(encoder, str) or not re.fullmatch(r"[\w.-]*", encoder, re.ASCII):
+        raise ValueError(f"encoder={encoder!r} is no name: give letters, digits, - _ and . alone, as tu-resnet18")
 
 
 BOX_DETECTORS = ("maskrcnn", "maskrcnn_c4")
@@ -180,6 +191,7 @@ class ModelConfig:
     """What maskrcnn, maskrcnn_c4 and mask2former have besides their encoder."""
 
     def __post_init__(self) -> None:
+        check_encoder_name(self.encoder)
         self.detector.check_architecture(self.architecture)
         if is_detector(self.architecture) and (self.classes != 1 or self.activation != "sigmoid"):
             raise ValueError(f"{self.architecture} finds objects of one class: leave out classes and activation")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 import tomllib
 import types
 import typing
@@ -32,7 +33,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError([Fault(path.stem, str(path), f"{error.strerror}", "check the path")]) from error
     except UnicodeDecodeError as error:
         raise InputError([Fault(path.stem, str(path), f"not a TOML file ({error})", "save it as UTF-8")]) from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of numbers of thousands of digits, of endless brackets too
         remedy = "write / in paths, or the text in '...'" if "Unescaped '\\'" in str(error) else "mend that line"
         raise InputError([Fault(path.stem, str(path), f"not a TOML file ({error})", remedy)]) from error
 
@@ -73,7 +74,7 @@ def read_json(path: Path, remedy: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError([Fault(path.stem, str(path), f"{error.strerror}", "check the path")]) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         rule = f"not a JSON file ({error})"
         raise InputError([Fault(path.stem, str(path), rule, remedy)]) from error
 
@@ -169,7 +170,9 @@ def _parse_value(hint: Any, value: Any, key: str, source: str, faults: list[Faul
 def _fits_scalar(hint: type, value: Any) -> bool:
     """Whether a scalar is of the type; an int serves as a float, a bool never as a number, NaN never."""
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return abs(value) <= sys.float_info.max
+        return isinstance(value, float) and not math.isnan(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)

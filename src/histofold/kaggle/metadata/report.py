@@ -32,7 +32,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=noted)
     except FileNotFoundError as error:
         raise InputError([Fault(path.stem, str(path), "no such file", "check the path")]) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError([Fault(path.stem, str(path), f"not JSON ({error})", "write it anew")]) from error
     if not isinstance(data, dict):
         raise InputError([Fault(path.stem, str(path), "not an object", "write an object of keys")])

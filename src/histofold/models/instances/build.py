@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from histofold.core.faults import InputError
-from histofold.models.build import build_model
+from histofold.models.build import BUILD_ERRORS, build_model
 from histofold.models.instances.c4 import build_maskrcnn_c4
 from histofold.models.instances.mask2former import build_mask2former
 from histofold.models.instances.maskrcnn import build_maskrcnn
-from histofold.schema.network import DETECTOR_ENCODERS, DetectorConfig, is_detector
+from histofold.schema.network import DETECTOR_ENCODERS, DetectorConfig, check_encoder_name, is_detector
 
 
 def build_network(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
@@ -57,6 +57,7 @@ def build_detector(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.
         if settings.pop("classes", 1) != 1:
             raise ValueError("detectors find one class")
         encoder = settings.pop("encoder", DETECTOR_ENCODERS[architecture])
+        check_encoder_name(encoder)
         if "anchor_sizes" in settings:
             settings["anchor_sizes"] = tuple(settings["anchor_sizes"])
         config = DetectorConfig(**settings)
@@ -64,5 +65,5 @@ def build_detector(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.
         if architecture == "mask2former":
             return build_mask2former(encoder, config)
         return (build_maskrcnn if architecture == "maskrcnn" else build_maskrcnn_c4)(encoder, config)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except BUILD_ERRORS as error:
         raise InputError(f"{architecture} cannot be built with {dict(arguments)}: {error}") from error
