@@ -26,9 +26,10 @@ from scipy import ndimage
 from histofold.core.metrics import surface_dice
 from histofold.core.rle.runs import runs_from_mask
 from histofold.core.volumes import clean_volume
+from histofold.imaging.planes import GreyVolume
 from histofold.models.build import build_model
 from histofold.predict.stages import stages_of
-from histofold.predict.volumes import GreyVolume, predict_volume
+from histofold.predict.volumes import predict_volume
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.volumes import VOLUME_AXES

@@ -68,10 +68,12 @@ def hidden_volumes(root):
         for number, slice_HW in enumerate(values_DHW):
             cv2.imwrite(str(folder / f"{number:04d}.tif"), slice_HW)
             ids.append(f"{name}_{number:04d}")
-    for key in (MENDED, *BLACK):
+    for key in (MENDED, BLACK[0]):
         volume, _, number = key.rpartition("_")
         path = root / "test" / volume / "images" / f"{number}.tif"
         path.write_bytes(path.read_bytes()[:60])
+    volume, _, number = BLACK[1].rpartition("_")  # whole, and of another type than its volume
+    cv2.imwrite(str(root / "test" / volume / "images" / f"{number}.tif"), np.full(SHAPES[volume][1:], 9, np.uint8))
     volume, _, number = GONE.rpartition("_")
     (root / "test" / volume / "images" / f"{number}.tif").unlink()
     ids = ids[3:] + ids[:3]  # hosts need not list them in order

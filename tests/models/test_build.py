@@ -142,3 +142,20 @@ def test_smp_is_needed_where_it_is_imported():
 def test_unknown_names_are_refused_in_words(architecture, arguments, words):
     with pytest.raises(InputError, match=words):
         build_model(architecture, arguments)
+
+
+@pytest.mark.parametrize("slices", [1, 5])
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [("unet", "resnet18"), ("unet", "tu-lcnet_035"), ("segformer", "mit_b0"), ("effunet-b0", ""), ("unext50", "")],
+)
+def test_networks_see_any_number_of_slices(architecture, encoder, slices):
+    config = ModelConfig(architecture=architecture, encoder=encoder)
+    model = build_model(architecture, config.arguments(slices)).eval()
+    images = torch.rand(1, slices, 64, 96)
+    with torch.inference_mode():
+        before = model(images)
+        images[:, slices - 1] = 0
+        assert before.shape == (1, 1, 64, 96)
+        assert not torch.equal(model(images), before), "the last of them is seen"
+    assert "slices" not in config.arguments(3), "weights of pictures keep their arguments"

@@ -350,3 +350,19 @@ def test_a_timm_encoder_brings_its_mean_and_deviation_unless_they_are_set():
         ModelConfig(encoder="tu-nonsense"),
     ):
         assert with_encoder_moments(Preprocessing(), config) == Preprocessing()
+
+
+@pytest.mark.parametrize("slices", [1, 5])
+@pytest.mark.parametrize("encoder", ["resnet18", CONVNEXT])
+def test_weights_for_pictures_say_the_same_of_slices_that_are_alike(encoder, slices, tmp_path):
+    torch.manual_seed(0)
+    pictures, config = network(encoder=encoder)
+    torch.save(pictures.encoder.state_dict(), tmp_path / "w.pth")
+    config = replace(config, encoder_weights=f"file:{tmp_path}/w.pth")
+    model = build_model("unet", config.arguments(slices))
+    load_encoder_weights(model, config)
+    grey = torch.rand(2, 1, 64, 32)
+    with torch.inference_mode():
+        expected = pictures.eval().encoder(grey.repeat(1, 3, 1, 1))[-1]
+        found = model.eval().encoder(grey.repeat(1, slices, 1, 1))[-1]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from histofold.core.stain import stain_jitter_map
-from histofold.predict.views import SQUARE_VIEWS, apply_view, restain, undo_view
+from histofold.predict.views import SQUARE_VIEWS, apply_view, normalise_tiles, restain, undo_view
 from histofold.schema.prediction import VIEW_NAMES, View, check_views, parse_view, views_by_zoom
+from histofold.schema.preprocessing import Preprocessing
 
 IMAGES_NCHW = torch.arange(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
 
@@ -80,3 +83,11 @@ def test_restaining_scales_the_amounts_of_the_stains():
     assert restain(bytes_NCHW, View()) is bytes_NCHW
     white = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
     torch.testing.assert_close(restain(white, parse_view("identity~h2e2")), white.float())
+
+
+@pytest.mark.parametrize("normalise", ["none", "imagenet", "per_image"])
+def test_a_network_of_one_slice_is_given_the_middle_channel(normalise):
+    tiles = torch.randint(0, 256, (2, 5, 16, 24), dtype=torch.uint8)
+    spec = Preprocessing(normalise=normalise, slices=1)
+    assert torch.equal(normalise_tiles(tiles, spec), normalise_tiles(tiles[:, 2:3], spec))
+    assert normalise_tiles(tiles, replace(spec, slices=3)).shape == (2, 3, 16, 24)

@@ -1,5 +1,6 @@
 """Volumes along three axes: planes, blocks, averages and cuts, against arithmetic on whole arrays."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,18 +10,12 @@ import pytest
 from scipy import ndimage
 
 from histofold.core.faults import ImageError
+from histofold.imaging import planes
+from histofold.imaging.planes import GreyVolume, gather_volume, plane_slides, sorted_volumes
 from histofold.imaging.volume import open_slice
-from histofold.predict import volumes
 from histofold.predict.image import forward_batch
 from histofold.predict.stages import OutOfTimeError
-from histofold.predict.volumes import (
-    GreyVolume,
-    cut_volume,
-    gather_volume,
-    plane_slides,
-    predict_volume,
-    sorted_volumes,
-)
+from histofold.predict.volumes import cut_volume, predict_volume
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample
@@ -61,13 +56,13 @@ def grey() -> GreyVolume:
 
 @pytest.mark.parametrize("axes", [("xy",), ("zy", "xy"), VOLUME_AXES])
 def test_a_network_of_single_voxels_says_the_same_along_every_axis(grey, axes, tmp_path, monkeypatch):
-    monkeypatch.setattr(volumes, "BLOCK_BYTES", 3 * 70 * 45)  # several blocks an axis
+    monkeypatch.setattr(planes, "BLOCK_BYTES", 3 * 70 * 45)  # several blocks an axis
     map_DHW = predict_volume([stage_of(middle_channel, manifest_of())], grey, axes, tmp_path)
     np.testing.assert_allclose(map_DHW, grey.values / 255, atol=2e-3)
 
 
 def test_each_axis_counts_alike_and_sees_its_own_neighbours(grey, tmp_path, monkeypatch):
-    monkeypatch.setattr(volumes, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(planes, "BLOCK_BYTES", 1)
     map_DHW = predict_volume([stage_of(contrast, manifest_of())], grey, VOLUME_AXES, tmp_path)
     values = grey.values.astype(float)
     expected = np.zeros(SHAPE)
@@ -79,17 +74,33 @@ def test_each_axis_counts_alike_and_sees_its_own_neighbours(grey, tmp_path, monk
     np.testing.assert_allclose(map_DHW, expected, atol=2e-3)
 
 
+def outermost(images_NHWC):
+    """A network that compares the first and the last slice of those that it is shown."""
+    planes = images_NHWC.astype(np.float32)
+    return np.abs(planes[..., 0] - planes[..., -1])[:, None] / 255
+
+
+@pytest.mark.parametrize("block_planes", [1, 4])
+def test_of_five_slices_the_outer_ones_are_two_planes_away(grey, tmp_path, monkeypatch, block_planes):
+    monkeypatch.setattr(planes, "BLOCK_BYTES", block_planes * 70 * 45)
+    manifest = manifest_of()
+    manifest = replace(manifest, preprocessing=replace(manifest.preprocessing, slices=5))
+    map_DHW = predict_volume([stage_of(outermost, manifest)], grey, ("xz",), tmp_path)
+    padded = np.pad(grey.values.astype(float), [(0, 0), (2, 2), (0, 0)], mode="edge")
+    np.testing.assert_allclose(map_DHW, np.abs(padded[:, :-4] - padded[:, 4:]) / 255, atol=2e-3)
+
+
 @pytest.mark.parametrize("axis", VOLUME_AXES)
 def test_blocks_partition_the_planes(grey, axis, monkeypatch):
-    monkeypatch.setattr(volumes, "BLOCK_BYTES", 2 * 70 * 45)
-    planes = np.moveaxis(grey.values, VOLUME_AXES.index(axis), 0)
+    monkeypatch.setattr(planes, "BLOCK_BYTES", 2 * 70 * 45)
+    across = np.moveaxis(grey.values, VOLUME_AXES.index(axis), 0)
     seen = 0
     for start, stop, slides in plane_slides(grey.values, axis):
         assert start == seen
         for place, slide in enumerate(slides):
-            np.testing.assert_array_equal(slide.read_all()[:, :, 1], planes[start + place])
+            np.testing.assert_array_equal(slide.read_all()[:, :, 1], across[start + place])
         seen = stop
-    assert seen == len(planes)
+    assert seen == len(across)
 
 
 def test_axes_for_which_there_is_no_time_are_left_out_and_said(grey, tmp_path, caplog):
@@ -103,7 +114,7 @@ def test_axes_for_which_there_is_no_time_are_left_out_and_said(grey, tmp_path, c
 
 
 def test_what_was_seen_before_time_ran_out_counts(grey, tmp_path, monkeypatch):
-    monkeypatch.setattr(volumes, "BLOCK_BYTES", 3 * 70 * 45)
+    monkeypatch.setattr(planes, "BLOCK_BYTES", 3 * 70 * 45)
     calls = []
 
     def forward(stage, networks, batch):

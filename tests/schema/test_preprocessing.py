@@ -2,6 +2,8 @@ import math
 
 import pytest
 
+from histofold.schema.augment import AugmentConfig
+from histofold.schema.experiment import Experiment, PredictConfig
 from histofold.schema.preprocessing import Preprocessing
 
 
@@ -71,3 +73,12 @@ def test_never_smaller_than_a_pixel():
 def test_impossible_specs_are_refused(settings):
     with pytest.raises(ValueError, match=r"must|positive"):
         Preprocessing(**settings)
+
+
+def test_changes_of_colours_are_refused_for_networks_that_see_other_slices_than_three():
+    spec = Preprocessing(slices=5)
+    plain = {"augment": AugmentConfig(preset="none"), "predict": PredictConfig(views=("identity",))}
+    assert Experiment(preprocessing=spec, **plain).preprocessing.channels == 5
+    assert Preprocessing(slices=1).channels == 3
+    with pytest.raises(ValueError, match=r"slices=5: augment.colour, augment.hed would change colours"):
+        Experiment(preprocessing=spec, augment=AugmentConfig(preset="light"))

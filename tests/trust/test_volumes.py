@@ -1,5 +1,6 @@
 """Volumes out-of-fold: from slices to surface Dice, whole, resumed, and equal to the metric of stacked masks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -7,9 +8,14 @@ import numpy as np
 import pytest
 
 from histofold.competitions.registry import get_competition
+from histofold.core.faults import InputError
 from histofold.core.metrics import surface_dice
 from histofold.data.build import build_dataset
-from histofold.predict.volumes import cut_volume, gather_volume, predict_volume, sorted_volumes
+from histofold.data.store import complete_preprocessing, load_dataset
+from histofold.data.tiles.files import read_tile
+from histofold.imaging.planes import gather_volume, sorted_volumes
+from histofold.imaging.slide import open_sample
+from histofold.predict.volumes import cut_volume, predict_volume
 from histofold.schema.augment import AugmentConfig
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import Experiment, ModelConfig, PredictConfig, TrainConfig
@@ -24,6 +30,7 @@ from small_datasets import SMALL_UNET
 pytestmark = pytest.mark.slow
 
 SHAPE = (5, 48, 70)
+NO_COLOUR = AugmentConfig(preset="none", crop=64)
 
 
 def make_kidney(root: Path, name: str, seed: int) -> np.ndarray:
@@ -50,9 +57,9 @@ def evaluated(tmp_path_factory):
     truth = {name: make_kidney(root / "raw", name, seed) for seed, name in enumerate(("kidney_1_dense", "kidney_2"))}
     experiment = Experiment(
         data=DataConfig(dataset=str(root / "dataset")),
-        preprocessing=Preprocessing(target_pixel_size_um=50.0, normalise="none"),
+        preprocessing=Preprocessing(target_pixel_size_um=50.0, slices=5),
         tiles=TilesConfig(size=64, stride=32, min_tissue=0.0, folds=2),
-        augment=AugmentConfig(preset="none", crop=64),
+        augment=NO_COLOUR,
         model=ModelConfig(**SMALL_UNET),
         train=TrainConfig(steps=30, batch=4, workers=0, validate_every=30, save_every=30),
         predict=PredictConfig(tile=64, halo=0, views=("identity",)),
@@ -61,6 +68,25 @@ def evaluated(tmp_path_factory):
     build_dataset(root / "raw", get_competition("sennet_2024"), experiment, root / "dataset", None, 1)
     list(train_experiment(experiment, "small", root / "runs", fold=None, resume=False, limit=None))
     return root / "runs" / "small", evaluate_run(root / "runs" / "small"), truth
+
+
+def test_tiles_hold_the_slices_that_the_network_sees_and_serve_networks_that_see_fewer(evaluated):
+    run, evaluation, _ = evaluated
+    dataset = run.parents[1] / "dataset"
+    info, index, _ = load_dataset(dataset)
+    row = index[index["id"] == "kidney_2_0002"].iloc[0]
+    image_HWC, mask_HW = read_tile(dataset, row["tile_id"])
+    assert image_HWC.shape == (*mask_HW.shape, 5)
+    for channel, number in enumerate((0, 1, 2, 3, 4)):
+        with open_sample(evaluation.samples[f"kidney_2_{number:04d}"]) as slide:
+            region = slide.read(slice(0, 48), slice(row["x"], row["x"] + 64), channels=1)[:, :, 0]
+        np.testing.assert_array_equal(image_HWC[: len(region), :, channel], region)
+    for slices in (1, 3):
+        seen = replace(info.preprocessing, slices=slices)
+        assert complete_preprocessing(Experiment(preprocessing=seen, augment=NO_COLOUR), info, dataset).slices == slices
+    fewer = replace(info, preprocessing=replace(info.preprocessing, slices=3))
+    with pytest.raises(InputError, match="cut with 3 and the experiment says 5"):
+        complete_preprocessing(Experiment(preprocessing=info.preprocessing, augment=NO_COLOUR), fewer, dataset)
 
 
 def test_a_fold_holds_out_a_whole_kidney(evaluated):

@@ -253,7 +253,7 @@ def _refuse_object_settings(competition: Competition, samples: Sequence[Sample],
 
     Raises:
         InputError: If objects are to grow where there are none, or of a source that no image is of; if labels of
-            objects are to be cleaned, or objects are of several classes.
+            objects are to be cleaned, or objects are of several classes; if slices are wanted of pictures.
     """
     data, of_objects = experiment.data, competition.task == "instances"
     sources = sorted({sample.source for sample in samples} - {""})
@@ -270,6 +270,9 @@ def _refuse_object_settings(competition: Competition, samples: Sequence[Sample],
     if not of_objects and experiment.preprocessing.context_px:
         rule = "masks are predicted in tiles that overlap: only single objects are looked for beyond their image"
         faults.append(Fault("preprocessing.context_px", "experiment", rule, "leave it out"))
+    if competition.task != "volumes" and experiment.preprocessing.slices != 3:
+        rule = f"slices are those of a volume, and {competition.name} has pictures, whose 3 channels are colours"
+        faults.append(Fault("preprocessing.slices", "experiment", rule, "leave it out"))
     if of_objects and data.clean_blank:
         rule = "labels on the glass are cleaned of masks, not of single objects"
         faults.append(Fault("data.clean_blank", "experiment", rule, "leave it out"))

@@ -247,6 +247,7 @@ def complete_preprocessing(experiment: Experiment, info: DatasetInfo, folder: Pa
         )
         for name in SCALE_FIELDS
         if getattr(wanted, name) != getattr(built, name)
+        and not (name == "slices" and wanted.channels <= built.channels)
     ]
     if experiment.model.classes not in known_channels(info):
         rule = f"tiles have {len(info.classes)} mask classes ({', '.join(info.classes)}), the experiment's network "

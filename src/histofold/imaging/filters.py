@@ -157,7 +157,7 @@ def triangle_resize(
         scaled_hw: Height and width of the whole scaled image.
 
     Returns:
-        uint8 (len(rows), len(columns), C).
+        uint8 (len(rows), len(columns), C), at least three channels.
     """
     height, width, channels = source_HWC.shape
     firsts, weights = triangle_taps(rows, shape_hw[0], scaled_hw[0])
@@ -169,7 +169,9 @@ def triangle_resize(
     firsts, weights = triangle_taps(columns, shape_hw[1], scaled_hw[1])
     target_HWC = np.empty((len(rows), len(columns), channels), np.uint8)
     if HAS_NUMBA:
-        _blend_columns_jit(blended_HWC, firsts - firsts[0], weights, target_HWC)
+        for channel in range(0, channels, 3):  # of more than three the last ones overlap
+            three = slice(min(channel, channels - 3), min(channel, channels - 3) + 3)
+            _blend_columns_jit(blended_HWC[..., three], firsts - firsts[0], weights, target_HWC[..., three])
     else:
         turned_WB = np.ascontiguousarray(blended_HWC.transpose(1, 0, 2)).reshape(width, len(rows) * channels)
         turned_HB = np.empty((len(columns), len(rows) * channels), np.uint8)

@@ -52,10 +52,12 @@ class ScaledSlide:
     """The slide; the view does not close it."""
     shape_hw: tuple[int, int]
     """Height and width of the view in pixels."""
+    channels: int
+    """Planes of a volume that are seen; pictures have 3."""
 
-    def __init__(self, slide: Slide, scaled_hw: tuple[int, int]) -> None:
+    def __init__(self, slide: Slide, scaled_hw: tuple[int, int], channels: int = 3) -> None:
         check_scaled_hw(scaled_hw)
-        self.slide = slide
+        self.slide, self.channels = slide, channels
         self.shape_hw = (int(scaled_hw[0]), int(scaled_hw[1]))
 
     def read(self, y: slice, x: slice) -> np.ndarray:
@@ -66,17 +68,17 @@ class ScaledSlide:
             x: Columns, likewise.
 
         Returns:
-            A fresh C-contiguous uint8 array (h, w, 3), RGB.
+            A fresh C-contiguous uint8 array (h, w, channels), RGB.
 
         Raises:
             ImageError: If the slide's data cannot be decoded.
             ValueError: If the region is empty or leaves the view.
         """
         if self.shape_hw == self.slide.shape_hw:
-            return self.slide.read(y, x)
+            return self.slide.read(y, x, self.channels)
         rows = slide_range(y, self.shape_hw[0], "y")
         columns = slide_range(x, self.shape_hw[1], "x")
-        canvas_HWC = np.empty((len(rows), len(columns), 3), np.uint8)
+        canvas_HWC = np.empty((len(rows), len(columns), self.channels), np.uint8)
         source_width = max(1, len(columns) * self.slide.shape_hw[1] // self.shape_hw[1])
         for block in _row_blocks(rows, source_width, self.slide.shape_hw[0] / self.shape_hw[0], _IMAGE_BLOCK_PIXELS):
             top = block.start - rows.start
@@ -90,7 +92,8 @@ class ScaledSlide:
     def _read_block(self, rows: range, columns: range) -> np.ndarray:
         source_y = triangle_span(rows, self.slide.shape_hw[0], self.shape_hw[0])
         source_x = triangle_span(columns, self.slide.shape_hw[1], self.shape_hw[1])
-        return triangle_resize(self.slide.read(source_y, source_x), rows, columns, self.slide.shape_hw, self.shape_hw)
+        source_HWC = self.slide.read(source_y, source_x, self.channels)
+        return triangle_resize(source_HWC, rows, columns, self.slide.shape_hw, self.shape_hw)
 
 
 def _row_blocks(rows: range, source_width: int, step: float, block_pixels: int) -> Iterator[range]:

@@ -88,15 +88,16 @@ class Slide:
         """Height and width in pixels."""
         return self._shape_hw
 
-    def read(self, y: slice, x: slice) -> np.ndarray:
+    def read(self, y: slice, x: slice, channels: int = 3) -> np.ndarray:
         """Read a region, decoding no more than the strips or tiles that it touches.
 
         Args:
             y: Rows, inside the image; an open end means the image's border.
             x: Columns, likewise.
+            channels: Planes of a volume to see; pictures have 3.
 
         Returns:
-            A fresh C-contiguous uint8 array (h, w, 3), RGB.
+            A fresh C-contiguous uint8 array (h, w, channels), RGB.
 
         Raises:
             ImageError: If the data of the region cannot be decoded.
@@ -107,7 +108,7 @@ class Slide:
         with self._lock:
             if self._reader is None:
                 raise ValueError(f"{self.path}: the slide is closed: read inside its `with` block")
-            canvas_HWC = np.empty((len(rows), len(columns), 3), np.uint8)
+            canvas_HWC = np.empty((len(rows), len(columns), channels), np.uint8)
             self._reader.read_into(canvas_HWC, rows.start, columns.start)
         return canvas_HWC
 

@@ -145,7 +145,8 @@ def network_view(
     Raises:
         ImageError: If the slide's data cannot be decoded.
     """
-    view = ScaledSlide(slide, preprocessing.scaled_hw(slide.shape_hw, pixel_size_um, slide.organ))
+    scaled_hw = preprocessing.scaled_hw(slide.shape_hw, pixel_size_um, slide.organ)
+    view = ScaledSlide(slide, scaled_hw, preprocessing.channels)
     if preprocessing.stain == "none":
         return view
     stain_map = fit_stain_map(sample_tissue(view), preprocessing)

@@ -1,13 +1,14 @@
-"""Volumes as folders of numbered slices: a slice and its two neighbours are the channels of one slide.
+"""Volumes as folders of numbered slices: a slice and its neighbours are the channels of one slide.
 
 A network for pictures then sees depth without being told: green is the slice, red the one before it, blue the one after
-it. Grey levels are those of the whole volume, from its 0.5th to its 99.5th percentile, so that they mean the same in
-every slice. Memory does not grow with the volume.
+it; of five channels the outer ones are those beside these. Grey levels are those of the whole volume, from its 0.5th to
+its 99.5th percentile, so that they mean the same in every slice. Memory does not grow with the volume.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,51 +139,78 @@ def _say_mended(path: Path, reason: str) -> None:
     logger.warning("%s: taken as the mean of the slices before and after it, since %s", path, reason)
 
 
-class ThreePlanes:
-    """A plane of a volume and its two neighbours as the channels of a slide, uint8 (H, W) each."""
+class PlaneStack:
+    """A plane of a volume and its neighbours as the channels of a slide: as many as a canvas has, it in the middle.
 
-    def __init__(self, planes: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-        self._planes = planes
-        self.shape_hw = (int(planes[1].shape[0]), int(planes[1].shape[1]))
+    Where a neighbour is missing, the one nearest to it on the way to the plane stands for it. A plane is asked for when
+    it is read, and not before.
+
+    Args:
+        shape_hw: Height and width of the plane.
+        plane: Gives the plane so many steps further, uint8 (H, W); 0 is the plane itself, and None means none.
+    """
+
+    def __init__(self, shape_hw: tuple[int, int], plane: Callable[[int], np.ndarray | None]) -> None:
+        self.shape_hw, self._plane = shape_hw, plane
 
     def read_into(self, canvas_HWC: np.ndarray, y: int, x: int) -> None:
-        """Fill a canvas with the region that begins at (y, x)."""
-        height, width = canvas_HWC.shape[:2]
-        for channel, plane_HW in enumerate(self._planes):
-            canvas_HWC[:, :, channel] = plane_HW[y : y + height, x : x + width]
+        """Fill a canvas of an odd number of channels with the region that begins at (y, x)."""
+        height, width, channels = canvas_HWC.shape
+        region, reach = (slice(y, y + height), slice(x, x + width)), channels // 2
+        middle_HW = self._plane(0)
+        assert middle_HW is not None, "there is always the plane itself"
+        canvas_HWC[:, :, reach] = middle_HW[region]
+        for side in (-1, 1):
+            nearest_HW = middle_HW
+            for step in range(side, side * (reach + 1), side):
+                further_HW = self._plane(step)
+                if further_HW is not None and further_HW.shape == self.shape_hw:
+                    nearest_HW = further_HW
+                canvas_HWC[:, :, reach + step] = nearest_HW[region]
 
     def close(self) -> None:
         """Nothing is held open."""
 
 
-def _slice_planes(path: Path) -> ThreePlanes:
-    """A slice and its neighbours; where one of these is missing the slice itself stands for it."""
-    before_HW, after_HW = (_kept_slice(neighbour_slice(path, step)) for step in (-1, 1))
-    try:
-        middle_HW = levelled_slice(path)
-    except ImageError as error:
-        if before_HW is None or after_HW is None or before_HW.shape != after_HW.shape:
-            raise
-        _say_mended(path, str(error))
-        middle_HW = cv2.addWeighted(before_HW, 0.5, after_HW, 0.5, 0)
-    around = [middle_HW if HW is None or HW.shape != middle_HW.shape else HW for HW in (before_HW, after_HW)]
-    return ThreePlanes((around[0], middle_HW, around[1]))
+def _slice_plane(path: Path, step: int) -> np.ndarray | None:
+    """The slice so many further in the levels of its volume, None where there is none that can be read.
 
-
-def _kept_slice(path: Path | None) -> np.ndarray | None:
-    """A neighbour, None where there is none that can be read."""
-    if path is None:
-        return None
+    Raises:
+        ImageError: If the slice itself cannot be read, nor both of its neighbours.
+    """
+    if step == 0:
+        return _whole_slice(path)
+    other = neighbour_slice(path, step)
     try:
-        return levelled_slice(path)
+        return None if other is None else levelled_slice(other)
     except ImageError:
         return None
 
 
+def _whole_slice(path: Path) -> np.ndarray:
+    """A slice in the levels of its volume; where it cannot be read, the mean of its neighbours."""
+    try:
+        return levelled_slice(path)
+    except ImageError as error:
+        before_HW, after_HW = _slice_plane(path, -1), _slice_plane(path, 1)
+        if before_HW is None or after_HW is None or before_HW.shape != after_HW.shape:
+            raise
+        _say_mended(path, str(error))
+        return cv2.addWeighted(before_HW, 0.5, after_HW, 0.5, 0)
+
+
 def open_slice(sample: Sample) -> Slide:
-    """Open a slice of a volume as a slide: what `Sample.opened_by` names.
+    """Open a slice of a volume as a slide: what `Sample.opened_by` names. Its header alone is read.
 
     Raises:
-        ImageError: If neither it nor both of its neighbours can be read.
+        ImageError: If neither its header nor those of both of its neighbours can be read.
     """
-    return Slide(sample.image_path, _slice_planes(sample.image_path))
+    path = sample.image_path
+    shape_hw = slice_shape(path)
+    if shape_hw is None:
+        before, after = (neighbour_slice(path, step) for step in (-1, 1))
+        shape_hw = slice_shape(before) if before and after else None
+        if shape_hw is None:
+            open_slide(path).close()  # raises
+            raise image_fault(path, "cannot be read", "download or export it again")
+    return Slide(path, PlaneStack(shape_hw, partial(_slice_plane, path)))

@@ -14,7 +14,7 @@ from histofold.kaggle.metadata.dataset import DATASET_METADATA_NAME, dataset_met
 from histofold.kaggle.metadata.kernel import KERNEL_METADATA_NAME, kernel_metadata
 from histofold.kaggle.metadata.report import PLACEHOLDER_OWNER
 from histofold.kaggle.wheel import build_own_wheel, build_wheel
-from histofold.schema.experiment import Experiment, ModelConfig
+from histofold.schema.experiment import Experiment
 from histofold.schema.files import write_atomically
 from histofold.schema.parse import load_toml, to_toml, write_json
 
@@ -90,7 +90,7 @@ def write_training(
     for folder in (dataset, notebook):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    setting = _write_start(experiment.model, dataset)
+    setting = _write_start(experiment, dataset)
     model = replace(experiment.model, encoder_weights="none", init="")
     write_atomically(dataset / SETTINGS_NAME, to_toml(replace(experiment, model=model)))
     if folds is not None:
@@ -133,12 +133,13 @@ def _training_faults(experiment: Experiment, path: Path, folds: Path | None) -> 
     return faults
 
 
-def _write_start(model: ModelConfig, folder: Path) -> str:
+def _write_start(experiment: Experiment, folder: Path) -> str:
     """Write the weights that training starts from, fetched here, since Kaggle's machine has no internet.
 
     Returns:
         The key of `model` that takes their file; nothing is written where training starts from random weights.
     """
+    model = experiment.model
     if model.init:
         shutil.copyfile(model.init.removeprefix(_FILE_PREFIX), folder / START_NAME)
         return "init"
@@ -151,7 +152,7 @@ def _write_start(model: ModelConfig, folder: Path) -> str:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # all but the encoder is random: the same command must give the same dataset
-            network = build_network(model.architecture, model.arguments())
+            network = build_network(model.architecture, model.arguments(experiment.preprocessing.slices))
         load_encoder_weights(network, model)
         state = {name: tensor.clone().contiguous() for name, tensor in network.state_dict().items()}
         save_file(state, folder / START_NAME)

@@ -178,9 +178,9 @@ BUILD_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueEr
 def build_model(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
     """Build a network that maps NCHW float images of any size to NKHW logits of the same height and width.
 
-    Its `encoder` is called once in a forward pass and returns NCHW feature maps, finest first. With softmax classes it
-    gives N(K+1)HW logits in training, background first. Its weights are random, see `load_encoder_weights` for others:
-    building never touches the internet.
+    Images have 3 channels, or as many as the argument `slices` says. Its `encoder` is called once in a forward pass and
+    returns NCHW feature maps, finest first. With softmax classes it gives N(K+1)HW logits in training, background
+    first. Its weights are random, see `load_encoder_weights` for others: building never touches the internet.
 
     Args:
         architecture: One of `DenseArchitecture`; `build_network` knows detectors too.
@@ -198,6 +198,7 @@ def build_model(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.Mod
     if architecture not in known:
         raise InputError(f"architecture={architecture!r} is unknown: known are {', '.join(known)}")
     settings = dict(arguments)
+    slices = settings.pop("slices", 3)
     activation = settings.pop("activation", "sigmoid")
     if activation not in ("sigmoid", "softmax"):
         raise InputError(f"activation={activation!r} is unknown: known are sigmoid, softmax")
@@ -208,7 +209,36 @@ def build_model(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.Mod
         net = _build_plain(architecture, **settings)
     except BUILD_ERRORS as error:
         raise InputError(f"{architecture} cannot be built with {dict(arguments)}: {error}") from error
+    if slices != 3:
+        _widen_first_layer(net, slices)
     return SoftmaxLogits(net) if activation == "softmax" else net
+
+
+def first_layer(module: torch.nn.Module) -> nn.Conv2d:
+    """The convolution of a network, or of its encoder, that sees the image."""
+    return next(part for part in module.modules() if isinstance(part, nn.Conv2d))
+
+
+def _widen_first_layer(net: torch.nn.Module, channels: int) -> None:
+    """Let a network take images of another number of channels; its first layer begins at random."""
+    layer = first_layer(net)
+    layer.in_channels = channels
+    layer.weight = nn.Parameter(layer.weight.new_empty(len(layer.weight), channels, *layer.kernel_size))
+    layer.reset_parameters()
+
+
+def adapted_weight(weight_OCHW: torch.Tensor, channels: int) -> torch.Tensor:
+    """A first layer's weight for another number of channels, which like slices are all of one kind.
+
+    Each of them gets the mean over the channels that were, in such a strength that an image whose channels are alike
+    gives what it gave before: as Carreira and Zisserman inflate networks of pictures (2017, arXiv:1705.07750).
+
+    Args:
+        weight_OCHW: Of O features and C channels.
+        channels: How many there shall be.
+    """
+    count = weight_OCHW.shape[1]
+    return weight_OCHW.mean(dim=1, keepdim=True).repeat(1, channels, 1, 1) * (count / channels)
 
 
 def _build_plain(architecture: str, **settings: Any) -> torch.nn.Module:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
-from histofold.models.build import VOC_WEIGHTS, deeplab_hub_state
+from histofold.models.build import VOC_WEIGHTS, adapted_weight, deeplab_hub_state
 from histofold.models.instances.mask2former import swin_hub_name
 from histofold.models.segformer import segformer_hub_name, segformer_hub_state
 from histofold.schema.manifest import file_sha256
@@ -72,7 +72,7 @@ def load_encoder_weights(model: torch.nn.Module, config: ModelConfig) -> None:
     if config.architecture in HUB_NAMES:
         state = {HUB_NAMES[config.architecture](name): tensor for name, tensor in state.items()}
     wanted = _encoder(model).state_dict()
-    matched = match_weights(state, wanted)
+    matched = _with_slices(match_weights(state, wanted), wanted)
     faults = list(_tensor_faults(matched, wanted, config))
     if faults:
         raise InputError(faults[:MAX_FAULTS])
@@ -83,6 +83,21 @@ def load_encoder_weights(model: torch.nn.Module, config: ModelConfig) -> None:
         _load_head(model, state)
     if config.architecture in WHOLE_DETECTORS and config.detector.channels == DetectorConfig.channels:
         _load_detector(model, state)
+
+
+def _with_slices(matched: MatchedWeights, wanted: Mapping[str, torch.Tensor]) -> MatchedWeights:
+    """The same with the first layer of weights for pictures adapted to an encoder that sees slices."""
+    name = _first_layer_name(wanted)
+    found = matched.tensors.get(name)
+    slices = wanted[name].shape[1]
+    if found is None or found.ndim != 4 or found.shape[1] != 3 or slices == 3:
+        return matched
+    logger.info("encoder weights: those of 3 channels are spread over %d slices", slices)
+    return replace(matched, tensors={**matched.tensors, name: adapted_weight(found, slices)})
+
+
+def _first_layer_name(wanted: Mapping[str, torch.Tensor]) -> str:
+    return next(name for name, tensor in wanted.items() if tensor.ndim == 4)
 
 
 def encoder_name(config: ModelConfig) -> str:
@@ -153,7 +168,7 @@ def _encoder(model: torch.nn.Module) -> torch.nn.Module:
 def _tensor_faults(matched: MatchedWeights, wanted: Mapping[str, torch.Tensor], config: ModelConfig) -> Iterator[Fault]:
     """What the encoder wants and the weights lack or have in another shape."""
     remedy = f"use weights of {encoder_name(config)}"
-    first_conv = next((name for name, tensor in wanted.items() if tensor.ndim == 4), None)
+    first_layer = _first_layer_name(wanted)
     for name, tensor in wanted.items():
         found = matched.tensors.get(name)
         if (found is not None and found.shape == tensor.shape) or name.endswith("num_batches_tracked"):
@@ -162,7 +177,7 @@ def _tensor_faults(matched: MatchedWeights, wanted: Mapping[str, torch.Tensor], 
             continue
         if found is None:
             rule = "the encoder needs this tensor and the weights lack it"
-        elif name == first_conv and found.ndim == 4 and found.shape[1] != tensor.shape[1]:
+        elif name == first_layer and found.ndim == 4 and found.shape[1] != tensor.shape[1]:
             rule = f"these weights take images of {found.shape[1]} channels, the encoder of {tensor.shape[1]}"
         else:
             rule = f"the encoder needs the shape {tuple(tensor.shape)} and the weights have {tuple(found.shape)}"

@@ -159,7 +159,8 @@ class ImageBands:
         upsampler = RowUpsampler(scaled.shape_hw, self._slide.shape_hw)
         blank = BlankTiles(len(manifest.classes), BLANK_LOGIT if self._logits else 0.0)
         grid = grid_of(manifest, scaled.shape_hw)
-        tiling = Tiling(grid, manifest.batch, manifest.blend, blank if manifest.skip_blank else None)
+        channels = manifest.preprocessing.channels
+        tiling = Tiling(grid, manifest.batch, manifest.blend, blank if manifest.skip_blank else None, channels)
         forwards = [partial(self._forward, stage, networks) for networks in stage.networks]
         for y, values_KHW in predict_bands(forwards, scaled, tiling, stage.threaded):
             if peak_here and self._peak is not None:

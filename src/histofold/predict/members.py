@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.models.build import build_model
+from histofold.models.build import build_model, first_layer
 from histofold.predict.devices import all_devices, best_precision, free_bytes, is_out_of_memory
 from histofold.predict.stages import Models, Networks, Stage, build_stages
 from histofold.schema.manifest import Manifest, Member
@@ -214,11 +214,9 @@ def refuse_equal_members(models: Models, names: Sequence[str], device: torch.dev
     """
     if len(names) < 2:
         return
-    generator = torch.Generator().manual_seed(0)
-    probe_NCHW = torch.rand(1, 3, PROBE_SIDE, PROBE_SIDE, generator=generator).to(device)
     outputs: list[torch.Tensor] = []
     for place, name in enumerate(names):
-        output = _probed(models[place], probe_NCHW)
+        output = _probed(models[place], device)
         for early, other in enumerate(outputs):
             largest = max(float(other.abs().max()), 1e-30)
             if output.shape == other.shape and float((output - other).abs().max()) <= SAME_OUTPUT * largest:
@@ -227,8 +225,10 @@ def refuse_equal_members(models: Models, names: Sequence[str], device: torch.dev
         outputs.append(output)
 
 
-def _probed(model: torch.nn.Module, probe_NCHW: torch.Tensor) -> torch.Tensor:
+def _probed(model: torch.nn.Module, device: torch.device) -> torch.Tensor:
     """What a network makes of noise; of a detector, which may find nothing there, some of all its weights."""
+    shape = (1, first_layer(model).in_channels, PROBE_SIDE, PROBE_SIDE)
+    probe_NCHW = torch.rand(*shape, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode():
         output = model(probe_NCHW)
         if not isinstance(output, torch.Tensor):

@@ -28,7 +28,7 @@ FLAT_RANGE = 2  # scanner fill: grey levels of a tile differ by no more than thi
 
 
 class RegionReader(Protocol):
-    """What tiles are read from: an image of a known size that gives uint8 regions (h, w, 3)."""
+    """What tiles are read from: an image of a known size that gives uint8 regions (h, w, C)."""
 
     @property
     def shape_hw(self) -> tuple[int, int]: ...  # noqa: D102
@@ -58,6 +58,8 @@ class Tiling:
     """Average overlapping tiles by a smooth weight; else each pixel comes from the one tile that writes it."""
     blank: BlankTiles | None = None
     """Leave blank tiles out, and what stands for them."""
+    channels: int = 3
+    """Channels of a tile."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ def predict_batches(
     forwards: Sequence[Callable[[TileBatch], Answer]], reader: RegionReader, tiling: Tiling, threaded: bool = False
 ) -> Generator[tuple[TileBatch, Answer], None, None]:
     """Batches in reading order with what the networks say of them, each valid until the next is asked for."""
-    buffers = TileBuffers(tiling.batch, tiling.grid.tile_hw, READ_AHEAD + 3 + (len(forwards) if threaded else 0))
+    shape, count = (tiling.batch, *tiling.grid.tile_hw, tiling.channels), READ_AHEAD + 3 + len(forwards) * threaded
+    buffers = TileBuffers(shape, count)
     batches = read_ahead(read_batches(reader, tiling, buffers), READ_AHEAD)
     results = map_in_order(forwards, batches) if threaded else map_here(forwards[0], batches)
     try:
@@ -178,7 +181,7 @@ def read_batches(reader: RegionReader, tiling: Tiling, buffers: TileBuffers) -> 
 
 
 def read_padded(reader: RegionReader, tile: Tile) -> np.ndarray:
-    """Read a tile as uint8 (H, W, 3); images smaller than a tile are reflected on both sides."""
+    """Read a tile as uint8 (H, W, channels); images smaller than a tile are reflected on both sides."""
     image_HWC = reader.read(*tile.read)
     if tile.pad == ((0, 0), (0, 0)):
         return image_HWC
@@ -189,7 +192,7 @@ def is_blank_tile(tile_HWC: np.ndarray) -> bool:
     """Whether a tile shows nothing: all of it bare glass (almost white), or one colour (a scanner's fill).
 
     Args:
-        tile_HWC: uint8 (h, w, 3).
+        tile_HWC: uint8 (h, w, C).
     """
     if tile_HWC.min() >= BLANK_LEVEL:
         return True
@@ -201,19 +204,18 @@ class TileBuffers:
     """Buffers for batches of tiles, used again and again: fresh memory costs more than filling it.
 
     Args:
-        batch: Tiles of a buffer.
-        tile_hw: Height and width of a tile.
+        shape: Of a buffer: tiles, their height, width and channels.
         count: Buffers that may be out at once.
     """
 
-    def __init__(self, batch: int, tile_hw: tuple[int, int], count: int) -> None:
-        self._shape = batch, *tile_hw, 3
+    def __init__(self, shape: tuple[int, int, int, int], count: int) -> None:
+        self._shape = shape
         self._free: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
         for _ in range(count):
             self._free.put(None)
 
     def take(self) -> np.ndarray:
-        """A buffer, uint8 (batch, H, W, 3); waits until one is free."""
+        """A buffer, uint8 (batch, H, W, channels); waits until one is free."""
         buffer_NHWC = self._free.get()
         return np.empty(self._shape, np.uint8) if buffer_NHWC is None else buffer_NHWC
 

@@ -33,12 +33,19 @@ def network_input(tiles_NCHW: torch.Tensor, view: str, preprocessing: Preprocess
 
 
 def normalise_tiles(images_NCHW: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """Grey levels (uint8, or float in [0, 255]) to float32 network input, on the device the tiles are on."""
+    """Grey levels (uint8, or float in [0, 255]) to float32 network input, on the device the tiles are on.
+
+    Of tiles with more channels than the network has, its slices are the middle ones.
+    """
+    beside = (images_NCHW.shape[1] - preprocessing.slices) // 2
+    images_NCHW = images_NCHW[:, beside : beside + preprocessing.slices]
     if preprocessing.normalise in ("imagenet", "dataset"):
         # (v / 255 - mean) / std as one product and one sum, in one pass over the memory.
-        std = torch.tensor(preprocessing.std, dtype=torch.float64)
+        mean, std = (torch.tensor(m, dtype=torch.float64) for m in (preprocessing.mean, preprocessing.std))
+        if preprocessing.slices != 3:  # moments of colours mean nothing to them
+            mean, std = mean.mean(dim=0, keepdim=True), std.mean(dim=0, keepdim=True)
         scale = (1 / (255 * std)).float()[:, None, None]
-        offset = (-torch.tensor(preprocessing.mean, dtype=torch.float64) / std).float()[:, None, None]
+        offset = (-mean / std).float()[:, None, None]
         device = images_NCHW.device
         return torch.addcmul(offset.to(device), images_NCHW.float(), scale.to(device))
     values = images_NCHW.float() / 255.0

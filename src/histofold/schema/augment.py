@@ -30,6 +30,8 @@ _PRESET_VALUES: dict[str, tuple[float, float, float]] = {
     "cutout": (0.0, 0.0, 0.3),
     "cutmix": (0.0, 0.0, 0.3),
 }
+COLOUR_CHANGES = ("colour", "hed", "stain_transfer", "stain_template", "grey", "clahe", "jpeg")
+"""What needs an image of three colours."""
 _STRENGTHS = ("scale", "rotate", "colour_strength", "hed_strength")
 AUGMENT_PRESETS: dict[str, dict[str, float]] = {
     preset: {name: values[place] for name, values in _PRESET_VALUES.items()}

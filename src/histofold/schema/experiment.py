@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from histofold.schema.augment import AugmentConfig
+from histofold.schema.augment import COLOUR_CHANGES, AugmentConfig
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.files import moved_path
 from histofold.schema.loss import LossConfig
@@ -14,7 +14,7 @@ from histofold.schema.manifest import Manifest, installed_versions
 from histofold.schema.network import ModelConfig, is_detector
 from histofold.schema.objects import ObjectConfig
 from histofold.schema.optim import OptimConfig
-from histofold.schema.prediction import PredictConfig
+from histofold.schema.prediction import PredictConfig, parse_view
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.volumes import VolumeConfig
 
@@ -92,8 +92,20 @@ class Experiment:
 
     def __post_init__(self) -> None:
         self.loss.check_activation(self.model.activation)
+        if self.preprocessing.slices != 3:
+            self._check_slices()
         if self.train.batch < 2 and not is_detector(self.model.architecture):
             raise ValueError(f"train.batch={self.train.batch} must be at least 2, for batch normalisation")
+
+    def _check_slices(self) -> None:
+        """Refuse changes of colours, which slices have none of."""
+        augment = self.augment.resolved()
+        names = [f"augment.{name}" for name in COLOUR_CHANGES if getattr(augment, name)]
+        names += ["preprocessing.stain"] * (self.preprocessing.stain != "none")
+        names += [f"the view {view}" for view in self.predict.views if parse_view(view).stain != (1.0, 1.0)]
+        if names:
+            change = f"preprocessing.slices={self.preprocessing.slices}: {', '.join(names)} would change colours"
+            raise ValueError(f"{change}, which slices have none of: set them to 0, or leave them out")
 
     def manifest(
         self,

@@ -228,9 +228,15 @@ class ModelConfig:
                 f"{self.encoder or default_encoder(self.architecture) or 'its own'!r}: {remedy}"
             )
 
-    def arguments(self) -> dict[str, Any]:
-        """What the network is built with, as `build_model` takes it and a manifest's member records it."""
+    def arguments(self, slices: int = 3) -> dict[str, Any]:
+        """What the network is built with, as `build_model` takes it and a manifest's member records it.
+
+        Args:
+            slices: Of a volume that it sees, as `Preprocessing.slices` says.
+        """
         arguments: dict[str, Any] = {"classes": self.classes}
+        if slices != 3:
+            arguments["slices"] = slices
         if default_encoder(self.architecture):
             arguments["encoder"] = self.encoder or default_encoder(self.architecture)
         if self.architecture in ("unet", "unetplusplus"):

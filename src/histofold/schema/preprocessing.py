@@ -62,6 +62,9 @@ class Preprocessing:
     context_px: int = 0
     """Pixels that single objects are looked for in beyond each side of a tile of a slide: those of its neighbours where
     they are there, else reflected ones. In pixels of the image; a tile of 512 and 128 of them make 768."""
+    slices: Literal[1, 3, 5] = 3
+    """Slices of a volume that the network sees as channels: one alone, or it between one or two at each side. Pictures
+    have 3, their colours."""
     normalise: Literal["none", "imagenet", "dataset", "per_image"] = "imagenet"
     """`none`: 0 to 1; `imagenet` and `dataset`: by `mean` and `std`; `per_image`: by each tile's own moments."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -91,6 +94,11 @@ class Preprocessing:
             raise ValueError(f"max_megapixels={self.max_megapixels} must be positive")
         if min(self.std) <= 0:
             raise ValueError(f"std={self.std} must be positive")
+
+    @property
+    def channels(self) -> int:
+        """Channels of what is read and stored; of a single slice as many as of a picture, whose middle one it is."""
+        return max(3, self.slices)
 
     def check_stain(self) -> None:
         """Refuse stain normalisation without the colours that it aims at.

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
-from histofold.data.tiles.files import read_tile
+from histofold.data.tiles.files import middle_channels, read_tile
 from histofold.data.tiles.labels import IGNORED_LABEL, joined_labels
 from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.imaging.stain import StainMap, slide_stain_maps
@@ -57,6 +57,7 @@ def training_tiles(setup: FoldSetup, keep: bool = True) -> TileDataset:
         ignore_blank=setup.experiment.loss.ignore == "blank",
         cutmix=_cutmix(setup),
         as_example=_example_maker(setup),
+        channels=setup.manifest.preprocessing.channels,
     )
     bare = tiles(augmenter=made(replace(config, stain_template=0.0)))
     if not config.stain_template:
@@ -117,6 +118,7 @@ class TileDataset(Dataset[dict[str, Any]]):
         ignore_blank: bool = False,
         cutmix: CutMix | None = None,
         as_example: Callable[[np.ndarray, np.ndarray], dict[str, Any]] = mask_example,
+        channels: int = 3,
     ) -> None:
         """Prepare.
 
@@ -131,6 +133,7 @@ class TileDataset(Dataset[dict[str, Any]]):
             ignore_blank: Whether the loss leaves out what is no tissue, labels on blank glass with it.
             cutmix: What is replaced by pieces of other tiles; None: nothing.
             as_example: What the network is given of an augmented image and its mask or labels.
+            channels: Channels of an example, the middle ones of tiles that hold more slices.
         """
         self._folders = [Path(name) for name in index["folder"]] if "folder" in index else [folder] * len(index)
         self._tile_ids, self._classes = index["tile_id"].tolist(), classes
@@ -140,6 +143,7 @@ class TileDataset(Dataset[dict[str, Any]]):
         self._organs = torch.tensor([places.get(organ, -1) for organ in known], dtype=torch.int64)
         self._augmenter, self._seed = augmenter, seed
         self._ignore_blank, self._cutmix, self._as_example = ignore_blank, cutmix, as_example
+        self._channels = channels
 
     def __len__(self) -> int:
         """Number of tiles."""
@@ -177,9 +181,10 @@ class TileDataset(Dataset[dict[str, Any]]):
 
         Blank glass is looked for on the tile as it was cut, since stain normalisation may colour it.
         """
-        image_HWC, mask_HW = read_tile(self._folders[tile], self._tile_ids[tile], self._classes)
+        stored_HWC, mask_HW = read_tile(self._folders[tile], self._tile_ids[tile], self._classes)
+        image_HWC = middle_channels(stored_HWC, self._channels)
         if self._ignore_blank:
-            blank_HW = ~tissue_mask(image_HWC)
+            blank_HW = ~tissue_mask(middle_channels(image_HWC))
             if mask_HW.dtype == np.uint8:
                 mask_HW |= blank_HW.astype(np.uint8) * np.uint8(IGNORED_BIT)
             else:

@@ -232,7 +232,8 @@ def _earlier_networks(
     competition = sources[0].info.competition
     # An overfitting check is scored on what it is trained on, and its score means nothing anyway.
     forbidden = forbidden_samples(joined_folds(sources), joined_samples(sources), fold) if scored else []
-    initial = find_initial_weights(experiment.model, fold, forbidden, competition)
+    slices = experiment.preprocessing.slices
+    initial = find_initial_weights(experiment.model, fold, forbidden, competition, slices=slices)
     faults: list[Fault] = []
     earlier = [(initial.competition, initial.trained_on)] if initial else []
     for source in sources:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from histofold.core.faults import InputError
+from histofold.models.build import first_layer
 from histofold.schema.loss import LossConfig
 
 PROBE_SIDE = 64  # pixels a side of the picture that tells the channels of all maps
@@ -92,7 +93,8 @@ class TrainingNetwork(nn.Module):
         was_training = self.model.training
         device = next(self.model.parameters()).device
         self.model.eval()
-        _, coarsest_NCHW, deep = self._watched(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=device))
+        shape = (1, first_layer(self.model).in_channels, PROBE_SIDE, PROBE_SIDE)
+        _, coarsest_NCHW, deep = self._watched(torch.zeros(*shape, device=device))
         self.model.train(was_training)
         return coarsest_NCHW.shape[1], [maps_NCHW.shape[1] for maps_NCHW in deep]
 

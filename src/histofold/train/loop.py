@@ -242,7 +242,7 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
         trained_on=setup.trained_on,
         manifest=setup.manifest,
         architecture=setup.experiment.model.architecture,
-        arguments=setup.experiment.model.arguments(),
+        arguments=setup.experiment.model.arguments(setup.experiment.preprocessing.slices),
         inputs=setup.inputs,
         folds=setup.folds,
         datasets=datasets_beside(setup.experiment, setup.folder),

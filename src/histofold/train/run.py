@@ -177,7 +177,7 @@ def _make_accelerator(setup: FoldSetup) -> Accelerator:
 def _make_network(setup: FoldSetup, fresh: bool) -> TrainingNetwork:
     """The network in its heads; only a fresh one is given the weights that the experiment starts from."""
     config = setup.experiment.model
-    plain = build_network(config.architecture, config.arguments())
+    plain = build_network(config.architecture, config.arguments(setup.experiment.preprocessing.slices))
     if fresh and setup.initial is not None:
         load_initial_weights(plain, setup.initial)
     elif fresh:

@@ -129,10 +129,11 @@ def _seed_step(seed: int, step: int, rank: int) -> None:
 def bare_step_seconds(experiment: Experiment) -> float:
     """Seconds of one bare optimisation step on this machine, the median of three: network and gradients alone."""
     device = best_device()
-    model = build_model(experiment.model.architecture, experiment.model.arguments()).to(device)
+    slices = experiment.preprocessing.slices
+    model = build_model(experiment.model.architecture, experiment.model.arguments(slices)).to(device)
     model = model.to(memory_format=torch.channels_last)
     side = experiment.augment.crop
-    images_NCHW = torch.rand(experiment.train.batch, 3, side, side, device=device)
+    images_NCHW = torch.rand(experiment.train.batch, slices, side, side, device=device)
     times = []
     precision = best_precision(device)
     for _ in range(4):  # the first one warms up

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -32,7 +33,7 @@ class InitialWeights:
 
 
 def find_initial_weights(
-    model: ModelConfig, fold: int, forbidden: Sequence[Sample], competition: str
+    model: ModelConfig, fold: int, forbidden: Sequence[Sample], competition: str, *, slices: int = 3
 ) -> InitialWeights | None:
     """The weights that `model.init` names for a fold; None where it is empty.
 
@@ -41,6 +42,7 @@ def find_initial_weights(
         fold: The fold that is trained.
         forbidden: What the weights must not have seen, as `forbidden_samples` gives it.
         competition: Name of the adapter of these samples.
+        slices: Of a volume that the network sees.
 
     Raises:
         InputError: If there are none for this fold, they are of another network, or were trained on what the fold is
@@ -57,7 +59,8 @@ def find_initial_weights(
     if bare and not record_path.is_file():
         logger.warning("nothing says what %s was trained on: if on images that are scored here, it leaks", path)
         return InitialWeights(path=path)
-    return _recorded_weights(path, model, fold, forbidden, competition)
+    network = (model.architecture, model.arguments(slices))
+    return _recorded_weights(path, network, fold, forbidden, competition)
 
 
 def _no_weights(path: Path, bare: bool) -> Fault:
@@ -70,11 +73,11 @@ def _no_weights(path: Path, bare: bool) -> Fault:
 
 
 def _recorded_weights(
-    path: Path, model: ModelConfig, fold: int, forbidden: Sequence[Sample], competition: str
+    path: Path, network: tuple[str, dict[str, Any]], fold: int, forbidden: Sequence[Sample], competition: str
 ) -> InitialWeights:
     record, file = read_record(path.parent), str(path.parent / RECORD_NAME)
     faults = []
-    if (record.architecture, record.arguments) != (model.architecture, model.arguments()):
+    if (record.architecture, record.arguments) != network:
         rule = f"weights of {record.architecture} with {record.arguments}"
         faults.append(Fault("model.init", file, rule, "give the experiment the same network"))
     seen = seen_images(record.trained_on, record.competition, forbidden, competition)

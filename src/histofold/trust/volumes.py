@@ -15,8 +15,9 @@ from histofold.competitions.base import masks_dice
 from histofold.core.metrics.surface import SurfaceDice
 from histofold.core.rle.runs import class_runs
 from histofold.data.sources import joined_folds
+from histofold.imaging.planes import gather_volume, sorted_volumes, volume_scratch
 from histofold.predict.stages import Stage
-from histofold.predict.volumes import cut_volume, gather_volume, predict_volume, sorted_volumes, volume_scratch
+from histofold.predict.volumes import cut_volume, predict_volume
 from histofold.schema.files import LineJournal
 from histofold.schema.sample import Sample
 from histofold.schema.volumes import VolumeConfig

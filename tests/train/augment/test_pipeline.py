@@ -294,3 +294,16 @@ def test_labels_of_16_bits_move_as_bits_do(config):
         assert labelled.mask_HW.flags["C_CONTIGUOUS"]
         np.testing.assert_array_equal(labelled.mask_HW, moved.mask_HW.astype(np.uint16) * 257)
         np.testing.assert_array_equal(labelled.image_HWC, moved.image_HWC)
+
+
+def test_what_is_done_to_three_slices_is_done_to_those_beside_them():
+    config = only(*GEOMETRIC, "sharpness", "thickness", "detail", "cutout", crop=64)
+    five_HWC = np.concatenate([smooth_tile(), smooth_tile(seed=1)], axis=2)[:, :, :5]
+    three_HWC, mask_HW = np.ascontiguousarray(five_HWC[..., 1:4]), random_bits()
+    for key in range(12):
+        five, three = (Augmenter(config, 96)(image_HWC, mask_HW, (0, key)) for image_HWC in (five_HWC, three_HWC))
+        assert five.image_HWC.shape == (64, 64, 5)
+        np.testing.assert_array_equal(five.mask_HW, three.mask_HW)
+        np.testing.assert_allclose(five.image_HWC[..., 1:4].astype(int), three.image_HWC, atol=4)
+    noisy = Augmenter(only("noise"), 96)(five_HWC, mask_HW, (0, 1))
+    assert (noisy.image_HWC != five_HWC).any(axis=(0, 1)).all(), "each channel has noise of its own"

@@ -65,11 +65,12 @@ class SlideRows:
     Args:
         slide: The slide; it is read by one thread at a time.
         ahead: Where the next group is read while the last one is worked on; None reads when rows are asked for.
+        channels: Planes of a volume to see; pictures have 3.
     """
 
-    def __init__(self, slide: Slide, ahead: ThreadPoolExecutor | None) -> None:
+    def __init__(self, slide: Slide, ahead: ThreadPoolExecutor | None, channels: int = 3) -> None:
         self.shape_hw = slide.shape_hw
-        self._slide, self._ahead = slide, ahead
+        self._slide, self._ahead, self._channels = slide, ahead, channels
         self._rows = RowWindow()
         self._next: tuple[int, Future[np.ndarray]] | None = None
 
@@ -106,14 +107,15 @@ class SlideRows:
         return rows_HWC
 
     def _decoded(self, start: int) -> np.ndarray:
-        return self._slide.read(slice(start, min(start + GROUP_ROWS, self.shape_hw[0])), slice(None))
+        rows = slice(start, min(start + GROUP_ROWS, self.shape_hw[0]))
+        return self._slide.read(rows, slice(None), self._channels)
 
 
 class _ScaledRows:
     """The rows of one scale, made in blocks as its tiles need them."""
 
-    def __init__(self, slide: Slide, view_hw: tuple[int, int], tiles: Sequence[PlannedTile]) -> None:
-        self._view = ScaledSlide(slide, view_hw)
+    def __init__(self, slide: Slide, view_hw: tuple[int, int], channels: int, tiles: Sequence[PlannedTile]) -> None:
+        self._view = ScaledSlide(slide, view_hw, channels)
         self._rows = RowWindow()
         self._waiting = deque(sorted(tiles, key=lambda tile: (tile.y.stop, tile.x.start)))
         starts = np.array([tile.y.start for tile in self._waiting], int)
@@ -137,7 +139,7 @@ class _ScaledRows:
         return self._view.source_rows(self.next_block()).start
 
     def make_block(self) -> Iterator[tuple[PlannedTile, np.ndarray]]:
-        """Make the next block and give out the tiles that end in it, uint8 (h, w, 3)."""
+        """Make the next block and give out the tiles that end in it, uint8 (h, w, C)."""
         block = self.next_block()
         self._rows.drop(self._lowest[0])
         self._rows.skip_to(block.start)
@@ -145,13 +147,18 @@ class _ScaledRows:
         while self._waiting and self._waiting[0].y.stop <= block.stop:
             tile = self._waiting.popleft()
             self._lowest.popleft()
-            image_HWC = np.empty((tile.y.stop - tile.y.start, tile.x.stop - tile.x.start, 3), np.uint8)
+            shape = (tile.y.stop - tile.y.start, tile.x.stop - tile.x.start, self._view.channels)
+            image_HWC = np.empty(shape, np.uint8)
             self._rows.copy_into(image_HWC, tile.y.start, tile.x.start)
             yield tile, image_HWC
 
 
 def stream_tiles(
-    slide: Slide, views: Sequence[tuple[int, int]], tiles: Sequence[PlannedTile], ahead: ThreadPoolExecutor | None
+    slide: Slide,
+    views: Sequence[tuple[int, int]],
+    tiles: Sequence[PlannedTile],
+    ahead: ThreadPoolExecutor | None,
+    channels: int = 3,
 ) -> Iterator[tuple[PlannedTile, np.ndarray]]:
     """Read tiles of all scales in one passage over a slide, from top to bottom.
 
@@ -162,16 +169,18 @@ def stream_tiles(
         views: Height and width of each scale.
         tiles: What to cut.
         ahead: A pool of one thread that decodes ahead; None decodes in this thread.
+        channels: Planes of a volume to see; pictures have 3.
 
     Yields:
-        Each tile and its pixels, uint8 (h, w, 3), without padding.
+        Each tile and its pixels, uint8 (h, w, channels), without padding.
 
     Raises:
         ImageError: If the slide's data cannot be decoded.
     """
-    rows = SlideRows(slide, ahead)
+    rows = SlideRows(slide, ahead, channels)
     once = Slide(slide.path, rows)
-    scales = [_ScaledRows(once, hw, [t for t in tiles if t.view == view]) for view, hw in enumerate(views)]
+    of_view = [[tile for tile in tiles if tile.view == view] for view in range(len(views))]
+    scales = [_ScaledRows(once, hw, channels, own) for hw, own in zip(views, of_view, strict=True)]
     try:
         while waiting := [scale for scale in scales if not scale.is_done]:
             first = min(waiting, key=lambda scale: scale.source_start)

@@ -24,7 +24,7 @@ from histofold.core.rle.runs import Masks, Runs, class_runs, runs_to_text
 from histofold.core.threads import map_here, map_in_order
 from histofold.data.contents import objects_digest
 from histofold.data.tiles.bands import stream_tiles
-from histofold.data.tiles.files import TILE_FOLDERS, has_tile, reflected, remove_tile, write_tile
+from histofold.data.tiles.files import TILE_FOLDERS, has_tile, middle_channels, reflected, remove_tile, write_tile
 from histofold.data.tiles.labels import IGNORED_LABEL, structure_pixels, target_labels
 from histofold.data.tiles.masks import IGNORED_BIT, check_class_count, class_fractions, target_bits
 from histofold.data.tiles.plan import PlannedTile, Rings, SlidePlan, keeps_background
@@ -191,7 +191,7 @@ def _cut_tiles(job: TileJob) -> CutSlide:
         )
         planned, views = plan.planned(), plan.views()
         finish = partial(_finish_tile, job, plan, views)
-        cut = stream_tiles(slide, views, planned, ahead)
+        cut = stream_tiles(slide, views, planned, ahead, job.preprocessing.channels)
         threaded = job.threads > 1
         done = map_in_order([finish] * job.threads, cut, job.threads + 2) if threaded else map_here(finish, cut)
         finished = [tile for _, tile in done]
@@ -214,8 +214,9 @@ def _finish_tile(
     tile, image_HWC = cut
     view_hw = views[tile.view]
     mask_HW, structures_HW = _tile_mask(job, tile, view_hw)
-    fraction, tissue = np.count_nonzero(structures_HW) / mask_HW.size, tissue_fraction(image_HWC)
-    if fraction == 0 and not _keeps_unmasked(job.tiles, tile.tile_id, image_HWC, tissue):
+    shown_HWC = middle_channels(image_HWC)
+    fraction, tissue = np.count_nonzero(structures_HW) / mask_HW.size, tissue_fraction(shown_HWC)
+    if fraction == 0 and not _keeps_unmasked(job.tiles, tile.tile_id, shown_HWC, tissue):
         return None
     own = class_fractions(structures_HW, len(job.classes)) if len(job.classes) > 1 else []
     if mask_HW.min() >= (IGNORED_BIT if job.objects is None else IGNORED_LABEL):
@@ -228,7 +229,7 @@ def _finish_tile(
         *(bin_of(fraction, job.tiles.area_bins), job.sample.source, tile.grid, tile.region, *TRUE_LABELS),
         *(job.sample.organ, *(round(share, 6) for share in own)),
     ]
-    return dict(zip(index_columns(job.classes), values, strict=True)), _value_counts(image_HWC)
+    return dict(zip(index_columns(job.classes), values, strict=True)), _value_counts(shown_HWC)
 
 
 def _tile_mask(job: TileJob, tile: PlannedTile, view_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -268,7 +269,7 @@ def _job_digest(job: TileJob) -> str:
     """Identifies what a slide's tiles are made of: image file, truth, fold, scale and tile settings."""
     status = job.sample.image_path.stat()
     scale = plain(job.preprocessing)
-    for name in COLOUR_FIELDS:
+    for name in (*COLOUR_FIELDS, *(["slices"] if job.preprocessing.channels == 3 else [])):
         scale.pop(name, None)
     sample = [job.sample.id, job.sample.organ, job.sample.source, job.sample.pixel_size_um, job.fold]
     truth = [job.classes, [runs_to_text(runs) for runs in class_runs(job.target)], dict(job.regions)]

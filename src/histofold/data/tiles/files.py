@@ -3,6 +3,7 @@
 Chosen by measurement (docs/benchmarks.md): an uncompressed tile is read about thirty times faster than a PNG, which
 takes longer to decode than the augmentation of a 256 pixel piece of it, and fifteen times faster than lossless WebP. It
 takes 1.4 to 1.9 times the disk of these. Any picture viewer opens both files. Masks compress to nothing in either.
+Of slices of a volume that are more than three channels the BMP is grey, and shows them one below the other.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ def write_tile(folder: Path, tile_id: str, image_HWC: np.ndarray, mask_HW: np.nd
     Args:
         folder: The dataset.
         tile_id: Id of the tile.
-        image_HWC: uint8 (H, W, 3), RGB.
+        image_HWC: uint8 (H, W, 3), RGB; or more channels.
         mask_HW: uint8 (H, W), bit k for class k, `IGNORED_BIT` for pixels that do not count; or uint16, labels of
             objects.
         classes: Number of classes; the mask of a single one is black and white, and grey where it does not count.
     """
     image_path, mask_path = tile_paths(folder, tile_id)
-    _write_picture(image_path, cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR), [])
+    is_colour = image_HWC.shape[2] == 3
+    picture = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR) if is_colour else np.concatenate(cv2.split(image_HWC))
+    _write_picture(image_path, picture, [])
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
     if classes == 1 and mask_HW.dtype == np.uint8 and not (mask_HW & IGNORED_BIT).any():
         _write_picture(mask_path, mask_HW * np.uint8(255), [*options, cv2.IMWRITE_PNG_BILEVEL, 1])
@@ -68,25 +71,33 @@ def read_tile(folder: Path, tile_id: str, classes: int = 1) -> tuple[np.ndarray,
     """Read a tile.
 
     Returns:
-        Image uint8 (H, W, 3), RGB, and mask uint8 (H, W): 0, 1 and `IGNORED_BIT` for one class, else its bits; of
-        objects their labels, uint16.
+        Image uint8 (H, W, 3), RGB, or of more channels, and mask uint8 (H, W): 0, 1 and `IGNORED_BIT` for one class,
+        else its bits; of objects their labels, uint16.
 
     Raises:
         InputError: If a file of the tile is missing or cannot be decoded.
     """
     image_path, mask_path = tile_paths(folder, tile_id)
-    bgr_HWC = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
+    picture = cv2.imread(str(image_path), cv2.IMREAD_UNCHANGED)
     mask_HW = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
-    if bgr_HWC is None or mask_HW is None:
-        path = image_path if bgr_HWC is None else mask_path
+    if picture is None or mask_HW is None:
+        path = image_path if picture is None else mask_path
         raise InputError([Fault(tile_id, str(path), "the file of a tile is missing or cut short", REBUILD)])
     if classes == 1 and mask_HW.dtype == np.uint8:
         mask_HW = cv2.LUT(mask_HW, _ONE_CLASS_BITS)
-    return cv2.cvtColor(bgr_HWC, cv2.COLOR_BGR2RGB), mask_HW
+    if picture.ndim == 2:
+        return cv2.merge(list(picture.reshape(-1, *mask_HW.shape))), mask_HW
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), mask_HW
+
+
+def middle_channels(image_HWC: np.ndarray, count: int = 3) -> np.ndarray:
+    """So many channels in the middle, (H, W, count): a picture of three is what is shown of more of them."""
+    beside = (image_HWC.shape[2] - count) // 2
+    return np.ascontiguousarray(image_HWC[..., beside : beside + count])
 
 
 def reflected(picture: np.ndarray, side: int) -> np.ndarray:
-    """A picture, (H, W) or (H, W, 3), reflected at its borders to `side` pixels along each axis that has fewer."""
+    """A picture, (H, W) or (H, W, C), reflected at its borders to `side` pixels along each axis that has fewer."""
     missing, across = (max(0, side - length) for length in picture.shape[:2])
     if not missing and not across:
         return picture

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from histofold.competitions.base import Competition
+from histofold.core.faults import image_fault
 from histofold.core.rle.runs import Runs
+from histofold.imaging.planes import gather_volume, volume_scratch
 from histofold.imaging.slide import Slide
 from histofold.imaging.volume import list_slices, slice_number
 from histofold.predict.image import ImageSink
 from histofold.predict.stages import Stage
 from histofold.predict.submission.clock import ImagePacer
 from histofold.predict.submission.rows import ImageRow, MaskRows
-from histofold.predict.volumes import cut_volume, gather_volume, predict_volume, volume_scratch
+from histofold.predict.volumes import cut_volume, predict_volume
 from histofold.schema.manifest import Manifest, look_up_threshold
 from histofold.schema.sample import Sample
 from histofold.schema.volumes import VolumeConfig
@@ -32,6 +34,7 @@ class VolumeRows(MaskRows):
 
     _folder: Path | None = None
     _masks: dict[int, Runs] = {}  # noqa: RUF012 -- replaced, never changed
+    _unread: frozenset[int] = frozenset()
     _probs: dict[int, np.ndarray] = {}  # noqa: RUF012 -- of a sink's volume, mapped from a file that is kept for it
 
     def __init__(self, competition: Competition, manifests: Sequence[Manifest], sink: ImageSink | None = None) -> None:
@@ -45,6 +48,9 @@ class VolumeRows(MaskRows):
             self._predict_volume(stages, sample, pacer)
             self._folder = folder
         place = -1 if number is None else number
+        if place in self._unread:
+            rule = "neither it nor both of its neighbours can be read"
+            raise image_fault(sample.image_path, rule, "download the volume again")
         runs = self._masks[place]
         if self._sink is not None:
             self._sink.begin(sample, slide.shape_hw, look_up_threshold(self._thresholds, sample.organ, sample.source))
@@ -71,6 +77,7 @@ class VolumeRows(MaskRows):
         scratch = self._scratch.enter_context(volume_scratch())
         volume = gather_volume(slices, scratch)
         map_DHW = predict_volume(stages, volume, settings.axes, scratch, pacer.forward, pacer.allows)
+        self._unread = frozenset(numbers[place] for place in volume.unread)
         self._masks = dict(zip(numbers, cut_volume(map_DHW, threshold, self._manifest), strict=True))
         if self._sink is None:
             self._scratch.close()

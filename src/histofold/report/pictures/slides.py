@@ -19,7 +19,7 @@ from histofold.data.contents import true_objects
 from histofold.data.explore.label_fit import other_order
 from histofold.data.explore.notices import Notice
 from histofold.data.thumbnails import fitting_shape, read_small, small_mask
-from histofold.data.tiles.files import read_tile
+from histofold.data.tiles.files import middle_channels, read_tile
 from histofold.data.tiles.masks import IGNORED_BIT, any_class
 from histofold.imaging.slide import open_sample
 from histofold.report.pictures.objects import draw_labels, draw_truth
@@ -42,7 +42,8 @@ def sample_tiles(dataset: Path, index: pd.DataFrame) -> list[tuple[str, np.ndarr
     shown: Counter[str] = Counter()
     for name, part in index.groupby("bin", sort=False):
         for row in _of_most_slides(part, TILES_A_BIN, shown):
-            image_HWC, mask_HW = read_tile(dataset, row["tile_id"])
+            stored_HWC, mask_HW = read_tile(dataset, row["tile_id"])
+            image_HWC = middle_channels(stored_HWC)
             if mask_HW.dtype == np.uint16:
                 overlay = draw_labels(image_HWC, mask_HW)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import cv2
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from histofold.data.tiles.files import middle_channels
 from histofold.data.tiles.labels import IGNORED_LABEL, separate_objects
 from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.predict.views import normalise_tiles
@@ -95,15 +97,15 @@ def network_picture(image_HWC: np.ndarray, preprocessing: Preprocessing) -> np.n
     """The network's input as a picture: normalised, and mapped back by constants that depend on no tile.
 
     Args:
-        image_HWC: RGB uint8 tile, (H, W, 3).
+        image_HWC: RGB uint8 tile, (H, W, 3), or of more slices, of which the three in the middle are shown.
         preprocessing: How it is normalised. Of `none`, `imagenet` and `dataset` the picture is the tile itself; of
             `per_image` it lacks the tile's own colour and contrast, as the input does.
 
     Returns:
         RGB uint8, (H, W, 3).
     """
-    tiles_NCHW = torch.from_numpy(np.ascontiguousarray(image_HWC))[None].permute(0, 3, 1, 2)
-    values_HWC = normalise_tiles(tiles_NCHW, preprocessing)[0].permute(1, 2, 0).numpy()
+    tiles_NCHW = torch.from_numpy(middle_channels(image_HWC))[None].permute(0, 3, 1, 2)
+    values_HWC = normalise_tiles(tiles_NCHW, replace(preprocessing, slices=3))[0].permute(1, 2, 0).numpy()
     if preprocessing.normalise == "per_image":
         values_HWC = values_HWC * _OWN_MOMENTS_STD + _OWN_MOMENTS_MEAN
     elif preprocessing.normalise != "none":
@@ -113,7 +115,7 @@ def network_picture(image_HWC: np.ndarray, preprocessing: Preprocessing) -> np.n
 
 def _outlined(image_HWC: np.ndarray, mask_HW: np.ndarray, side: int) -> np.ndarray:
     """A picture of at most `side` pixels: each class or object outlined, what is ignored greyed and hatched."""
-    picture_HWC = fit_image(image_HWC, side)
+    picture_HWC = fit_image(middle_channels(image_HWC), side)
     if mask_HW.dtype == np.uint8:
         present = int(np.bitwise_or.reduce(mask_HW, axis=None))
         masks = {bit: _fitted(mask_HW >> bit & 1, picture_HWC.shape) for bit in range(8) if present >> bit & 1}

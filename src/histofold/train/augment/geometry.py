@@ -118,6 +118,8 @@ class Movement:
             array = np.ascontiguousarray(array[self.y : self.y + self.size, self.x : self.x + self.size])
         for axis in self.flips:
             array = cv2.flip(array, axis)
+        if array.ndim == 3 and array.shape[2] > 4:  # which OpenCV does not turn
+            return np.ascontiguousarray(np.rot90(array, -self.quarters))
         return cv2.rotate(array, _TURNS[self.quarters - 1]) if self.quarters else array
 
 

@@ -71,7 +71,7 @@ class OwnPipeline:
 
         Args:
             example: Of the pipeline, with `image` and `mask`.
-            shape: That the image must have, (S, S, 3).
+            shape: That the image must have, (S, S, C).
             mask_HW: The mask before, bits (uint8) or labels (uint16); classes or labels that it has nowhere must not
                 appear.
 

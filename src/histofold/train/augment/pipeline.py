@@ -20,7 +20,7 @@ class Augmented(NamedTuple):
     """A training example."""
 
     image_HWC: np.ndarray  # noqa: N815
-    """uint8 (S, S, 3), C-contiguous."""
+    """uint8 (S, S, C), C-contiguous."""
     mask_HW: np.ndarray  # noqa: N815
     """uint8 or uint16 (S, S), C-contiguous: the mask's values, bits or labels, as they were, at other places."""
     log_zoom: float
@@ -68,7 +68,7 @@ class Augmenter:
         image_HWC, mask_HW = reflected(image_HWC, self.size), reflected(mask_HW, self.size)
         example = self._compose(image=image_HWC, mask=mask_HW, log_zoom=0.0)
         if self._own:
-            self._own.refuse_changed_kind(example, (self.size, self.size, 3), mask_HW)
+            self._own.refuse_changed_kind(example, (self.size, self.size, image_HWC.shape[2]), mask_HW)
         return Augmented(
             np.ascontiguousarray(example["image"]), np.ascontiguousarray(example["mask"]), example["log_zoom"]
         )

@@ -152,7 +152,7 @@ def cut_out(image_HWC: np.ndarray, area: float, generator: np.random.Generator) 
         generator: Source of the draws.
     """
     height, width = image_HWC.shape[:2]
-    mean_3 = np.rint(cv2.mean(image_HWC)[:3]).astype(np.uint8)
+    mean_C = np.rint(cv2.meanStdDev(image_HWC)[0].ravel()).astype(np.uint8)
     changed_HWC = image_HWC.copy()
     holes = int(generator.integers(1, _MOST_HOLES + 1))
     for _ in range(holes):
@@ -161,5 +161,5 @@ def cut_out(image_HWC: np.ndarray, area: float, generator: np.random.Generator) 
         hole_h, hole_w = (int(side) for side in (height * np.sqrt(share * aspect), width * np.sqrt(share / aspect)))
         # A hole that is longer than the tile would be cut off: less is covered, never more.
         y, x = (int(generator.integers(max(0, side) + 1)) for side in (height - hole_h, width - hole_w))
-        changed_HWC[y : y + hole_h, x : x + hole_w] = mean_3
+        changed_HWC[y : y + hole_h, x : x + hole_w] = mean_C
     return changed_HWC
