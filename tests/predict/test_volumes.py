@@ -15,7 +15,7 @@ from histofold.imaging.planes import GreyVolume, gather_volume, plane_slides, so
 from histofold.imaging.volume import open_slice
 from histofold.predict.image import forward_batch
 from histofold.predict.stages import OutOfTimeError
-from histofold.predict.volumes import cut_volume, predict_volume
+from histofold.predict.volumes import cut_volume, predict_volume, share_probability
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample
@@ -143,6 +143,36 @@ def test_hysteresis_and_size_hold_over_the_volume():
     np.testing.assert_array_equal(found, np.isin(labels_DHW, kept))
     plain = np.stack([runs.to_mask() for runs in cut_volume(map_DHW, low, manifest_of())])
     np.testing.assert_array_equal(plain, map_DHW >= low)
+
+
+@pytest.mark.parametrize("share", [1e-4, 0.01, 0.5, 0.8])
+def test_a_share_of_the_voxels_is_cut_off_exactly_as_by_sorting_them(share):
+    map_DHW = np.random.default_rng(3).beta(0.3, 2, SHAPE).astype(np.float16)
+    wanted = int(np.ceil(share * map_DHW.size))
+    cut = share_probability(map_DHW, share)
+    assert cut == np.sort(map_DHW, axis=None)[-wanted]
+    assert (map_DHW >= cut).sum() >= wanted > (map_DHW > cut).sum()
+
+
+def test_of_voxels_without_any_probability_none_is_mask_and_of_equal_ones_all_are():
+    map_DHW = np.zeros(SHAPE, np.float16)
+    assert not (map_DHW >= share_probability(map_DHW, 0.5)).any()
+    map_DHW[0, 0, 0] = map_DHW[-1, -1, -1] = 1
+    np.testing.assert_array_equal(map_DHW >= share_probability(map_DHW, 0.5), map_DHW == 1)
+    np.testing.assert_array_equal(map_DHW >= share_probability(map_DHW, 1e-9), map_DHW == 1)
+
+
+def test_thresholds_of_shares_do_not_depend_on_how_sure_a_network_is():
+    map_DHW = ndimage.gaussian_filter(np.random.default_rng(4).random(SHAPE), 1.2).astype(np.float16)
+    manifest = manifest_of(volume=VolumeConfig(most_share=0.2))
+    areas = {}
+    for threshold in (0.25, 0.5, 0.75):
+        masks = [cut_volume(probs_DHW, threshold, manifest) for probs_DHW in (map_DHW, map_DHW / np.float16(4))]
+        assert masks[0] == masks[1]
+        areas[threshold] = sum(runs.area for runs in masks[0]) / map_DHW.size
+    assert areas == pytest.approx({0.25: 0.15, 0.5: 0.1, 0.75: 0.05}, abs=0.005)
+    sure = replace(manifest, seed_threshold=0.99)
+    assert not any(runs.area for runs in cut_volume(map_DHW, 0.5, sure)), "seeds are of probabilities"
 
 
 def write_slices(folder, values_DHW):

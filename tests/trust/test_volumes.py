@@ -24,7 +24,7 @@ from histofold.schema.volumes import VolumeConfig
 from histofold.train.loop import train_experiment
 from histofold.trust import volumes
 from histofold.trust.evaluate import evaluate_run
-from histofold.trust.oof import finished_folds
+from histofold.trust.oof import finished_folds, run_thresholds
 from small_datasets import SMALL_UNET
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def evaluated(tmp_path_factory):
         model=ModelConfig(**SMALL_UNET),
         train=TrainConfig(steps=30, batch=4, workers=0, validate_every=30, save_every=30),
         predict=PredictConfig(tile=64, halo=0, views=("identity",)),
-        volume=VolumeConfig(min_voxels=3),
+        volume=VolumeConfig(min_voxels=3, most_share=0.3),
     )
     build_dataset(root / "raw", get_competition("sennet_2024"), experiment, root / "dataset", None, 1)
     list(train_experiment(experiment, "small", root / "runs", fold=None, resume=False, limit=None))
@@ -104,7 +104,7 @@ def test_scores_are_those_of_the_stacked_masks(evaluated, tmp_path):
         ((name, samples),) = sorted_volumes(held_out).items()
         (tmp_path / name).mkdir()
         grey = gather_volume(samples, tmp_path / name)
-        assert fold.manifest.volume == VolumeConfig(min_voxels=3)
+        assert fold.manifest.volume == VolumeConfig(min_voxels=3, most_share=0.3)
         map_DHW = predict_volume(fold.ensemble(), grey, fold.manifest.volume.axes, tmp_path / name)
         masks_DHW = np.stack([runs.to_mask() for runs in cut_volume(map_DHW, 0.5, fold.manifest)])
         expected[name] = surface_dice(masks_DHW, truth[name])
@@ -112,6 +112,12 @@ def test_scores_are_those_of_the_stacked_masks(evaluated, tmp_path):
     headline = evaluation.lines()[-1]
     assert headline.startswith(f"out-of-fold surface Dice {evaluation.score:.4f} (95% ")
     assert evaluation.summary["volumes"].keys() == truth.keys()
+
+
+def test_the_chosen_threshold_is_that_of_the_share_that_vessels_have(evaluated):
+    run, _, truth = evaluated
+    shown = np.mean([stack_DHW.mean() for stack_DHW in truth.values()])
+    assert (1 - run_thresholds(run)["default"]) * 0.3 == pytest.approx(shown, abs=0.06)
 
 
 def test_an_evaluation_goes_on_where_it_was(evaluated, monkeypatch):

@@ -31,7 +31,7 @@ from histofold.schema.run_record import RunRecord, finished_records, read_record
 
 AGREED_SETTINGS = (
     *("competition", "classes", "views", "average", "skip_blank"),
-    *("min_area_um2", "max_hole_um2", "seed_threshold", "objects"),
+    *("min_area_um2", "max_hole_um2", "seed_threshold", "objects", "volume"),
 )
 TILE_SETTINGS = ("tile", "halo", "blend", "stride")
 
@@ -69,7 +69,7 @@ def package_runs(
     manifest = replace(manifest, thresholds=thresholds, objects=_chosen_objects(manifest.objects, evaluated))
     _refuse_unproven_skipping(evaluated, manifest)
     idle = {key: value for key, value in manifest.thresholds.items() if value >= manifest.seed_threshold > 0}
-    if idle:
+    if idle and not (manifest.volume and manifest.volume.most_share):  # whose thresholds are no probabilities
         logger.warning(
             "seed_threshold=%s does nothing where the threshold is as high: %s", manifest.seed_threshold, idle
         )

@@ -6,6 +6,7 @@ does not grow with the depth. A plane is a slide like any other, its neighbours 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from histofold.predict.image import StageForward, forward_batch, predict_probabi
 from histofold.predict.stages import OutOfTimeError, Stage
 from histofold.schema.manifest import Manifest
 from histofold.schema.volumes import VOLUME_AXES, VolumeConfig
+
+_ONE_AS_BITS = 0x3C00  # 1.0 as float16
 
 
 def predict_volume(
@@ -67,15 +70,42 @@ def predict_volume(
     return map_DHW
 
 
+def share_probability(map_DHW: np.ndarray, share: float) -> float:
+    """The probability that a share of a volume's voxels reaches, the most probable ones: a percentile of its own.
+
+    It is exact, from how often each value occurs: float16 has 15,361 values from 0 to 1, in the order of their bits.
+
+    Args:
+        map_DHW: Probabilities, float16; a plane at a time is read.
+        share: Of all voxels, in (0, 1).
+
+    Returns:
+        The highest probability that at least so many voxels have, and never 0: where fewer have any, all of those.
+    """
+    counts = np.zeros(_ONE_AS_BITS + 1, np.int64)
+    for probs_HW in map_DHW:
+        counts += np.bincount(np.ascontiguousarray(probs_HW).view(np.uint16).ravel(), minlength=len(counts))
+    reached = counts[::-1].cumsum()  # by 1, then by the next lower value
+    place = int(reached.searchsorted(math.ceil(share * map_DHW.size)))
+    return float(np.uint16(max(1, _ONE_AS_BITS - place)).view(np.float16))
+
+
+def cut_probability(map_DHW: np.ndarray, threshold: float, manifest: Manifest) -> float:
+    """What a threshold means in a volume: itself, or the probability that cuts off a share of the voxels."""
+    most = (manifest.volume or VolumeConfig()).most_share
+    return share_probability(map_DHW, (1 - threshold) * most) if most else threshold
+
+
 def cut_volume(map_DHW: np.ndarray, threshold: float, manifest: Manifest) -> list[Runs]:
     """The mask of each slice: components of the volume above the threshold that hold a seed and enough voxels.
 
     Args:
-        map_DHW: Probabilities.
-        threshold: A voxel is mask where its probability is at least this.
-        manifest: Says the seed threshold (0: every component stays) and the least voxels.
+        map_DHW: Probabilities, float16.
+        threshold: A voxel is mask where its probability is at least what `cut_probability` makes of this.
+        manifest: Says the seed threshold (0: every component stays), the least voxels and what thresholds are of.
     """
     settings = manifest.volume or VolumeConfig()
+    threshold = cut_probability(map_DHW, threshold, manifest)
     low = [runs_from_mask(probs_HW >= threshold) for probs_HW in map_DHW]
     if manifest.seed_threshold <= threshold:
         return clean_volume(low, None, settings.min_voxels) if settings.min_voxels > 1 else low

@@ -16,9 +16,15 @@ class VolumeConfig:
     """Planes whose predictions are averaged: xy, xz, zy. Where time is short only the first ones are made."""
     min_voxels: int = 0
     """Components of the volume of fewer voxels are dropped."""
+    most_share: float = 0.0
+    """0: thresholds are probabilities. Else a threshold t makes mask of 1 - t of this share of the volume's voxels, the
+    most probable ones, whatever their probabilities: at 0.04 and the threshold 0.5 of 2%. Thresholds are chosen
+    out-of-fold all the same."""
 
     def __post_init__(self) -> None:
         if not self.axes or len(set(self.axes)) < len(self.axes) or not set(self.axes) <= set(VOLUME_AXES):
             raise ValueError(f"axes={self.axes}: name at least one of {', '.join(VOLUME_AXES)}, and each once")
+        if not 0 <= self.most_share < 1:
+            raise ValueError(f"most_share={self.most_share} must lie in [0, 1): a share of the voxels, 0 for none")
         if self.min_voxels < 0:
             raise ValueError(f"min_voxels={self.min_voxels} must be at least 0")

@@ -19,7 +19,7 @@ from histofold.predict.image import ImageSink
 from histofold.predict.stages import Stage
 from histofold.predict.submission.clock import ImagePacer
 from histofold.predict.submission.rows import ImageRow, MaskRows
-from histofold.predict.volumes import cut_volume, predict_volume
+from histofold.predict.volumes import cut_probability, cut_volume, predict_volume
 from histofold.schema.manifest import Manifest, look_up_threshold
 from histofold.schema.sample import Sample
 from histofold.schema.volumes import VolumeConfig
@@ -35,6 +35,7 @@ class VolumeRows(MaskRows):
     _folder: Path | None = None
     _masks: dict[int, Runs] = {}  # noqa: RUF012 -- replaced, never changed
     _unread: frozenset[int] = frozenset()
+    _cut = 0.0  # the probability from which on voxels are mask
     _probs: dict[int, np.ndarray] = {}  # noqa: RUF012 -- of a sink's volume, mapped from a file that is kept for it
 
     def __init__(self, competition: Competition, manifests: Sequence[Manifest], sink: ImageSink | None = None) -> None:
@@ -53,7 +54,7 @@ class VolumeRows(MaskRows):
             raise image_fault(sample.image_path, rule, "download the volume again")
         runs = self._masks[place]
         if self._sink is not None:
-            self._sink.begin(sample, slide.shape_hw, look_up_threshold(self._thresholds, sample.organ, sample.source))
+            self._sink.begin(sample, slide.shape_hw, self._cut)
             self._sink.add(0, self._probs[place][None].astype(np.float32))
 
         def keep(is_final: bool) -> None:
@@ -82,4 +83,5 @@ class VolumeRows(MaskRows):
         if self._sink is None:
             self._scratch.close()
         else:
+            self._cut = cut_probability(map_DHW, threshold, self._manifest)
             self._probs = dict(zip(numbers, map_DHW, strict=True))
