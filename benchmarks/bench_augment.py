@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from histofold.core.stain import image_of_densities, lab_statistics, macenko_map, macenko_statistics, reinhard_map
+from histofold.imaging.shift import HAEMATOXYLIN, SECOND_STAINS
 from histofold.schema.augment import AugmentConfig
 from histofold.train.augment.pipeline import Augmenter
 from histofold.train.augment.pixels import (
@@ -34,7 +35,7 @@ from histofold.train.augment.pixels import (
     lose_detail,
     sharpen_or_blur,
 )
-from histofold.train.augment.stain import HAEMATOXYLIN, SECOND_STAINS, fit_templates, shift_to_template, transfer_stain
+from histofold.train.augment.stain import fit_templates, shift_to_template, transfer_stain
 
 GPU_IMAGES_PER_S, GPU_WORKERS = 1500, 16
 GEOMETRY = ("affine", "pixel_size", "elastic", "grid")

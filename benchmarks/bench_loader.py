@@ -23,10 +23,10 @@ from torch.utils.data import Dataset
 
 from histofold.core.stain import image_of_densities
 from histofold.data.tiles.files import write_tile
+from histofold.imaging.shift import HAEMATOXYLIN, SECOND_STAINS
 from histofold.schema.augment import AugmentConfig
 from histofold.train.augment.cutmix import CutMix
 from histofold.train.augment.pipeline import Augmenter
-from histofold.train.augment.stain import HAEMATOXYLIN, SECOND_STAINS
 from histofold.train.dataset import TileDataset, make_loader
 from histofold.train.sampler import BalancedSampler
 

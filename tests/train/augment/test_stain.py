@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from histofold.core.stain import HED_FROM_RUIFROK, image_of_densities
+from histofold.imaging.shift import SECOND_STAINS
 from histofold.schema.experiment import AugmentConfig
 from histofold.train.augment.pipeline import Augmenter
 from histofold.train.augment.stain import (
     COLOUR_SPACES,
-    SECOND_STAINS,
     TEMPLATE_TILES,
     fit_templates,
     is_blank,

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from histofold.core.jit import njit
+from histofold.imaging.shift import density_of_thickness
 from histofold.synth.drawing.frame import SOFT_UM, Frame, Layers
 from histofold.synth.drawing.lattice import expose_noise, stamp_ellipses, uniform_at
 
@@ -171,8 +172,8 @@ def lens_px(stain: Stain, thickness_um: float, pixel_size_um: float) -> float:
 
 
 def _thickness_factor(thickness_um: float) -> float:
-    """How much darker and less sharp than 4 um; less than proportional, as stain does not reach all of a thick one."""
-    return (thickness_um / 4.0) ** 0.35
+    """How much darker and less sharp than 4 um."""
+    return density_of_thickness(thickness_um / 4.0)
 
 
 def transmit(frame: Frame, amounts_HW2: np.ndarray, stain: Stain, thickness_um: float) -> np.ndarray:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import tifffile
 
+from histofold.competitions.hidden import HIDDEN_SLIDES, TRAINING_THICKNESS_UM
 from histofold.core.rle.runs import Runs
 from histofold.synth.drawing.slide import ARTEFACTS, Picture
 from histofold.synth.files import Numbers, PlantedFault, Row
@@ -138,7 +139,7 @@ class ImageSource:
     """Dab, eosin or pas."""
     pixel_size_um: float | Mapping[str, float] = FIELD_PIXEL_UM
     """Side of a pixel."""
-    thickness_um: float | Mapping[str, float] = 4.0
+    thickness_um: float | Mapping[str, float] = TRAINING_THICKNESS_UM
     """Of the section."""
 
     def __post_init__(self) -> None:
@@ -161,8 +162,8 @@ HPA = ImageSource(name="HPA")
 HUBMAP = ImageSource(
     name="Hubmap",
     stain={"kidney": "pas", "largeintestine": "eosin", "lung": "eosin", "spleen": "eosin", "prostate": "eosin"},
-    pixel_size_um={"kidney": 0.5, "largeintestine": 0.229, "lung": 0.7562, "spleen": 0.4945, "prostate": 6.263},
-    thickness_um={"kidney": 10.0, "largeintestine": 8.0, "lung": 5.0, "spleen": 4.0, "prostate": 5.0},
+    pixel_size_um={organ: hidden.pixel_size_um for organ, hidden in HIDDEN_SLIDES["hubmap_2022"].items()},
+    thickness_um={organ: hidden.thickness_um for organ, hidden in HIDDEN_SLIDES["hubmap_2022"].items()},
 )
 
 

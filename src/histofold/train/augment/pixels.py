@@ -11,12 +11,12 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
-from histofold.core.stain import DENSITY_OF_VALUE, image_of_densities, map_in_bands, stain_jitter_map
+from histofold.core.stain import DENSITY_OF_VALUE, map_in_bands, stain_jitter_map
+from histofold.imaging.shift import absorb_more
 from histofold.train.augment.stain import quick_image
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _HUE_SHARE = 1 / 8  # of the colour strength, in turns
-_BLUR_OF_DOUBLE_THICKNESS_PX = 0.5
 _MOST_HOLES = 4
 
 
@@ -72,8 +72,7 @@ def jitter_stains(image_HWC: np.ndarray, strength: float, generator: np.random.G
 def change_thickness(image_HWC: np.ndarray, ratio: float, generator: np.random.Generator) -> np.ndarray:
     """Show the section as if it had been cut thinner or thicker.
 
-    By Beer and Lambert's law the optical density grows with the thickness. What lies above and below the plane of focus
-    adds a little blur, half a pixel for a doubled thickness.
+    The optical density grows by the factor itself: see `absorb_more`.
 
     Args:
         image_HWC: uint8 RGB, (H, W, 3).
@@ -81,10 +80,7 @@ def change_thickness(image_HWC: np.ndarray, ratio: float, generator: np.random.G
         generator: Source of the draws.
     """
     log2_factor = float(generator.uniform(-1, 1) * np.log2(ratio))
-    table_V = image_of_densities(DENSITY_OF_VALUE * np.float32(2**log2_factor))
-    changed_HWC = cv2.LUT(image_HWC, table_V)
-    sigma_px = _BLUR_OF_DOUBLE_THICKNESS_PX * log2_factor
-    return changed_HWC if sigma_px < 0.2 else cv2.GaussianBlur(changed_HWC, (0, 0), sigma_px)
+    return absorb_more(image_HWC, log2_factor)
 
 
 def show_grey(image_HWC: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -13,13 +13,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from histofold.core.stain import DENSITY_OF_VALUE, map_in_bands, stain_basis
+from histofold.core.stain import DENSITY_OF_VALUE, map_in_bands
+from histofold.imaging.shift import HAEMATOXYLIN, SECOND_STAINS, StainTransfer, own_stains
 from histofold.imaging.tissue import tissue_mask
 from histofold.schema.parse import kept_json, parse_dataclass, plain, write_json
 
-HAEMATOXYLIN = np.array([0.65, 0.704, 0.286])
-SECOND_STAINS = np.array([[0.268, 0.57, 0.776], [0.07, 0.99, 0.11], [0.175, 0.95, 0.26]])
-"""DAB, eosin and PAS (Schiff's magenta) as unit vectors in optical density; Ruifrok and Johnston 2001."""
 BLANK_FRACTION = 0.02
 """A tile with a smaller share of tissue is blank: it has no stain to change."""
 COLOUR_SPACES: dict[str, tuple[int, int]] = {
@@ -36,9 +34,8 @@ def transfer_stain(image_HWC: np.ndarray, strength: float, generator: np.random.
     """Show the tile as if it had been stained with something else.
 
     The source's second stain is whichever of DAB, eosin and PAS explains the tile best. The amounts are recomposed with
-    a haematoxylin near the usual one and a second stain drawn between those three. Since a counterstain colours
-    cytoplasm where eosin does not, the light part of the haematoxylin (that of cytoplasm, h / (1 + h / t)) flows to the
-    second stain by a drawn share while the dense part (nuclei) stays, and a part of the second stain fades.
+    a haematoxylin near the usual one and a second stain drawn between those three. The light part of the haematoxylin
+    flows to the second stain by a drawn share (`StainTransfer`), and a part of the second stain fades.
 
     Args:
         image_HWC: uint8 RGB, (H, W, 3).
@@ -48,20 +45,18 @@ def transfer_stain(image_HWC: np.ndarray, strength: float, generator: np.random.
     Returns:
         uint8 RGB, (H, W, 3); the image itself where it is blank.
     """
-    vectors_23, light, gains_3, share, boost = _draw_transfer(strength, generator)
+    transfer = _draw_transfer(strength, generator)
     if is_blank(image_HWC):
         return image_HWC
-    inverse_33 = np.linalg.inv(stain_basis(_source_vectors(image_HWC)))
-    mixing_33 = stain_basis(vectors_23) * gains_3[:, None]
-    # One product unmixes and mixes again; what flows is added.
-    whole_33 = np.ascontiguousarray((inverse_33 @ mixing_33).T, np.float32)
-    haematoxylin_13 = inverse_33.T[:1].astype(np.float32)
-    flow_3 = share * (boost * vectors_23[1] - mixing_33[0])
+    _, own_23 = own_stains(DENSITY_OF_VALUE[_thinned(image_HWC).reshape(-1, 3)])
+    whole_33, haematoxylin_3, flow_3 = transfer.matrices(own_23)
+    whole_33 = np.ascontiguousarray(whole_33.T, np.float32)
+    haematoxylin_13 = haematoxylin_3[None].astype(np.float32)
 
     def restain(band_HWC: np.ndarray) -> np.ndarray:
         densities_HWC = cv2.LUT(band_HWC, DENSITY_OF_VALUE)
         light_HW = np.maximum(cv2.transform(densities_HWC, haematoxylin_13), 0)
-        light_HW /= 1 + light_HW * np.float32(1 / light)
+        light_HW /= 1 + light_HW * np.float32(1 / transfer.light)
         mixed_HWC = cv2.transform(densities_HWC, whole_33)
         mixed_HWC += cv2.merge([light_HW * np.float32(value) for value in flow_3])
         return quick_image(mixed_HWC)
@@ -76,10 +71,7 @@ def quick_image(densities_HWC: np.ndarray) -> np.ndarray:
     return cv2.convertScaleAbs(densities_HWC, alpha=256, beta=-1)
 
 
-def _draw_transfer(
-    strength: float, generator: np.random.Generator
-) -> tuple[np.ndarray, float, np.ndarray, float, float]:
-    """Target vectors (2, 3), light amount, gains (3,) of both stains and the rest, share that flows and its gain."""
+def _draw_transfer(strength: float, generator: np.random.Generator) -> StainTransfer:
     # Parameters below 1 favour the corners, the pure stains, over their mean, which nobody uses.
     mixture_3 = generator.dirichlet([0.5, 0.5, 0.5])
     vectors_23 = np.stack([HAEMATOXYLIN, mixture_3 @ SECOND_STAINS])
@@ -91,16 +83,7 @@ def _draw_transfer(
     # Eosin dyes cytoplasm up to four times as strongly as a counterstain does.
     share, boost = strength * generator.uniform(0.3, 1), np.exp(strength * generator.uniform(-0.4, 1.4))
     gains_3 = np.array([haematoxylin, fading, rest])
-    return vectors_23, light, gains_3, float(share), float(boost)
-
-
-def _source_vectors(image_HWC: np.ndarray) -> np.ndarray:
-    """Haematoxylin and the second stain that leaves the least of the densities unexplained, (2, 3)."""
-    pairs_S23 = np.stack([np.stack([HAEMATOXYLIN, second_3 / np.linalg.norm(second_3)]) for second_3 in SECOND_STAINS])
-    across_3S = np.stack([stain_basis(pair_23)[2] for pair_23 in pairs_S23], axis=1).astype(np.float32)
-    densities_NC = DENSITY_OF_VALUE[_thinned(image_HWC).reshape(-1, 3)]
-    pair_23: np.ndarray = pairs_S23[int(np.argmin(np.abs(densities_NC @ across_3S).sum(axis=0)))]
-    return pair_23
+    return StainTransfer(vectors_23, gains_3, light, share=float(share), boost=float(boost))
 
 
 def _thinned(image_HWC: np.ndarray) -> np.ndarray:
