@@ -20,6 +20,11 @@ class EvaluateOptions:
     """The run, runs/E."""
     data_root: Annotated[Path | None, tyro.conf.arg(name="data.root")] = None
     """The competition folder, where it is no longer where the dataset was built from."""
+    shift: bool = False
+    """Score every held-out slide once more as the hidden set would show it: in H&E and in PAS, with its organ's detail
+    and thickness there. It takes three times as long."""
+    shift_thresholds: bool = False
+    """The same, and choose the thresholds, which `package` takes, on the shifted slides."""
     cleaning_gain_over: Path | None = None
     """An evaluated run that differs in data.clean_blank alone: say whether cleaning the labels gained."""
     beside: tuple[Path, ...] = ()
@@ -41,7 +46,8 @@ def run(arguments: list[str]) -> int:
 
     uncleaned = options.cleaning_gain_over
     refuse_unevaluated([*filter(None, [uncleaned]), *options.beside])
-    evaluation = evaluate_run(options.run, options.data_root)
+    shift = "thresholds" if options.shift_thresholds else "score" if options.shift else "none"
+    evaluation = evaluate_run(options.run, options.data_root, shift)
     write_evaluation_report(evaluation)
     runs = options.run.resolve().parent
     write_ledger(runs)

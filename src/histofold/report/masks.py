@@ -47,6 +47,7 @@ def write_mask_report(evaluation: MaskEvaluation) -> None:
         overlays=overlays,
         thresholds=evaluation.thresholds,
         notes=[*evaluation.notes, *_explanations(summary)],
+        shift=summary.get("shift"),
     )
 
 
@@ -87,9 +88,12 @@ def interval_text(interval: Sequence[float] | None) -> str:
 
 
 def _headline(summary: Mapping[str, Any]) -> dict[str, str]:
+    shift = summary.get("shift")
+    shifted = {"shift score": f"{shift['dice']:.4f}", "its interval": interval_text(shift["interval"])} if shift else {}
     return {
         "out-of-fold Dice": f"{summary['dice']:.4f}",
         "95% interval by group": interval_text(summary["interval"]),
+        **shifted,
         "Dice at threshold 0.5": f"{summary['dice_at_half']:.4f}",
         "Dice of a mask of everything": f"{summary['dice_of_everything']:.4f}",
         "images": str(summary["images"]),
@@ -128,6 +132,7 @@ def write_oof_report(
     overlays: Pictures,
     thresholds: Mapping[str, float],
     notes: Sequence[str],
+    shift: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the report of an out-of-fold evaluation.
 
@@ -139,6 +144,7 @@ def write_oof_report(
         overlays: As `draw_overlay` makes them; titles say rank, id and Dice.
         thresholds: Key (default, organ, organ/source) to threshold.
         notes: What a reader must know to trust the numbers.
+        shift: The figures of shifted slides, as summary.json has them; None where they were not scored.
     """
     worst_first = oof.sort_values("dice", kind="stable", na_position="first")
     columns = [name for name in ("id", "dice", "organ", "source", "fold") if name in oof]
@@ -150,6 +156,7 @@ def write_oof_report(
     sections = [
         Section("", [Facts(summary), *([Text(list(notes))] if notes else [])]),
         Section("Dice by organ and fold", by_organ),
+        *([_shift_section(oof, shift)] if shift else []),
         Section("Examples", [_OVERLAY_LEGEND, Gallery.of(overlays)]),
         Section("Learning curves", [Figure(curve, curve.parent.name, "Learning curves") for curve in curves]),
         Section("Thresholds", [Table(("for", "threshold"), list(thresholds.items()), decimals=3)]),
@@ -158,6 +165,22 @@ def write_oof_report(
     filled = {"Examples": bool(overlays), "Learning curves": bool(curves), "Thresholds": bool(thresholds)}
     shown = [section for section in sections if filled.get(section.title, True)]
     write_page(path, "Out-of-fold evaluation", "Every image scored by a model that never saw its group.", shown)
+
+
+def _shift_section(oof: pd.DataFrame, shift: Mapping[str, Any]) -> Section:
+    """Dice of slides as they are and as the hidden set would show them."""
+    columns = {"as they are": {"dice": oof["dice"].mean(), "organs": oof.groupby("organ")["dice"].mean()}}
+    columns |= shift["stains"]
+    rows = [
+        (organ or "not named", *(values["organs"][organ] for values in columns.values()))
+        for organ in sorted(oof["organ"].unique())
+    ]
+    mean = ("all", *(values["dice"] for values in columns.values()))
+    words = (
+        "Every slide was predicted once more in other stains, with the detail and the thickness of its organ's hidden "
+        f"slides where these are known, and cut at thresholds that were chosen on {shift['thresholds']} slides."
+    )
+    return Section("Shifted slides", [Text([words]), Table(("organ", *columns), [*rows, mean], bars=tuple(columns))])
 
 
 def _dice_table(oof: pd.DataFrame, column: str) -> Table:

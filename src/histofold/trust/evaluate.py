@@ -17,19 +17,22 @@ from histofold.trust.evaluation import Evaluation, FinishedRun
 from histofold.trust.masks import evaluate_masks
 from histofold.trust.objects.evaluate import evaluate_objects
 from histofold.trust.oof import FoldRun, finished_folds, run_experiment
+from histofold.trust.shift import ShiftUse
 from histofold.trust.volumes import evaluate_volumes
 
 
-def evaluate_run(run: Path, root: Path | None = None) -> Evaluation:
+def evaluate_run(run: Path, root: Path | None = None, shift: ShiftUse = "none") -> Evaluation:
     """Score a run out of fold and write oof.csv, thresholds.json and summary.json.
 
     Args:
         run: runs/E, with at least one finished fold.
         root: The competition folder; None for where its dataset says.
+        shift: Whether slides are also scored shifted, as the hidden set would show them, and whether the thresholds
+            are chosen on that.
 
     Raises:
-        InputError: If the run has no finished fold, one was trained on what it is scored on, or an image that it is
-            scored on is no longer in the competition.
+        InputError: If the run has no finished fold, one was trained on what it is scored on, an image that it is
+            scored on is no longer in the competition, or its task has no shift score.
 
     Example:
         >>> evaluation = evaluate_run(Path("runs/unet_resnet34"))
@@ -43,6 +46,10 @@ def evaluate_run(run: Path, root: Path | None = None) -> Evaluation:
     if root is not None:
         experiment = replace(experiment, data=replace(experiment.data, root=str(root)))
     sources = load_sources(experiment)
+    task = sources[0].competition.task
+    if task != "masks" and shift != "none":
+        rule, remedy = f"slides are shifted where masks are predicted, and this is a run of {task}", "leave --shift out"
+        raise InputError([Fault(run.name, str(run), rule, remedy)])
     refuse_changed_data(sources)
     _refuse_other_inputs(folds, sources)
     for fold, source in itertools.product(folds, sources):
@@ -51,10 +58,9 @@ def evaluate_run(run: Path, root: Path | None = None) -> Evaluation:
     found = FinishedRun(run, folds, sources, missing)
     for note in found.notes:
         logger.warning(note)
-    task = sources[0].competition.task
     if task == "instances":
         return evaluate_objects(found)
-    return evaluate_volumes(found) if task == "volumes" else evaluate_masks(found)
+    return evaluate_volumes(found) if task == "volumes" else evaluate_masks(found, shift)
 
 
 def _refuse_other_inputs(folds: Sequence[FoldRun], sources: Sequence[Source]) -> None:

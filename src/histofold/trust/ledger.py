@@ -20,7 +20,7 @@ from histofold.schema.run_record import RunRecord, read_records
 
 LEDGER_NAME = "ledger.csv"
 LEDGER_COLUMNS = (
-    *("run", "evaluated", "metric", "score", "low", "high", "images", "groups", "folds", "missing_folds"),
+    *("run", "evaluated", "metric", "score", "low", "high", "shift", "images", "groups", "folds", "missing_folds"),
     *("steps", "seed", "architecture", "settings", "data", "weights", "histofold", "public", "private", "submission"),
 )
 DIGEST_LETTERS = 12
@@ -67,6 +67,7 @@ def _row(run: Path, board: Mapping[frozenset[str], Mapping[str, Any]]) -> dict[s
         "score": next((summary[name] for name in _SCORES if name in summary), None),
         "low": low,
         "high": high,
+        "shift": summary.get("shift", {}).get("dice"),
         **{name: summary.get(name) for name in ("images", "groups")},
         "folds": len(records),
         "missing_folds": " ".join(map(str, summary.get("missing_folds", ()))),

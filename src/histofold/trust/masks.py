@@ -13,6 +13,7 @@ from histofold.trust.blank_tiles import refuse_costly_skipping
 from histofold.trust.evaluation import Evaluation, FinishedRun
 from histofold.trust.intervals import grouped_interval, score_bounds
 from histofold.trust.oof import THRESHOLD_GRID, FoldRun, score_folds
+from histofold.trust.shift import HIDDEN_STAINS, ShiftUse, mean_table, shift_lines, shift_summary
 from histofold.trust.thresholds import apply_thresholds, nested_scores
 
 OOF_COLUMNS = ("id", "fold", "organ", "source", "dice")
@@ -37,24 +38,37 @@ class MaskEvaluation(Evaluation):
         return threshold_words(self.summary, self.thresholds)
 
     def further_lines(self) -> list[str]:
-        """The Dice of each class, of several."""
-        return [class_words(self.summary)] if "classes" in self.summary else []
+        """The Dice of each class, of several, and of shifted slides."""
+        shifted = shift_lines(self.summary["shift"]) if "shift" in self.summary else []
+        return [*([class_words(self.summary)] if "classes" in self.summary else []), *shifted]
 
     def peer_words(self) -> str:
         """The Dice of a mask of everything."""
         return f"a mask of everything scores {self.summary['dice_of_everything']:.4f}"
 
 
-def evaluate_masks(found: FinishedRun) -> MaskEvaluation:
-    """Score a run of masks and write oof.csv, thresholds.json and summary.json."""
+def evaluate_masks(found: FinishedRun, shift: ShiftUse = "none") -> MaskEvaluation:
+    """Score a run of masks and write oof.csv, thresholds.json and summary.json.
+
+    Args:
+        found: The run.
+        shift: Whether its slides are also scored shifted, and whether thresholds are chosen on that.
+    """
     run, folds = found.run, found.folds
     refuse_costly_skipping(folds[0].manifest, found.truth, list(found.samples.values()))
     table = score_folds(run, folds, found.sources)
     names = folds[0].manifest.classes
     several = names if len(names) > 1 else ()
-    nested, thresholds = nested_scores(table, THRESHOLD_GRID, several)
+    stains = HIDDEN_STAINS if shift != "none" else ()
+    shifted = {stain: score_folds(run, folds, found.sources, stain) for stain in stains}
+    chosen_on = mean_table(list(shifted.values())) if shift == "thresholds" else table
+    nested, thresholds = nested_scores(table, THRESHOLD_GRID, several, chosen_on)
     oof = _oof_table(table, nested, several)
     summary = mask_summary(table, oof, thresholds, folds, several)
+    if shifted:
+        scores = {stain: nested_scores(part, THRESHOLD_GRID, several, chosen_on)[0] for stain, part in shifted.items()}
+        by_stain = {stain: _oof_table(shifted[stain], own, several) for stain, own in scores.items()}
+        summary["shift"] = shift_summary(by_stain, table["group"].tolist(), shift)
     return MaskEvaluation(**found.write(oof, thresholds, summary))
 
 
@@ -76,7 +90,8 @@ def threshold_words(summary: Mapping[str, Any], thresholds: Mapping[str, float])
     if len(summary["folds"]) < 2:
         return "threshold 0.5: one fold alone has no other to choose it on"
     own = " and others by organ or class" if len(thresholds) > 1 else ""
-    chosen = f"each fold at those that the others chose; all of them choose {thresholds['default']:g}{own}"
+    on = " on their shifted slides" if summary.get("shift", {}).get("thresholds") == "shifted" else ""
+    chosen = f"each fold at those that the others chose{on}; all of them choose {thresholds['default']:g}{own}"
     return f"thresholds: {chosen}; at 0.5 the Dice is {summary['dice_at_half']:.4f}"
 
 

@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from histofold.competitions.base import Truth, class_dice, masks_dice
+from histofold.competitions.hidden import hidden_shift
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import Runs, class_runs, join_classes
 from histofold.core.rle.sets import without_runs
 from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_groups, joined_samples
+from histofold.imaging.shift import Shift, shifted_sample
 from histofold.models.instances.build import build_network
 from histofold.predict.devices import best_device
 from histofold.predict.image import predict_masks
@@ -106,10 +108,16 @@ def run_thresholds(run: Path) -> dict[str, float]:
 THRESHOLD_GRID = tuple(round(0.05 + 0.05 * step, 2) for step in range(16))
 
 
-def score_folds(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source]) -> pd.DataFrame:
+def score_folds(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source], stain: str = "") -> pd.DataFrame:
     """Dice of every held-out slide of the run's datasets, the mean over its classes, at every threshold of the grid.
 
     Scores are kept in runs/E/oof_scores.jsonl as they come, so that an interrupted evaluation goes on.
+
+    Args:
+        run: runs/E.
+        folds: Its finished folds.
+        sources: Its datasets.
+        stain: Of `histofold.imaging.shift.STAINS`: slides are shown so, as the hidden set would. Empty: as they are.
 
     Returns:
         Table of id, fold, organ, source, group (as `joined_groups` gives it), everything (Dice of a mask of everything)
@@ -126,13 +134,17 @@ def score_folds(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source]) 
         weights_key = fold_key(fold)
         ids = held_out_ids(fold, table)
         ensemble = None
-        for sample_id in tqdm(ids, desc=f"out-of-fold {fold.fold}", unit="slide", dynamic_ncols=True):
+        words = f"out-of-fold {fold.fold}{stain and f' in {stain}'}"
+        for sample_id in tqdm(ids, desc=words, unit="slide", dynamic_ncols=True):
             sample = samples[sample_id]
+            shift = hidden_shift(stain, sources[0].competition.name, sample) if stain else None
             key = slide_key(fold, weights_key, sample_id)
+            if shift is not None:
+                key += f" {json.dumps(plain(shift), sort_keys=True)}"
             scores = known.get((key, sample_id))
             if scores is None:
                 ensemble = ensemble or fold.ensemble()
-                scores = score_slide(ensemble, truth, sample)
+                scores = score_slide(ensemble, truth, sample, shift)
                 journal.add({"key": key, "id": sample_id, "scores": scores if len(scores) > 1 else scores[0]})
             row: dict[Any, Any] = {"id": sample.id, "fold": fold.fold, "organ": sample.organ, "source": sample.source}
             row |= {"group": groups[sample_id], "everything": everything_dice(truth, sample)}
@@ -182,10 +194,13 @@ def slide_key(fold: FoldRun, weights_key: str, sample_id: str) -> str:
     )
 
 
-def score_slide(ensemble: Sequence[Stage], truth: Truth, sample: Sample) -> list[list[float]]:
-    """Dice of each class of one slide at each threshold of the grid, (K, T)."""
+def score_slide(
+    ensemble: Sequence[Stage], truth: Truth, sample: Sample, shift: Shift | None = None
+) -> list[list[float]]:
+    """Dice of each class of one slide, shifted where that is wanted, at each threshold of the grid, (K, T)."""
     target, ignored = truth.target(sample), truth.ignored(sample)
-    predictions = predict_masks(ensemble, sample, THRESHOLD_GRID, truth.never_empty)
+    shown = sample if shift is None else shifted_sample(sample, shift)
+    predictions = predict_masks(ensemble, shown, THRESHOLD_GRID, truth.never_empty)
     by_threshold = [class_dice(without_runs(masks, ignored), target) for masks in predictions]
     return [list(of_class) for of_class in zip(*by_threshold, strict=True)]
 

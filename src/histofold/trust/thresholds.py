@@ -114,24 +114,34 @@ def apply_thresholds(table: pd.DataFrame, thresholds: dict[str, float], classes:
 
 
 def nested_scores(
-    table: pd.DataFrame, grid: Sequence[float], classes: Sequence[str] = ()
+    table: pd.DataFrame,
+    grid: Sequence[float],
+    classes: Sequence[str] = (),
+    chosen_on: pd.DataFrame | None = None,
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Honest scores and the thresholds to ship.
 
     Each fold is scored at thresholds that the other folds chose; the thresholds that ship are chosen on all folds.
     With a single fold there is nothing to choose on, so it is scored, and ships, at 0.5.
 
+    Args:
+        table: As `choose_thresholds` takes it, and the column fold.
+        grid: The thresholds.
+        classes: Names of the classes where there are several.
+        chosen_on: A table of the same rows that thresholds are chosen on; None: the table itself.
+
     Returns:
         (scores, thresholds): score of each image in the table's order, as `apply_thresholds` gives it, and the
         thresholds to ship.
     """
     folds = table["fold"].unique()
+    chosen_on = table if chosen_on is None else chosen_on
     if len(folds) < 2:
         thresholds = {"default": 0.5}
         return apply_thresholds(table, thresholds, classes), thresholds
     scores = np.empty((len(table), len(classes)) if classes else len(table))
     for fold in folds:
         inside = (table["fold"] == fold).to_numpy()
-        chosen = choose_thresholds(table[~inside], grid, classes)
+        chosen = choose_thresholds(chosen_on[~inside], grid, classes)
         scores[inside] = apply_thresholds(table[inside], chosen, classes)
-    return scores, choose_thresholds(table, grid, classes)
+    return scores, choose_thresholds(chosen_on, grid, classes)
