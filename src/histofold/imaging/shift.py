@@ -19,7 +19,7 @@ from histofold.core.stain import DENSITY_OF_VALUE, image_of_densities, map_in_ba
 from histofold.imaging.filters import triangle_resize, triangle_span
 from histofold.imaging.resample import ScaledSlide, scaled_shape
 from histofold.imaging.slide import Slide, SlideReader, open_sample
-from histofold.imaging.stain import LEAST_TISSUE_PIXELS, sample_tissue
+from histofold.imaging.stain import LEAST_TISSUE_PIXELS, sample_regions, tissue_pixels
 from histofold.schema.sample import Sample
 
 HAEMATOXYLIN = np.array([0.65, 0.704, 0.286])
@@ -30,6 +30,7 @@ STAINS = ("H-DAB", "H&E", "PAS")
 BLUR_OF_DOUBLE_DENSITY_PX = 0.5
 """What lies above and below the plane of focus blurs, for each doubling of what a section absorbs, by this sigma."""
 _LEAST_SIGMA_PX = 0.2
+_DARKEST_GLASS = 220  # what is darker in a slide without glass is pale tissue
 _THICKNESS_EXPONENT = 0.35
 
 
@@ -84,10 +85,13 @@ def own_stains(densities_NC: np.ndarray) -> tuple[int, np.ndarray]:
 
 
 def usual_transfer(second: int) -> StainTransfer:
-    """To haematoxylin and a pure second stain, by its place: elsewhere the middle of what the augmentation draws."""
+    """To haematoxylin and a pure second stain, by its place, so that cytoplasm loses its haematoxylin to that stain.
+
+    The numbers lie within what the augmentation draws.
+    """
     vectors_23 = np.stack([HAEMATOXYLIN, SECOND_STAINS[second]])
     vectors_23 /= np.linalg.norm(vectors_23, axis=1, keepdims=True)
-    return StainTransfer(vectors_23, gains_3=np.array([1, 0.5, 0.5]), light=0.6, share=0.65, boost=math.exp(0.5))
+    return StainTransfer(vectors_23, gains_3=np.array([1, 0.5, 0.5]), light=0.5, share=0.9, boost=1.8)
 
 
 def absorb_more(image_HWC: np.ndarray, log2_factor: float) -> np.ndarray:
@@ -164,12 +168,14 @@ class _ColouredReader:
         self._log2_factor = math.log2(density_of_thickness(shift.thicker))
         # OpenCV's kernel of 8-bit images reaches three sigmas.
         self._margin = math.ceil(3 * BLUR_OF_DOUBLE_DENSITY_PX * max(0.0, self._log2_factor)) + 1
-        tissue_NC = sample_tissue(ScaledSlide(slide, slide.shape_hw))
+        regions = list(sample_regions(ScaledSlide(slide, slide.shape_hw)))
+        tissue_NC = np.concatenate([tissue_pixels(region_HWC) for region_HWC in regions])
+        brightest_3 = np.percentile(np.concatenate([region_HWC.reshape(-1, 3) for region_HWC in regions]), 99, axis=0)
+        self._glass_3 = DENSITY_OF_VALUE[np.maximum(brightest_3, _DARKEST_GLASS).astype(np.uint8)]
         wanted = STAINS.index(shift.stain)
-        place, own_23 = own_stains(DENSITY_OF_VALUE[tissue_NC])
+        place, self._own_23 = own_stains(DENSITY_OF_VALUE[tissue_NC] - self._glass_3)
         keeps = len(tissue_NC) < LEAST_TISSUE_PIXELS or place == wanted
         self._transfer = None if keeps else usual_transfer(wanted)
-        self._own_23 = own_23
 
     def read_into(self, canvas_HWC: np.ndarray, y: int, x: int) -> None:
         """As `SlideReader.read_into`."""
@@ -178,7 +184,7 @@ class _ColouredReader:
             spans.append(slice(max(0, start - self._margin), min(length, start + side + self._margin)))
         shown_HWC = self._slide.read(*spans)
         if self._transfer is not None:
-            shown_HWC = restain(shown_HWC, self._transfer, self._own_23)
+            shown_HWC = restain(shown_HWC, self._transfer, self._own_23, self._glass_3)
         shown_HWC = absorb_more(shown_HWC, self._log2_factor)
         top, left = y - spans[0].start, x - spans[1].start
         canvas_HWC[...] = shown_HWC[top : top + canvas_HWC.shape[0], left : left + canvas_HWC.shape[1]]
@@ -210,26 +216,27 @@ class _CoarseReader:
         self._coarse.slide.close()
 
 
-def restain(image_HWC: np.ndarray, transfer: StainTransfer, own_23: np.ndarray) -> np.ndarray:
+def restain(image_HWC: np.ndarray, transfer: StainTransfer, own_23: np.ndarray, glass_3: np.ndarray) -> np.ndarray:
     """Show an image in other stains, each pixel by itself to the last bit.
 
     Args:
         image_HWC: uint8 RGB, (H, W, 3).
         transfer: What becomes of its stains.
         own_23: Unit vectors of its own stains, (2, 3).
+        glass_3: Optical densities of its glass, float32 (3,), which stays as it is.
     """
     whole_33, haematoxylin_3, flow_3 = (values.astype(np.float32) for values in transfer.matrices(own_23))
 
     def shown(band_HWC: np.ndarray) -> np.ndarray:
         # Not a matrix product: its rounding would depend on the array's shape.
-        red, green, blue = (DENSITY_OF_VALUE[band_HWC[..., channel]] for channel in range(3))
+        red, green, blue = (DENSITY_OF_VALUE[band_HWC[..., channel]] - glass_3[channel] for channel in range(3))
         light_HW = red * haematoxylin_3[0] + green * haematoxylin_3[1] + blue * haematoxylin_3[2]
         light_HW = np.maximum(light_HW, 0)
         light_HW /= 1 + light_HW * np.float32(1 / transfer.light)
         mixed_HWC = np.empty(band_HWC.shape, np.float32)
         for channel, weights_3 in enumerate(whole_33.T):
             mixed_HWC[..., channel] = red * weights_3[0] + green * weights_3[1] + blue * weights_3[2]
-            mixed_HWC[..., channel] += light_HW * flow_3[channel]
+            mixed_HWC[..., channel] += light_HW * flow_3[channel] + glass_3[channel]
         return image_of_densities(mixed_HWC)
 
     return map_in_bands(image_HWC, shown)

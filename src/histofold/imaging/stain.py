@@ -11,7 +11,7 @@ grow with the slide. A slide that shows too little tissue, or whose colours do n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -48,9 +48,15 @@ def tissue_pixels(image_HWC: np.ndarray) -> np.ndarray:
 
 def sample_tissue(view: ScaledSlide) -> np.ndarray:
     """Pixels of a slide's tissue at the network's scale, uint8 (N, 3), N at most 512 x 512."""
+    return np.concatenate([tissue_pixels(region_HWC) for region_HWC in sample_regions(view)])
+
+
+def sample_regions(view: ScaledSlide) -> Iterator[np.ndarray]:
+    """Regions that are spread evenly over a slide, uint8 RGB, at most 64 of 64 x 64 pixels."""
     axes = [_sample_starts(side) for side in view.shape_hw]
-    regions = [(slice(y, y + height), slice(x, x + width)) for y, height in axes[0] for x, width in axes[1]]
-    return np.concatenate([tissue_pixels(view.read(*region)) for region in regions])
+    for y, height in axes[0]:
+        for x, width in axes[1]:
+            yield view.read(slice(y, y + height), slice(x, x + width))
 
 
 def _sample_starts(side: int) -> list[tuple[int, int]]:

@@ -72,6 +72,7 @@ def quick_image(densities_HWC: np.ndarray) -> np.ndarray:
 
 
 def _draw_transfer(strength: float, generator: np.random.Generator) -> StainTransfer:
+    """A transfer whose strengths and vectors stray from the usual ones, and what flows, as far as `strength` says."""
     # Parameters below 1 favour the corners, the pure stains, over their mean, which nobody uses.
     mixture_3 = generator.dirichlet([0.5, 0.5, 0.5])
     vectors_23 = np.stack([HAEMATOXYLIN, mixture_3 @ SECOND_STAINS])
