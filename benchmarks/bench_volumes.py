@@ -1,14 +1,14 @@
-"""Volumes: components against scipy, three axes over their bare forward passes, memory at two depths.
+"""Volumes: components against scipy, three axes over their bare forward passes, memory at two depths, 40 GB of slices.
 
     python benchmarks/bench_volumes.py [--side 192] [--depth 64]
 
-Prints ratios of one run, and peaks of memory that numpy and torch take beyond what was there before.
+Prints ratios of one run, and peaks of memory that numpy and torch take beyond what was there before. The 40 GB are
+files whose headers are there and whose pixels are holes, so that they need a disk of some MB.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -20,19 +20,26 @@ from typing import Any
 
 import cv2
 import numpy as np
+import tifffile
 import torch
 from scipy import ndimage
 
+from histofold.competitions.sennet_2024 import Sennet2024
 from histofold.core.metrics import surface_dice
 from histofold.core.rle.runs import runs_from_mask
 from histofold.core.volumes import clean_volume
 from histofold.imaging.planes import GreyVolume
+from histofold.imaging.slide import open_sample
 from histofold.models.build import build_model
-from histofold.predict.stages import stages_of
+from histofold.predict.image import forward_batch
+from histofold.predict.stages import Networks, Stage, stages_of
+from histofold.predict.tiled import TileBatch
 from histofold.predict.volumes import predict_volume
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.volumes import VOLUME_AXES
+
+HOST_SHAPE = (1035, 1706, 1510)
 
 
 def draw_vessels(shape: tuple[int, int, int], count: int = 60, seed: int = 0) -> np.ndarray:
@@ -116,23 +123,85 @@ def three_axes(shape: tuple[int, int, int]) -> None:
     print(f"three axes of {shape}: {whole / bare:.2f} of {len(calls)} bare forward passes")
 
 
-def memory_of_depth(depth: int, side: int) -> float:
-    """Peak of resident memory in MB of a process that predicts a volume of so many slices with a tiny network."""
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); import bench_volumes as b; b.predict_blank({depth}, {side})"
+def blank_prediction(shape: tuple[int, int, int], axes: tuple[str, ...]) -> tuple[float, float]:
+    """Processor seconds, and the peak of memory in MB, of a process that predicts zeros with a network of one layer."""
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); import bench_volumes as b; b.predict_blank({shape}, {axes})"
     done = subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return float(done.stdout.split()[-1])
+    seconds, peak = map(float, done.stdout.split()[-2:])
+    return seconds, peak
 
 
-def predict_blank(depth: int, side: int) -> None:
-    """Predict a volume of zeros and print the peak of resident memory in MB."""
-    model = torch.nn.Conv2d(3, 1, 3, padding=1).eval()
+def predict_blank(shape: tuple[int, int, int], axes: tuple[str, ...]) -> None:
+    """Predict a volume of zeros; print processor seconds and the peak of memory in MB that is not of mapped files."""
+    model, peak = torch.nn.Conv2d(3, 1, 3, padding=1).eval(), 0.0
+
+    def watched(stage: Stage, networks: Networks, batch: TileBatch) -> np.ndarray:
+        nonlocal peak
+        peak = max(peak, own_memory())
+        return forward_batch(stage, networks, batch)
+
     with TemporaryDirectory() as folder:
         path = Path(folder)
-        values = np.memmap(path / "grey.bin", np.uint8, "w+", shape=(depth, side, side))
+        values = np.memmap(path / "grey.bin", np.uint8, "w+", shape=shape)
         volume = GreyVolume(values, frozenset(), 50.0, path)
-        predict_volume(stages_of(model, small_manifest()), volume, ("xy", "zy"), path)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+        started = time.process_time()
+        predict_volume(stages_of(model, small_manifest()), volume, axes, path, watched)
+        seconds = time.process_time() - started
+    print(seconds, peak)
+
+
+def own_memory() -> float:
+    """Resident memory of this process in MB without the pages of files, which the system takes back (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1000
+
+
+def memory_of_depth(depth: int, side: int) -> None:
+    """What a volume four times as deep costs."""
+    axes, depths = ("xy", "zy"), (depth, 4 * depth)
+    peaks = [blank_prediction((each, side, side), axes)[1] for each in depths]
+    print(f"depth {depths[0]} and {depths[1]} of {side} x {side}: peaks of {peaks[0]:.0f} MB and {peaks[1]:.0f} MB")
+
+
+def whole_kidney(slices: tuple[int, int] = (4, 16)) -> None:
+    """Memory of a part of a volume of the host's size, and what its time says of the whole one."""
+    depth, height, width = HOST_SHAPE
+    (few_s, few_mb), (many_s, many_mb) = (blank_prediction((each, height, width), ("xy",)) for each in slices)
+    each_s = (many_s - few_s) / (slices[1] - slices[0])
+    print(f"{slices[0]} and {slices[1]} slices of {height} x {width}: peaks of {few_mb:.0f} MB and {many_mb:.0f} MB")
+    whole = each_s * depth / 60
+    print(f"{each_s:.2f} s of a processor a slice with a network of one layer: {whole:.0f} minutes for {depth} of them")
+
+
+def write_hole(path: Path, shape_hw: tuple[int, int]) -> None:
+    """Write a TIFF slice of 16 bits whose header is whole and whose pixels are a hole in the file."""
+    tifffile.imwrite(path, None, shape=shape_hw, dtype=np.uint16, photometric="minisblack", metadata=None)
+
+
+def folder_of_holes(counts: tuple[int, int] = (750, 7500)) -> None:
+    """What it takes to list test folders of so many slices of the host's size, and to open and read one of them."""
+    for count in counts:
+        with TemporaryDirectory() as folder:
+            for volume in range(5):
+                images = Path(folder) / "test" / f"kidney_{volume + 5}" / "images"
+                images.mkdir(parents=True)
+                for number in range(count // 5):
+                    write_hole(images / f"{number:04d}.tif", HOST_SHAPE[1:])
+            files = [path.stat() for path in Path(folder).rglob("*.tif")]
+            apparent, real = sum(file.st_size for file in files), sum(512 * file.st_blocks for file in files)
+            tracemalloc.start()
+            started = time.perf_counter()
+            samples = Sennet2024().samples(Path(folder), "test")
+            listed = time.perf_counter() - started
+            with open_sample(samples[count // 2]) as slide:
+                assert slide.shape_hw == HOST_SHAPE[1:]
+            opened = time.perf_counter() - started - listed
+            peak = tracemalloc.get_traced_memory()[1] / 1e6
+            tracemalloc.stop()
+            assert len(samples) == count
+        words = f"listed in {listed:.1f} s, one opened in {opened * 1000:.0f} ms, peak {peak:.1f} MB"
+        print(f"{count} slices, {apparent / 1e9:.0f} GB of which {real / 1e6:.0f} MB are on the disk: {words}")
 
 
 def main() -> None:
@@ -144,10 +213,9 @@ def main() -> None:
     components((options.depth, 2 * options.side, 2 * options.side))
     surface((options.depth, 2 * options.side, 2 * options.side))
     three_axes((options.depth // 4, options.side, options.side))
-    peaks = [memory_of_depth(depth, 2 * options.side) for depth in (options.depth, 4 * options.depth)]
-    voxels = 3 * options.depth * (2 * options.side) ** 2 / 1e6
-    words = f"peak of resident memory {peaks[0]:.0f} MB and {peaks[1]:.0f} MB, of mapped files among it"
-    print(f"depth {options.depth} and {4 * options.depth} ({voxels:.0f} million voxels more): {words}")
+    memory_of_depth(options.depth, 2 * options.side)
+    whole_kidney()
+    folder_of_holes()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The adapter of volumes: slices, labels of several kinds, faults, rows and surface Dice."""
 
+import tracemalloc
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from histofold.competitions.base import Adapter
 from histofold.competitions.registry import detect_competition
@@ -154,3 +156,24 @@ def test_ids_come_from_the_submission_in_its_order(root):
     assert [s.id for s in samples] == wanted
     assert [s.image_path.is_file() for s in samples] == [True, False, True]
     assert isinstance(Sennet2024(), Adapter)
+
+
+def test_volumes_are_listed_and_opened_by_headers_alone(tmp_path):
+    folder = tmp_path / "test" / "kidney_6" / "images"
+    folder.mkdir(parents=True)
+    for number in range(40):  # the pixels are holes in the files
+        path = folder / f"{number:04d}.tif"
+        tifffile.imwrite(path, None, shape=(1706, 1510), dtype=np.uint16, photometric="minisblack", metadata=None)
+    files = [path.stat() for path in folder.iterdir()]
+    assert sum(512 * file.st_blocks for file in files) < 0.02 * sum(file.st_size for file in files)
+    Sennet2024().samples(tmp_path, "test")  # what is imported on the way
+    tracemalloc.start()
+    samples = Sennet2024().samples(tmp_path, "test")
+    with open_sample(samples[20]) as slide:
+        assert slide.shape_hw == (1706, 1510)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [sample.id for sample in samples] == [f"kidney_6_{number:04d}" for number in range(40)]
+    assert peak < 1_000_000, "a slice has five times as many bytes"
+    with open_sample(samples[39]) as slide:
+        assert slide.read(slice(1000, 1004), slice(0, 1510), channels=5).shape == (4, 1510, 5)

@@ -25,6 +25,7 @@ from histofold.data.explore.notices import Notice
 from histofold.data.folds import check_fold_rule, plan_folds
 from histofold.data.folds_file import read_folds
 from histofold.data.leaks import MOST_LINES, find_leaks, patients_in_words
+from histofold.data.planes import CrossPlane, cross_planes
 from histofold.data.store import DatasetInfo, begin_dataset, dataset_origin, finish_dataset
 from histofold.data.tiles.cut import CutTiles, TileJob, cut_slides
 from histofold.data.tiles.masks import masked_fraction
@@ -33,6 +34,7 @@ from histofold.imaging.stain import fit_slide_reference
 from histofold.schema.experiment import Experiment
 from histofold.schema.preprocessing import StainReference, has_pixel_size
 from histofold.schema.sample import Sample
+from histofold.schema.volumes import SLICE_AXIS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,9 @@ def build_dataset(
     if folds is None:
         folds = plan_folds(samples, fractions, experiment.tiles, clusters=exploration.clusters, root=root)
     begin_dataset(out, folds)
-    cut = cut_slides(_tile_jobs(samples, targets, folds, competition, experiment, out), workers)
+    jobs = _tile_jobs(samples, targets, folds, competition, experiment, out)
+    with cross_planes(samples, targets, experiment.tiles.axes, out) as planes:
+        cut = cut_slides([*jobs, *_plane_jobs(planes, jobs)], workers)
     leaks = find_leaks(folds, samples, index=cut.index, clusters=exploration.clusters)
     if leaks.faults:
         raise InputError(leaks.faults)
@@ -228,6 +232,21 @@ def _tile_jobs(
     ]
 
 
+def _plane_jobs(planes: Sequence[CrossPlane], jobs: Sequence[TileJob]) -> list[TileJob]:
+    """What is to be cut of planes across slices, in the folds of these."""
+    of_slice = {job.sample.id: job for job in jobs}
+    return [
+        replace(
+            of_slice[plane.owner],
+            sample=plane.sample,
+            target=plane.target,
+            owner=plane.owner,
+            contents=plane.contents,
+        )
+        for plane in planes
+    ]
+
+
 class _TileTruth(NamedTuple):
     """What tiles of a slide are cut of: masks, ignored pixels, and the objects in competitions of them."""
 
@@ -273,6 +292,9 @@ def _refuse_object_settings(competition: Competition, samples: Sequence[Sample],
     if competition.task != "volumes" and experiment.preprocessing.slices != 3:
         rule = f"slices are those of a volume, and {competition.name} has pictures, whose 3 channels are colours"
         faults.append(Fault("preprocessing.slices", "experiment", rule, "leave it out"))
+    if competition.task != "volumes" and experiment.tiles.axes != (SLICE_AXIS,):
+        rule = f"axes are those of volumes, and {competition.name} has pictures"
+        faults.append(Fault("tiles.axes", "experiment", rule, "leave it out"))
     if of_objects and data.clean_blank:
         rule = "labels on the glass are cleaned of masks, not of single objects"
         faults.append(Fault("data.clean_blank", "experiment", rule, "leave it out"))

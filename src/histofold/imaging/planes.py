@@ -84,14 +84,16 @@ def plane_slides(values_DHW: np.ndarray, axis: str, reach: int = 1) -> Iterator[
         stop = min(start + count, len(across))
         first = max(0, start - reach)
         block = np.ascontiguousarray(across[first : stop + reach])  # read once, in the order of the file
-        yield start, stop, (_block_slide(block, plane - first) for plane in range(start, stop))
+        yield start, stop, (plane_slide(block, plane - first) for plane in range(start, stop))
 
 
-def _block_slide(block: np.ndarray, place: int) -> Slide:
+def plane_slide(planes: np.ndarray, place: int) -> Slide:
+    """A plane as a slide, with those before and after it, of a stack of them (N, h, w) in memory or in a file."""
+
     def plane(step: int) -> np.ndarray | None:
-        return np.asarray(block[place + step]) if 0 <= place + step < len(block) else None
+        return np.asarray(planes[place + step]) if 0 <= place + step < len(planes) else None
 
-    return Slide(Path("plane"), PlaneStack((block.shape[1], block.shape[2]), plane))
+    return Slide(Path("plane"), PlaneStack((planes.shape[1], planes.shape[2]), plane))
 
 
 @contextmanager

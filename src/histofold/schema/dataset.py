@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from histofold.schema.volumes import SLICE_AXIS, check_axes
+
 LEAVE_ONE_OUT_RULES = ("source", "organ")
 FOLD_RULES = ("group", "image", *LEAVE_ONE_OUT_RULES)
 COLUMN_RULE = "column:"
@@ -90,6 +92,8 @@ class TilesConfig:
     """Seed of the folds and of what is drawn while tiles are cut."""
     fold_by: str = "group"
     """What a fold keeps whole: `group`, `image`, `column:NAME` of a table; `source`, `organ`: a fold for each."""
+    axes: tuple[str, ...] = (SLICE_AXIS,)
+    """Planes of volumes that tiles are cut from: xy, the slices, and xz and zy, which are turned on disk for it."""
     holdout: int = 0
     """Images of a single held-out fold 0, all others always trained on; 0: `folds` folds instead."""
 
@@ -106,6 +110,9 @@ class TilesConfig:
             raise ValueError(f"fold_by={self.fold_by!r} must be one of {', '.join(FOLD_RULES)} or {COLUMN_RULE}NAME")
         if self.holdout < 0 or (self.holdout and self.fold_by in LEAVE_ONE_OUT_RULES):
             raise ValueError(f"holdout={self.holdout} must not be negative, and 0 where fold_by={self.fold_by!r}")
+        check_axes(self.axes)
+        if SLICE_AXIS not in self.axes:
+            raise ValueError(f"axes={self.axes}: {SLICE_AXIS} must be among them, the slices that folds hold")
         self._check_sources()
 
     def _check_sources(self) -> None:

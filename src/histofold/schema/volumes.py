@@ -6,6 +6,18 @@ from dataclasses import dataclass
 
 VOLUME_AXES = ("xy", "xz", "zy")
 """Planes that a volume is cut into: across z, across y, across x."""
+SLICE_AXIS = VOLUME_AXES[0]
+"""The planes that its files hold."""
+
+
+def check_axes(axes: tuple[str, ...]) -> None:
+    """Refuse what are no planes of a volume.
+
+    Raises:
+        ValueError: If there are none, an unknown one, or one twice.
+    """
+    if not axes or len(set(axes)) < len(axes) or not set(axes) <= set(VOLUME_AXES):
+        raise ValueError(f"axes={axes}: name at least one of {', '.join(VOLUME_AXES)}, and each once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +34,7 @@ class VolumeConfig:
     out-of-fold all the same."""
 
     def __post_init__(self) -> None:
-        if not self.axes or len(set(self.axes)) < len(self.axes) or not set(self.axes) <= set(VOLUME_AXES):
-            raise ValueError(f"axes={self.axes}: name at least one of {', '.join(VOLUME_AXES)}, and each once")
+        check_axes(self.axes)
         if not 0 <= self.most_share < 1:
             raise ValueError(f"most_share={self.most_share} must lie in [0, 1): a share of the voxels, 0 for none")
         if self.min_voxels < 0:

@@ -70,6 +70,10 @@ class TileJob:
     """Pixels that training passes over."""
     objects: Objects | None = None
     """The single objects, in competitions of objects: tiles keep their labels then, instead of the target's masks."""
+    owner: str = ""
+    """The image whose id the rows of the index have; empty: the sample's own. Planes across slices are no images."""
+    contents: str = ""
+    """Identifies what the sample is made of; empty: size and time of its file do."""
     threads: int = 1
     """Threads that finish tiles; where there are several, one more decodes ahead."""
 
@@ -224,7 +228,7 @@ def _finish_tile(
     least = plan.size if plan.is_whole else 0
     write_tile(job.out, tile.tile_id, reflected(image_HWC, least), reflected(mask_HW, least), len(job.classes))
     values = [
-        *(tile.tile_id, job.sample.id, job.fold, tile.y.start, tile.x.start, plan.size),
+        *(tile.tile_id, job.owner or job.sample.id, job.fold, tile.y.start, tile.x.start, plan.size),
         *(round(view_hw[0] / plan.shape_hw[0], 6), round(fraction, 6), round(tissue, 6)),
         *(bin_of(fraction, job.tiles.area_bins), job.sample.source, tile.grid, tile.region, *TRUE_LABELS),
         *(job.sample.organ, *(round(share, 6) for share in own)),
@@ -268,12 +272,14 @@ def _value_counts(image_HWC: np.ndarray) -> np.ndarray:
 def _job_digest(job: TileJob) -> str:
     """Identifies what a slide's tiles are made of: image file, truth, fold, scale and tile settings."""
     status = job.sample.image_path.stat()
+    stamp: list[str | int] = [job.contents] if job.contents else [status.st_size, status.st_mtime_ns]
+    tiles = {name: value for name, value in plain(job.tiles).items() if name != "axes"}  # each has jobs of its own
     scale = plain(job.preprocessing)
     for name in (*COLOUR_FIELDS, *(["slices"] if job.preprocessing.channels == 3 else [])):
         scale.pop(name, None)
     sample = [job.sample.id, job.sample.organ, job.sample.source, job.sample.pixel_size_um, job.fold]
     truth = [job.classes, [runs_to_text(runs) for runs in class_runs(job.target)], dict(job.regions)]
-    parts = [_TILE_FORM, sample, status.st_size, status.st_mtime_ns, scale, plain(job.tiles), truth]
+    parts = [_TILE_FORM, sample, *stamp, scale, tiles, truth]
     if job.ignored is not None:
         parts.append(runs_to_text(job.ignored))
     if job.objects is not None:
