@@ -164,7 +164,7 @@ def memory_of_depth(depth: int, side: int) -> None:
     print(f"depth {depths[0]} and {depths[1]} of {side} x {side}: peaks of {peaks[0]:.0f} MB and {peaks[1]:.0f} MB")
 
 
-def whole_kidney(slices: tuple[int, int] = (4, 16)) -> None:
+def whole_kidney(slices: tuple[int, int] = (16, 48)) -> None:
     """Memory of a part of a volume of the host's size, and what its time says of the whole one."""
     depth, height, width = HOST_SHAPE
     (few_s, few_mb), (many_s, many_mb) = (blank_prediction((each, height, width), ("xy",)) for each in slices)

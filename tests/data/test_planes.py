@@ -8,6 +8,7 @@ import pytest
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import InputError
 from histofold.data.build import build_dataset
+from histofold.data.planes import drawn_turn, tilted_plane
 from histofold.data.tiles.files import read_tile, tile_paths
 from histofold.imaging.slide import open_sample
 from histofold.schema.augment import AugmentConfig
@@ -20,11 +21,11 @@ from small_datasets import make_folder
 SHAPES = {"kidney_1_dense": (7, 40, 52), "kidney_2": (5, 36, 61)}
 
 
-def experiment_of(axes, slices=3):
+def experiment_of(axes, slices=3, tilt=0.0):
     """How volumes are cut here: every plane into tiles at its own size."""
     return Experiment(
         preprocessing=Preprocessing(target_pixel_size_um=50.0, slices=slices),
-        tiles=TilesConfig(size=32, stride=32, min_tissue=0.0, folds=2, axes=axes),
+        tiles=TilesConfig(size=32, stride=32, min_tissue=0.0, folds=2, axes=axes, tilt=tilt),
         augment=AugmentConfig(preset="none"),
     )
 
@@ -91,6 +92,43 @@ def test_tiles_of_volumes_that_did_not_change_are_not_cut_again(raw, tmp_path):
     assert set(fewer.index["tile_id"]) == {name for name in stamps if "_zy" not in name}
 
 
+def test_tilted_planes_are_sampled_exactly_where_values_are_linear():
+    z, y, x = np.indices((20, 30, 44))
+    values_DHW = (4 * z + 2 * y + x).astype(np.uint8)
+    np.testing.assert_array_equal(tilted_plane(values_DHW, 7, np.eye(3), 2), values_DHW[9])
+    for seed in range(5):
+        turn_33 = drawn_turn(np.random.default_rng(seed), 20)
+        np.testing.assert_allclose(turn_33 @ turn_33.T, np.eye(3), atol=1e-12)
+        assert turn_33[0, 0] >= np.cos(np.radians(20)), "the normal is tilted by no more than that"
+        at_HW3 = np.stack(np.meshgrid(np.arange(30) - 14.5, np.arange(44) - 21.5, indexing="ij"), axis=-1)
+        places_HW3 = np.array([10, 14.5, 21.5]) + turn_33[:, 0] + at_HW3 @ turn_33[:, 1:].T
+        inside = ((places_HW3 >= 0) & (places_HW3 <= np.array([19, 29, 43]))).all(axis=-1)
+        found_HW = tilted_plane(values_DHW, 10, turn_33, 1)
+        assert 0.5 < inside.mean() <= 1
+        np.testing.assert_allclose(found_HW[inside], (places_HW3 @ np.array([4, 2, 1]))[inside], atol=0.51)
+
+
+def test_tiles_of_tilted_planes_show_image_and_truth_of_the_same_places(raw, tmp_path):
+    root, _ = raw
+    for name, (depth, height, width) in SHAPES.items():  # bright and labelled from the middle slice on
+        for number in range(depth):
+            is_vessel = np.full((height, width), number >= depth // 2)
+            values_HW = np.where(is_vessel, 30_000, 20_000).astype(np.uint16)
+            cv2.imwrite(str(root / "train" / name / "images" / f"{number:04d}.tif"), values_HW)
+            cv2.imwrite(str(root / "train" / name / "labels" / f"{number:04d}.tif"), is_vessel.astype(np.uint8) * 255)
+    build_dataset(root, get_competition("sennet_2024"), experiment_of(("xy",), tilt=15.0), tmp_path / "out", None, 1)
+    index = pd.read_csv(tmp_path / "out" / "index.csv")
+    tilted = index[index["tile_id"].str.contains("tilted")]
+    assert len(tilted) > 10
+    bounded = 0
+    for name in tilted["tile_id"]:
+        image_HWC, mask_HW = read_tile(tmp_path / "out", name)
+        unsure = np.abs(image_HWC[:, :, 1].astype(int) - 127) < 3  # half way, and outside the volume it is black
+        np.testing.assert_array_equal((mask_HW > 0)[~unsure], (image_HWC[:, :, 1] > 127)[~unsure])
+        bounded += 0 < (mask_HW > 0).mean() < 1
+    assert bounded > 5, "a tilted plane passes from dark to bright"
+
+
 def test_axes_are_those_of_volumes_and_slices_are_among_them(tmp_path):
     with pytest.raises(ValueError, match="xy must be among them"):
         TilesConfig(axes=("xz",))
@@ -100,5 +138,5 @@ def test_axes_are_those_of_volumes_and_slices_are_among_them(tmp_path):
     pictures = {key: (picture + place, picture[..., 0] > 99) for place, key in enumerate("ab")}
     root = make_folder(tmp_path / "raw", pictures)
     with pytest.raises(InputError, match="slices are those of a volume") as caught:
-        build_dataset(root, get_competition("folder"), experiment_of(VOLUME_AXES, 5), tmp_path / "out", None, 1)
-    assert {fault.id for fault in caught.value.faults} == {"preprocessing.slices", "tiles.axes"}
+        build_dataset(root, get_competition("folder"), experiment_of(VOLUME_AXES, 5, 10.0), tmp_path / "out", None, 1)
+    assert {fault.id for fault in caught.value.faults} == {"preprocessing.slices", "tiles.axes", "tiles.tilt"}

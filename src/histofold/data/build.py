@@ -112,7 +112,7 @@ def build_dataset(
         folds = plan_folds(samples, fractions, experiment.tiles, clusters=exploration.clusters, root=root)
     begin_dataset(out, folds)
     jobs = _tile_jobs(samples, targets, folds, competition, experiment, out)
-    with cross_planes(samples, targets, experiment.tiles.axes, out) as planes:
+    with cross_planes(samples, targets, experiment.tiles, out) as planes:
         cut = cut_slides([*jobs, *_plane_jobs(planes, jobs)], workers)
     leaks = find_leaks(folds, samples, index=cut.index, clusters=exploration.clusters)
     if leaks.faults:
@@ -292,9 +292,10 @@ def _refuse_object_settings(competition: Competition, samples: Sequence[Sample],
     if competition.task != "volumes" and experiment.preprocessing.slices != 3:
         rule = f"slices are those of a volume, and {competition.name} has pictures, whose 3 channels are colours"
         faults.append(Fault("preprocessing.slices", "experiment", rule, "leave it out"))
-    if competition.task != "volumes" and experiment.tiles.axes != (SLICE_AXIS,):
-        rule = f"axes are those of volumes, and {competition.name} has pictures"
-        faults.append(Fault("tiles.axes", "experiment", rule, "leave it out"))
+    turned = {"tiles.axes": experiment.tiles.axes != (SLICE_AXIS,), "tiles.tilt": experiment.tiles.tilt > 0}
+    for name in [name for name, is_set in turned.items() if is_set and competition.task != "volumes"]:
+        rule = f"planes are those of volumes, and {competition.name} has pictures"
+        faults.append(Fault(name, "experiment", rule, "leave it out"))
     if of_objects and data.clean_blank:
         rule = "labels on the glass are cleaned of masks, not of single objects"
         faults.append(Fault("data.clean_blank", "experiment", rule, "leave it out"))

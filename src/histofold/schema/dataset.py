@@ -94,6 +94,9 @@ class TilesConfig:
     """What a fold keeps whole: `group`, `image`, `column:NAME` of a table; `source`, `organ`: a fold for each."""
     axes: tuple[str, ...] = (SLICE_AXIS,)
     """Planes of volumes that tiles are cut from: xy, the slices, and xz and zy, which are turned on disk for it."""
+    tilt: float = 0.0
+    """Largest angle in degrees, below 90, of further planes of volumes: one through the middle of each slice, tilted by
+    an angle and to a side that are drawn by the seed; 0: none."""
     holdout: int = 0
     """Images of a single held-out fold 0, all others always trained on; 0: `folds` folds instead."""
 
@@ -110,6 +113,8 @@ class TilesConfig:
             raise ValueError(f"fold_by={self.fold_by!r} must be one of {', '.join(FOLD_RULES)} or {COLUMN_RULE}NAME")
         if self.holdout < 0 or (self.holdout and self.fold_by in LEAVE_ONE_OUT_RULES):
             raise ValueError(f"holdout={self.holdout} must not be negative, and 0 where fold_by={self.fold_by!r}")
+        if not 0 <= self.tilt < 90:
+            raise ValueError(f"tilt={self.tilt} must lie in [0, 90) degrees")
         check_axes(self.axes)
         if SLICE_AXIS not in self.axes:
             raise ValueError(f"axes={self.axes}: {SLICE_AXIS} must be among them, the slices that folds hold")

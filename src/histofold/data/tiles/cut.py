@@ -273,7 +273,8 @@ def _job_digest(job: TileJob) -> str:
     """Identifies what a slide's tiles are made of: image file, truth, fold, scale and tile settings."""
     status = job.sample.image_path.stat()
     stamp: list[str | int] = [job.contents] if job.contents else [status.st_size, status.st_mtime_ns]
-    tiles = {name: value for name, value in plain(job.tiles).items() if name != "axes"}  # each has jobs of its own
+    # Planes of each axis have jobs of their own.
+    tiles = {name: value for name, value in plain(job.tiles).items() if name not in ("axes", "tilt")}
     scale = plain(job.preprocessing)
     for name in (*COLOUR_FIELDS, *(["slices"] if job.preprocessing.channels == 3 else [])):
         scale.pop(name, None)
