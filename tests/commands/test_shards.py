@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,7 +19,9 @@ from safetensors.torch import save_file
 from histofold.commands.main import main
 from histofold.models.build import build_model
 from histofold.predict.stages import OutOfTimeError
+from histofold.predict.submission.archive import shard_paths, shards_folder
 from histofold.predict.submission.predictor import SubmissionPredictor
+from histofold.schema.claims import Claims
 from histofold.schema.experiment import ModelConfig
 from histofold.schema.manifest import Manifest, Member, file_sha256, manifest_json
 from histofold.schema.preprocessing import Preprocessing
@@ -159,6 +162,35 @@ def test_a_shard_that_was_killed_goes_on(hidden, small_package, whole, tmp_path,
     assert merged_bytes(paths, tmp_path / "merged.csv") == whole
 
 
+def hold_shard(path, shard, talk):
+    with Claims(path) as claims:
+        talk.send(claims.take(shard))
+        talk.recv()
+
+
+def test_processes_share_shards_and_one_that_is_killed_frees_its_own(hidden, small_package, whole, tmp_path, capsys):
+    out = tmp_path / "all.csv"
+    arguments = predict_arguments(small_package, hidden, out, "--num-shards", 3)
+    kill_after_a_row(arguments, shard_paths(out, 3)[0])
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    other = context.Process(target=hold_shard, args=(shards_folder(out) / "claims_of_3", 1, theirs), daemon=True)
+    other.start()
+    assert ours.recv()
+    assert main(["predict", *arguments]) == 0
+    assert "2 of 3 shards are finished" in capsys.readouterr().out
+    assert not out.exists()
+    other.kill()
+    other.join()
+    for _ in range(2):
+        assert main(["predict", *arguments]) == 0
+        assert "9 images, 2 of them with fallback rows" in capsys.readouterr().out
+        assert out.read_bytes() == whole
+    lines = [json.loads(line) for line in (shards_folder(out) / "progress.jsonl").read_text().splitlines()]
+    assert [line["shard"] for line in lines] == [0, 2, 1], "each one is predicted once"
+    assert sum(line["images"] for line in lines) == len(IDS)
+
+
 def test_a_shard_whose_clock_ran_out_is_legal_and_goes_on(hidden, small_package, whole, tmp_path, capsys, monkeypatch):
     (tmp_path / "short").mkdir()
     path = tmp_path / "short" / "s0.csv"
@@ -221,8 +253,8 @@ def test_several_classes(num_shards, class_weights, tmp_path):
         (["--num-shards", "0", "--shard-id", "0"], "at least 1 shard"),
         (["--num-shards", "2", "--shard-id", "2"], "counted from 0 to 1"),
         (["--num-shards", "2", "--shard-id", "-1"], "counted from 0 to 1"),
-        (["--num-shards", "2"], "belong together"),
-        (["--shard-id", "0"], "belong together"),
+        (["--num-shards", "0"], "at least 1 shard"),
+        (["--shard-id", "0"], "several parts"),
     ],
 )
 def test_numbers_that_name_no_shard_are_refused_in_words(options, words, tmp_path, capsys):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import tyro
 
+from histofold.commands.launch import LauncherOptions, run_jobs, without_options
 from histofold.core.faults import InputError
 from histofold.schema.experiment import Experiment
 from histofold.schema.kinds import require_kind
@@ -43,12 +44,18 @@ class BuildOptions:
     """An evaluated run, runs/E: label the images of --data with it, once for each of its folds."""
     export: Literal["", "coco", "yolo"] = ""
     """Write the single objects for other tools too, with lists of each fold, into a folder of that name in --out."""
+    jobs: Annotated[LauncherOptions, tyro.conf.arg(name="")] = field(default_factory=LauncherOptions)
+    """One job instead of this process: folds and leaks are of all images at once."""
 
 
 def run(arguments: list[str]) -> int:
     """The verb."""
     options = tyro.cli(BuildOptions, prog="build_dataset.py", args=arguments)
     require_kind(options.data, "data")
+    if options.jobs.launcher != "here":
+        run_jobs({"build": ["build", *without_options(arguments)]}, Path(f"{options.out}.jobs"), options.jobs)
+        print(f"dataset: {options.out}, report: {options.out / 'dataset_report.html'}")
+        return 0
     if options.pseudo_labels is not None:
         return _label_images(options, options.pseudo_labels)
     from histofold.competitions.base import ObjectCompetition

@@ -29,8 +29,5 @@ def run(arguments: list[str]) -> int:
     merged = merge_shards(options.shards, options.out)
     for sample_id, reason in merged.fallback.items():
         logger.warning("fallback row: %s: %s", sample_id, reason)
-    print(
-        f"{merged.images} images, {len(merged.fallback)} of them with fallback rows, {len(merged.degraded)} predicted "
-        f"with fewer views or members, in {options.out}"
-    )
+    print(f"{merged.words()}, in {options.out}")
     return 0

@@ -1,18 +1,21 @@
 """`histofold predict --weights DIR --data DIR --out FILE.csv`: the submission, through the kernel's own code.
 
-With --num-shards N --shard-id I it is one part of it, for `histofold merge`. With --masks, --geojson, --probabilities
-and --overlays it writes what people use of each image besides.
+With --num-shards N any number of processes share its parts, with --shard-id I besides it is one part, for `histofold
+merge`. With --masks, --geojson, --probabilities and --overlays it writes what people use of each image besides.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from histofold.commands import parse_options
+from histofold.commands.launch import LauncherOptions, run_jobs, without_options
 from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.log import logger
 from histofold.schema.kinds import require_kind
@@ -37,9 +40,11 @@ class PredictOptions:
     limit_s: float | None = None
     """Seconds that the run may take; it then leaves out views, members and images, in this order."""
     num_shards: int | None = None
-    """Predict only one of so many parts, for `histofold merge`; a sidecar FILE.csv.json then stands beside the rows."""
+    """Predict in so many parts, in FILE.csv.shards. The same call on any number of machines: each takes the next part
+    that no other has, and the last one joins them."""
     shard_id: int | None = None
-    """Which part, counted from 0."""
+    """Predict this part alone, counted from 0, into --out; a sidecar FILE.csv.json then stands beside the rows, and
+    `histofold merge` joins the parts."""
     masks: Path | None = None
     """Folder for a PNG of each image: 255 is mask; of several classes k is the k-th."""
     geojson: Path | None = None
@@ -48,14 +53,25 @@ class PredictOptions:
     """Folder for OME-TIFFs of the probabilities, 255 for 1, a channel for each class."""
     overlays: Path | None = None
     """Folder for small pictures of the slides with the outlines over them."""
+    workers: int | None = None
+    """Jobs of --launcher that share the parts; as many as there are parts where it is not given."""
+    jobs: Annotated[LauncherOptions, tyro.conf.arg(name="")] = field(default_factory=LauncherOptions)
+    """Jobs instead of this process."""
 
     def __post_init__(self) -> None:
         if self.limit_s is not None and not 0 < self.limit_s < math.inf:
             raise ValueError(f"--limit-s {self.limit_s:g} must be a positive number of seconds")
-        if (self.num_shards is None) != (self.shard_id is None):
-            raise ValueError("--num-shards and --shard-id belong together: give both or none")
-        if self.num_shards is not None and self.shard_id is not None:
-            check_shard_numbers(self.num_shards, self.shard_id)
+        if self.num_shards is not None:
+            check_shard_numbers(self.num_shards, self.shard_id or 0)
+        elif self.shard_id is not None:
+            raise ValueError("--shard-id is one of several parts: give --num-shards too")
+        is_shared = self.num_shards is not None and self.shard_id is None
+        if is_shared and self.limit_s is not None:
+            raise ValueError("--limit-s is for a whole submission or one part of it: leave it out, or give --shard-id")
+        if self.jobs.launcher != "here" and not is_shared:
+            raise ValueError("--launcher shares parts out: give --num-shards, and no --shard-id")
+        if self.workers is not None and (self.jobs.launcher == "here" or self.workers < 1):
+            raise ValueError("--workers are jobs of --launcher, at least 1: give both")
         if self.masks is not None and self.overlays is not None and self.masks.resolve() == self.overlays.resolve():
             raise ValueError("--masks and --overlays name one folder, and files of both one name: give each its own")
 
@@ -70,6 +86,10 @@ def run(arguments: list[str]) -> int:
     options = parse_options(PredictOptions, "predict", arguments)
     require_kind(options.weights, "weights")
     require_kind(options.data, "data")
+    if options.jobs.launcher != "here" and options.num_shards is not None:
+        command = ["predict", *without_options(arguments, "--workers")]
+        pieces = {f"worker {number}": command for number in range(options.workers or options.num_shards)}
+        run_jobs(pieces, options.out.with_name(f"{options.out.name}.jobs"), options.jobs)
     from histofold.predict.submission.shards import FolderRun
 
     results, folders = None, options.result_folders()
@@ -78,10 +98,12 @@ def run(arguments: list[str]) -> int:
 
         results = ResultFiles(folders)
     run = FolderRun(options.weights, options.data, options.out, options.limit_s, options.competition, results)
-    if options.num_shards is not None and options.shard_id is not None:
-        _run_shard(run, options.num_shards, options.shard_id)
-    else:
+    if options.num_shards is None:
         _run_whole(run)
+    elif options.shard_id is None:
+        _run_free_shards(run, options.num_shards)
+    else:
+        _run_shard(run, options.num_shards, options.shard_id)
     if results is not None and results.faults:
         raise InputError(results.faults)
     return 0
@@ -103,6 +125,19 @@ def _run_whole(run: FolderRun) -> None:
 def _tell_fallbacks(failed: Mapping[str, str]) -> None:
     for sample_id, reason in failed.items():
         logger.warning("fallback row: %s: %s", sample_id, reason)
+
+
+def _run_free_shards(run: FolderRun, num_shards: int) -> None:
+    from histofold.predict.submission.archive import predict_free_shards, shard_paths, shards_folder
+    from histofold.predict.submission.merge import merge_shards
+
+    others = predict_free_shards(run, num_shards)
+    if others:
+        done, folder = num_shards - len(others), shards_folder(run.out)
+        print(f"{done} of {num_shards} shards are finished, in {folder}; other processes are at the rest and join all")
+        return
+    merged = merge_shards(shard_paths(run.out, num_shards), run.out)
+    print(f"{merged.words()}, in {run.out}")
 
 
 def _run_shard(run: FolderRun, num_shards: int, shard_id: int) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from histofold.commands import parse_options
+from histofold.commands.launch import LauncherOptions, run_jobs, without_options
 from histofold.core.faults import Fault, InputError
 from histofold.schema.experiment import (
     AugmentConfig,
@@ -44,6 +45,8 @@ class TrainOptions:
     """Draw learning rate, momentum and averages over the run into this PNG, and train nothing."""
     show_views: Path | None = None
     """Draw what the network is shown of some tiles into this PNG, and train nothing."""
+    jobs: Annotated[LauncherOptions, tyro.conf.arg(name="")] = field(default_factory=LauncherOptions)
+    """A job for each fold instead of this process."""
     settings: Annotated[Experiment, tyro.conf.arg(name="")] = field(default_factory=Experiment)
     """The experiment's settings."""
 
@@ -108,6 +111,9 @@ def run(arguments: list[str]) -> int:
     from histofold.data.store import check_experiment
 
     check_experiment(options.settings, options.fold)  # torch takes seconds to load, and a mistake shows without it
+    if options.jobs.launcher != "here":
+        _train_in_jobs(options, arguments)
+        options = replace(options, resume=True)  # all is trained: what follows reads it
     from histofold.report.graphs.run import draw_fold_curves
     from histofold.train.loop import train_experiment
 
@@ -118,6 +124,17 @@ def run(arguments: list[str]) -> int:
         draw_fold_curves(setup.folder)
         print(setup.score_words(dice))
     return 0
+
+
+def _train_in_jobs(options: TrainOptions, arguments: list[str]) -> None:
+    """Train the folds in jobs; with --resume, since a job that had to go comes back with the same command."""
+    from histofold.data.store import known_folds
+
+    command = ["train", *without_options(arguments, "--fold")]
+    command += [] if options.resume else ["--resume"]
+    folds = known_folds(options.settings) if options.fold is None else [options.fold]
+    pieces = {f"fold {fold}": [*command, "--fold", str(fold)] for fold in folds}
+    run_jobs(pieces, options.runs / options.path.stem / "jobs", options.jobs)
 
 
 def show_schedule(options: TrainOptions, path: Path) -> None:

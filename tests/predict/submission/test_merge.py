@@ -9,7 +9,7 @@ import pytest
 from histofold.competitions.folder import Folder
 from histofold.core.faults import InputError
 from histofold.predict.submission.merge import merge_shards
-from histofold.predict.submission.shards import WholeRun, finish_shard, planned_shard
+from histofold.predict.submission.shards import WholeRun, finish_shard, plan_shards
 from histofold.schema.files import csv_text
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import Preprocessing
@@ -43,7 +43,7 @@ def write_run(folder, manifest, count, num_shards, largest=None):
     whole = WholeRun("folder", columns, (manifest,), samples)
     paths = []
     for shard_id in range(num_shards):
-        planned = planned_shard(whole, num_shards, shard_id)
+        planned = plan_shards(whole, num_shards)(shard_id)
         paths.append(folder / f"s{shard_id}.csv")
         own = {key: rows[key] for key in planned.ids}
         paths[-1].write_text(Folder().submission_text(own, manifest.classes), newline="")
@@ -67,9 +67,7 @@ def test_merged_shards_are_the_bytes_of_one_run(manifest, num_shards, count, tmp
 
 
 def rows_longer_than_csvs_limit(tmp_path):
-    planned = planned_shard(
-        WholeRun("folder", ("id", "rle"), (ONE,), (Sample(id="a", image_path=tmp_path / "a"),)), 1, 0
-    )
+    planned = plan_shards(WholeRun("folder", ("id", "rle"), (ONE,), (Sample(id="a", image_path=tmp_path / "a"),)), 1)(0)
     path = tmp_path / "s.csv"
     path.write_text(csv_text(("id", "rle"), [("a", "1 2 " * 100_000)]))
     finish_shard(path, planned, {}, ())

@@ -12,7 +12,7 @@ from histofold.predict.submission.shards import (
     finish_shard,
     finished_shard,
     network_pixels,
-    planned_shard,
+    plan_shards,
 )
 from histofold.schema.files import csv_text
 from histofold.schema.manifest import Manifest
@@ -70,16 +70,16 @@ def whole_run(folder, count=5, written=True):
 
 def test_the_parts_of_a_run_share_all_but_their_ids(tmp_path):
     whole = whole_run(tmp_path)
-    parts = [planned_shard(whole, 2, shard) for shard in range(2)]
+    parts = [plan_shards(whole, 2)(shard) for shard in range(2)]
     assert [part.ids for part in parts] == [("00", "02", "04"), ("01", "03")]
     assert [part.places for part in parts] == [(0, 2, 4), (1, 3)]
     assert parts[0].manifests == parts[1].manifests
     assert (
-        parts[0].all_ids_sha256 == parts[1].all_ids_sha256 != planned_shard(whole_run(tmp_path, 4), 2, 0).all_ids_sha256
+        parts[0].all_ids_sha256 == parts[1].all_ids_sha256 != plan_shards(whole_run(tmp_path, 4), 2)(0).all_ids_sha256
     )
     for num_shards, shard_id in ((0, 0), (2, 2), (2, -1)):
         with pytest.raises(ValueError, match="shard"):
-            planned_shard(whole, num_shards, shard_id)
+            plan_shards(whole, num_shards)(shard_id)
 
 
 def finished(path, planned):
@@ -88,7 +88,7 @@ def finished(path, planned):
 
 
 def test_a_finished_shard_is_found_again_to_the_letter(tmp_path):
-    path, planned = tmp_path / "s.csv", planned_shard(whole_run(tmp_path), 2, 1)
+    path, planned = tmp_path / "s.csv", plan_shards(whole_run(tmp_path), 2)(1)
     assert finished_shard(path, planned) is None
     shard = finished(path, planned)
     assert (shard.fallback, shard.degraded) == ({"01": "ImageError: broken"}, ("03",))
@@ -109,17 +109,17 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_was_changed_is_not_finished(change, tmp_path):
-    path, planned = tmp_path / "s.csv", planned_shard(whole_run(tmp_path), 2, 1)
+    path, planned = tmp_path / "s.csv", plan_shards(whole_run(tmp_path), 2)(1)
     finished(path, planned)
     CHANGES[change](path, tmp_path)
-    assert finished_shard(path, planned_shard(whole_run(tmp_path, written=False), 2, 1)) is None
+    assert finished_shard(path, plan_shards(whole_run(tmp_path, written=False), 2)(1)) is None
 
 
 def test_other_weights_are_predicted_and_another_shard_is_not_overwritten(tmp_path):
     path, whole = tmp_path / "s.csv", whole_run(tmp_path)
-    finished(path, planned_shard(whole, 2, 1))
+    finished(path, plan_shards(whole, 2)(1))
     other = dataclasses.replace(whole, manifests=(dataclasses.replace(MANIFEST, batch=7),))
-    assert finished_shard(path, planned_shard(other, 2, 1)) is None
-    assert finished_shard(path, planned_shard(whole, 3, 1)) is None
+    assert finished_shard(path, plan_shards(other, 2)(1)) is None
+    assert finished_shard(path, plan_shards(whole, 3)(1)) is None
     with pytest.raises(InputError, match="give each shard an --out of its own"):
-        finished_shard(path, planned_shard(whole, 2, 0))
+        finished_shard(path, plan_shards(whole, 2)(0))

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import time
+from contextlib import nullcontext
 
 import optuna
 import pytest
@@ -18,6 +19,7 @@ from histofold.train.run import Stopped
 from histofold.train.sweep.results import OPTIMISTIC, trial_costs, trial_table
 from histofold.train.sweep.study import NUMBER, Sweep, changed_keys, number_of
 from histofold.train.sweep.workers import Outcome, quiet_optuna, run_worker, run_workers
+from postgres_server import postgres_server
 
 pytestmark = pytest.mark.slow
 
@@ -310,21 +312,28 @@ def is_running(pid):
         return stream.read().rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
-def killable_worker(folder, config):
-    run_worker(Sweep(folder, config), slow_formula)
+def killable_worker(folder, config, address):
+    run_worker(Sweep(folder, config, "", address), slow_formula)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request):
+    """The file of the sweep's folder, and a real server."""
+    with postgres_server() if request.param == "postgresql" else nullcontext("") as given:
+        yield given
 
 
 @pytest.mark.slow
-def test_killed_workers_lose_no_trial_and_none_runs_twice(tmp_path, monkeypatch):
+def test_killed_workers_lose_no_trial_and_none_runs_twice(tmp_path, monkeypatch, address):
     """Workers are killed, one within a trial and three at random moments, and replaced; the last ones end the grid."""
     monkeypatch.setattr("histofold.train.sweep.study.HEARTBEAT_S", 1)
     monkeypatch.setattr("histofold.train.sweep.study.GRACE_S", 6)
     config = SweepConfig(space={**GRID.space, "train.seed": SettingSpace(values=(0, 1))})
     context, chance, folder = multiprocessing.get_context("fork"), random.Random(0), tmp_path / "s"
-    Sweep(folder, config).storage.engine.dispose()  # children must not inherit its connection
+    Sweep(folder, config, "", address).storage.engine.dispose()  # children must not inherit its connection
 
     def start():
-        worker = context.Process(target=killable_worker, args=(folder, config), daemon=True)
+        worker = context.Process(target=killable_worker, args=(folder, config, address), daemon=True)
         worker.start()
         return worker
 
@@ -348,15 +357,17 @@ def test_killed_workers_lose_no_trial_and_none_runs_twice(tmp_path, monkeypatch)
     for worker in running:
         worker.join(timeout=120)
         assert worker.exitcode == 0
-    table = trial_table(Sweep(folder, config))
+    sweep = Sweep(folder, config, "", address)
+    table = trial_table(sweep)
     assert table["state"].eq("complete").all()
     points = table[list(config.space)].itertuples(index=False, name=None)
     assert sorted(points) == sorted((a, b, c) for a in RATES for b in DECAYS for c in (0, 1))
     assert {entry["trial"] for entry in log()} == {f"{number:04d}" for number in range(12)}
     assert all(entry["beside"] == [] for entry in log()), "no trial ran twice at a time"
-    attempts = Sweep(folder, config).study.get_trials(states=(TrialState.COMPLETE,))
+    attempts = sweep.study.get_trials(states=(TrialState.COMPLETE,))
     assert sorted(map(number_of, attempts)) == list(range(12)), "no trial ran twice to its end"
     assert "0000" in {entry["trial"] for entry in log() if entry["again"]}, "a killed one was taken up in its folder"
+    sweep.storage.engine.dispose()
 
 
 def formula_of_a_group_of_its_own(experiment, folder, report):

@@ -35,6 +35,13 @@ class MergedShards:
     degraded: tuple[str, ...]
     """Ids that were predicted with less than all members and views."""
 
+    def words(self) -> str:
+        """The counts, for people."""
+        return (
+            f"{self.images} images, {len(self.fallback)} of them with fallback rows, {len(self.degraded)} predicted "
+            "with fewer views or members"
+        )
+
 
 @dataclass(frozen=True)
 class _Part:

@@ -6,7 +6,7 @@ import hashlib
 import heapq
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from histofold.schema.files import write_atomically
 from histofold.schema.manifest import Manifest, file_sha256, installed_versions, load_manifest, manifest_json
 from histofold.schema.parse import load_json
 from histofold.schema.sample import Sample
-from histofold.schema.shard import Shard, shard_json, sidecar_path
+from histofold.schema.shard import Shard, check_shard_numbers, shard_json, sidecar_path
 
 SHARD_PACKAGES = ("histofold", "torch", "numpy", "segmentation-models-pytorch", "timm", "opencv-python-headless")
 """Packages whose versions a sidecar holds."""
@@ -85,29 +85,44 @@ def network_pixels(sample: Sample, manifest: Manifest) -> float | None:
     return float(height * width)
 
 
-def planned_shard(whole: WholeRun, num_shards: int, shard_id: int) -> Shard:
-    """What the sidecar of a shard will say, without what only its prediction shows.
+def plan_shards(whole: WholeRun, num_shards: int) -> Callable[[int], Shard]:
+    """What plans the shards of a submission one by one, the dealing done once.
+
+    Args:
+        whole: The submission.
+        num_shards: Its parts.
+
+    Returns:
+        Gives for the number of a shard what its sidecar will say, without what only its prediction shows; raises
+        ValueError if the number names none.
 
     Raises:
-        ValueError: If the numbers name no shard.
+        ValueError: If there are no shards.
     """
-    works = [network_pixels(sample, whole.manifests[0]) for sample in whole.samples]
-    places = deal_places(works, num_shards)[shard_id] if 0 <= shard_id < num_shards else []
-    own = [whole.samples[place] for place in places]
-    return Shard(
-        competition=whole.competition,
-        columns=whole.columns,
-        classes=whole.manifests[0].row_classes,
-        manifests=tuple(hashlib.sha256(manifest_json(m).encode()).hexdigest() for m in whole.manifests),
-        all_ids_sha256=ids_digest([sample.id for sample in whole.samples]),
-        num_ids=len(whole.samples),
-        num_shards=num_shards,
-        shard_id=shard_id,
-        ids=tuple(sample.id for sample in own),
-        places=tuple(places),
-        csv_sha256="",
-        inputs_sha256=inputs_digest(whole.manifests, own),
-    )
+    check_shard_numbers(num_shards, 0)
+    shares = deal_places([network_pixels(sample, whole.manifests[0]) for sample in whole.samples], num_shards)
+    manifests = tuple(hashlib.sha256(manifest_json(m).encode()).hexdigest() for m in whole.manifests)
+    all_ids = ids_digest([sample.id for sample in whole.samples])
+
+    def planned(shard_id: int) -> Shard:
+        places = shares[shard_id] if 0 <= shard_id < num_shards else []
+        own = [whole.samples[place] for place in places]
+        return Shard(
+            competition=whole.competition,
+            columns=whole.columns,
+            classes=whole.manifests[0].row_classes,
+            manifests=manifests,
+            all_ids_sha256=all_ids,
+            num_ids=len(whole.samples),
+            num_shards=num_shards,
+            shard_id=shard_id,
+            ids=tuple(sample.id for sample in own),
+            places=tuple(places),
+            csv_sha256="",
+            inputs_sha256=inputs_digest(whole.manifests, own),
+        )
+
+    return planned
 
 
 def ids_digest(ids: Sequence[str]) -> str:
@@ -266,11 +281,26 @@ def predict_shard(run: FolderRun, part: tuple[int, int]) -> tuple[Shard, bool]:
         InputError: As `predict_folder`; also if another shard of the same submission lies at `out`.
         ValueError: If the numbers name no shard.
     """
+    adapter, whole = open_folder(run)
+    return predict_planned(run, adapter, whole, plan_shards(whole, part[0])(part[1]))
+
+
+def open_folder(run: FolderRun) -> tuple[Competition, WholeRun]:
+    """The adapter of a folder, and the submission that its shards are parts of.
+
+    Raises:
+        InputError: If weights or tables are at fault.
+    """
     manifest = load_manifest(run.weights)
     adapter, samples = adapter_of_folder(manifest, run.data, run.competition)
     columns = submission_columns(adapter, manifest.row_classes)
-    planned = planned_shard(WholeRun(adapter.name, columns, (manifest,), tuple(samples)), *part)
-    own = [samples[place] for place in planned.places]
+    return adapter, WholeRun(adapter.name, columns, (manifest,), tuple(samples))
+
+
+def predict_planned(run: FolderRun, adapter: Competition, whole: WholeRun, planned: Shard) -> tuple[Shard, bool]:
+    """Predict a shard that `plan_shards` has planned; the rest is as in `predict_shard`."""
+    (manifest,) = whole.manifests
+    own = [whole.samples[place] for place in planned.places]
     finished = finished_shard(run.out, planned)
     if finished is not None:
         missing = set() if run.results is None else set(run.results.open(own, manifest, run.out))
