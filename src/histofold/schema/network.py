@@ -6,6 +6,8 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from histofold.schema.encoders import PLAIN_TRANSFORMERS, UNDILATED, has_built_side
+
 PyramidArchitecture = Literal[
     "unext50",
     "effunet-b0",
@@ -21,12 +23,16 @@ PyramidArchitecture = Literal[
 DenseArchitecture = Literal[
     "unet",
     "unetplusplus",
+    "manet",
+    "fpn",
+    "pan",
     PyramidArchitecture,
     "deeplabv3",
     "deeplabv3plus",
     "deeplabv3_resnet101",
     "segformer",
     "upernet",
+    "dpt",
 ]
 """Networks that give a logit for each pixel."""
 DetectorArchitecture = Literal["maskrcnn", "maskrcnn_c4", "mask2former"]
@@ -35,15 +41,21 @@ Architecture = Literal[DenseArchitecture, DetectorArchitecture]
 DEFAULT_ENCODERS = {
     "unet": "resnet34",
     "unetplusplus": "resnet34",
+    "manet": "resnet34",
+    "fpn": "resnet34",
+    "pan": "resnet34",
     "deeplabv3": "resnet50",
     "deeplabv3plus": "resnet50",
     "segformer": "mit_b0",
     "upernet": "tu-convnext_tiny",
+    "dpt": "tu-vit_small_patch16_224",
 }
 """Networks whose encoder is a choice, with the one that they have where none is named."""
 DETECTOR_ENCODERS = {"maskrcnn": "resnet50", "maskrcnn_c4": "resnet50", "mask2former": "swin_tiny"}
 """The same of detectors."""
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
+FIVE_STAGED = ("unet", "unetplusplus", "manet")
+"""Networks whose decoder's channels are a choice."""
 DILATED = ("deeplabv3", "deeplabv3plus")
 """Networks whose encoder's stride and whose pyramid's dilations are a choice."""
 ATROUS_RATES = (12, 24, 36)
@@ -69,11 +81,17 @@ def default_encoder(architecture: str) -> str:
 def check_encoder_name(encoder: Any) -> None:
     """Refuse what is no bare name: timm reads `hf-hub:OWNER/NAME` from the internet, `local-dir:PATH` from the disk.
 
+    It does so even where the weights are at hand, for the network's description; a kernel can do neither.
+
     Raises:
         ValueError: With what a name may be.
     """
     if not isinstance(encoder, str) or not re.fullmatch(r"[\w.-]*", encoder, re.ASCII):
-        raise ValueError(f"encoder={encoder!r} is no name: give letters, digits, - _ and . alone, as tu-resnet18")
+        remedy = (
+            "give letters, digits, - _ and . alone, as tu-resnet18; of a model on a hub the name that timm has for its "
+            "network, image_size as its weights were made for, and encoder_weights = file:PATH of the downloaded file"
+        )
+        raise ValueError(f"encoder={encoder!r} is no name: {remedy}")
 
 
 BOX_DETECTORS = ("maskrcnn", "maskrcnn_c4")
@@ -163,15 +181,20 @@ class ModelConfig:
     architecture: Architecture = "unet"
     """Network family."""
     encoder: str = ""
-    """Encoder of unet, unetplusplus, deeplabv3, deeplabv3plus and upernet: any of segmentation-models-pytorch, timm
-    ones as tu-NAME; of segformer: mit_b0 to mit_b5; of maskrcnn: resnet18 to resnet152, or a convolutional one of timm
-    as tu-NAME; of maskrcnn_c4: resnet50, resnet101, resnet152; of mask2former: swin_tiny, swin_small. Empty: the
-    family's usual one. Other networks have their own."""
+    """Encoder of unet, unetplusplus, manet, fpn, pan, deeplabv3, deeplabv3plus and upernet: any of
+    segmentation-models-pytorch, timm ones as tu-NAME; of dpt: tu-vit_*, tu-deit*, tu-eva02_*; of segformer: mit_b0 to
+    mit_b5; of maskrcnn: resnet18 to resnet152, or a convolutional one of timm as tu-NAME; of maskrcnn_c4: resnet50,
+    resnet101, resnet152; of mask2former: swin_tiny, swin_small. Empty: the family's usual one. Other networks have
+    their own."""
+    image_size: int = 0
+    """Side in pixels that the encoder is built for (tu-maxvit*, tu-hiera_*, tu-coatnet*, and dpt's); 0: the last number
+    of its name. MaxViT takes tiles of its multiples, Hiera and CoAtNet of this side alone, dpt of any; there it is the
+    side that the weights' position embedding was made for."""
     encoder_weights: str = "none"
     """`none`; `shipped`: ImageNet weights of tu-tf_efficientnet_lite0, installed with the project; the name of weights
     on the hub (imagenet, ...); or `file:PATH` of a local state dict."""
     decoder_channels: tuple[int, int, int, int, int] = DECODER_CHANNELS
-    """Channels of the five decoder stages, coarse to fine (unet and unetplusplus)."""
+    """Channels of the five decoder stages, coarse to fine (unet, unetplusplus and manet)."""
     output_stride: Literal[0, 8, 16] = 0
     """Pixels a side of the encoder's last map (deeplabv3, deeplabv3plus); 0: the family's own, 8 and 16. At 16 a step
     of deeplabv3 takes less than half the time."""
@@ -197,9 +220,10 @@ class ModelConfig:
             raise ValueError(f"{self.architecture} finds objects of one class: leave out classes and activation")
         if not default_encoder(self.architecture) and self.encoder:
             raise ValueError(f"encoder={self.encoder!r}: {self.architecture} has an encoder of its own; leave it out")
-        if self.decoder_channels != DECODER_CHANNELS and self.architecture not in ("unet", "unetplusplus"):
+        self._check_encoder(self.encoder or default_encoder(self.architecture))
+        if self.decoder_channels != DECODER_CHANNELS and self.architecture not in FIVE_STAGED:
             raise ValueError(
-                f"decoder_channels belong to unet and unetplusplus: leave them out for {self.architecture}"
+                f"decoder_channels belong to unet, unetplusplus and manet: leave them out for {self.architecture}"
             )
         chosen = self.output_stride != 0 or self.atrous_rates != ATROUS_RATES
         if chosen and self.architecture not in DILATED:
@@ -216,6 +240,20 @@ class ModelConfig:
         if not 1 <= self.classes <= 7:
             raise ValueError(f"classes={self.classes} must lie in 1 to 7")
         self._check_weights()
+
+    def _check_encoder(self, encoder: str) -> None:
+        """Refuse what the encoder's name alone rules out."""
+        if (self.architecture == "dpt") != encoder.startswith(PLAIN_TRANSFORMERS):
+            names = ", ".join(f"{name}*" for name in PLAIN_TRANSFORMERS)
+            raise ValueError(f"encoder={encoder!r}: dpt takes {names}, and no other architecture does")
+        if self.architecture in (*DILATED, "pan") and encoder.startswith(UNDILATED):
+            raise ValueError(f"encoder={encoder!r} cannot be dilated as {self.architecture} needs it: take upernet")
+        if self.image_size and not has_built_side(encoder):
+            raise ValueError(
+                f"image_size={self.image_size} is not read by {encoder or self.architecture}: leave it out"
+            )
+        if self.image_size < 0 or (self.image_size % 32 and self.architecture != "dpt"):
+            raise ValueError(f"image_size={self.image_size} must be a multiple of 32, or 0 for the encoder's own")
 
     def _check_weights(self) -> None:
         if not self.encoder_weights:
@@ -239,7 +277,9 @@ class ModelConfig:
             arguments["slices"] = slices
         if default_encoder(self.architecture):
             arguments["encoder"] = self.encoder or default_encoder(self.architecture)
-        if self.architecture in ("unet", "unetplusplus"):
+        if self.image_size:
+            arguments["image_size"] = self.image_size
+        if self.architecture in FIVE_STAGED:
             arguments["decoder_channels"] = list(self.decoder_channels)
         if self.output_stride:
             arguments["output_stride"] = self.output_stride

@@ -35,6 +35,10 @@ class OptimConfig:
     """Peak learning rate."""
     encoder_lr_factor: float = 1.0
     """Learning rate of the network's encoder, as a multiple of that of all else; 0 keeps its weights as they are."""
+    encoder_blocks: int = -1
+    """How many of the encoder's last blocks are trained: -1 all of it, embeddings included; 0 none. What is not has
+    neither gradients nor a state of the optimiser. For encoders without batch normalisation; between 0 and all for
+    those of dpt, whose blocks follow each other."""
     momentum: float = 0.9
     """Momentum of sgd."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -99,6 +103,9 @@ class OptimConfig:
     def _check_optimizer(self) -> None:
         if not self.lr > 0 or self.weight_decay < 0 or self.clip < 0 or self.encoder_lr_factor < 0:
             raise ValueError("lr must be positive; weight_decay, clip and encoder_lr_factor must not be negative")
+        if self.encoder_blocks < -1 or (self.encoder_blocks == 0 and self.encoder_lr_factor != 1):
+            rule = f"encoder_blocks={self.encoder_blocks} must be -1 (all), 0 (none) or a number of blocks"
+            raise ValueError(f"{rule}, and with 0 there is no rate of the encoder: leave encoder_lr_factor out")
         if not 0 <= self.momentum < 1 or not all(0 <= beta < 1 for beta in self.betas) or not self.eps > 0:
             raise ValueError("momentum and betas must lie in [0, 1), eps be positive")
 

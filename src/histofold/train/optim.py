@@ -44,6 +44,32 @@ def make_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.O
     return radam if config.optimizer == "radam" else Lookahead(radam, alpha=0.5, k=6)
 
 
+def freeze_encoder(network: torch.nn.Module, blocks: int) -> None:
+    """Let an encoder train its last blocks alone, in place; neither gradients nor the optimiser know the rest.
+
+    Args:
+        network: It has an `encoder`; a transformer's blocks stand in `encoder.model.blocks`.
+        blocks: How many; -1 leaves all as it is, 0 freezes all of it.
+
+    Raises:
+        InputError: If it has no such blocks, or statistics that would go on changing.
+    """
+    if blocks < 0:
+        return
+    setting, fault = f"optim.encoder_blocks={blocks}", ""
+    encoder: Any = network.encoder
+    stack = getattr(getattr(encoder, "model", None), "blocks", [])
+    if any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in encoder.modules()):
+        fault = "the encoder's batch normalisation would go on changing: set it to -1, and encoder_lr_factor = 0"
+    elif blocks > len(stack):
+        fault = f"the encoder has {len(stack)} blocks that follow each other: set it to -1, or to 0 to {len(stack)}"
+    if fault:
+        raise InputError(f"{setting}: {fault}")
+    encoder.requires_grad_(False)
+    for block in list(stack)[len(stack) - blocks :]:
+        block.requires_grad_(True)
+
+
 def set_rates(
     optimizer: torch.optim.Optimizer,
     step: int,

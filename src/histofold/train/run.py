@@ -25,7 +25,7 @@ from histofold.train.checkpoint import NETWORK_FILES, load_state, newest_state, 
 from histofold.train.fold import FoldSetup
 from histofold.train.heads import TrainingNetwork
 from histofold.train.log import start_tracker
-from histofold.train.optim import MovingAverage, WeightAverage, decay_words, make_optimizer
+from histofold.train.optim import MovingAverage, WeightAverage, decay_words, freeze_encoder, make_optimizer
 from histofold.train.processes import join_group, restarts, sync_batch_norm
 from histofold.train.warm_start import load_initial_weights
 
@@ -182,6 +182,7 @@ def _make_network(setup: FoldSetup, fresh: bool) -> TrainingNetwork:
         load_initial_weights(plain, setup.initial)
     elif fresh:
         load_encoder_weights(plain, config)
+    freeze_encoder(plain, setup.experiment.optim.encoder_blocks)
     # Of objects coarser maps show the objects themselves; their boundaries would vanish there.
     channels = 1 if setup.manifest.objects is not None else config.classes + (config.activation == "softmax")
     return TrainingNetwork(plain, classes=channels, organs=len(setup.organs), config=setup.experiment.loss)
