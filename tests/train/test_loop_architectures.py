@@ -19,6 +19,8 @@ FAMILIES = {
     "deeplabv3plus": {"encoder": "resnet18"},
     "segformer": {"encoder": "mit_b0"},
     "upernet": {"encoder": "tu-convnext_atto"},
+    "fpn": {"encoder": "tu-pvt_v2_b0"},
+    "dpt": {"encoder": "tu-vit_tiny_patch16_224"},
 }
 
 
@@ -33,14 +35,15 @@ def test_a_family_trains_with_all_heads(dataset, tmp_path, architecture):
     own = {"encoder": "", "decoder_channels": (256, 128, 64, 32, 16)}
     model = {"architecture": architecture, **own, **FAMILIES[architecture], "activation": "softmax"}
     loss = {"bce": 0.0, "ce": 0.5, "pixel_size": 0.1, "deep_supervision": 0.2}
-    setup = small_setup(dataset, tmp_path, model=model, loss=loss, train={"steps": 2})
+    optim = {"encoder_blocks": 1} if architecture == "dpt" else {}
+    setup = small_setup(dataset, tmp_path, model=model, loss=loss, train={"steps": 2}, optim=optim)
     assert 0 <= train_fold(setup, False) <= 1
     config = setup.experiment.model
     plain = build_model(config.architecture, config.arguments())
     plain.load_state_dict(load_file(setup.folder / "model.safetensors"))
     log = pd.read_csv(setup.folder / "log.csv")
     assert log[["loss", "loss_ce", "loss_dice", "loss_pixel_size", "loss_deep"]].notna().all().all()
-    assert (setup.folder / "config.json").is_file() == (architecture not in ("effunet-b0", "segformer"))
+    assert (setup.folder / "config.json").is_file() == (architecture not in ("effunet-b0", "segformer", "dpt"))
 
 
 @pytest.mark.parametrize(
