@@ -66,9 +66,9 @@ def main() -> None:
 
 
 def load_toml_folds(path: Path) -> int:
-    """Folds of an experiment file; the main competition's folds.csv has five."""
-    data = read_toml(path)
-    return int(data.get("tiles", {}).get("folds", 5))
+    """Folds of an experiment file; the main competition's folds.csv has five, and what is held out once is one."""
+    tiles = read_toml(path).get("tiles", {})
+    return 1 if tiles.get("holdout") else int(tiles.get("folds", 5))
 
 
 if __name__ == "__main__":
