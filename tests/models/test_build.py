@@ -120,7 +120,7 @@ def test_smp_is_needed_where_it_is_imported():
 @pytest.mark.parametrize(
     ("architecture", "arguments", "words"),
     [
-        ("resnet", {}, r"known are unet, unetplusplus, unext50.*upernet"),
+        ("resnet", {}, r"known are unet, unetplusplus, manet.*upernet, dpt"),
         ("unet", {"encoder": "nothing"}, r"cannot be built.*nothing"),
         ("unet", {"depth": 3}, r"cannot be built.*depth"),
         ("unet", {"activation": "tanh"}, r"known are sigmoid, softmax"),
