@@ -6,6 +6,10 @@ another pixel size and thicker. Only the named thing differs between two tests.
 
     python benchmarks/bench_domain_shift.py [--out bench_domain_shift] [--steps 1000] [--seeds 0] [--arms plain stain]
 
+With --calibrate it also says how well the shift score of held-out H-DAB slides (`histofold evaluate --shift`) ranks the
+recipes, all arms and seeds, by their Dice on the hidden H&E and PAS slides, and how well the plain score does:
+Spearman's correlation, its interval by a bootstrap over recipes. Give it all arms.
+
 What is in --out already is gone on with: an interrupted call is simply repeated.
 """
 
@@ -19,6 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 
 from histofold.competitions.base import runs_dice
 from histofold.competitions.registry import get_competition
@@ -34,6 +39,7 @@ from histofold.schema.preprocessing import Preprocessing
 from histofold.synth.drawing.slide import SlideSpec, SyntheticSlide
 from histofold.synth.drawing.tissue import draw_stain
 from histofold.train.loop import train_experiment
+from histofold.trust.evaluate import evaluate_run
 from histofold.trust.oof import finished_folds
 
 ORGANS = ("kidney", "largeintestine", "lung", "spleen", "prostate")
@@ -52,6 +58,8 @@ ARMS: dict[str, dict[str, float]] = {
     "macenko": NO_COLOUR,
     "reinhard": NO_COLOUR,
 }
+
+DRAWS = 2000  # of recipes, for an interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +159,7 @@ def make_experiment(arguments: argparse.Namespace, arm: str, seed: int) -> Exper
         preprocessing=preprocessing,
         tiles=TilesConfig(size=side, stride=side // 2),
         augment=AugmentConfig(crop=arguments.crop, **ARMS[arm]),
-        model=ModelConfig(encoder=arguments.encoder, decoder_channels=(96, 64, 32, 16, 16)),
+        model=ModelConfig(encoder=arguments.encoder, decoder_channels=tuple(arguments.decoder)),
         optim=OptimConfig(lr=2e-3, ema=0.98),
         train=TrainConfig(seed=seed, steps=steps, validate_every=steps, save_every=100, workers=1),
         predict=PredictConfig(tile=224, halo=32, views=("identity",)),
@@ -217,9 +225,31 @@ def print_summary(scores: dict[str, dict[str, dict[str, float]]]) -> None:
             print(text)
 
 
+def print_calibration(runs: list[Path]) -> None:
+    """Both scores of each recipe on held-out H-DAB slides, at 0.5, and how they rank what hidden slides say."""
+    rows = []
+    for run in runs:
+        summary = evaluate_run(run, shift="score").summary
+        tests = json.loads((run / "tests.json").read_text(encoding="utf-8"))
+        hidden = float(np.mean([list(tests[name].values()) for name in ("H&E", "PAS")]))
+        rows.append((summary["dice"], summary["shift"]["dice"], hidden))
+    print("\n| recipe | out-of-fold | shift score | hidden H&E and PAS |\n|---|---|---|---|")
+    for run, row in zip(runs, rows, strict=True):
+        print(f"| {run.name} | {' | '.join(f'{value:.3f}' for value in row)} |")
+    scores_N3 = np.array(rows)
+    picks = np.random.default_rng(0).integers(len(rows), size=(DRAWS, len(rows)))
+    picks = [pick for pick in picks if np.ptp(scores_N3[pick], axis=0).all()]  # equal scores have no ranks
+    for name, column in (("out-of-fold", 0), ("shift score", 1)):
+        drawn = [spearmanr(scores_N3[pick, column], scores_N3[pick, 2]).statistic for pick in picks]
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        rho = spearmanr(scores_N3[:, column], scores_N3[:, 2]).statistic
+        print(f"{name}: rank correlation {rho:.2f} (95% {low:.2f} to {high:.2f} over {len(rows)} recipes)")
+
+
 def check_settings(arguments: argparse.Namespace) -> None:
     """Refuse a folder of other slides or another training."""
-    settings = {name: getattr(arguments, name) for name in ("train", "test", "steps", "scale", "crop", "encoder")}
+    names = ("train", "test", "steps", "scale", "crop", "encoder", "decoder")
+    settings = {name: getattr(arguments, name) for name in names}
     path = arguments.out / "settings.json"
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:
         raise SystemExit(f"{path} tells of other settings than {settings}: give another --out")
@@ -236,8 +266,10 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=2.0, help="pixel size of the network in um")
     parser.add_argument("--crop", type=int, default=128, help="pixels a side that the network sees in training")
     parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--decoder", type=int, nargs=5, default=[96, 64, 32, 16, 16], help="channels of the decoder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=["plain", "stain"])
+    parser.add_argument("--calibrate", action="store_true", help="hold the shift score against the hidden slides")
     parser.add_argument("--threads", type=int, default=0, help="of the network; 0: as many as there are")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -259,6 +291,9 @@ def main() -> None:
             print(table_row(arm, test, by_organ))
     print()
     print_summary(scores)
+    if arguments.calibrate:
+        names = [f"{arm}_seed{seed}" for arm in arguments.arms for seed in arguments.seeds]
+        print_calibration([arguments.out / "runs" / name for name in names])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a fold gives to the loader: its organs and their weights, glass that is ignored, CutMix among its own tiles."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,8 @@ from histofold.data.build import build_dataset
 from histofold.data.changes import changed_inputs
 from histofold.data.tiles.masks import IGNORED_BIT
 from histofold.schema.dataset import DataConfig
-from histofold.schema.experiment import AugmentConfig, LossConfig, TrainConfig
+from histofold.schema.experiment import AugmentConfig, Experiment, LossConfig, TrainConfig
+from histofold.schema.parse import load_toml
 from histofold.train.dataset import training_tiles
 from histofold.train.fold import prepare_fold
 from histofold.train.sampler import training_order
@@ -148,3 +150,30 @@ def test_the_content_of_an_own_pipeline_makes_another_run(made, tmp_path):
     changed = setup_of(made, tmp_path, augment=own)
     assert changed.digest != first.digest
     assert changed_inputs(first.inputs, changed.inputs) == ["other steps: of augment.pipeline"]
+
+
+def test_images_that_are_seen_whole_are_drawn_equally_and_hardly_seen_from_afar(made, tmp_path):
+    """One bin of a single tile among full ones would else be drawn three times as often."""
+    strong = AugmentConfig(preset="strong")
+    setup = setup_of(made, tmp_path, augment=strong, train=TrainConfig(balanced=True))
+    assert made.preprocessing.scale_mode == "whole"
+    assert setup.experiment.augment.resolved().pixel_size_ratio == 1.4
+    assert setup.experiment.as_trained() == setup.experiment
+    bins = ["none", *["large"] * (len(setup.index) - 1)]
+    order = training_order(replace(setup, index=setup.index.assign(bin=bins)), 0)
+    for epoch in range(3):
+        assert sorted(order.epoch_order(epoch)) == list(range(len(bins)))
+    with pytest.raises(ValueError, match="where images are seen whole"):
+        replace(made, augment=AugmentConfig(pixel_size_ratio=1.5))
+
+
+def test_the_recipe_of_2022_trains_for_slides_of_other_laboratories():
+    experiment = load_toml(Experiment, Path(__file__).parents[2] / "experiments" / "hubmap_strong.toml").as_trained()
+    augment = experiment.augment.resolved()
+    shifts = ("detail", "pixel_size", "thickness", "stain_transfer", "grey", "cutmix")
+    assert all(getattr(augment, name) >= 0.2 for name in shifts)
+    assert (augment.detail_ratio, augment.pixel_size_ratio) == (7.0, 1.4)
+    assert not experiment.train.balanced
+    tiles = Experiment(augment=AugmentConfig(preset="strong"))
+    assert tiles.as_trained() == tiles
+    assert tiles.augment.resolved().pixel_size_ratio == 2.0

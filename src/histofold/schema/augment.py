@@ -18,6 +18,7 @@ _PRESET_VALUES: dict[str, tuple[float, float, float]] = {
     "hed": (0.3, 0.5, 0.5),
     "hed_strength": (0.03, 0.06, 0.1),
     "pixel_size": (0.0, 0.0, 0.3),
+    "pixel_size_ratio": (2.0, 2.0, 2.0),
     "elastic": (0.0, 0.0, 0.25),
     "grid": (0.0, 0.0, 0.2),
     "stain_transfer": (0.0, 0.0, 0.4),
@@ -25,6 +26,7 @@ _PRESET_VALUES: dict[str, tuple[float, float, float]] = {
     "grey": (0.0, 0.0, 0.2),
     "clahe": (0.0, 0.0, 0.1),
     "detail": (0.0, 0.0, 0.25),
+    "detail_ratio": (7.0, 7.0, 7.0),
     "noise": (0.0, 0.0, 0.15),
     "jpeg": (0.0, 0.0, 0.1),
     "cutout": (0.0, 0.0, 0.3),
@@ -32,7 +34,9 @@ _PRESET_VALUES: dict[str, tuple[float, float, float]] = {
 }
 COLOUR_CHANGES = ("colour", "hed", "stain_transfer", "stain_template", "grey", "clahe", "jpeg")
 """What needs an image of three colours."""
-_STRENGTHS = ("scale", "rotate", "colour_strength", "hed_strength")
+_STRENGTHS = ("scale", "rotate", "colour_strength", "hed_strength", "pixel_size_ratio", "detail_ratio")
+WHOLE_PIXEL_SIZE_RATIO = 1.4
+"""Largest `pixel_size_ratio` of images that are seen whole: what such a tile lacks of a larger view is reflected."""
 AUGMENT_PRESETS: dict[str, dict[str, float]] = {
     preset: {name: values[place] for name, values in _PRESET_VALUES.items()}
     for place, preset in enumerate(_PRESET_NAMES)
@@ -49,7 +53,7 @@ class AugmentConfig:
 
     preset: Literal["none", "light", "medium", "strong"] = "medium"
     """What all fields that are not given are taken from. `strong` is meant for slides of other laboratories; it shows
-    up to twice the pixel size, and what tiles no larger than `crop` do not hold is reflected. `none`
+    up to `pixel_size_ratio` times the pixel size, and what tiles no larger than `crop` do not hold is reflected. `none`
     leaves all of them out."""
     pipeline: str = ""
     """Your own albumentations pipeline, done after ours: a file of `albumentations.save`, or `module:function` that
@@ -69,6 +73,9 @@ class AugmentConfig:
     """Largest rotation in degrees."""
     pixel_size: float | None = None
     """Probability of showing the tile at another pixel size: all structures larger or smaller."""
+    pixel_size_ratio: float | None = None
+    """Largest factor of the pixel size to either side, 1 to 4; of images that are seen whole at most 1.4, which then is
+    also what a preset decides, since what they lack of a larger view is reflected."""
     elastic: float | None = None
     """Probability of a smooth random deformation."""
     grid: float | None = None
@@ -98,6 +105,8 @@ class AugmentConfig:
     """Probability of equalising the brightness of each neighbourhood."""
     detail: float | None = None
     """Probability of losing fine detail, as of a slide scanned at a coarser pixel size; structures keep their size."""
+    detail_ratio: float | None = None
+    """Largest factor of that pixel size, 1 to 16."""
     noise: float | None = None
     """Probability of a camera's noise."""
     jpeg: float | None = None
@@ -124,7 +133,8 @@ class AugmentConfig:
             self._check_range(name, 0, highest, f"must lie in [0, {highest}]")
         if self.pipeline and ":" not in self.pipeline and not self.pipeline.endswith((".yaml", ".yml", ".json")):
             raise ValueError(f"pipeline={self.pipeline!r} must be a file (.yaml, .json) or module:function")
-        self._check_range("jpeg_quality", 1, 95, "must lie in [1, 95]")
+        for name, highest in {"jpeg_quality": 95, "pixel_size_ratio": 4, "detail_ratio": 16}.items():
+            self._check_range(name, 1, highest, f"must lie in [1, {highest}]")
 
     def _check_range(self, name: str, lowest: float, highest: float, rule: str) -> None:
         value = getattr(self, name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from histofold.schema.augment import COLOUR_CHANGES, AugmentConfig
+from histofold.schema.augment import COLOUR_CHANGES, WHOLE_PIXEL_SIZE_RATIO, AugmentConfig
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.encoders import check_sides
 from histofold.schema.files import moved_path
@@ -45,7 +45,8 @@ class TrainConfig:
     """Steps between saved states."""
     balanced: bool = True
     """Draw masked and unmasked tiles equally, and within masked ones each area bin equally, so far as no tile is drawn
-    more than three times as often as another."""
+    more than three times as often as another. Images that are seen whole are drawn equally whatever this says: a few
+    without masks would else be drawn again and again."""
     regions: dict[str, float] = field(default_factory=dict)
     """Share of the draws from each region of the anatomy (column region); all other tiles share what is left of 1."""
     organs: dict[str, float] = field(default_factory=dict)
@@ -95,6 +96,10 @@ class Experiment:
         self.loss.check_activation(self.model.activation)
         if self.preprocessing.slices != 3:
             self._check_slices()
+        ratio = self.augment.pixel_size_ratio
+        if self.preprocessing.scale_mode == "whole" and ratio is not None and ratio > WHOLE_PIXEL_SIZE_RATIO:
+            rule = "at most 1.4 where images are seen whole, which lack most of a larger view"
+            raise ValueError(f"augment.pixel_size_ratio={ratio} must be {rule}")
         if self.train.batch < 2 and not is_detector(self.model.architecture):
             raise ValueError(f"train.batch={self.train.batch} must be at least 2, for batch normalisation")
         check_sides(self.model.encoder, self.model.image_size, self._seen_sides())
@@ -117,6 +122,14 @@ class Experiment:
         if names:
             change = f"preprocessing.slices={self.preprocessing.slices}: {', '.join(names)} would change colours"
             raise ValueError(f"{change}, which slices have none of: set them to 0, or leave them out")
+
+    def as_trained(self) -> Experiment:
+        """The same with what images that are seen whole decide: they are drawn equally and hardly seen from afar."""
+        if self.preprocessing.scale_mode != "whole":
+            return self
+        ratio = self.augment.pixel_size_ratio or WHOLE_PIXEL_SIZE_RATIO
+        augment = replace(self.augment, pixel_size_ratio=ratio)
+        return replace(self, augment=augment, train=replace(self.train, balanced=False))
 
     def manifest(
         self,

@@ -113,6 +113,7 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
     """
     folds = check_experiment(experiment, fold)
     # The run's own experiment.toml says what its network sees, and its digest holds it.
+    experiment = experiment.as_trained()
     experiment = replace(experiment, preprocessing=with_encoder_moments(experiment.preprocessing, experiment.model))
     sources = load_sources(experiment)
     main = sources[0]

@@ -12,7 +12,7 @@ from histofold.schema.experiment import AugmentConfig, Experiment
 from histofold.schema.parse import load_toml, parse_dataclass, to_toml
 from histofold.train.augment.pipeline import Augmenter
 
-STRENGTHS = ("scale", "rotate", "colour_strength", "hed_strength")
+STRENGTHS = ("scale", "rotate", "colour_strength", "hed_strength", "pixel_size_ratio", "detail_ratio")
 PROBABILITIES = tuple(name for name in AUGMENT_PRESETS["medium"] if name not in (*STRENGTHS, "cutmix"))
 GEOMETRIC = ("flip", "rotate90", "affine", "pixel_size", "elastic", "grid")
 OFF = AugmentConfig(preset="strong", **dict.fromkeys(PROBABILITIES, 0.0))
@@ -79,6 +79,8 @@ def test_a_file_keeps_what_it_names_and_a_preset_changes_the_rest(tmp_path):
         {"rotate": -1.0},
         {"scale": 1.0},
         {"jpeg_quality": 0},
+        {"pixel_size_ratio": 0.9},
+        {"detail_ratio": 17.0},
         {"crop": 33},
     ],
 )
@@ -262,6 +264,26 @@ def test_stripes_have_the_period_that_log_zoom_tells():
         assert found[-1] == pytest.approx(np.exp(-log_zoom), rel=0.03)
     assert min(found) < 0.7
     assert max(found) > 1.4
+
+
+def test_the_pixel_size_goes_as_far_as_its_ratio():
+    config = only("pixel_size", pixel_size_ratio=1.4)
+    augmenter, tile = Augmenter(config, 32), (smooth_tile(32), random_bits(32))
+    zooms = np.exp([augmenter(*tile, (0, 0, position)).log_zoom for position in range(60)])
+    assert 1 / 1.4 <= zooms.min() < 0.75
+    assert 1.33 < zooms.max() <= 1.4
+
+
+def test_detail_is_lost_as_far_as_its_ratio():
+    fine_HWC = np.repeat((np.indices((96, 96)).sum(axis=0) // 3 % 2 * 255)[..., None], 3, axis=2).astype(np.uint8)
+    left = {}
+    for ratio in (1.0, 7.0):
+        augmenter = Augmenter(only("detail", detail_ratio=ratio), 96)
+        left[ratio] = [
+            augmenter(fine_HWC, random_bits(), (0, 0, n)).image_HWC.std() / fine_HWC.std() for n in range(20)
+        ]
+    assert left[1.0] == [1.0] * 20
+    assert min(left[7.0]) < 0.1
 
 
 @pytest.mark.parametrize("name", [name for name in PROBABILITIES if name not in ("affine", "pixel_size")])

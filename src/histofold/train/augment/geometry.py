@@ -70,8 +70,6 @@ class ExampleDraws:
 
 
 LARGEST_SHEAR_DEG = 5.0
-PIXEL_SIZE_RATIO = 2.0
-"""Largest factor of the pixel size, to either side; drawn log-uniformly."""
 ELASTIC_STRENGTH = 0.12
 """Standard deviation of elastic shifts, as a share of the distance over which they change."""
 GRID_STRENGTH = 0.3
@@ -163,7 +161,8 @@ def _source_matrix(config: AugmentConfig, draws: ExampleDraws) -> np.ndarray | N
         turn_22 = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         matrix_22 = np.linalg.inv(turn_22 @ np.array([[1, shear_x], [shear_y, 1]]) @ np.diag([scale_x, scale_y]))
     if (generator := draws.of("pixel_size", config.pixel_size)) is not None:
-        factor = PIXEL_SIZE_RATIO ** generator.uniform(-1, 1)
+        assert config.pixel_size_ratio is not None
+        factor = config.pixel_size_ratio ** generator.uniform(-1, 1)
         matrix_22 = factor * (np.eye(2) if matrix_22 is None else matrix_22)
     return matrix_22
 

@@ -31,7 +31,7 @@ from histofold.train.augment.pixels import (
 )
 from histofold.train.augment.stain import ColourTemplates, shift_to_template, transfer_stain
 
-MOVES = ("flip", "rotate90", "affine", "scale", "rotate", "pixel_size", "elastic", "grid")
+MOVES = ("flip", "rotate90", "affine", "scale", "rotate", "pixel_size", "pixel_size_ratio", "elastic", "grid")
 """What `Move` may be given: settings of `[augment]`, which say what each is."""
 
 
@@ -265,7 +265,7 @@ class Preset(A.Compose):
             "thickness": ChangeThickness(),
             "grey": ShowGrey(),
             "clahe": EqualiseLocally(),
-            "detail": LoseDetail(),
+            "detail": LoseDetail(ratio=config.detail_ratio or 1.0),
             "noise": AddNoise(),
             "jpeg": CompressJpeg(quality=config.jpeg_quality),
             "cutout": CutOut(),
