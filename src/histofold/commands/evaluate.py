@@ -43,10 +43,11 @@ def run(arguments: list[str]) -> int:
     from histofold.trust.evaluate import evaluate_run
     from histofold.trust.ledger import write_ledger
     from histofold.trust.oof import run_experiment
+    from histofold.trust.shift import ShiftUse
 
     uncleaned = options.cleaning_gain_over
     refuse_unevaluated([*filter(None, [uncleaned]), *options.beside])
-    shift = "thresholds" if options.shift_thresholds else "score" if options.shift else "none"
+    shift: ShiftUse = "thresholds" if options.shift_thresholds else "score" if options.shift else "none"
     evaluation = evaluate_run(options.run, options.data_root, shift)
     write_evaluation_report(evaluation)
     runs = options.run.resolve().parent
