@@ -272,6 +272,8 @@ def main() -> None:
     parser.add_argument("--calibrate", action="store_true", help="hold the shift score against the hidden slides")
     parser.add_argument("--threads", type=int, default=0, help="of the network; 0: as many as there are")
     arguments = parser.parse_args()
+    if arguments.calibrate and len(arguments.arms) * len(arguments.seeds) < 3:
+        parser.error("--calibrate ranks three recipes or more: give other --arms or --seeds")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     check_settings(arguments)
