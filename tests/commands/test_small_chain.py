@@ -36,6 +36,7 @@ READERS = {
     "runs/small/fold0/model.safetensors": ("package", "evaluate", "train"),
     "runs/small/fold1/run.json": ("train", "evaluate", "package"),
     "runs/small/fold1/state_*6.pt": ("train",),
+    "runs/small/cleaning.json": ("package", "evaluate"),
     "runs/small/oof.csv": ("package", "evaluate"),
     "runs/small/oof_scores.jsonl": ("evaluate",),
     "runs/small/summary.json": ("package", "evaluate"),

@@ -19,6 +19,7 @@ from histofold.schema.objects import ObjectConfig
 from histofold.schema.parse import plain
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.run_record import RunRecord, read_record, write_record
+from histofold.trust.oof import evaluated_folds
 
 
 def make_run(folder, folds=(0, 1), limit=None, **manifest):
@@ -184,6 +185,41 @@ def object_run(folder, chosen, own=None):
         }
         (run / "summary.json").write_text(json.dumps(summary))
     return run
+
+
+def evaluated_run(folder, chosen, **manifest):
+    """A run of masks that was evaluated as it is, where these settings of cleaning were chosen."""
+    run = make_run(folder, **manifest)
+    (run / "thresholds.json").write_text(json.dumps({"default": 0.45}))
+    (run / "cleaning.json").write_text(json.dumps(chosen))
+    (run / "oof.csv").write_text("id,fold,organ,source,dice\nx,0,,,0.5\ny,1,,,0.7\n")
+    summary = {
+        "weights_sha256": {f"fold{k}": file_sha256(run / f"fold{k}" / "model.safetensors") for k in (0, 1)},
+        "settings": {f"fold{k}": plain(read_record(run / f"fold{k}").manifest) for k in (0, 1)},
+        "images": 2,
+    }
+    (run / "summary.json").write_text(json.dumps(summary))
+    return run
+
+
+def test_masks_are_packaged_with_the_cleaning_that_all_runs_chose(tmp_path, caplog):
+    chosen = {"max_hole_um2": 300.0, "min_area_um2": 100.0}
+    first = evaluated_run(tmp_path / "a", chosen, max_hole_um2=7.0)
+    manifest = package_runs([first], tmp_path / "weights")
+    assert (manifest.max_hole_um2, manifest.min_area_um2, manifest.seed_threshold) == (300, 100, 0)
+    assert [fold.manifest.max_hole_um2 for fold in evaluated_folds(first)] == [300, 300]
+    alike = evaluated_run(tmp_path / "b", chosen, max_hole_um2=7.0)
+    assert package_runs([first, alike], tmp_path / "weights").min_area_um2 == 100
+    assert not caplog.records
+    other = evaluated_run(tmp_path / "c", {"min_area_um2": 300.0}, max_hole_um2=7.0)
+    joint = package_runs([first, other], tmp_path / "weights")
+    assert (joint.max_hole_um2, joint.min_area_um2) == (7, 0)
+    assert "the runs chose different settings of cleaning" in caplog.text
+    (first / "cleaning.json").write_text('{"min_area_um2": 1')
+    with pytest.raises(InputError, match=r"cleaning.json: .*evaluate"):
+        package_runs([first], tmp_path / "weights")
+    (first / "fold0" / "model.safetensors").write_bytes((other / "fold1" / "model.safetensors").read_bytes())
+    assert package_runs([first], tmp_path / "weights").max_hole_um2 == 7, "it was chosen for other weights"
 
 
 def test_objects_are_packaged_with_what_was_chosen_of_them(tmp_path):

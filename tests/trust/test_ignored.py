@@ -1,5 +1,6 @@
 """Pixels that do not count, where slides are scored."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 
 from histofold.core.rle.runs import runs_from_mask
+from histofold.predict.image import ImagePrediction
 from histofold.schema.sample import Sample
 from histofold.train import loop
 from histofold.trust import oof
+from histofold.trust.cleaning import Cleaning, all_cleanings
 
 SAMPLE = Sample(id="a", image_path=Path("a.png"))
 
@@ -23,21 +26,32 @@ def truth():
     return SimpleNamespace(never_empty=False, target=lambda sample: target, ignored=lambda sample: ignored)
 
 
-def predict_columns(stop):
+def columns(stop):
     predicted_HW = np.zeros((5, 9), bool)
     predicted_HW[:, :stop] = True
-    return lambda stages, sample, cuts, never_empty: [runs_from_mask(predicted_HW) for _ in cuts]
+    return runs_from_mask(predicted_HW)
+
+
+def out_of_fold_dice(stop, truth, monkeypatch):
+    """The distinct scores of a slide where so many columns are predicted at every threshold."""
+    found = columns(stop)
+    monkeypatch.setattr(oof, "open_sample", lambda sample: nullcontext())
+    monkeypatch.setattr(
+        oof,
+        "predict_image",
+        lambda stages, slide, size, cuts: ImagePrediction((5, 9), dict.fromkeys(cuts, found), found, None),
+    )
+    cleanings = all_cleanings(Cleaning(seed_threshold=0.0, max_hole_um2=0.0, min_area_um2=0.0))
+    return set(oof.score_slide([], truth, SAMPLE, cleanings).ravel().tolist())
 
 
 def test_out_of_fold_dice_passes_over_ignored_pixels(truth, monkeypatch):
-    monkeypatch.setattr(oof, "predict_masks", predict_columns(6))
-    assert set(oof.score_slide([], truth, SAMPLE)[0]) == {1.0}
-    monkeypatch.setattr(oof, "predict_masks", predict_columns(8))
-    assert set(oof.score_slide([], truth, SAMPLE)[0]) == {2 * 4 / (4 + 6)}
+    assert out_of_fold_dice(6, truth, monkeypatch) == {1.0}
+    assert out_of_fold_dice(8, truth, monkeypatch) == {2 * 4 / (4 + 6)}
 
 
 def test_validation_passes_over_them_too(truth, monkeypatch):
-    monkeypatch.setattr(loop, "predict_masks", predict_columns(6))
+    monkeypatch.setattr(loop, "predict_masks", lambda stages, sample, cuts, never_empty: [columns(6) for _ in cuts])
     monkeypatch.setattr(loop, "stages_of", lambda model, manifest: [])
     model = SimpleNamespace(training=False, eval=lambda: None, train=lambda mode: None)
     setup = SimpleNamespace(manifest=None, competition=truth)

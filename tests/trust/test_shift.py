@@ -14,8 +14,8 @@ from histofold.core.stain import image_of_densities
 from histofold.imaging.shift import HAEMATOXYLIN, SECOND_STAINS
 from histofold.schema.parse import to_toml
 from histofold.trust import evaluate, oof
-from histofold.trust.shift import mean_table, shift_lines, shift_summary
-from histofold.trust.thresholds import apply_thresholds, nested_scores
+from histofold.trust.oof import FoldScores
+from histofold.trust.shift import mean_scores, shift_lines, shift_summary
 from small_datasets import make_folder
 from small_runs import TinyNet, small_experiment
 
@@ -111,25 +111,26 @@ def test_a_run_of_objects_has_no_shift_score(run, monkeypatch):
         evaluate.evaluate_run(run, shift="score")
 
 
-GRID = (0.3, 0.5, 0.7)
+FACTS = ["id", "fold", "organ", "source", "group", "everything"]
 
 
-def table_of(*scores):
-    rows = [(f"s{n}", n % 2, "lung", "", "g", 0.1, *row) for n, row in enumerate(scores)]
-    return pd.DataFrame(rows, columns=["id", "fold", "organ", "source", "group", "everything", *GRID])
+def scores_of(*dice):
+    """The same four slides, each with these Dice at the thresholds of the grid."""
+    facts = pd.DataFrame([(f"s{n}", n % 2, "lung", "", "g", 0.1) for n in range(4)], columns=FACTS)
+    return FoldScores(facts, ["own"], (), np.array(dice)[None, None, None].repeat(4, axis=0))
 
 
 def test_scores_are_taken_at_thresholds_of_other_folds_of_another_table():
-    plain = table_of(*[(0.9, 0.5, 0.1)] * 4)
-    stains = [table_of(*[(0.1, 0.2, 0.8)] * 4), table_of(*[(0.3, 0.4, 0.6)] * 4)]
-    mean = mean_table(stains)
-    assert mean[0.7].tolist() == pytest.approx([0.7] * 4)
-    assert stains[0][0.7].tolist() == [0.8] * 4
-    assert mean["id"].tolist() == plain["id"].tolist()
-    scores, shipped = nested_scores(plain, GRID, chosen_on=mean)
-    assert shipped["default"] == 0.7
-    assert scores.tolist() == pytest.approx([0.1] * 4)
-    assert scores.tolist() == apply_thresholds(plain, shipped).tolist()
+    steps = np.linspace(0, 0.3, len(oof.THRESHOLD_GRID))
+    plain, stains = scores_of(*(0.9 - steps)), [scores_of(*(0.1 + steps)), scores_of(*(0.3 + 2 * steps))]
+    mean = mean_scores(stains)
+    assert mean.table("own")[0.8].tolist() == pytest.approx([0.65] * 4)
+    assert stains[0].table("own")[0.8].tolist() == pytest.approx([0.4] * 4)
+    scored = mean.scored()
+    assert scored.thresholds("own", scored.folds)["default"] == 0.8
+    nested = scored.nested_scores(lambda folds: "own", plain.tables())
+    assert nested.tolist() == pytest.approx([0.6] * 4)
+    assert plain.scored().nested_scores(lambda folds: "own").tolist() == pytest.approx([0.9] * 4)
 
 
 def test_the_interval_is_of_slides_over_their_stains():

@@ -1,13 +1,11 @@
 import numpy as np
 import pandas as pd
-import pytest
 
 from histofold.trust.oof import THRESHOLD_GRID
 from histofold.trust.thresholds import (
     apply_thresholds,
     best_threshold,
     choose_thresholds,
-    nested_scores,
     smoothed_curve,
 )
 
@@ -60,17 +58,3 @@ def test_unknown_organs_and_sources_use_what_is_there():
     table = made_table([(0, "kidney", "HPA", 1, 2, 3), (0, "kidney", "X", 1, 2, 3), (0, "heart", "X", 1, 2, 3)])
     scores = apply_thresholds(table, {"default": 0.3, "kidney": 0.5, "kidney/HPA": 0.7})
     assert scores.tolist() == [3, 2, 1]
-
-
-def test_nested_scores_never_use_their_own_fold():
-    """Fold 0 is best at 0.3 and fold 1 at 0.7: nested, each is scored at the other's choice."""
-    table = made_table([(0, "a", "", 0.9, 0.5, 0.1)] * 3 + [(1, "a", "", 0.2, 0.5, 0.8)] * 3)
-    scores, shipped = nested_scores(table, GRID)
-    assert scores.tolist() == pytest.approx([0.1] * 3 + [0.2] * 3)
-    assert scores.mean() < apply_thresholds(table, shipped).mean()
-
-
-def test_a_single_fold_is_scored_at_a_half():
-    scores, shipped = nested_scores(made_table([(0, "a", "", 0.9, 0.5, 0.1)]), GRID)
-    assert scores.tolist() == [0.5]
-    assert shipped == {"default": 0.5}

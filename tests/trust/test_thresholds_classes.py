@@ -1,9 +1,8 @@
 """Thresholds of several classes: each class its own, chosen on other folds than the one that is scored."""
 
 import pandas as pd
-import pytest
 
-from histofold.trust.thresholds import apply_thresholds, choose_thresholds, nested_scores, score_column
+from histofold.trust.thresholds import apply_thresholds, choose_thresholds, score_column
 
 GRID = (0.3, 0.5, 0.7)
 NAMES = ("gland", "lumen")
@@ -33,18 +32,3 @@ def test_a_class_without_its_own_threshold_takes_what_an_image_would():
     assert apply_thresholds(table, thresholds, NAMES).tolist() == [[2, 6]]
     assert apply_thresholds(table, {"default": 0.3}, NAMES).tolist() == [[1, 4]]
     assert apply_thresholds(table, {"default": 0.3}).tolist() == [2.5]
-
-
-def test_nested_scores_of_classes_never_use_their_own_fold():
-    rows = [(0, (0.9, 0.5, 0.1), (0.5, 0.5, 0.5))] * 8 + [(1, (0.2, 0.5, 0.8), (0.5, 0.5, 0.5))] * 8
-    scores, shipped = nested_scores(made_table(rows), GRID, NAMES)
-    assert scores.shape == (16, 2)
-    assert scores[:, 0].tolist() == pytest.approx([0.1] * 8 + [0.2] * 8)
-    assert scores[:, 1].tolist() == pytest.approx([0.5] * 16)
-    assert set(shipped) == {"default", "class:gland", "class:lumen"}
-
-
-def test_a_single_fold_is_scored_at_a_half():
-    scores, shipped = nested_scores(made_table([(0, (0.9, 0.5, 0.1), (0.2, 0.4, 0.6))]), GRID, NAMES)
-    assert scores.tolist() == [[0.5, 0.4]]
-    assert shipped == {"default": 0.5}

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-import numpy as np
-
 from histofold.core.faults import Fault, ImageError, InputError, InputNotice, parted
 from histofold.core.metrics.ranked import ApRule
 from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
 from histofold.core.rle.runs import Masks, Runs, class_runs, runs_to_text
+from histofold.core.rle.sets import pixels_within
 from histofold.schema.files import csv_text
 from histofold.schema.sample import Sample, is_safe_id
 
@@ -329,17 +328,7 @@ def runs_dice(prediction: Runs | None, truth: Runs) -> float:
     if prediction is None or prediction.area == 0 or truth.area == 0:
         empty = (prediction is None or prediction.area == 0) and truth.area == 0
         return 1.0 if empty else 0.0
-    # `covered(x)` = mask pixels of the prediction before position x: whole runs before it, and part of one run.
-    starts, lengths = prediction.starts, prediction.lengths
-    before = lengths.cumsum() - lengths
-
-    def covered(positions: np.ndarray) -> np.ndarray:
-        run = starts.searchsorted(positions, side="right") - 1
-        inside = (positions - starts[run]).clip(0, lengths[run])
-        return (before[run] + inside) * (run >= 0)
-
-    overlap = int((covered(truth.starts + truth.lengths) - covered(truth.starts)).sum())
-    return 2 * overlap / (prediction.area + truth.area)
+    return 2 * int(pixels_within(truth, prediction).sum()) / (prediction.area + truth.area)
 
 
 def class_dice(prediction: Masks, truth: Masks) -> list[float]:

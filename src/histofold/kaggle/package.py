@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,6 +15,7 @@ from histofold.competitions.tables import read_table
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.kaggle.weights_folder import check_target, write_package
+from histofold.schema.choices import CHOICES_NAME, CHOSEN_SETTINGS, read_choices, read_cleaning
 from histofold.schema.experiment import JointRuns
 from histofold.schema.files import moved_path, weights_rule, write_atomically
 from histofold.schema.manifest import (
@@ -25,7 +27,7 @@ from histofold.schema.manifest import (
     manifest_json,
     read_thresholds,
 )
-from histofold.schema.objects import CHOICES_NAME, ObjectConfig, read_choices, with_mean_choices
+from histofold.schema.objects import ObjectConfig, with_mean_choices
 from histofold.schema.parse import load_toml, plain, read_json
 from histofold.schema.run_record import RunRecord, finished_records, read_records
 
@@ -67,6 +69,7 @@ def package_runs(
     manifest = _joined(records)
     thresholds = _mean_thresholds(evaluated, manifest.objects.min_score if manifest.objects else 0.5)
     manifest = replace(manifest, thresholds=thresholds, objects=_chosen_objects(manifest.objects, evaluated))
+    manifest = _with_chosen_cleaning(manifest, evaluated)
     _refuse_unproven_skipping(evaluated, manifest)
     idle = {key: value for key, value in manifest.thresholds.items() if value >= manifest.seed_threshold > 0}
     if idle and not (manifest.volume and manifest.volume.most_share):  # whose thresholds are no probabilities
@@ -216,8 +219,22 @@ def _chosen_objects(own: ObjectConfig | None, evaluated: Mapping[Path, bool]) ->
     """How objects are found, with what the runs' evaluations chose; None for runs of masks."""
     if own is None:
         return None
-    tables = [read_choices(run / CHOICES_NAME) if as_it_is else {} for run, as_it_is in evaluated.items()]
+    tables = [
+        read_choices(run / CHOICES_NAME, CHOSEN_SETTINGS) if as_it_is else {} for run, as_it_is in evaluated.items()
+    ]
     return with_mean_choices(own, tables)
+
+
+def _with_chosen_cleaning(manifest: Manifest, evaluated: Mapping[Path, bool]) -> Manifest:
+    """A manifest with the settings of cleaning that all runs' evaluations chose alike; else with a warning the own."""
+    chosen = {run: read_cleaning(run) if as_it_is else {} for run, as_it_is in evaluated.items()}
+    first = next(iter(chosen.values()))
+    if all(each == first for each in chosen.values()):
+        settings: dict[str, Any] = dict(first)
+        return replace(manifest, **settings)
+    words = "; ".join(f"{run}: {each or 'their own'}" for run, each in chosen.items())
+    logger.warning("the runs chose different settings of cleaning, so that their own stay: %s", words)
+    return manifest
 
 
 def _evaluated_as_it_is(run: Path) -> bool:

@@ -27,7 +27,7 @@ from histofold.trust.evaluation import Evaluation
 from histofold.trust.intervals import run_difference
 from histofold.trust.objects.comparison import object_difference
 from histofold.trust.objects.evaluate import ObjectEvaluation
-from histofold.trust.oof import FoldRun, finished_folds, run_thresholds
+from histofold.trust.oof import FoldRun, evaluated_folds, run_thresholds
 
 CELL_SIDE = 420
 SLIDES = 4
@@ -97,7 +97,7 @@ def comparison_sheet(
         .sort_values(["dice", "id"], ascending=[False, True])
     )
     places = dict.fromkeys(np.linspace(0, len(oof) - 1, min(slides, len(oof))).round().astype(int))
-    folds = {run: finished_folds(run) for run in runs}
+    folds = {run: evaluated_folds(run) for run in runs}
     thresholds = {run: run_thresholds(run) for run in runs}
     images, titles = [], []
     for key in (oof["id"].iloc[place] for place in places):

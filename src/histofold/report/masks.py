@@ -22,7 +22,7 @@ from histofold.report.pictures.overlays import (
 from histofold.report.pictures.slides import class_overlays
 from histofold.schema.manifest import look_up_thresholds
 from histofold.trust.evaluation import Evaluation
-from histofold.trust.masks import MaskEvaluation, class_words, fold_words
+from histofold.trust.masks import MaskEvaluation, class_words, cleaning_words, fold_words
 
 _OVERLAY_LEGEND = Legend(
     (("truth", TRUTH_RGB), ("prediction", PREDICTION_RGB), ("missed", MISSED_RGB), ("falsely found", FALSE_RGB))
@@ -110,6 +110,7 @@ def _explanations(summary: Mapping[str, Any]) -> list[str]:
         "Thresholds of each fold were chosen on the other folds. At the fixed threshold 0.5 the Dice is "
         f"{summary['dice_at_half']:.4f}; with thresholds chosen on all folds, which is optimistic, it would be "
         f"{summary['dice_thresholds_on_all_optimistic']:.4f}.",
+        *(f"{words}." for words in cleaning_words(summary)),
         *([class_words(summary) + "; that of an image is the mean over its classes."] if "classes" in summary else []),
         *(f"F{fold_words(fold, values)[1:]}.{_best_words(values)}" for fold, values in summary["folds"].items()),
     ]

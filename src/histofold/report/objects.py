@@ -18,7 +18,8 @@ from histofold.report.object_errors import error_blocks
 from histofold.report.page import Block, Facts, Figure, Gallery, Legend, Pictures, Section, Table, Text, write_page
 from histofold.report.pictures.objects import UNSURE_RGB, truth_and_found
 from histofold.report.pictures.overlays import FALSE_RGB, contact_sheet, save_png
-from histofold.schema.objects import CHOSEN_SETTINGS, ObjectConfig
+from histofold.schema.choices import CHOSEN_SETTINGS
+from histofold.schema.objects import ObjectConfig
 from histofold.trust.objects.evaluate import ObjectEvaluation, object_fold_words
 from histofold.trust.objects.scores import IMAGE_METRICS
 

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from histofold.core.faults import Fault, InputError
-from histofold.schema.parse import read_json
-
-CHOICES_NAME = "objects.json"
-"""In an evaluated run of objects: the settings that were chosen out-of-fold instead of the run's own."""
-CHOSEN_SETTINGS = ("grow_px", "min_area_px", "min_score")
-"""Settings that an evaluation may choose, in the order in which it does."""
+from histofold.schema.choices import CHOSEN_SETTINGS
 
 DENSE_MAPS = ("boundary", "distance")
 """What dense networks of objects give beside the object itself; these follow its class among a manifest's classes."""
@@ -58,21 +51,6 @@ class ObjectConfig:
             )
         if not -100 <= self.grow_px <= 100:
             raise ValueError(f"grow_px={self.grow_px} must lie in [-100, 100] pixels")
-
-
-def read_choices(path: Path) -> dict[str, float]:
-    """Read objects.json of an evaluated run.
-
-    Raises:
-        InputError: If it is missing, cut short or holds anything else.
-    """
-    remedy = f"run `histofold evaluate {path.parent}` again"
-    values = read_json(path, remedy)
-    known = isinstance(values, dict) and set(values) <= set(CHOSEN_SETTINGS)
-    if not known or not all(type(value) in (int, float) for value in values.values()):
-        rule = f"no table of some of the settings {', '.join(CHOSEN_SETTINGS)}"
-        raise InputError([Fault(path.stem, str(path), rule, remedy)])
-    return dict(values)
 
 
 def with_mean_choices(own: ObjectConfig, tables: Sequence[Mapping[str, float]]) -> ObjectConfig:

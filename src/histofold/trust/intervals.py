@@ -53,10 +53,15 @@ def grouped_interval(scores: Sequence[float] | np.ndarray, groups: Sequence[str]
     return mean - half, mean + half
 
 
+def finite_interval(interval: tuple[float, float]) -> list[float] | None:
+    """An interval as plain data; None where it is infinite."""
+    return list(interval) if math.isfinite(interval[0]) else None
+
+
 def score_bounds(interval: tuple[float, float]) -> list[float] | None:
     """An interval of a score, cut to 0 and 1, which the arithmetic of few groups passes; None where it is infinite."""
-    low, high = interval
-    return [max(low, 0.0), min(high, 1.0)] if math.isfinite(low) else None
+    finite = finite_interval(interval)
+    return None if finite is None else [max(finite[0], 0.0), min(finite[1], 1.0)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from histofold.schema.choices import CLEANING_NAME
+from histofold.schema.parse import write_json
 from histofold.trust.blank_tiles import refuse_costly_skipping
+from histofold.trust.choices import Trial
+from histofold.trust.cleaning import Cleaning, choose_cleaning
 from histofold.trust.evaluation import Evaluation, FinishedRun
 from histofold.trust.intervals import grouped_interval, score_bounds
-from histofold.trust.oof import THRESHOLD_GRID, FoldRun, score_folds
-from histofold.trust.shift import HIDDEN_STAINS, ShiftUse, mean_table, shift_lines, shift_summary
-from histofold.trust.thresholds import apply_thresholds, nested_scores
+from histofold.trust.oof import FoldRun, FoldScores, score_folds
+from histofold.trust.shift import HIDDEN_STAINS, ShiftUse, mean_scores, shift_lines, shift_summary
+from histofold.trust.thresholds import apply_thresholds
 
 OOF_COLUMNS = ("id", "fold", "organ", "source", "dice")
 """Of oof.csv; where there are several classes a column `dice_CLASS` follows for each."""
@@ -38,9 +43,10 @@ class MaskEvaluation(Evaluation):
         return threshold_words(self.summary, self.thresholds)
 
     def further_lines(self) -> list[str]:
-        """The Dice of each class, of several, and of shifted slides."""
+        """What came of trying other settings of cleaning; the Dice of each class, of several, and of shifted slides."""
+        classes = [class_words(self.summary)] if "classes" in self.summary else []
         shifted = shift_lines(self.summary["shift"]) if "shift" in self.summary else []
-        return [*([class_words(self.summary)] if "classes" in self.summary else []), *shifted]
+        return [*cleaning_words(self.summary), *classes, *shifted]
 
     def peer_words(self) -> str:
         """The Dice of a mask of everything."""
@@ -48,28 +54,46 @@ class MaskEvaluation(Evaluation):
 
 
 def evaluate_masks(found: FinishedRun, shift: ShiftUse = "none") -> MaskEvaluation:
-    """Score a run of masks and write oof.csv, thresholds.json and summary.json.
+    """Score a run of masks and write oof.csv, thresholds.json, cleaning.json and summary.json.
 
     Args:
         found: The run.
-        shift: Whether its slides are also scored shifted, and whether thresholds are chosen on that.
+        shift: Whether its slides are also scored shifted, and whether thresholds and cleaning are chosen on that.
     """
     run, folds = found.run, found.folds
     refuse_costly_skipping(folds[0].manifest, found.truth, list(found.samples.values()))
-    table = score_folds(run, folds, found.sources)
-    names = folds[0].manifest.classes
-    several = names if len(names) > 1 else ()
+    scores = score_folds(run, folds, found.sources)
     stains = HIDDEN_STAINS if shift != "none" else ()
     shifted = {stain: score_folds(run, folds, found.sources, stain) for stain in stains}
-    chosen_on = mean_table(list(shifted.values())) if shift == "thresholds" else table
-    nested, thresholds = nested_scores(table, THRESHOLD_GRID, several, chosen_on)
-    oof = _oof_table(table, nested, several)
-    summary = mask_summary(table, oof, thresholds, folds, several)
+    chosen_on = mean_scores(list(shifted.values())) if shift == "thresholds" else scores
+    own, several, scored = Cleaning.of(folds[0].manifest), scores.classes, chosen_on.scored()
+
+    @cache
+    def choose(others: frozenset[int]) -> tuple[Cleaning, list[Trial]]:
+        return choose_cleaning(scored, own, others)
+
+    def nested_oof(of: FoldScores[Cleaning]) -> pd.DataFrame:
+        return _oof_table(of.facts, scored.nested_scores(lambda others: choose(others)[0], of.tables()), several)
+
+    choosers = scored.folds if len(scored.folds) > 1 else frozenset()  # one fold has no other to choose on
+    shipped, trials = choose(choosers)
+    thresholds = scored.thresholds(shipped, choosers)
+    oof, tables = nested_oof(scores), scores.tables()
+    optimistic = apply_thresholds(tables[shipped], thresholds, several)
+    summary = mask_summary(tables[own], oof, optimistic, folds, several)
+    summary["cleaning"] = {
+        "own": asdict(own),
+        "chosen": shipped.differing(own),
+        "dice_of_own": float(scored.nested_scores(lambda others: own, tables).mean()),
+        "trials": [trial.plain() for trial in trials],
+    }
     if shifted:
-        scores = {stain: nested_scores(part, THRESHOLD_GRID, several, chosen_on)[0] for stain, part in shifted.items()}
-        by_stain = {stain: _oof_table(shifted[stain], own, several) for stain, own in scores.items()}
-        summary["shift"] = shift_summary(by_stain, table["group"].tolist(), shift)
-    return MaskEvaluation(**found.write(oof, thresholds, summary))
+        by_stain = {stain: nested_oof(of) for stain, of in shifted.items()}
+        summary["shift"] = shift_summary(by_stain, scores.facts["group"].tolist(), shift)
+    write_json(run / CLEANING_NAME, summary["cleaning"]["chosen"])
+    changed: dict[str, Any] = summary["cleaning"]["chosen"]
+    as_chosen = [replace(fold, manifest=replace(fold.manifest, **changed)) for fold in folds]
+    return MaskEvaluation(**found.write(oof, thresholds, summary) | {"folds": as_chosen})
 
 
 _AGREEMENT = 1e-4
@@ -95,6 +119,16 @@ def threshold_words(summary: Mapping[str, Any], thresholds: Mapping[str, float])
     return f"thresholds: {chosen}; at 0.5 the Dice is {summary['dice_at_half']:.4f}"
 
 
+def cleaning_words(summary: Mapping[str, Any]) -> list[str]:
+    """What came of trying other settings of cleaning, a line each, and what choosing them does to the score."""
+    cleaning = summary.get("cleaning", {})
+    lines = [trial["words"] for trial in cleaning.get("trials", ())]
+    if lines:
+        own = f"with the run's own the Dice is {cleaning['dice_of_own']:.4f}"
+        lines.append(f"cleaning: each fold with what the others chose; {own}")
+    return lines
+
+
 def class_words(summary: Mapping[str, Any]) -> str:
     """The Dice of each class in words."""
     return "Dice by class: " + ", ".join(f"{name} {dice:.4f}" for name, dice in summary["classes"].items())
@@ -110,13 +144,20 @@ def _oof_table(table: pd.DataFrame, nested: np.ndarray, several: Sequence[str]) 
 def mask_summary(
     table: pd.DataFrame,
     oof: pd.DataFrame,
-    thresholds: dict[str, float],
+    optimistic: np.ndarray,
     folds: Sequence[FoldRun],
     several: Sequence[str],
 ) -> dict[str, Any]:
-    """The figures of a run as plain data."""
+    """The figures of a run as plain data.
+
+    Args:
+        table: Scores of each slide at each threshold with the run's own settings.
+        oof: oof.csv.
+        optimistic: Scores of each slide with what was chosen on all of them.
+        folds: The folds.
+        several: Names of the classes where there are several.
+    """
     scores, groups = oof["dice"].to_numpy(), int(table["group"].nunique())
-    optimistic = apply_thresholds(table, thresholds, several)
     by_class = {name: float(oof[f"dice_{name}"].mean()) for name in several}
     return {
         "metric": "Dice",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 import pandas as pd
@@ -15,17 +15,19 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from histofold.competitions.base import Truth, class_dice, masks_dice
+from histofold.competitions.base import Truth, masks_dice
 from histofold.competitions.hidden import hidden_shift
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import Runs, class_runs, join_classes
 from histofold.core.rle.sets import without_runs
 from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_groups, joined_samples
 from histofold.imaging.shift import Shift, shifted_sample
+from histofold.imaging.slide import open_sample
 from histofold.models.instances.build import build_network
 from histofold.predict.devices import best_device
-from histofold.predict.image import predict_masks
+from histofold.predict.image import predict_image
 from histofold.predict.stages import Stage, stages_of
+from histofold.schema.choices import read_cleaning
 from histofold.schema.experiment import Experiment, with_moved_data
 from histofold.schema.files import LineJournal, weights_rule
 from histofold.schema.manifest import Manifest, file_sha256, read_thresholds
@@ -39,6 +41,8 @@ from histofold.schema.run_record import (
     with_datasets_beside,
 )
 from histofold.schema.sample import Sample
+from histofold.trust.choices import Candidate, ScoredCandidates
+from histofold.trust.cleaning import Cleaning, all_cleanings, cleaned_dice
 from histofold.trust.thresholds import score_column
 
 
@@ -70,6 +74,16 @@ def finished_folds(run: Path) -> list[FoldRun]:
     """
     folds = [FoldRun(record.fold, folder, record.manifest, record) for folder, record in finished_records(run).items()]
     return sorted(folds, key=lambda fold: fold.fold)
+
+
+def evaluated_folds(run: Path) -> list[FoldRun]:
+    """The finished folds of an evaluated run, which clean masks as its evaluation chose.
+
+    Raises:
+        InputError: As `finished_folds`, or if the choice was cut short.
+    """
+    settings: dict[str, Any] = dict(read_cleaning(run))
+    return [replace(fold, manifest=replace(fold.manifest, **settings)) for fold in finished_folds(run)]
 
 
 def run_experiment(run: Path) -> Experiment:
@@ -108,8 +122,44 @@ def run_thresholds(run: Path) -> dict[str, float]:
 THRESHOLD_GRID = tuple(round(0.05 + 0.05 * step, 2) for step in range(16))
 
 
-def score_folds(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source], stain: str = "") -> pd.DataFrame:
-    """Dice of every held-out slide of the run's datasets, the mean over its classes, at every threshold of the grid.
+@dataclass(frozen=True)
+class FoldScores(Generic[Candidate]):
+    """Dice of every held-out slide under each of several settings at every threshold of the grid."""
+
+    facts: pd.DataFrame
+    """id, fold, organ, source, group (as `joined_groups` gives it), everything (Dice of a mask of everything)."""
+    candidates: Sequence[Candidate]
+    """The settings, the run's own first."""
+    classes: tuple[str, ...]
+    """Names of the classes where there are several."""
+    dice: np.ndarray
+    """float64 (slides, candidates, classes, thresholds)."""
+
+    def scored(self) -> ScoredCandidates[Candidate]:
+        """All of it, to choose by."""
+        return ScoredCandidates(self.tables(), THRESHOLD_GRID, self.classes)
+
+    def tables(self) -> dict[Candidate, pd.DataFrame]:
+        """The table of each of the settings."""
+        return {each: self.table(each) for each in self.candidates}
+
+    def table(self, candidate: Candidate) -> pd.DataFrame:
+        """The facts and the scores under one of the settings: a column of the mean over classes for each threshold.
+
+        These have float names; where there are several classes, then one follows for each class and threshold, as
+        `score_column` names them.
+        """
+        dice_NKT = self.dice[:, self.candidates.index(candidate)]
+        names = [score_column(name, t) for name in self.classes for t in THRESHOLD_GRID]
+        columns = [*THRESHOLD_GRID, *names]
+        values = [dice_NKT.mean(axis=1), *(dice_NKT[:, place] for place in range(len(self.classes)))]
+        return pd.concat([self.facts, pd.DataFrame(np.concatenate(values, axis=1), columns=columns)], axis=1)
+
+
+def score_folds(
+    run: Path, folds: Sequence[FoldRun], sources: Sequence[Source], stain: str = ""
+) -> FoldScores[Cleaning]:
+    """Score every held-out slide of the run's datasets under all combinations of cleaning.
 
     Scores are kept in runs/E/oof_scores.jsonl as they come, so that an interrupted evaluation goes on.
 
@@ -118,18 +168,14 @@ def score_folds(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source], 
         folds: Its finished folds.
         sources: Its datasets.
         stain: Of `histofold.imaging.shift.STAINS`: slides are shown so, as the hidden set would. Empty: as they are.
-
-    Returns:
-        Table of id, fold, organ, source, group (as `joined_groups` gives it), everything (Dice of a mask of everything)
-        and one column for each threshold (float column names); where there are several classes, then one for each class
-        and threshold, as `score_column` names them.
     """
     table, truth, samples = joined_folds(sources), JoinedTruth(sources), joined_samples(sources)
-    groups = joined_groups(sources)
+    groups, classes = joined_groups(sources), folds[0].manifest.classes
+    cleanings = all_cleanings(Cleaning.of(folds[0].manifest))
+    tried = [list(asdict(each).values()) for each in cleanings]
     journal = LineJournal(run / "oof_scores.jsonl")
-    whole = [entry for entry in journal.entries if {"key", "id", "scores"} <= entry.keys()]
-    known = {(entry["key"], entry["id"]): _scores_of(entry) for entry in whole}
-    rows = []
+    known = {(e["key"], e["id"]): e["scores"] for e in journal.entries if "scores" in e and e.get("cleanings") == tried}
+    facts, dice = [], []
     for fold in folds:
         weights_key = fold_key(fold)
         ids = held_out_ids(fold, table)
@@ -144,28 +190,12 @@ def score_folds(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source], 
             scores = known.get((key, sample_id))
             if scores is None:
                 ensemble = ensemble or fold.ensemble()
-                scores = score_slide(ensemble, truth, sample, shift)
-                journal.add({"key": key, "id": sample_id, "scores": scores if len(scores) > 1 else scores[0]})
-            row: dict[Any, Any] = {"id": sample.id, "fold": fold.fold, "organ": sample.organ, "source": sample.source}
-            row |= {"group": groups[sample_id], "everything": everything_dice(truth, sample)}
-            rows.append(row | _score_columns(scores, fold.manifest.classes))
-    return pd.DataFrame(rows)
-
-
-def _scores_of(entry: dict[str, Any]) -> list[list[float]]:
-    """The scores of a line of the journal, (K, T); of a single class it holds the one list alone."""
-    scores = entry["scores"]
-    return scores if isinstance(scores[0], list) else [scores]
-
-
-def _score_columns(scores: Sequence[Sequence[float]], classes: Sequence[str]) -> dict[Any, float]:
-    """The scores of a slide's classes at each threshold, (K, T), as columns."""
-    columns: dict[Any, float] = {}
-    columns |= {t: sum(at) / len(at) for t, at in zip(THRESHOLD_GRID, zip(*scores, strict=True), strict=True)}
-    if len(classes) > 1:
-        for name, of_class in zip(classes, scores, strict=True):
-            columns |= {score_column(name, t): score for t, score in zip(THRESHOLD_GRID, of_class, strict=True)}
-    return columns
+                scores = score_slide(ensemble, truth, sample, cleanings, shift).tolist()
+                journal.add({"key": key, "id": sample_id, "cleanings": tried, "scores": scores})
+            row = {"id": sample.id, "fold": fold.fold, "organ": sample.organ, "source": sample.source}
+            facts.append(row | {"group": groups[sample_id], "everything": everything_dice(truth, sample)})
+            dice.append(scores)
+    return FoldScores(pd.DataFrame(facts), cleanings, classes if len(classes) > 1 else (), np.array(dice))
 
 
 def held_out_ids(fold: FoldRun, table: pd.DataFrame) -> list[str]:
@@ -195,14 +225,19 @@ def slide_key(fold: FoldRun, weights_key: str, sample_id: str) -> str:
 
 
 def score_slide(
-    ensemble: Sequence[Stage], truth: Truth, sample: Sample, shift: Shift | None = None
-) -> list[list[float]]:
-    """Dice of each class of one slide, shifted where that is wanted, at each threshold of the grid, (K, T)."""
+    ensemble: Sequence[Stage],
+    truth: Truth,
+    sample: Sample,
+    cleanings: Sequence[Cleaning],
+    shift: Shift | None = None,
+) -> np.ndarray:
+    """Dice of one slide, shifted where that is wanted: float64 (cleanings, classes, thresholds of the grid)."""
+    seeds = {each.seed_threshold for each in cleanings} - {0.0}
+    with open_sample(sample if shift is None else shifted_sample(sample, shift)) as slide:
+        cuts = sorted({*THRESHOLD_GRID, *seeds})
+        prediction = predict_image(ensemble, slide, sample.pixel_size_um, cuts)
     target, ignored = truth.target(sample), truth.ignored(sample)
-    shown = sample if shift is None else shifted_sample(sample, shift)
-    predictions = predict_masks(ensemble, shown, THRESHOLD_GRID, truth.never_empty)
-    by_threshold = [class_dice(without_runs(masks, ignored), target) for masks in predictions]
-    return [list(of_class) for of_class in zip(*by_threshold, strict=True)]
+    return cleaned_dice(prediction, target, ignored, cleanings, THRESHOLD_GRID, truth.never_empty)
 
 
 def everything_dice(truth: Truth, sample: Sample) -> float:

@@ -26,12 +26,12 @@ from histofold.imaging.slide import open_sample
 from histofold.predict.image import predict_masks
 from histofold.predict.objects.image import predict_detections
 from histofold.predict.stages import Stage
+from histofold.schema.choices import CHOICES_NAME, CHOSEN_SETTINGS, read_choices
 from histofold.schema.files import LineJournal
 from histofold.schema.manifest import file_sha256, look_up_threshold
-from histofold.schema.objects import CHOICES_NAME, read_choices
 from histofold.schema.parse import plain, read_json, write_json
 from histofold.schema.sample import Sample
-from histofold.trust.oof import FoldRun, finished_folds, run_experiment, run_thresholds
+from histofold.trust.oof import FoldRun, evaluated_folds, run_experiment, run_thresholds
 
 LABEL_JOURNAL = "pseudo_labels.jsonl"
 
@@ -74,7 +74,7 @@ def build_pseudo_dataset(root: Path, competition: Competition, run: Path, out: P
     """
     if (out / "dataset.json").is_file() and not (out / PSEUDO_RECORD).is_file():
         raise InputError([Fault(out.name, str(out), "holds a dataset of people's labels", "give another --out")])
-    folds, experiment = finished_folds(run), run_experiment(run)
+    folds, experiment = evaluated_folds(run), run_experiment(run)
     of_objects = folds[0].manifest.objects is not None
     if of_objects != (competition.task == "instances"):
         rule = f"it predicts {'objects' if of_objects else 'masks'}, and {competition.name} is of {competition.task}"
@@ -83,7 +83,7 @@ def build_pseudo_dataset(root: Path, competition: Competition, run: Path, out: P
     samples = _readable_samples(competition.samples(root, "test"))
     out.mkdir(parents=True, exist_ok=True)
     journal = LineJournal(out / LABEL_JOURNAL)
-    choices = read_choices(run / CHOICES_NAME) if of_objects else {}
+    choices = read_choices(run / CHOICES_NAME, CHOSEN_SETTINGS) if of_objects else {}
     labels = {fold.fold: predict_labels(fold, record, samples, journal, choices) for fold in folds}
     table = _folds_table(samples, labels)
     begin_dataset(out, table)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from histofold.trust.choices import Candidate
 from histofold.trust.intervals import grouped_interval, score_bounds
+from histofold.trust.oof import FoldScores
 
 HIDDEN_STAINS = ("H&E", "PAS")
 """Each slide is shown in each of these; all else that is shifted is that of its organ."""
@@ -16,12 +19,9 @@ ShiftUse = Literal["none", "score", "thresholds"]
 """Whether slides are also scored shifted, and whether thresholds are then chosen on that."""
 
 
-def mean_table(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The mean of tables of scores that differ in these alone: what thresholds for all of them are chosen on."""
-    mean = tables[0].copy()
-    for name in mean.columns.drop(["id", "fold", "organ", "source", "group"]):
-        mean[name] = np.mean([table[name] for table in tables], axis=0)
-    return mean
+def mean_scores(parts: Sequence[FoldScores[Candidate]]) -> FoldScores[Candidate]:
+    """The mean of scores of the same slides, shown in several ways: what serves all of them is chosen on it."""
+    return replace(parts[0], dice=np.mean([part.dice for part in parts], axis=0))
 
 
 def shift_summary(by_stain: Mapping[str, pd.DataFrame], groups: Sequence[str], use: ShiftUse) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -28,14 +29,17 @@ def smoothed_curve(curve_T: np.ndarray, grid: Sequence[float]) -> np.ndarray:
     """
     if len(grid) < 3:
         return curve_T
+    return np.asarray(_smoothing(tuple(grid)) @ curve_T)
+
+
+@cache
+def _smoothing(grid: tuple[float, ...]) -> np.ndarray:
+    """The matrix that takes a curve to its local parabolas: these are linear in the scores."""
     logits_T = np.log(np.asarray(grid) / (1 - np.asarray(grid)))
     offsets_TT = logits_T - logits_T[:, None]
     roots_TT = np.exp(-((offsets_TT / SMOOTHING_LOGITS) ** 2) / 4)  # of Gaussian weights
-    smooth = [
-        np.linalg.lstsq(np.vander(offsets, 3) * roots[:, None], curve_T * roots, rcond=None)[0][2]
-        for offsets, roots in zip(offsets_TT, roots_TT, strict=True)
-    ]
-    return np.array(smooth)
+    fitted = [np.linalg.pinv(np.vander(o, 3) * r[:, None])[2] * r for o, r in zip(offsets_TT, roots_TT, strict=True)]
+    return np.array(fitted)
 
 
 def blended_curve(scores_NT: np.ndarray, prior_T: np.ndarray | None = None) -> np.ndarray:
@@ -111,37 +115,3 @@ def apply_thresholds(table: pd.DataFrame, thresholds: dict[str, float], classes:
             scores.append([row[score_column(name, cut)] for name, cut in zip(classes, cuts, strict=True)])
         return np.array(scores)
     return np.array([row[look_up_threshold(thresholds, row["organ"], row["source"])] for row in rows])
-
-
-def nested_scores(
-    table: pd.DataFrame,
-    grid: Sequence[float],
-    classes: Sequence[str] = (),
-    chosen_on: pd.DataFrame | None = None,
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Honest scores and the thresholds to ship.
-
-    Each fold is scored at thresholds that the other folds chose; the thresholds that ship are chosen on all folds.
-    With a single fold there is nothing to choose on, so it is scored, and ships, at 0.5.
-
-    Args:
-        table: As `choose_thresholds` takes it, and the column fold.
-        grid: The thresholds.
-        classes: Names of the classes where there are several.
-        chosen_on: A table of the same rows that thresholds are chosen on; None: the table itself.
-
-    Returns:
-        (scores, thresholds): score of each image in the table's order, as `apply_thresholds` gives it, and the
-        thresholds to ship.
-    """
-    folds = table["fold"].unique()
-    chosen_on = table if chosen_on is None else chosen_on
-    if len(folds) < 2:
-        thresholds = {"default": 0.5}
-        return apply_thresholds(table, thresholds, classes), thresholds
-    scores = np.empty((len(table), len(classes)) if classes else len(table))
-    for fold in folds:
-        inside = (table["fold"] == fold).to_numpy()
-        chosen = choose_thresholds(chosen_on[~inside], grid, classes)
-        scores[inside] = apply_thresholds(table[inside], chosen, classes)
-    return scores, choose_thresholds(chosen_on, grid, classes)

@@ -25,7 +25,7 @@ from histofold.trust.evaluation import FinishedRun
 from histofold.trust.intervals import grouped_interval, score_bounds
 from histofold.trust.masks import OOF_COLUMNS, MaskEvaluation, mask_summary
 from histofold.trust.oof import THRESHOLD_GRID, FoldRun, fold_key, held_out_ids, slide_key
-from histofold.trust.thresholds import choose_thresholds
+from histofold.trust.thresholds import apply_thresholds, choose_thresholds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,8 @@ def evaluate_volumes(found: FinishedRun) -> VolumeEvaluation:
     dice = [row[chosen[row["fold"]]] for row in slices.to_dict("records")]
     oof = slices[["id", "fold", "organ", "source"]].assign(dice=dice)[list(OOF_COLUMNS)]
     groups = volumes["group"].tolist()
-    summary = mask_summary(slices, oof, thresholds, folds, ()) | {
+    optimistic = apply_thresholds(slices, thresholds)
+    summary = mask_summary(slices, oof, optimistic, folds, ()) | {
         "metric": "surface Dice",
         "surface_dice": float(scores.mean()),
         "surface_dice_at_half": float(volumes[0.5].mean()),

@@ -5,7 +5,7 @@ import pytest
 from skimage.measure import points_in_poly
 
 from histofold.core.rle.runs import runs_from_mask
-from histofold.core.rle.sets import fill_rings, subtract_runs, union_runs, without_runs
+from histofold.core.rle.sets import fill_rings, pixels_within, subtract_runs, union_runs, without_runs
 
 
 @pytest.mark.parametrize("order", ["F", "C"])
@@ -17,6 +17,20 @@ def test_union_and_difference_are_those_of_masks(order):
         runs, other, last = (runs_from_mask(mask, order) for mask in (first, second, third))
         assert union_runs([runs, other, last]) == runs_from_mask(first | second | third, order)
         assert subtract_runs(runs, other) == runs_from_mask(first & ~second, order)
+
+
+@pytest.mark.parametrize("order", ["F", "C"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_pixels_of_each_run_within_another_mask_are_counted(order, share):
+    rng = np.random.default_rng(3)
+    first_HW, other_HW = rng.random((13, 29)) < 0.5, rng.random((13, 29)) < share
+    first_HW[0, 0] = first_HW[-1, -1] = True
+    runs = runs_from_mask(first_HW, order)
+    both = (first_HW & other_HW).ravel(order)
+    expected = [both[start : start + length].sum() for start, length in zip(runs.starts, runs.lengths, strict=True)]
+    assert pixels_within(runs, runs_from_mask(other_HW, order)).tolist() == expected
+    with pytest.raises(ValueError, match="encode all at the image's size"):
+        pixels_within(runs, runs_from_mask(other_HW.T, order))
 
 
 def test_masks_of_two_sizes_have_no_union():

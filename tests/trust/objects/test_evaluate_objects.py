@@ -13,8 +13,9 @@ from histofold.core.metrics.ranked import ApRule
 from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
 from histofold.predict.objects.cut import cut_detections
+from histofold.schema.choices import CHOSEN_SETTINGS, read_choices
 from histofold.schema.manifest import read_thresholds
-from histofold.schema.objects import ObjectConfig, read_choices
+from histofold.schema.objects import ObjectConfig
 from histofold.trust.objects.scores import OOF_COLUMNS
 from small_objects import SHAPE_HW, found_image, made_evaluation
 
@@ -47,7 +48,7 @@ def test_the_score_is_the_hosts_of_all_images_pooled(tmp_path, monkeypatch):
 def test_its_files_are_what_others_read(tmp_path, monkeypatch):
     images = [found_image(number, shrunk=3) for number in range(8)]
     evaluation = made_evaluation(monkeypatch, tmp_path, images, own=ObjectConfig(min_score=0.04))
-    assert read_choices(tmp_path / "objects.json") == evaluation.summary["chosen"]
+    assert read_choices(tmp_path / "objects.json", CHOSEN_SETTINGS) == evaluation.summary["chosen"]
     assert evaluation.summary["chosen"]["grow_px"] >= 2
     assert read_thresholds(tmp_path / "thresholds.json") == evaluation.thresholds
     assert 0 < evaluation.thresholds["default"] <= 0.04
@@ -97,4 +98,4 @@ def test_one_fold_of_one_group_says_so(tmp_path, monkeypatch):
     assert evaluation.summary["interval"] is None
     assert "no interval: one group" in evaluation.lines()[-1]
     assert evaluation.choice_words().startswith("settings of the run: one fold alone")
-    assert read_choices(tmp_path / "objects.json") == {}
+    assert read_choices(tmp_path / "objects.json", CHOSEN_SETTINGS) == {}

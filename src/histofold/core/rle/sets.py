@@ -46,6 +46,26 @@ def without_runs(masks: Masks, taken: Runs | None) -> Masks:
     return masks if taken is None else join_classes([subtract_runs(runs, taken) for runs in class_runs(masks)])
 
 
+def pixels_within(runs: Runs, other: Runs) -> np.ndarray:
+    """How many pixels of each run another mask of the same size and order holds; int64 (n,).
+
+    Raises:
+        ValueError: If they differ in size or in order.
+    """
+    _require_one_frame((runs, other))
+    if not len(other):
+        return np.zeros(len(runs), np.int64)
+    # `before(x)` = pixels of the other mask before position x: whole runs, and part of one.
+    totals = other.lengths.cumsum() - other.lengths
+
+    def before(positions: np.ndarray) -> np.ndarray:
+        run = other.starts.searchsorted(positions, side="right") - 1
+        inside = (positions - other.starts[run]).clip(0, other.lengths[run])
+        return np.asarray((totals[run] + inside) * (run >= 0))
+
+    return before(runs.starts + runs.lengths) - before(runs.starts)
+
+
 def _covers(runs: Runs, positions: np.ndarray) -> np.ndarray:
     """Which positions belong to a mask, bool of their shape."""
     if not len(runs):

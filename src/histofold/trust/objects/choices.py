@@ -11,7 +11,8 @@ import numpy as np
 from histofold.core.metrics.ranked import ApRule, PooledHits, RankedHits, ranked_hits
 from histofold.core.objects.detections import Detections
 from histofold.predict.objects.cut import cut_detections
-from histofold.schema.objects import CHOSEN_SETTINGS, ObjectConfig
+from histofold.schema.choices import CHOSEN_SETTINGS
+from histofold.schema.objects import ObjectConfig
 from histofold.trust.objects.found import FoundImage
 from histofold.trust.objects.intervals import gain_interval
 

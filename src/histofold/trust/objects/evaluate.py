@@ -9,7 +9,8 @@ from typing import Any
 from histofold.core.metrics.errors import ObjectErrors, object_errors
 from histofold.core.metrics.ranked import ApRule, RankedHits
 from histofold.core.objects.detections import Detections
-from histofold.schema.objects import CHOICES_NAME, CHOSEN_SETTINGS, ObjectConfig
+from histofold.schema.choices import CHOICES_NAME, CHOSEN_SETTINGS
+from histofold.schema.objects import ObjectConfig
 from histofold.schema.parse import write_json
 from histofold.trust.evaluation import Evaluation, FinishedRun
 from histofold.trust.objects.choices import ObjectChoice, Scorer, nested_choices
