@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from histofold.commands import parse_options
+from histofold.core.faults import Fault, InputError
 from histofold.schema.kinds import require_kind
 
 
@@ -17,7 +18,8 @@ class EvaluateOptions:
     """Score every held-out slide through the kernel's predict code; choose thresholds nested over folds."""
 
     run: tyro.conf.Positional[Path]
-    """The run, runs/E."""
+    """The run, runs/E; or a file that names several, as experiments/group_ensemble.toml: they are scored as one
+    ensemble, and their shares are chosen."""
     data_root: Annotated[Path | None, tyro.conf.arg(name="data.root")] = None
     """The competition folder, where it is no longer where the dataset was built from."""
     shift: bool = False
@@ -35,8 +37,12 @@ class EvaluateOptions:
 def run(arguments: list[str]) -> int:
     """The verb."""
     options = parse_options(EvaluateOptions, "evaluate", arguments)
-    for run_folder in filter(None, [options.run, options.cleaning_gain_over, *options.beside]):
+    require_kind(options.run, "run", "joint runs")
+    others = [*filter(None, [options.cleaning_gain_over]), *options.beside]
+    for run_folder in others:
         require_kind(run_folder, "run")
+    if options.run.suffix == ".toml":
+        return _score_together(options, others)
     from histofold.report.comparison import compare_runs, refuse_unevaluated
     from histofold.report.evaluation import write_evaluation_report
     from histofold.train.checkpoint import changed_settings
@@ -61,4 +67,17 @@ def run(arguments: list[str]) -> int:
         changed = changed_settings(first, run_experiment(options.run)) or ["no setting: data, weights or code differ"]
         print(f"{other.name} to {options.run.name}, what changed: {'; '.join(changed)}")
     print(f"report: {options.run / 'report.html'}")
+    return 0
+
+
+def _score_together(options: EvaluateOptions, others: list[Path]) -> int:
+    """The verb for a file that names runs."""
+    if others or options.shift or options.shift_thresholds:
+        rule = "--beside, --cleaning-gain-over and --shift are of one run, and this is a list of runs"
+        raise InputError([Fault(options.run.name, str(options.run), rule, "name one run, or leave these options out")])
+    from histofold.trust.joint import evaluate_joint
+
+    evaluation = evaluate_joint(options.run, options.data_root)
+    print(*evaluation.lines(), sep="\n")
+    print(f"summary: {evaluation.folder / 'summary.json'}")
     return 0

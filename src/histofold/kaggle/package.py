@@ -15,8 +15,8 @@ from histofold.competitions.tables import read_table
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.kaggle.weights_folder import check_target, write_package
-from histofold.schema.choices import CHOICES_NAME, CHOSEN_SETTINGS, read_choices, read_cleaning
-from histofold.schema.experiment import JointRuns
+from histofold.schema.choices import CHOICES_NAME, CHOSEN_SETTINGS, agreed_choices, read_choices, read_cleaning
+from histofold.schema.experiment import JointRuns, joint_folder
 from histofold.schema.files import moved_path, weights_rule, write_atomically
 from histofold.schema.manifest import (
     MANIFEST_NAME,
@@ -69,7 +69,11 @@ def package_runs(
     manifest = _joined(records)
     thresholds = _mean_thresholds(evaluated, manifest.objects.min_score if manifest.objects else 0.5)
     manifest = replace(manifest, thresholds=thresholds, objects=_chosen_objects(manifest.objects, evaluated))
-    manifest = _with_chosen_cleaning(manifest, evaluated)
+    if together := {} if parts else _evaluated_together(runs, folders):
+        parts = {run: together["shares"][run.name] for run in folders}
+        manifest = replace(manifest, thresholds=together["thresholds"], **together["cleaning"])
+    else:
+        manifest = _with_chosen_cleaning(manifest, evaluated)
     _refuse_unproven_skipping(evaluated, manifest)
     idle = {key: value for key, value in manifest.thresholds.items() if value >= manifest.seed_threshold > 0}
     if idle and not (manifest.volume and manifest.volume.most_share):  # whose thresholds are no probabilities
@@ -225,16 +229,36 @@ def _chosen_objects(own: ObjectConfig | None, evaluated: Mapping[Path, bool]) ->
     return with_mean_choices(own, tables)
 
 
+def _evaluated_together(paths: Sequence[Path], folders: Sequence[Path]) -> dict[str, Any]:
+    """What an evaluation of the runs of one file as an ensemble chose; nothing where none saw them as they are."""
+    path = joint_folder(paths[0], folders[0].parent) / "summary.json"
+    if len(paths) > 1 or paths[0].suffix != ".toml" or not path.is_file():
+        return {}
+    remedy = f"run `histofold evaluate {paths[0]}` again"
+    summary = read_json(path, remedy)
+    if not isinstance(summary, dict) or not {"shares", "thresholds", "cleaning", "runs"} <= summary.keys():
+        raise InputError([Fault(path.stem, str(path), "no summary of an evaluation of runs together", remedy)])
+    if summary["runs"] == {run.name: _weights_and_settings(run) for run in folders}:
+        return dict(summary)
+    logger.warning("%s was not evaluated since its runs were trained: every member counts alike", paths[0])
+    return {}
+
+
+def _weights_and_settings(run: Path) -> dict[str, Any]:
+    """What an evaluation of a run depends on, as it is now."""
+    weights = {path.parent.name: file_sha256(path) for path in run.glob("fold*/model.safetensors")}
+    settings = {folder.name: plain(record.manifest) for folder, record in read_records(run).items()}
+    return {"weights_sha256": weights, "settings": settings}
+
+
 def _with_chosen_cleaning(manifest: Manifest, evaluated: Mapping[Path, bool]) -> Manifest:
     """A manifest with the settings of cleaning that all runs' evaluations chose alike; else with a warning the own."""
     chosen = {run: read_cleaning(run) if as_it_is else {} for run, as_it_is in evaluated.items()}
-    first = next(iter(chosen.values()))
-    if all(each == first for each in chosen.values()):
-        settings: dict[str, Any] = dict(first)
-        return replace(manifest, **settings)
-    words = "; ".join(f"{run}: {each or 'their own'}" for run, each in chosen.items())
-    logger.warning("the runs chose different settings of cleaning, so that their own stay: %s", words)
-    return manifest
+    settings: dict[str, Any] = agreed_choices(list(chosen.values()))
+    if not settings and any(chosen.values()):
+        words = "; ".join(f"{run}: {each or 'their own'}" for run, each in chosen.items())
+        logger.warning("the runs chose different settings of cleaning, so that their own stay: %s", words)
+    return replace(manifest, **settings)
 
 
 def _evaluated_as_it_is(run: Path) -> bool:
@@ -246,9 +270,7 @@ def _evaluated_as_it_is(run: Path) -> bool:
     summary = read_json(path, remedy)
     if not isinstance(summary, dict) or not {"weights_sha256", "settings", "images"} <= set(summary):
         raise InputError([Fault(path.stem, str(path), "no summary of an evaluation", remedy)])
-    weights = {p.parent.name: file_sha256(p) for p in run.glob("fold*/model.safetensors")}
-    settings = {folder.name: plain(record.manifest) for folder, record in read_records(run).items()}
-    as_it_is: bool = summary["weights_sha256"] == weights and summary["settings"] == settings
+    as_it_is = all(summary[name] == now for name, now in _weights_and_settings(run).items())
     if as_it_is and (found := len(_oof_table(run))) != summary["images"]:
         rule = f"{found} images, and {summary['images']} were evaluated: it was cut short"
         raise InputError([Fault("oof", str(run / "oof.csv"), rule, remedy)])

@@ -206,13 +206,33 @@ def predict_probabilities(
 def mean_bands(
     streams: Sequence[tuple[float, Iterator[tuple[int, np.ndarray]]]],
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The weighted mean of streams of row bands of one image, cut where any of them is cut: no map is ever held.
+    """The weighted mean of streams of row bands of one image, as `aligned_bands` cuts them: no map is ever held.
 
     Args:
-        streams: (share, bands) each, the bands partitioning the same rows from top to bottom, values float32 (K, h, W).
+        streams: (share, bands) each, as there.
 
     Yields:
         (first row, float32 (K, h, W)), valid until the next is asked for.
+
+    Raises:
+        ValueError: As there.
+    """
+    shares = [np.float32(share) for share, _ in streams]
+    for row, parts in aligned_bands([bands for _, bands in streams]):
+        mean_KHW = np.zeros(parts[0].shape, np.float32)
+        for share, part in zip(shares, parts, strict=True):
+            mean_KHW += share * part
+        yield row, mean_KHW
+
+
+def aligned_bands(streams: Sequence[Iterator[tuple[int, np.ndarray]]]) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Streams of row bands of one image, cut where any of them is cut.
+
+    Args:
+        streams: Bands each, which partition the same rows from top to bottom, values float32 (K, h, W).
+
+    Yields:
+        (first row, the rows of each stream), valid until the next is asked for.
 
     Raises:
         ValueError: If the streams give different numbers of classes, or end at different rows.
@@ -220,7 +240,7 @@ def mean_bands(
     held: list[np.ndarray | None] = [None] * len(streams)
     row = 0
     while True:
-        for place, (_, bands) in enumerate(streams):
+        for place, bands in enumerate(streams):
             rest = held[place]
             while rest is None or rest.shape[1] == 0:
                 following = next(bands, None)
@@ -234,9 +254,6 @@ def mean_bands(
         if len(parts) < len(streams) or len({len(part) for part in parts}) > 1:
             raise ValueError("the parts of the ensemble give different classes or different rows")
         height = min(part.shape[1] for part in parts)
-        mean_KHW = np.zeros((len(parts[0]), height, parts[0].shape[2]), np.float32)
-        for (share, _), part in zip(streams, parts, strict=True):
-            mean_KHW += np.float32(share) * part[:, :height]
-        yield row, mean_KHW
+        yield row, [part[:, :height] for part in parts]
         row += height
         held = [part[:, height:] for part in parts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from histofold.core.faults import Fault, InputError
@@ -35,6 +35,11 @@ def read_choices(path: Path, settings: Sequence[str]) -> dict[str, float]:
         rule = f"no table of some of the settings {', '.join(settings)}"
         raise InputError([Fault(path.stem, str(path), rule, remedy)])
     return dict(values)
+
+
+def agreed_choices(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What several runs chose, where all of them chose alike; else nothing, so that their own settings stay."""
+    return dict(tables[0]) if all(table == tables[0] for table in tables) else {}
 
 
 def read_cleaning(run: Path) -> dict[str, float]:

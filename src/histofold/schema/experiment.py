@@ -177,7 +177,10 @@ def with_moved_data(experiment: Experiment, beside: Path) -> Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class JointRuns:
-    """What `histofold package experiments/J.toml` packages; see `experiments/group_ensemble.toml`."""
+    """What `histofold package experiments/J.toml` packages, and `histofold evaluate` scores together.
+
+    See `experiments/group_ensemble.toml`.
+    """
 
     runs: tuple[str, ...]
     """Run folders, runs/A; every finished fold of each becomes a member."""
@@ -191,3 +194,8 @@ class JointRuns:
             raise ValueError(
                 f"shares={list(self.shares)}: write a positive number for each of the {len(self.runs)} runs"
             )
+
+
+def joint_folder(path: Path, runs: Path) -> Path:
+    """Where the evaluation of joint runs lies: beside the runs, under the name of the file that joins them."""
+    return runs / path.stem

@@ -13,7 +13,7 @@ from histofold.schema.run_record import RECORD_NAME
 KINDS = {
     "experiment": ("an experiment", "name its TOML file, as experiments/E.toml: `histofold train` takes it"),
     "sweep": ("a sweep", "name its TOML file, as experiments/sweep_lr.toml: `histofold sweep` takes it"),
-    "joint runs": ("a list of runs", "`histofold package` takes it"),
+    "joint runs": ("a list of runs", "`histofold package` and `histofold evaluate` take it"),
     "run": ("a run", "name the run's folder, runs/E, as `histofold train` writes it"),
     "fold": ("one fold of a run", "name the run, the folder above it"),
     "dataset": ("a built dataset", "name the folder that `python build_dataset.py` wrote"),

@@ -38,6 +38,15 @@ def evaluate_run(run: Path, root: Path | None = None, shift: ShiftUse = "none") 
         >>> evaluation = evaluate_run(Path("runs/unet_resnet34"))
         >>> print(*evaluation.lines(), sep="\\n")
     """
+    found = finished_run(run, root, shift)
+    task = found.sources[0].competition.task
+    if task == "instances":
+        return evaluate_objects(found)
+    return evaluate_volumes(found) if task == "volumes" else evaluate_masks(found, shift)
+
+
+def finished_run(run: Path, root: Path | None = None, shift: ShiftUse = "none") -> FinishedRun:
+    """A run that may be scored, and with shifted slides where that is wanted; raises as `evaluate_run`."""
     folds = finished_folds(run)
     leaks = run_leaks(run)
     if leaks:
@@ -58,9 +67,7 @@ def evaluate_run(run: Path, root: Path | None = None, shift: ShiftUse = "none") 
     found = FinishedRun(run, folds, sources, missing)
     for note in found.notes:
         logger.warning(note)
-    if task == "instances":
-        return evaluate_objects(found)
-    return evaluate_volumes(found) if task == "volumes" else evaluate_masks(found, shift)
+    return found
 
 
 def _refuse_other_inputs(folds: Sequence[FoldRun], sources: Sequence[Source]) -> None:
