@@ -101,7 +101,7 @@ def test_three_classes_from_folder_to_rows(tmp_path, capsys):
         written = tuple(parse_rle(rle, (52, 64)) for rle in of_image["rle"])
         assert masks_dice(written, folder.target(sample)) == 1.0
     with pytest.raises(InputError, match="labels are predicted of one class"):
-        pseudo_record(run, finished_folds(run))
+        pseudo_record([run], [finished_folds(run)])
 
 
 @pytest.mark.slow

@@ -14,14 +14,25 @@ from histofold.commands.main import main
 from histofold.core.faults import InputError
 from histofold.core.rle.runs import parse_rle
 from histofold.data.leaks import PSEUDO, image_stamp
-from histofold.data.pseudo import LabelMaker, PseudoRecord, label_faults, load_pseudo_record, pseudo_folder, share_files
+from histofold.data.pseudo import (
+    LabelConfig,
+    LabelMaker,
+    PseudoRecord,
+    label_faults,
+    load_pseudo_record,
+    pseudo_folder,
+    share_files,
+)
 from histofold.data.tiles.files import read_tile
+from histofold.data.tiles.masks import IGNORED_BIT
+from histofold.imaging.slide import open_slide
 from histofold.models.build import build_model
-from histofold.predict.image import predict_masks
+from histofold.predict.image import predict_masks, predict_probabilities
 from histofold.schema.dataset import DataConfig, SourceConfig
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import to_toml
 from histofold.schema.sample import Sample
+from histofold.train.dataset import training_tiles
 from histofold.train.fold import prepare_fold
 from histofold.trust.evaluate import evaluate_run
 from histofold.trust.oof import finished_folds
@@ -32,7 +43,7 @@ pytestmark = pytest.mark.slow
 UNLABELLED = ("u0", "u1", "u2")
 
 
-def write_run(run, dataset, trained_by_fold):
+def write_run(run, dataset, trained_by_fold, seed=10):
     """A run of untrained networks, one a fold, whose records say what they were trained on."""
     experiment = replace(BASE, data=DataConfig(dataset=str(dataset)))
     arguments = experiment.model.arguments()
@@ -40,7 +51,7 @@ def write_run(run, dataset, trained_by_fold):
     for fold, trained in trained_by_fold.items():
         folder = run / f"fold{fold}"
         folder.mkdir(parents=True)
-        torch.manual_seed(10 + fold)
+        torch.manual_seed(seed + fold)
         save_file(build_model("unet", arguments).state_dict(), folder / "model.safetensors")
         (folder / "experiment.toml").write_text(to_toml(experiment))
         small_record(
@@ -72,8 +83,9 @@ def made(tmp_path_factory):
     return folder
 
 
-def label(folder, run, out):
-    arguments = ["build", "--data", str(folder / "unlabelled"), "--pseudo-labels", str(folder / "runs" / run)]
+def label(folder, run, out, *options, second=()):
+    runs = [str(folder / "runs" / name) for name in (run, *second)]
+    arguments = ["build", "--data", str(folder / "unlabelled"), "--pseudo-labels", *runs, *options]
     assert main([*arguments, "--out", str(folder / out), "--workers", "1"]) == 0
 
 
@@ -117,6 +129,53 @@ def test_training_of_a_fold_reads_the_labels_of_that_fold_alone(made):
         assert not validation & set(maker.trained_on.values())
         assert not validation & set(setup.trained_on.values())
         assert set(maker.trained_on.values()) <= set(setup.trained_on.values()), "what the maker saw, is seen"
+
+
+def test_soft_labels_of_two_runs_hold_the_mean_probability_and_pass_over_what_is_unsure(made):
+    stamps = json.loads((made / "runs" / "E" / "fold0" / "run.json").read_text())["trained_on"]
+    others = {0: dict(list(stamps.items())[:1]), 1: load_pseudo_record(made / "labelled").makers["1"].trained_on}
+    write_run(made / "runs" / "F", made / "main", others, seed=20)
+    probs = {}
+    for fold, other in zip(finished_folds(made / "runs" / "E"), finished_folds(made / "runs" / "F"), strict=True):
+        for name in UNLABELLED:
+            with open_slide(made / "unlabelled" / "images" / f"{name}.png") as slide:
+                both = [predict_probabilities(each.ensemble(), slide, None)[0] for each in (fold, other)]
+            probs[fold.fold, name] = np.mean(both, axis=0)
+    low, high = np.quantile(np.stack(list(probs.values())), [0.4, 0.6])
+    label(made, "E", "soft", "--soft-labels", "--unsure", f"{low}", f"{high}", second=["F"])
+    record = load_pseudo_record(made / "soft")
+    assert record.labels == LabelConfig(soft=True, unsure=(low, high))
+    assert len(record.makers["0"].weights_sha256.split()) == 2
+    assert record.makers["0"].trained_on == stamps, "what either saw"
+    index = pd.read_csv(made / "soft" / "index.csv")
+    for row in index.to_dict("records"):
+        folder = pseudo_folder(made / "soft", row["label_fold"])
+        probs_HW = probs[row["label_fold"], row["id"]]
+        unsure_HW = read_tile(folder, row["tile_id"])[1][6:58] == IGNORED_BIT
+        assert (unsure_HW != ((probs_HW >= low) & (probs_HW < high))).mean() < 1e-3
+        assert 0.05 < unsure_HW.mean() < 0.6
+        cuts = [read_tile(folder, row["tile_id"], level=level)[1][6:58] == 1 for level in range(1, 256)]
+        assert abs(np.mean(cuts, axis=0) - probs_HW)[~unsure_HW].max() <= 1 / 30 + 1e-3, "as often mask as probable"
+    tiles = training_tiles(prepare_fold(experiment_of(made, "soft"), "run", made / "runs", 0, None), keep=False)
+    place = next(
+        place for place in range(len(tiles)) if tiles.read(place, 1)[1].sum() != tiles.read(place, 255)[1].sum()
+    )
+    first, again, other = (tiles[place, epoch, 0]["mask"] for epoch in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_what_labels_cannot_be_is_refused(made, capsys):
+    arguments = ["build", "--data", str(made / "unlabelled"), "--out", str(made / "never"), "--unsure", "0.6", "0.4"]
+    assert main(arguments) == 2
+    assert "add --pseudo-labels" in capsys.readouterr().err
+    assert main([*arguments, "--pseudo-labels", str(made / "runs" / "E")]) == 2
+    assert "the lower one first" in capsys.readouterr().err
+    kept = json.loads((made / "runs" / "E" / "fold0" / "run.json").read_text())["trained_on"]
+    write_run(made / "runs" / "half", made / "main", {0: kept})
+    both = [str(made / "runs" / name) for name in ("E", "half")]
+    assert main([*arguments[:-3], "--pseudo-labels", *both]) == 2
+    assert "it has other folds than E; train the same folds of both" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -40,8 +40,13 @@ class BuildOptions:
     """What folds keep whole, instead of the experiment's: group, image, column:NAME; source, organ: a fold for each."""
     holdout: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Hold out about N images as fold 0 and train on all others, instead of the experiment's."""
-    pseudo_labels: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    """An evaluated run, runs/E: label the images of --data with it, once for each of its folds."""
+    pseudo_labels: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="RUN [RUN ...]")] = None
+    """An evaluated run, runs/E: label the images of --data with it, once for each of its folds; of several runs the
+    networks of a fold label together."""
+    soft_labels: bool = False
+    """With --pseudo-labels: keep probabilities, at which training draws its masks, instead of one mask."""
+    unsure: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH")] = None
+    """With --pseudo-labels: pixels whose probability lies from LOW to below HIGH do not count in training."""
     export: Literal["", "coco", "yolo"] = ""
     """Write the single objects for other tools too, with lists of each fold, into a folder of that name in --out."""
     jobs: Annotated[LauncherOptions, tyro.conf.arg(name="")] = field(default_factory=LauncherOptions)
@@ -58,6 +63,8 @@ def run(arguments: list[str]) -> int:
         return 0
     if options.pseudo_labels is not None:
         return _label_images(options, options.pseudo_labels)
+    if options.soft_labels or options.unsure:
+        raise InputError("--soft-labels and --unsure say what predicted labels are like: add --pseudo-labels runs/E")
     from histofold.competitions.base import ObjectCompetition
     from histofold.competitions.registry import find_competition
     from histofold.data.build import build_dataset
@@ -107,16 +114,21 @@ def _with_fold_options(experiment: Experiment, options: BuildOptions) -> Experim
         raise InputError(str(error)) from error
 
 
-def _label_images(options: BuildOptions, run_folder: Path) -> int:
+def _label_images(options: BuildOptions, runs: tuple[Path, ...]) -> int:
     """A dataset of predicted labels; settings and folds are the run's own."""
     from histofold.competitions.registry import find_competition
+    from histofold.data.pseudo import LabelConfig
     from histofold.report.dataset import write_pseudo_report
     from histofold.trust.pseudo_labels import build_pseudo_dataset
 
     if options.experiment or options.folds or options.num_folds or options.fold_by or options.holdout:
         raise InputError("--pseudo-labels takes scale, tiles and folds from its run: give none of them")
     competition = find_competition(options.competition, options.data)
-    built = build_pseudo_dataset(options.data, competition, run_folder, options.out, options.workers)
+    try:
+        labels = LabelConfig(soft=options.soft_labels, unsure=options.unsure or ())
+    except ValueError as error:
+        raise InputError(f"--unsure: {error}") from error
+    built = build_pseudo_dataset(options.data, competition, runs, options.out, options.workers, labels)
     report = write_pseudo_report(built)
     print(f"{len(built.index)} tiles of {built.index['id'].nunique()} images in {options.out}\nreport: {report}")
     return 0

@@ -1,8 +1,9 @@
-"""Predicted labels of unlabelled images: one set for each fold, and the record of which network made it.
+"""Predicted labels of unlabelled images: one set for each fold, and the record of which networks made it.
 
 A dataset of predicted labels lies in a folder like any other; the tiles of fold k's labels lie in its folder `fold{k}`,
-where only training of fold k reads them. They come from the network that fold k of a run trained, which has not seen
-that fold's validation images; pseudo.json says what each network has seen, so that this can be held against any fold.
+where only training of fold k reads them. They come from the networks that fold k of one or more runs trained, which
+have not seen that fold's validation images; pseudo.json says what they have seen, so that this can be held against any
+fold.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import filecmp
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -30,15 +31,42 @@ PSEUDO_RECORD = "pseudo.json"
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """What predicted masks are like as labels."""
+
+    soft: bool = False
+    """Keep probabilities instead of masks: an example then cuts them at a level of its own, so that a pixel is mask as
+    often as it is probable."""
+    unsure: tuple[float, ...] = ()
+    """Two probabilities between which pixels do not count; none: all pixels count."""
+
+    def __post_init__(self) -> None:
+        if self.unsure and not (len(self.unsure) == 2 and 0 < self.unsure[0] < self.unsure[1] < 1):
+            raise ValueError(f"unsure={self.unsure}: give two probabilities, the lower one first, within 0 and 1")
+
+
+@dataclass(frozen=True)
+class MaskLabel:
+    """A predicted mask, and what is known of its certainty."""
+
+    mask: Runs
+    """What passes the threshold, cleaned."""
+    levels: tuple[Runs, ...] = ()
+    """Of a soft label the masks that `soft_values` takes, before cleaning."""
+    unsure: Runs | None = None
+    """Pixels that do not count."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelMaker:
-    """The network that made the labels of one fold."""
+    """The networks that made the labels of one fold together."""
 
     weights_sha256: str
-    """SHA-256 of its model.safetensors."""
+    """SHA-256 of its model.safetensors; of several networks theirs, joined by blanks."""
     competition: str
-    """Name of the adapter whose ids it was trained on."""
+    """Name of the adapter whose ids they were trained on."""
     trained_on: dict[str, str]
-    """File stamp by id of every image that it, or a network before it, was trained on."""
+    """File stamp by id of every image that one of them, or a network before it, was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +74,13 @@ class PseudoRecord:
     """Where a dataset's labels come from."""
 
     run: str
-    """The run whose folds predicted them."""
+    """The run whose folds predicted them; several are joined by blanks."""
     thresholds: dict[str, float]
     """The probability thresholds, as thresholds.json of the run; of objects the least score of one that is a label."""
     makers: dict[str, LabelMaker]
-    """By fold, as text: the network that predicted the labels which training of this fold reads."""
+    """By fold, as text: the networks that predicted the labels which training of this fold reads."""
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    """What the labels are like."""
 
 
 def pseudo_folder(dataset: Path, fold: int) -> Path:
@@ -90,7 +120,7 @@ def label_faults(
 
 def cut_pseudo_tiles(
     samples: Sequence[Sample],
-    labels: Mapping[int, Mapping[str, Runs | Objects]],
+    labels: Mapping[int, Mapping[str, MaskLabel | Objects]],
     experiment: Experiment,
     out: Path,
     workers: int,
@@ -116,6 +146,8 @@ def cut_pseudo_tiles(
                 sample=sample,
                 target=label_pixels(label),
                 objects=label if isinstance(label, Objects) else None,
+                ignored=label.unsure if isinstance(label, MaskLabel) else None,
+                levels=label.levels if isinstance(label, MaskLabel) else (),
                 fold=ALWAYS_TRAINED,
                 preprocessing=experiment.preprocessing,
                 tiles=experiment.tiles,
@@ -131,9 +163,9 @@ def cut_pseudo_tiles(
     return CutTiles(pd.concat(parts, ignore_index=True), cut[first].mean, cut[first].std)
 
 
-def label_pixels(label: Runs | Objects) -> Runs:
+def label_pixels(label: MaskLabel | Objects) -> Runs:
     """The pixels of a predicted mask, or of any predicted object."""
-    return covered_pixels(label) if isinstance(label, Objects) else label
+    return covered_pixels(label) if isinstance(label, Objects) else label.mask
 
 
 def share_files(first: Path, second: Path) -> int:

@@ -73,7 +73,7 @@ def write_pseudo_report(built: PseudoDataset) -> Path:
         facts=facts,
         index=index,
         folds=built.folds,
-        overlays=sample_tiles(pseudo_folder(folder, first), index[index["label_fold"] == first]),
+        overlays=sample_tiles(pseudo_folder(folder, first), index[index["label_fold"] == first], level=128),
         notices=notices,
         patients=patients_in_words(dict(zip(built.folds["id"], built.folds["group"], strict=True))),
     )

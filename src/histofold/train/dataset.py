@@ -28,6 +28,9 @@ from histofold.train.augment.stain import kept_templates
 from histofold.train.fold import FoldSetup
 from histofold.train.objects.targets import collate_examples, dense_example, detector_example, mask_example
 
+LEVEL_STREAM = 1000
+"""Of an example's key, far from those of the augmentation's steps: what soft masks are cut at."""
+
 
 def training_tiles(setup: FoldSetup, keep: bool = True) -> TileDataset:
     """The tiles of a fold, normalised as its slides are in prediction, and augmented.
@@ -160,10 +163,10 @@ class TileDataset(Dataset[dict[str, Any]]):
         tile, epoch, position = draw
         key = (self._seed, epoch, position)
         # Bits move through the augmentation as one mask, since it only ever moves pixels of masks as they are.
-        image_HWC, mask_HW, log_zoom = self._augmenter(*self.read(tile), key)
+        image_HWC, mask_HW, log_zoom = self._augmenter(*self.read(tile, _level(key)), key)
         cut = self._cutmix.draw(tile, key, mask_HW.shape) if self._cutmix else None
         if cut is not None:
-            other = self._augmenter(*self.read(cut.partner), cut.key)
+            other = self._augmenter(*self.read(cut.partner, _level(cut.key)), cut.key)
             image_HWC[cut.y, cut.x] = other.image_HWC[cut.y, cut.x]
             pasted_HW = other.mask_HW[cut.y, cut.x]
             mask_HW[cut.y, cut.x] = pasted_HW if mask_HW.dtype == np.uint8 else joined_labels(mask_HW, pasted_HW)
@@ -176,12 +179,13 @@ class TileDataset(Dataset[dict[str, Any]]):
             "log_zoom": torch.tensor(log_zoom, dtype=torch.float32),
         }
 
-    def read(self, tile: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, tile: int, level: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """A tile as prediction would see it, before augmentation: image uint8 HWC, mask uint8 HW bits or uint16 labels.
 
-        Blank glass is looked for on the tile as it was cut, since stain normalisation may colour it.
+        Blank glass is looked for on the tile as it was cut, since stain normalisation may colour it. A soft mask is cut
+        at the level, 1 to 255.
         """
-        stored_HWC, mask_HW = read_tile(self._folders[tile], self._tile_ids[tile], self._classes)
+        stored_HWC, mask_HW = read_tile(self._folders[tile], self._tile_ids[tile], self._classes, level)
         image_HWC = middle_channels(stored_HWC, self._channels)
         if self._ignore_blank:
             blank_HW = ~tissue_mask(middle_channels(image_HWC))
@@ -191,6 +195,16 @@ class TileDataset(Dataset[dict[str, Any]]):
                 mask_HW[blank_HW] = IGNORED_LABEL
         stain_map = self._stain_maps[tile]
         return (image_HWC if stain_map is None else stain_map(image_HWC)), mask_HW
+
+
+def _level(key: tuple[int, ...]) -> int:
+    """Where an example cuts a soft mask: at any level alike, so that a pixel is mask as often as it is probable.
+
+    The mean of the cross-entropy over such examples is that of the probability itself, and every term of the loss has a
+    whole mask to work with.
+    """
+    stream = np.random.SeedSequence(key, spawn_key=(LEVEL_STREAM,))
+    return int(np.random.default_rng(stream).integers(1, 256))
 
 
 def make_loader(

@@ -24,9 +24,9 @@ from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_gro
 from histofold.imaging.shift import Shift, shifted_sample
 from histofold.imaging.slide import open_sample
 from histofold.models.instances.build import build_network
-from histofold.predict.devices import best_device
+from histofold.predict.devices import best_device, best_precision
 from histofold.predict.image import predict_image
-from histofold.predict.stages import Stage, stages_of
+from histofold.predict.stages import Networks, Stage, build_stages
 from histofold.schema.choices import read_cleaning
 from histofold.schema.experiment import Experiment, with_moved_data
 from histofold.schema.files import LineJournal, weights_rule
@@ -57,13 +57,24 @@ class FoldRun:
 
     def ensemble(self) -> list[Stage]:
         """Its averaged weights as an ensemble of one."""
+        return stages_together([self])
+
+    def network(self) -> torch.nn.Module:
+        """Its averaged weights, in evaluation mode, where they are predicted with."""
         model = build_network(self.record.architecture, self.record.arguments)
         path = self.folder / "model.safetensors"
         if rule := weights_rule(path):
             remedy = "copy the run again, or let `histofold train E.toml --resume` write it"
             raise InputError([Fault(self.folder.name, str(path), rule, remedy)])
         model.load_state_dict(load_file(path))
-        return stages_of(model.eval().to(best_device()).to(memory_format=torch.channels_last), self.manifest)
+        return model.eval().to(best_device()).to(memory_format=torch.channels_last)
+
+
+def stages_together(folds: Sequence[FoldRun]) -> list[Stage]:
+    """The networks of folds of several runs as one ensemble in which each counts alike."""
+    device = best_device()
+    networks = Networks([fold.network() for fold in folds], device, best_precision(device))
+    return build_stages([networks], [(fold.manifest, 1.0) for fold in folds])
 
 
 def finished_folds(run: Path) -> list[FoldRun]:

@@ -41,7 +41,7 @@ def made(tmp_path_factory):
         evaluate_run(folder / "runs" / "E")
         unlabelled = cells_folder(folder / "unlabelled", names=UNLABELLED, seed=50)
         shutil.rmtree(unlabelled / "labels")
-        build_pseudo_dataset(unlabelled, Cells(), folder / "runs" / "E", folder / "labelled", 1)
+        build_pseudo_dataset(unlabelled, Cells(), [folder / "runs" / "E"], folder / "labelled", 1)
         yield folder, experiment
 
 
@@ -86,4 +86,4 @@ def test_they_are_trained_on_beside_those_of_people_and_not_mixed_with_masks(mad
 def test_a_run_of_masks_labels_no_objects(made, tmp_path):
     folder, _ = made
     with pytest.raises(InputError, match=r"it predicts objects, and folder is of masks"):
-        build_pseudo_dataset(tmp_path, Folder(), folder / "runs" / "E", tmp_path / "out", 1)
+        build_pseudo_dataset(tmp_path, Folder(), [folder / "runs" / "E"], tmp_path / "out", 1)

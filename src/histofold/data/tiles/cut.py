@@ -26,7 +26,7 @@ from histofold.data.contents import objects_digest
 from histofold.data.tiles.bands import stream_tiles
 from histofold.data.tiles.files import TILE_FOLDERS, has_tile, middle_channels, reflected, remove_tile, write_tile
 from histofold.data.tiles.labels import IGNORED_LABEL, structure_pixels, target_labels
-from histofold.data.tiles.masks import IGNORED_BIT, check_class_count, class_fractions, target_bits
+from histofold.data.tiles.masks import IGNORED_BIT, check_class_count, class_fractions, soft_values, target_bits
 from histofold.data.tiles.plan import PlannedTile, Rings, SlidePlan, keeps_background
 from histofold.imaging.formats.door import use_formats
 from histofold.imaging.slide import open_sample
@@ -74,6 +74,8 @@ class TileJob:
     """The image whose id the rows of the index have; empty: the sample's own. Planes across slices are no images."""
     contents: str = ""
     """Identifies what the sample is made of; empty: size and time of its file do."""
+    levels: tuple[Runs, ...] = ()
+    """Nested masks of a soft label of one class: tiles keep probabilities then, as `soft_values` gives them."""
     threads: int = 1
     """Threads that finish tiles; where there are several, one more decodes ahead."""
 
@@ -223,10 +225,11 @@ def _finish_tile(
     if fraction == 0 and not _keeps_unmasked(job.tiles, tile.tile_id, shown_HWC, tissue):
         return None
     own = class_fractions(structures_HW, len(job.classes)) if len(job.classes) > 1 else []
-    if mask_HW.min() >= (IGNORED_BIT if job.objects is None else IGNORED_LABEL):
+    if (mask_HW == IGNORED_BIT if job.levels else mask_HW >= _least_ignored(job)).all():
         return None  # nothing to learn from
     least = plan.size if plan.is_whole else 0
-    write_tile(job.out, tile.tile_id, reflected(image_HWC, least), reflected(mask_HW, least), len(job.classes))
+    image_HWC, stored_HW = reflected(image_HWC, least), reflected(mask_HW, least)
+    write_tile(job.out, tile.tile_id, image_HWC, stored_HW, len(job.classes), soft=bool(job.levels))
     values = [
         *(tile.tile_id, job.owner or job.sample.id, job.fold, tile.y.start, tile.x.start, plan.size),
         *(round(view_hw[0] / plan.shape_hw[0], 6), round(fraction, 6), round(tissue, 6)),
@@ -237,17 +240,26 @@ def _finish_tile(
 
 
 def _tile_mask(job: TileJob, tile: PlannedTile, view_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """What is stored of a tile's truth, bits (uint8) or labels (uint16), and what of it is structure, ignored or not.
+    """What is stored of a tile's truth, bits or probabilities (uint8) or labels (uint16), and what of it is structure.
 
-    Of labels, objects lie on top of what is ignored.
+    Structure may be ignored. Of labels, objects lie on top of what is ignored.
     """
     if job.objects is not None:
         labels_HW = target_labels(job.objects, view_hw, tile.y, tile.x, job.ignored)
         return labels_HW, structure_pixels(labels_HW)
     bits_HW = target_bits(job.target, view_hw, tile.y, tile.x)
+    stored_HW = soft_values(job.levels, view_hw, tile.y, tile.x) if job.levels else bits_HW
     if job.ignored is None:
-        return bits_HW, bits_HW
-    return bits_HW | target_bits(job.ignored, view_hw, tile.y, tile.x) * np.uint8(IGNORED_BIT), bits_HW
+        return stored_HW, bits_HW
+    ignored_HW = target_bits(job.ignored, view_hw, tile.y, tile.x)
+    if job.levels:
+        return np.where(ignored_HW > 0, np.uint8(IGNORED_BIT), stored_HW), bits_HW
+    return bits_HW | ignored_HW * np.uint8(IGNORED_BIT), bits_HW
+
+
+def _least_ignored(job: TileJob) -> int:
+    """The least value of a mask or of labels where a pixel does not count."""
+    return IGNORED_BIT if job.objects is None else IGNORED_LABEL
 
 
 def _keeps_unmasked(tiles: TilesConfig, tile_id: str, image_HWC: np.ndarray, tissue: float) -> bool:
@@ -285,4 +297,6 @@ def _job_digest(job: TileJob) -> str:
         parts.append(runs_to_text(job.ignored))
     if job.objects is not None:
         parts.append(objects_digest(job.objects))
+    if job.levels:
+        parts.append([runs_to_text(runs) for runs in job.levels])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -26,8 +27,6 @@ TILE_FOLDERS = ("images", "masks")
 REBUILD = "build the dataset anew: tiles that are whole are kept"
 _BMP_START = struct.Struct("<2sI")  # magic and length of the file
 _PNG_END = b"IEND\xaeB`\x82"
-_ONE_CLASS_BITS = np.minimum(np.arange(256), 1).astype(np.uint8)  # of each value of a mask file
-_ONE_CLASS_BITS[IGNORED_BIT] = IGNORED_BIT
 
 
 def tile_paths(folder: Path, tile_id: str) -> tuple[Path, Path]:
@@ -36,7 +35,9 @@ def tile_paths(folder: Path, tile_id: str) -> tuple[Path, Path]:
     return folder / "images" / f"{name}{IMAGE_SUFFIX}", folder / "masks" / f"{name}{MASK_SUFFIX}"
 
 
-def write_tile(folder: Path, tile_id: str, image_HWC: np.ndarray, mask_HW: np.ndarray, classes: int) -> None:
+def write_tile(
+    folder: Path, tile_id: str, image_HWC: np.ndarray, mask_HW: np.ndarray, classes: int, soft: bool = False
+) -> None:
     """Write a tile; the slide's part file is what says that it is whole, so nothing is synced here.
 
     Args:
@@ -46,13 +47,16 @@ def write_tile(folder: Path, tile_id: str, image_HWC: np.ndarray, mask_HW: np.nd
         mask_HW: uint8 (H, W), bit k for class k, `IGNORED_BIT` for pixels that do not count; or uint16, labels of
             objects.
         classes: Number of classes; the mask of a single one is black and white, and grey where it does not count.
+        soft: Whether the mask holds probabilities of a single class instead, 255 for certain, and `IGNORED_BIT`.
     """
     image_path, mask_path = tile_paths(folder, tile_id)
     is_colour = image_HWC.shape[2] == 3
     picture = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR) if is_colour else np.concatenate(cv2.split(image_HWC))
     _write_picture(image_path, picture, [])
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    if classes == 1 and mask_HW.dtype == np.uint8 and not (mask_HW & IGNORED_BIT).any():
+    if soft:
+        _write_picture(mask_path, mask_HW, options)
+    elif classes == 1 and mask_HW.dtype == np.uint8 and not (mask_HW & IGNORED_BIT).any():
         _write_picture(mask_path, mask_HW * np.uint8(255), [*options, cv2.IMWRITE_PNG_BILEVEL, 1])
     elif classes == 1 and mask_HW.dtype == np.uint8:
         _write_picture(mask_path, np.where(mask_HW >= IGNORED_BIT, IGNORED_BIT, mask_HW * np.uint8(255)), options)
@@ -67,8 +71,14 @@ def _write_picture(path: Path, picture: np.ndarray, options: list[int]) -> None:
         temporary.write_bytes(data.data)
 
 
-def read_tile(folder: Path, tile_id: str, classes: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def read_tile(folder: Path, tile_id: str, classes: int = 1, level: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Read a tile.
+
+    Args:
+        folder: The dataset.
+        tile_id: Id of the tile.
+        classes: Number of classes.
+        level: What a pixel of a soft mask must reach to be mask, 1 to 255; others are the same at every level.
 
     Returns:
         Image uint8 (H, W, 3), RGB, or of more channels, and mask uint8 (H, W): 0, 1 and `IGNORED_BIT` for one class,
@@ -84,7 +94,7 @@ def read_tile(folder: Path, tile_id: str, classes: int = 1) -> tuple[np.ndarray,
         path = image_path if picture is None else mask_path
         raise InputError([Fault(tile_id, str(path), "the file of a tile is missing or cut short", REBUILD)])
     if classes == 1 and mask_HW.dtype == np.uint8:
-        mask_HW = cv2.LUT(mask_HW, _ONE_CLASS_BITS)
+        mask_HW = cv2.LUT(mask_HW, _one_class_bits(level))
     if picture.ndim == 2:
         return cv2.merge(list(picture.reshape(-1, *mask_HW.shape))), mask_HW
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), mask_HW
@@ -94,6 +104,14 @@ def middle_channels(image_HWC: np.ndarray, count: int = 3) -> np.ndarray:
     """So many channels in the middle, (H, W, count): a picture of three is what is shown of more of them."""
     beside = (image_HWC.shape[2] - count) // 2
     return np.ascontiguousarray(image_HWC[..., beside : beside + count])
+
+
+@cache
+def _one_class_bits(level: int) -> np.ndarray:
+    """The bits of each value of a mask file of one class."""
+    bits = (np.arange(256) >= level).astype(np.uint8)
+    bits[IGNORED_BIT] = IGNORED_BIT
+    return bits
 
 
 def reflected(picture: np.ndarray, side: int) -> np.ndarray:

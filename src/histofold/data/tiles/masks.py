@@ -14,6 +14,8 @@ from histofold.imaging.resample import resample_mask_region
 MAX_CLASSES = 7
 IGNORED_BIT = 128
 """The last bit of a training mask: the loss passes over the pixel."""
+SOFT_LEVELS = 15
+"""Nested masks that stand for the probabilities of a soft label; they divide 255, and no multiple of 17 is 128."""
 
 
 def check_class_count(classes: Sequence[str], place: str) -> None:
@@ -64,6 +66,24 @@ def target_bits(target: Masks, scaled_hw: tuple[int, int], y: slice, x: slice) -
         mask_HW = resample_mask_region(runs.to_window, runs.shape_hw, scaled_hw, y, x)
         bits_HW |= mask_HW.view(np.uint8) << np.uint8(number)
     return bits_HW
+
+
+def soft_values(levels: Sequence[Runs], scaled_hw: tuple[int, int], y: slice, x: slice) -> np.ndarray:
+    """A region of the probabilities of one class, as nested masks hold them, in the manner of `target_bits`.
+
+    Args:
+        levels: A pixel's probability is the part of these masks that hold it; `SOFT_LEVELS` of them.
+        scaled_hw: Height and width of the slide as the tiles see it.
+        y: Rows of the scaled slide.
+        x: Its columns.
+
+    Returns:
+        uint8 (h, w), 255 for certain; never `IGNORED_BIT`.
+    """
+    counts_HW = np.zeros((y.stop - y.start, x.stop - x.start), np.uint8)
+    for runs in levels:
+        counts_HW += target_bits(runs, scaled_hw, y, x)
+    return counts_HW * np.uint8(255 // SOFT_LEVELS)
 
 
 def class_fractions(bits_HW: np.ndarray, classes: int) -> list[float]:

@@ -36,13 +36,16 @@ PICTURES_AN_ORGAN, LEAST_PICTURES = 3, 9
 TILES_A_BIN = 4
 
 
-def sample_tiles(dataset: Path, index: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
-    """Some tiles of every bin with their masks outlined, of as many slides as there are, as (title, uint8 HWC)."""
+def sample_tiles(dataset: Path, index: pd.DataFrame, level: int = 1) -> list[tuple[str, np.ndarray]]:
+    """Some tiles of every bin with their masks outlined, of as many slides as there are, as (title, uint8 HWC).
+
+    Soft masks are cut at the level, 1 to 255.
+    """
     pictures = []
     shown: Counter[str] = Counter()
     for name, part in index.groupby("bin", sort=False):
         for row in _of_most_slides(part, TILES_A_BIN, shown):
-            stored_HWC, mask_HW = read_tile(dataset, row["tile_id"])
+            stored_HWC, mask_HW = read_tile(dataset, row["tile_id"], level=level)
             image_HWC = middle_channels(stored_HWC)
             if mask_HW.dtype == np.uint16:
                 overlay = draw_labels(image_HWC, mask_HW)
