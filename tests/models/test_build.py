@@ -162,3 +162,9 @@ def test_networks_see_any_number_of_slices(architecture, encoder, slices):
         assert before.shape == (1, 1, 64, 96)
         assert not torch.equal(model(images), before), "the last of them is seen"
     assert "slices" not in config.arguments(3), "weights of pictures keep their arguments"
+
+
+@pytest.mark.parametrize("slices", [0, 4, "5", None])
+def test_other_numbers_of_slices_are_refused(slices):
+    with pytest.raises(InputError, match=r"slices=.* is unknown: known are 1, 3, 5"):
+        build_model("unet", {"encoder": "resnet18", "slices": slices})

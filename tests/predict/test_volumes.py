@@ -83,7 +83,7 @@ def outermost(images_NHWC):
 @pytest.mark.parametrize("block_planes", [1, 4])
 def test_of_five_slices_the_outer_ones_are_two_planes_away(grey, tmp_path, monkeypatch, block_planes):
     monkeypatch.setattr(planes, "BLOCK_BYTES", block_planes * 70 * 45)
-    manifest = manifest_of()
+    manifest = manifest_of(volume=VolumeConfig())
     manifest = replace(manifest, preprocessing=replace(manifest.preprocessing, slices=5))
     map_DHW = predict_volume([stage_of(outermost, manifest)], grey, ("xz",), tmp_path)
     padded = np.pad(grey.values.astype(float), [(0, 0), (2, 2), (0, 0)], mode="edge")

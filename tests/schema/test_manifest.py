@@ -6,6 +6,7 @@ import pytest
 from histofold.core.faults import InputError
 from histofold.schema.manifest import Manifest, Member, file_sha256, load_manifest, look_up_threshold, manifest_json
 from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.volumes import VolumeConfig
 
 
 @pytest.fixture
@@ -73,6 +74,7 @@ def test_thresholds_fall_back_from_source_to_organ_to_default():
         ({"surprise": 1}, "unknown key"),
         ({"smooth_um": 4.0}, "smoothing by discs gained nothing"),
         ({"members": []}, "no members"),
+        ({"preprocessing": {"slices": 5}}, "does not see the 5 channels"),
         ({"members": [{"file": "../up", "sha256": "", "architecture": "unet"}]}, "plain name"),
     ],
 )
@@ -82,3 +84,15 @@ def test_bad_manifests_are_refused(package, change, words):
     (folder / "manifest.json").write_text(json.dumps(data))
     with pytest.raises(InputError, match=words):
         load_manifest(folder)
+
+
+def test_networks_of_an_ensemble_see_as_many_slices_as_they_are_given_and_pictures_have_none():
+    five = Member(
+        file="a", sha256="0", architecture="unet", arguments={"slices": 5}, preprocessing=Preprocessing(slices=5)
+    )
+    three = Member(file="b", sha256="1", architecture="unet")
+    Manifest(competition="sennet_2024", preprocessing=Preprocessing(), members=(five, three), volume=VolumeConfig())
+    with pytest.raises(ValueError, match="b does not see the 5 channels of its preprocessing"):
+        Manifest(competition="sennet_2024", preprocessing=Preprocessing(slices=5), members=(five, three))
+    with pytest.raises(ValueError, match="slices=5 of pictures"):
+        Manifest(competition="hubmap_2022", preprocessing=Preprocessing(slices=5), members=(five,))

@@ -287,7 +287,7 @@ def joined_groups(sources: Sequence[Source]) -> dict[str, str]:
     Images of one group in folds.csv, or in the competition's own tables, are of one group here, and so on until nothing
     is shared: near-duplicates join patients in the file, and a file of other names makes no two patients of one.
     """
-    groups = {}
+    groups: dict[str, str] = {}
     for source in sources:
         if source.role == "folds":
             filed = dict(zip(source.folds["id"], source.folds["group"], strict=True))

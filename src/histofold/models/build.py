@@ -200,6 +200,7 @@ def _refuse_encoder(architecture: str, encoder: str) -> None:
 
 
 PYRAMID_STRIDE = 32
+SLICE_COUNTS = (1, 3, 5)
 
 
 BUILD_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
@@ -233,6 +234,8 @@ def build_model(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.Mod
     activation = settings.pop("activation", "sigmoid")
     if activation not in ("sigmoid", "softmax"):
         raise InputError(f"activation={activation!r} is unknown: known are sigmoid, softmax")
+    if slices not in SLICE_COUNTS:
+        raise InputError(f"slices={slices!r} is unknown: known are {', '.join(map(str, SLICE_COUNTS))}")
     try:
         check_encoder_name(settings.get("encoder", ""))
         if activation == "softmax":

@@ -91,6 +91,7 @@ class Manifest(PredictConfig):
         if not all(0 < value < 1 for value in self.thresholds.values()):
             raise ValueError(f"thresholds={self.thresholds} must lie between 0 and 1")
         self._check_classes()
+        self._check_slices()
         super().__post_init__()
         self.preprocessing.check_stain()
         for member in self.members:
@@ -101,6 +102,17 @@ class Manifest(PredictConfig):
     def row_classes(self) -> tuple[str, ...]:
         """The classes that a submission has rows of; of objects the maps beside the first class are none."""
         return self.classes if self.objects is None else self.classes[:1]
+
+    def _check_slices(self) -> None:
+        """Refuse networks that see another number of slices than they are given, and slices of pictures."""
+        for member in self.members:
+            given = (member.preprocessing or self.preprocessing).slices
+            if member.arguments.get("slices", 3) != given:
+                raise ValueError(
+                    f"{member.file} does not see the {given} channels of its preprocessing: package it anew"
+                )
+        if self.preprocessing.slices != 3 and self.volume is None:
+            raise ValueError(f"slices={self.preprocessing.slices} of pictures, which have 3 channels: package it anew")
 
     def _check_classes(self) -> None:
         names = set(self.classes)
