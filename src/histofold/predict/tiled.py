@@ -19,11 +19,11 @@ from histofold.core.tiles import Tile, TileGrid
 from histofold.predict.canvas import Canvas, normalised_weights
 from histofold.predict.stages import Pass
 from histofold.schema.manifest import Manifest
+from histofold.schema.prediction import NETWORK_MULTIPLE
 
 READ_AHEAD = 2  # batches
 BLANK_LEVEL = 200  # bare glass: no pixel of a tile is darker in any channel
 LONGEST_RUN = 256  # tiles that are held at most, blank ones included
-NETWORK_MULTIPLE = 32  # of an encoder's five halvings
 FLAT_RANGE = 2  # scanner fill: grey levels of a tile differ by no more than this
 
 

@@ -15,7 +15,7 @@ from histofold.schema.manifest import Manifest, installed_versions
 from histofold.schema.network import ModelConfig, is_detector
 from histofold.schema.objects import ObjectConfig
 from histofold.schema.optim import OptimConfig
-from histofold.schema.prediction import PredictConfig, parse_view, views_by_zoom
+from histofold.schema.prediction import NETWORK_MULTIPLE, PredictConfig, parse_view, views_by_zoom
 from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.volumes import VolumeConfig
 
@@ -104,11 +104,18 @@ class Experiment:
             raise ValueError(f"train.batch={self.train.batch} must be at least 2, for batch normalisation")
         check_sides(self.model.encoder, self.model.image_size, self._seen_sides())
 
+    def prediction(self) -> PredictConfig:
+        """How slides are predicted in tiles: where no tile is set, in tiles of what the network was trained on."""
+        if self.predict.tile:
+            return self.predict
+        side = max(self.augment.crop or self.tiles.size, 4 * self.predict.halo)
+        return replace(self.predict, tile=-(-side // NETWORK_MULTIPLE) * NETWORK_MULTIPLE)
+
     def _seen_sides(self) -> dict[str, int]:
         """Side of the square images that the network sees, in pixels, by the setting that decides it."""
         crop = {"augment.crop": self.augment.crop} if self.augment.crop else {}
         if self.preprocessing.scale_mode == "physical":
-            return (crop or {"tiles.size": self.tiles.size}) | {"predict.tile": self.predict.tile}
+            return (crop or {"tiles.size": self.tiles.size}) | {"predict.tile": self.prediction().tile}
         zooms = [zoom for zoom in views_by_zoom(self.predict.views) if zoom != 1]
         zoomed = {f"the side of views @{zoom:g}": self.preprocessing.zoomed(zoom).whole_size for zoom in zooms}
         return crop | {"preprocessing.whole_size": self.preprocessing.whole_size} | zoomed
@@ -148,9 +155,10 @@ class Experiment:
             objects: Whether single objects are predicted.
             volume: Whether volumes are predicted.
         """
-        settings = self.predict
-        if preprocessing.scale_mode == "whole":  # one tile is the whole image
-            settings = replace(settings, tile=preprocessing.whole_size, halo=0, blend=False, stride=0)
+        if preprocessing.scale_mode == "physical":
+            settings = self.prediction()
+        else:  # one tile is the whole image
+            settings = replace(self.predict, tile=preprocessing.whole_size, halo=0, blend=False, stride=0)
         return Manifest(
             competition=competition,
             preprocessing=preprocessing,

@@ -74,6 +74,8 @@ class Manifest(PredictConfig):
     """The ensemble."""
     thresholds: dict[str, float] = field(default_factory=lambda: {"default": 0.5})
     """Probability thresholds: `default`, then by organ, then by organ/source, then by class as `class:NAME`."""
+    tile: int = 512
+    """Tile side in network pixels (physical mode); of a shorter image its own, up to the next multiple of 32."""
     views: tuple[str, ...] = ("identity",)
     """Views that are averaged, by names as `parse_view` reads them."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -93,6 +95,7 @@ class Manifest(PredictConfig):
         self._check_classes()
         self._check_slices()
         super().__post_init__()
+        self.check_tile()
         self.preprocessing.check_stain()
         for member in self.members:
             if member.preprocessing is not None:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+NETWORK_MULTIPLE = 32
+"""Sides of tiles are multiples of it, for the five halvings of an encoder."""
 VIEW_NAMES = ("identity", "hflip", "vflip", "rot180", "transpose", "rot90", "rot270", "antitranspose")
 """The eight symmetries of the square."""
 VIEW_FORM = re.compile(r"([a-z0-9]+)(?:@(\d+(?:\.\d+)?))?(?:~h(\d+(?:\.\d+)?)e(\d+(?:\.\d+)?))?")
@@ -87,8 +89,9 @@ class PredictConfig:
     A mask is cleaned after the threshold in the order hysteresis, holes, small components.
     """
 
-    tile: int = 512
-    """Tile side in network pixels (physical mode); of a shorter image its own, up to the next multiple of 32."""
+    tile: int = 0
+    """Tile side in network pixels (physical mode), of a shorter image its own, up to the next multiple of 32. 0: as
+    large as what the network was trained on, `augment.crop` or else `tiles.size`, and at least four times the halo."""
     halo: int = 32
     """Network pixels on each side that are read but not written."""
     blend: bool = False
@@ -112,13 +115,10 @@ class PredictConfig:
     """Hysteresis: a component is kept only where a pixel of it reaches this probability; 0 switches it off."""
 
     def __post_init__(self) -> None:
-        if self.tile < 32 or self.tile % 32:
-            raise ValueError(f"tile={self.tile} must be a multiple of 32, for the encoder's five halvings")
-        if self.halo < 0 or self.tile <= 2 * self.halo:
-            raise ValueError(f"tile={self.tile} px must exceed twice the halo ({self.halo} px)")
-        largest = self.tile if self.blend else self.tile - 2 * self.halo
-        if not 0 <= self.stride <= largest:
-            raise ValueError(f"stride={self.stride} must lie in [1, {largest}], or be 0 for the default")
+        if self.halo < 0:
+            raise ValueError(f"halo={self.halo} must not be negative")
+        if self.tile:  # else it is checked where it is decided
+            self.check_tile()
         if self.batch < 1:
             raise ValueError(f"batch={self.batch} must be at least 1")
         for name in ("max_hole_um2", "min_area_um2"):
@@ -127,3 +127,17 @@ class PredictConfig:
         if not 0 <= self.seed_threshold < 1:
             raise ValueError(f"seed_threshold={self.seed_threshold} must be a probability below 1, or 0 (off)")
         check_views(self.views)
+
+    def check_tile(self) -> None:
+        """Refuse a tile that no network takes, and a halo or a stride that leaves gaps.
+
+        Raises:
+            ValueError: Naming the rule.
+        """
+        if self.tile < NETWORK_MULTIPLE or self.tile % NETWORK_MULTIPLE:
+            raise ValueError(f"tile={self.tile} must be a multiple of 32, for the encoder's five halvings")
+        if self.tile <= 2 * self.halo:
+            raise ValueError(f"tile={self.tile} px must exceed twice the halo ({self.halo} px)")
+        largest = self.tile if self.blend else self.tile - 2 * self.halo
+        if not 0 <= self.stride <= largest:
+            raise ValueError(f"stride={self.stride} must lie in [1, {largest}], or be 0 for the default")
