@@ -10,6 +10,7 @@ import torch
 from histofold.core.regions import component_areas, label_runs, split_runs
 from histofold.core.rle.runs import runs_from_mask
 from histofold.imaging.slide import open_slide
+from histofold.models.film import SEEN
 from histofold.predict.image import ImagePrediction, predict_image
 from histofold.predict.postprocess import PeakMap
 from histofold.predict.stages import OutOfTimeError
@@ -50,6 +51,23 @@ def test_a_network_that_sees_the_mask_gives_it_back(slide_path, pixel_size_um, b
         np.testing.assert_array_equal(found_HW, mask_HW)
     assert (found_HW != mask_HW).mean() < 0.02
     assert prediction.runs[0.9].area <= prediction.runs[0.5].area
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_networks_are_told_what_the_slide_shows_in_whatever_thread_they_run(slide_path, copies):
+    told = []
+
+    def watch(images_NHWC):
+        told.append((SEEN.get(), threading.get_ident()))
+        return red(images_NHWC)
+
+    stage = dataclasses.replace(stage_of(watch, PHYSICAL), networks=stage_of(watch, PHYSICAL).networks * copies)
+    with open_slide(slide_path[0]) as slide:
+        slide.organ = "lung"
+        predict_image([stage], slide, 1.0, [0.5])
+    assert {organs for organs, _ in told} == {("lung",)}
+    assert (threading.get_ident() in {thread for _, thread in told}) == (copies == 1)
+    assert SEEN.get() == ()
 
 
 @pytest.mark.parametrize("fit", ["long_side", "stretch"])

@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from histofold.core.faults import InputError
 from histofold.models.dpt import build_dpt
+from histofold.models.film import condition_on_organs
 from histofold.models.pyramid_unet import build_effunet, build_unext50
 from histofold.models.segformer import build_segformer
 from histofold.models.shells import AnySize, SoftmaxLogits
@@ -230,7 +231,7 @@ def build_model(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.Mod
     if architecture not in known:
         raise InputError(f"architecture={architecture!r} is unknown: known are {', '.join(known)}")
     settings = dict(arguments)
-    slices = settings.pop("slices", 3)
+    slices, organs = settings.pop("slices", 3), settings.pop("organs", ())
     activation = settings.pop("activation", "sigmoid")
     if activation not in ("sigmoid", "softmax"):
         raise InputError(f"activation={activation!r} is unknown: known are sigmoid, softmax")
@@ -241,6 +242,8 @@ def build_model(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.Mod
         if activation == "softmax":
             settings["classes"] = settings.get("classes", 1) + 1
         net = _build_plain(architecture, **settings)
+        if organs:
+            condition_on_organs(net.net, organs)
     except BUILD_ERRORS as error:
         raise InputError(f"{architecture} cannot be built with {dict(arguments)}: {error}") from error
     if slices != 3:

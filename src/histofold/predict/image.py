@@ -13,6 +13,7 @@ from histofold.core.rle.runs import Masks, RunEncoder, Runs, join_classes
 from histofold.imaging.resample import RowUpsampler
 from histofold.imaging.slide import Slide, open_sample
 from histofold.imaging.stain import network_view
+from histofold.models.film import organs_seen
 from histofold.predict.postprocess import PeakMap, clean_masks
 from histofold.predict.stages import Networks, OutOfTimeError, Stage
 from histofold.predict.tiled import BlankTiles, TileBatch, Tiling, dense_values, grid_of, predict_bands
@@ -70,6 +71,12 @@ class ImagePrediction:
 def forward_batch(stage: Stage, networks: Networks, batch: TileBatch) -> np.ndarray:
     """A batch through all passes of a stage, however long it takes; of blank tiles alone there are no values."""
     return dense_values(networks(batch.images, stage.passes, stage.manifest) if batch.places else None)
+
+
+def of_organ(forward: Callable[[TileBatch], np.ndarray], organ: str, batch: TileBatch) -> np.ndarray:
+    """A batch through networks that are told, in their own thread, what the slide shows."""
+    with organs_seen((organ,)):
+        return forward(batch)
 
 
 def predict_image(
@@ -161,7 +168,8 @@ class ImageBands:
         grid = grid_of(manifest, scaled.shape_hw)
         channels = manifest.preprocessing.channels
         tiling = Tiling(grid, manifest.batch, manifest.blend, blank if manifest.skip_blank else None, channels)
-        forwards = [partial(self._forward, stage, networks) for networks in stage.networks]
+        organ = self._slide.organ
+        forwards = [partial(of_organ, partial(self._forward, stage, networks), organ) for networks in stage.networks]
         for y, values_KHW in predict_bands(forwards, scaled, tiling, stage.threaded):
             if peak_here and self._peak is not None:
                 self._peak.add(y, self._probs(values_KHW[:1])[0])

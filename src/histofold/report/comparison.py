@@ -16,7 +16,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.core.rle.sets import without_runs
 from histofold.imaging.slide import open_sample
 from histofold.imaging.stain import network_view
-from histofold.predict.image import forward_batch, predict_masks
+from histofold.predict.image import forward_batch, of_organ, predict_masks
 from histofold.predict.stages import Stage
 from histofold.predict.tiled import Tiling, grid_of, predict_bands
 from histofold.report.pictures.overlays import contact_sheet, save_png
@@ -172,7 +172,8 @@ def logit_map(stage: Stage, sample: Sample, side: int) -> np.ndarray:
         view = network_view(slide, manifest.preprocessing, sample.pixel_size_um)
         step = max(1, -(-max(view.shape_hw) // side))
         tiling = Tiling(grid_of(manifest, view.shape_hw), manifest.batch, manifest.blend)
-        forwards = [partial(forward_batch, stage, networks) for networks in stage.networks]
+        bare = [partial(forward_batch, stage, networks) for networks in stage.networks]
+        forwards = [partial(of_organ, forward, sample.organ) for forward in bare]
         bands = predict_bands(forwards, view, tiling, stage.threaded)
         thinned = [values_KHW[:, -y % step :: step, ::step].copy() for y, values_KHW in bands]
     logits_KHW = np.concatenate(thinned, axis=1).astype(np.float64)

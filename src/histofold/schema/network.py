@@ -58,6 +58,8 @@ FIVE_STAGED = ("unet", "unetplusplus", "manet")
 """Networks whose decoder's channels are a choice."""
 DILATED = ("deeplabv3", "deeplabv3plus")
 """Networks whose encoder's stride and whose pyramid's dilations are a choice."""
+UNCONDITIONED = (*get_args(PyramidArchitecture), "deeplabv3_resnet101", "segformer", *get_args(DetectorArchitecture))
+"""Networks whose decoder knows no organ."""
 ATROUS_RATES = (12, 24, 36)
 SHIPPED_ENCODER = "tu-tf_efficientnet_lite0"
 """The encoder whose ImageNet weights a pinned package of requirements.txt carries."""
@@ -210,6 +212,9 @@ class ModelConfig:
     The whole network is given, so encoder_weights are not read then."""
     classes: int = 1
     """Number of mask classes."""
+    organs: tuple[str, ...] = ()
+    """Organs by which the decoder's maps are scaled and shifted (FiLM), each by its name; nothing is done where the
+    organ is another or unknown. Of networks of segmentation-models-pytorch and dpt."""
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     """What maskrcnn, maskrcnn_c4 and mask2former have besides their encoder."""
 
@@ -239,6 +244,10 @@ class ModelConfig:
             )
         if not 1 <= self.classes <= 7:
             raise ValueError(f"classes={self.classes} must lie in 1 to 7")
+        if "" in self.organs or len(set(self.organs)) < len(self.organs):
+            raise ValueError(f"organs={self.organs}: name each organ once")
+        if self.organs and self.architecture in UNCONDITIONED:
+            raise ValueError(f"organs={self.organs} are not read by {self.architecture}: leave them out")
         self._check_weights()
 
     def _check_encoder(self, encoder: str) -> None:
@@ -289,4 +298,6 @@ class ModelConfig:
             arguments["head_channel"] = self.head_channel
         if self.activation == "softmax":
             arguments["activation"] = "softmax"
+        if self.organs:
+            arguments["organs"] = list(self.organs)
         return {**arguments, **self.detector.arguments(self.architecture)}

@@ -109,7 +109,8 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
 def save_network(model: torch.nn.Module, folder: Path) -> None:
     """Write a fold's model.safetensors and, of a network of smp, the config.json that smp builds it from.
 
-    With both `segmentation_models_pytorch.from_pretrained(folder)` gives the network, without our package.
+    With both `segmentation_models_pytorch.from_pretrained(folder)` gives the network, without our package. One that
+    knows organs has none.
 
     Args:
         model: As `build_model` gives it.
@@ -121,7 +122,7 @@ def save_network(model: torch.nn.Module, folder: Path) -> None:
         net = net.net
     config.unlink(missing_ok=True)  # of other weights
     save_weights(model, weights)
-    if type(net).__module__.startswith("segmentation_models_pytorch."):
+    if type(net).__module__.startswith("segmentation_models_pytorch.") and not hasattr(net, "film"):
         settings = {**net.config, "_model_class": type(net).__name__}  # type: ignore[dict-item]
         write_atomically(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
 

@@ -78,6 +78,10 @@ class FoldSetup:
         weights = self.experiment.loss.organ_weights
         return torch.tensor([*(weights.get(organ, 1.0) for organ in self.organs), 1.0])
 
+    def organs_of(self, places_N: torch.Tensor) -> list[str]:
+        """Names of the organs whose places a loader gives; empty where the place is -1."""
+        return [(*self.organs, "")[place] for place in places_N.tolist()]
+
     @property
     def is_detector(self) -> bool:
         """Whether the network finds single objects by itself."""
@@ -132,6 +136,7 @@ def prepare_fold(experiment: Experiment, name: str, runs: Path, fold: int, limit
     # An overfitting check on a few slides takes the organs that they have; a real run refuses all others.
     if limit is None:
         refuse_unknown("loss.organ_weights", experiment.loss.organ_weights, index["organ"])
+        refuse_unknown("model.organs", experiment.model.organs, index["organ"])
         refuse_unknown("train.organs", experiment.train.organs, index["organ"])
         refuse_unknown("train.sources", experiment.train.sources, index["source"])
     initial, earlier = _earlier_networks(experiment, used, fold, scored=limit is None)

@@ -13,6 +13,7 @@ import torch
 
 from histofold.core.faults import Fault, InputError
 from histofold.models.build import build_model
+from histofold.models.film import organs_seen
 from histofold.predict.devices import best_device, best_precision
 from histofold.predict.views import normalise_tiles
 from histofold.schema.experiment import Experiment
@@ -77,10 +78,11 @@ def step_images(run: Run, setup: FoldSetup) -> int:
 def batch_losses(run: Run, setup: FoldSetup, batch: Batch) -> dict[str, torch.Tensor]:
     """All terms of the loss of a batch, and their weighted sum as `loss`."""
     config, activation = setup.experiment.loss, setup.experiment.model.activation
+    organs = setup.organs_of(batch["organ"]) if setup.experiment.model.organs else ()
     batch = _on_device(batch, run.accelerator.device)
     images_NCHW = normalise_tiles(batch["image"].permute(0, 3, 1, 2), setup.manifest.preprocessing)
     targets = detector_targets(batch["labels"], batch["boxes"]) if setup.is_detector else None
-    with run.accelerator.autocast():
+    with run.accelerator.autocast(), organs_seen(organs):
         outputs: dict[str, Any] = run.model(images_NCHW, targets)
     if targets is not None:
         return detector_losses(outputs, config)

@@ -33,6 +33,9 @@ def completed_for_objects(experiment: Experiment, info: DatasetInfo, folder: Pat
     """
     model, loss, file = experiment.model, experiment.loss, "experiment"
     faults = []
+    if model.organs and info.task != "masks":
+        rule = f"images of {info.competition} are not told apart by what they show"
+        faults.append(Fault("model.organs", file, rule, "leave it out"))
     if info.task != "instances":
         if is_detector(model.architecture):
             rule = f"{model.architecture} finds single objects, and the tiles of {folder} hold masks"
