@@ -58,8 +58,6 @@ FIVE_STAGED = ("unet", "unetplusplus", "manet")
 """Networks whose decoder's channels are a choice."""
 DILATED = ("deeplabv3", "deeplabv3plus")
 """Networks whose encoder's stride and whose pyramid's dilations are a choice."""
-UNCONDITIONED = (*get_args(PyramidArchitecture), "deeplabv3_resnet101", "segformer", *get_args(DetectorArchitecture))
-"""Networks whose decoder knows no organ."""
 ATROUS_RATES = (12, 24, 36)
 SHIPPED_ENCODER = "tu-tf_efficientnet_lite0"
 """The encoder whose ImageNet weights a pinned package of requirements.txt carries."""
@@ -68,6 +66,11 @@ SHIPPED_ENCODER = "tu-tf_efficientnet_lite0"
 def needs_smp(architecture: str) -> bool:
     """Whether a network is built with segmentation-models-pytorch, which Kaggle's image lacks."""
     return architecture not in ("segformer", "deeplabv3_resnet101", *DETECTOR_ENCODERS)
+
+
+def takes_organs(architecture: str) -> bool:
+    """Whether a network's decoder can know organs."""
+    return needs_smp(architecture) and architecture not in get_args(PyramidArchitecture)
 
 
 def is_detector(architecture: str) -> bool:
@@ -246,7 +249,7 @@ class ModelConfig:
             raise ValueError(f"classes={self.classes} must lie in 1 to 7")
         if "" in self.organs or len(set(self.organs)) < len(self.organs):
             raise ValueError(f"organs={self.organs}: name each organ once")
-        if self.organs and self.architecture in UNCONDITIONED:
+        if self.organs and not takes_organs(self.architecture):
             raise ValueError(f"organs={self.organs} are not read by {self.architecture}: leave them out")
         self._check_weights()
 

@@ -14,7 +14,7 @@ _QUIET_CALLS = frozenset(
     {
         *("dataclass", "field", "property", "setter", "staticmethod", "classmethod", "abstractmethod", "overload"),
         *("cache", "cached_property", "lru_cache", "contextmanager", "wraps", "njit", "jit", "no_grad"),
-        *("TypeVar", "compile", "frozenset", "getLogger", "Lock", "Struct", "array", "arange", "log"),
+        *("TypeVar", "compile", "frozenset", "getLogger", "Lock", "ContextVar", "Struct", "array", "arange", "log"),
     }
 )
 """Decorators and constructors known to change nothing but the name that they are bound to."""
