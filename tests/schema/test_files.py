@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,15 @@ import pytest
 from safetensors.numpy import save_file
 
 from histofold.commands.main import run_verb
-from histofold.schema.files import DISK_ERRORS, LineJournal, disk_fault, weights_rule, write_atomically, written_whole
+from histofold.schema.files import (
+    DISK_ERRORS,
+    LineJournal,
+    disk_fault,
+    remove_leftovers,
+    weights_rule,
+    write_atomically,
+    written_whole,
+)
 
 
 def full_disk(monkeypatch, code=errno.ENOSPC):
@@ -66,6 +75,23 @@ def test_a_journal_on_a_full_disk_keeps_its_lines(tmp_path, monkeypatch):
             journal.add({"id": "b"})
     journal.add({"id": "c"})
     assert [entry["id"] for entry in LineJournal(tmp_path / "j.jsonl").entries if entry["id"] != "b"] == ["a", "c"]
+
+
+def test_what_a_killed_process_left_half_written_goes_and_what_others_write_stays(tmp_path):
+    child = os.fork()
+    if child == 0:
+        with written_whole(tmp_path / "a.csv") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (left,) = tmp_path.iterdir()
+    other = tmp_path / left.name.replace(".a.csv.", ".a.csv.elsewhere")
+    other.touch()
+    with written_whole(tmp_path / "b.csv") as mine:
+        mine.write_text("whole")
+        remove_leftovers(tmp_path, tmp_path / "nothing here")
+        assert sorted(tmp_path.iterdir()) == sorted([other, mine])
+    assert (tmp_path / "b.csv").read_text() == "whole"
 
 
 @pytest.fixture

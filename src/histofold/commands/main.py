@@ -98,9 +98,23 @@ def run_verb(verb: str, arguments: list[str]) -> int:
             name = error.filename2 or error.filename  # the second is what a file that was written aside is to become
             print(f"{name}: {error.strerror}: check the path, its permissions and the disk", file=sys.stderr)
             return 2
+        if _is_out_of_memory(error):
+            remedy = "lower train.batch, train.workers or --workers, close what else runs, or take a larger machine"
+            print(f"memory does not suffice ({type(error).__name__}: {error}): {remedy}", file=sys.stderr)
+            return 2
         traceback.print_exc()
         print(f"histofold {verb}: our own fault; please report the lines above", file=sys.stderr)
         return 1
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    if "torch" not in sys.modules:  # nothing but torch makes errors of its own of it
+        return False
+    from histofold.predict.devices import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _interrupted(verb: str, stop: KeyboardInterrupt) -> int:

@@ -149,5 +149,7 @@ def _check_result(result: Any, shapes: Mapping[int | str, tuple[int, int]] | Non
     y, x, bottom, right = objects.boxes[0].tolist()
     if not objects.areas[0]:
         raise ValueError("its mask is empty")
-    if not isinstance(box, list) or not np.allclose(np.asarray(box, float), [x, y, right - x, bottom - y], atol=1):
-        raise ValueError(f"bbox {box} is not that of its mask, {[x, y, right - x, bottom - y]} (x, y, width, height)")
+    own = [x, y, right - x, bottom - y]
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
+    if not numbers or not all(abs(side - wanted) <= 1 for side, wanted in zip(box, own, strict=True)):
+        raise ValueError(f"bbox {box!s:.80} is not that of its mask, {own} (x, y, width, height)")

@@ -19,7 +19,7 @@ from histofold.data.tiles.cut import COLOUR_FIELDS, INDEX_COLUMNS
 from histofold.data.tiles.files import REBUILD, TILE_FOLDERS
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.experiment import Experiment
-from histofold.schema.files import moved_path, write_atomically
+from histofold.schema.files import moved_path, remove_leftovers, write_atomically
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import load_json, load_own_json, write_json
 from histofold.schema.preprocessing import Preprocessing, StainReference
@@ -122,6 +122,7 @@ def clear_dataset(folder: Path) -> None:
 def begin_dataset(folder: Path, folds: pd.DataFrame) -> None:
     """Write folds.csv; from here until dataset.json stands, the dataset counts as unfinished."""
     (folder / "dataset.json").unlink(missing_ok=True)
+    remove_leftovers(folder, folder / "parts", *(folder / name for name in TILE_FOLDERS))
     write_atomically(folder / "folds.csv", folds.to_csv(index=False, lineterminator="\n"))
 
 

@@ -20,7 +20,7 @@ from histofold.kaggle.metadata.dataset import (
     wheels_notice,
 )
 from histofold.kaggle.wheel import build_wheel
-from histofold.schema.files import weights_rule, write_atomically, write_bytes_atomically
+from histofold.schema.files import remove_leftovers, weights_rule, write_atomically, write_bytes_atomically
 from histofold.schema.manifest import MANIFEST_FORMAT, MANIFEST_NAME, Manifest, load_manifest, manifest_json
 from histofold.schema.network import needs_smp
 from histofold.schema.parse import kept_json, write_json
@@ -44,6 +44,7 @@ def write_package(manifest: Manifest, sources: Mapping[str, Path], out: Path, sl
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob(".new-*"):  # of a call that was killed
         shutil.rmtree(stale)
+    remove_leftovers(out)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=out) as folder:
         new = Path(folder)  # on the same disk: should it be full, the earlier package stays whole
         for member in manifest.members:

@@ -200,6 +200,11 @@ def _refuse_encoder(architecture: str, encoder: str) -> None:
         raise ValueError(f"{encoder} cannot be dilated as {architecture} needs it: take upernet, or a resnet")
 
 
+def broken_tensors(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names of tensors that hold NaN or infinity: a network with one of them says nothing."""
+    return [name for name, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+
+
 PYRAMID_STRIDE = 32
 SLICE_COUNTS = (1, 3, 5)
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
-from histofold.models.build import VOC_WEIGHTS, adapted_weight, deeplab_hub_state, encoder_settings
+from histofold.models.build import VOC_WEIGHTS, adapted_weight, broken_tensors, deeplab_hub_state, encoder_settings
 from histofold.models.dpt import build_transformer
 from histofold.models.instances.mask2former import swin_hub_name
 from histofold.models.matching import MatchedWeights, as_timm, match_weights, resampled
@@ -164,9 +164,12 @@ def _encoder(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def _tensor_faults(matched: MatchedWeights, wanted: Mapping[str, torch.Tensor], config: ModelConfig) -> Iterator[Fault]:
-    """What the encoder wants and the weights lack or have in another shape."""
+    """What the encoder wants and the weights lack, have in another shape, or not as finite numbers."""
     remedy = f"use weights of {encoder_name(config)}"
     first_layer = _first_layer_name(wanted)
+    for name in broken_tensors(matched.tensors):
+        rule = "the weights have values there that are no finite numbers"
+        yield Fault(name, config.encoder_weights, rule, "the training broke: take other weights")
     for name, tensor in wanted.items():
         found = matched.tensors.get(name)
         if (found is not None and found.shape == tensor.shape) or name.endswith("num_batches_tracked"):

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
-from histofold.models.build import build_model, first_layer
+from histofold.models.build import broken_tensors, build_model, first_layer
 from histofold.predict.devices import all_devices, best_precision, free_bytes, is_out_of_memory
 from histofold.predict.stages import Models, Networks, Stage, build_stages
 from histofold.schema.manifest import Manifest, Member
@@ -65,16 +65,21 @@ class MemberFile:
             into: A module of the same network that takes the weights; None builds one.
 
         Raises:
-            InputError: If the weights do not fit the network.
+            InputError: If the weights do not fit the network, or are no finite numbers.
         """
         model = into or self.build(self.member.architecture, self.member.arguments)
         try:
-            model.load_state_dict(load_file(self.path))
+            state = load_file(self.path)
+            model.load_state_dict(state)
         except Exception as error:  # safetensors has no type of its own for a broken file
             if is_out_of_memory(error):
                 raise
             rule = f"weights do not fit {self.member.architecture} ({error})"
             raise InputError([Fault(self.member.file, str(self.folder), rule, "package the weights anew")]) from error
+        broken = broken_tensors(state)
+        if broken:
+            rule = f"{len(broken)} tensors hold values that are no finite numbers ({listed_ids(broken, 3)})"
+            raise InputError([Fault(self.member.file, str(self.folder), rule, "the training broke: train it anew")])
         return model.eval().to(device).to(memory_format=torch.channels_last)
 
 

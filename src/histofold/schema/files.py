@@ -7,7 +7,9 @@ import errno
 import io
 import json
 import os
+import platform
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +40,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Of several processes that write the file at once the last one wins: each has a temporary file of its own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -47,6 +49,33 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """Names this machine: others that share a disk with it have processes of the same numbers."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Take away what `written_whole` left half-written in folders, not below them, where its process was killed.
+
+    Files of processes that live, or of other machines, stay.
+    """
+    for path in (found for folder in folders for found in folder.glob(f".*.{_machine()}-*.tmp")):
+        number = path.name.rpartition("-")[2].removesuffix(".tmp")
+        if number.isdecimal() and not _is_alive(int(number)):
+            path.unlink(missing_ok=True)
+            logger.info("%s is of a process that was killed: removed", path)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks and does nothing
+    except PermissionError:
+        return True  # of another user
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:

@@ -52,7 +52,7 @@ from histofold.train.run import (
     start_run,
 )
 from histofold.train.sampler import training_order
-from histofold.train.step import Batch, refuse_non_finite, step_images, training_step
+from histofold.train.step import Batch, refuse_broken_weights, refuse_non_finite, step_images, training_step
 
 LOG_EVERY = 10
 
@@ -144,6 +144,8 @@ def _take_steps(run: Run, setup: FoldSetup, on_validation: OnValidation | None, 
         logs = run.step % LOG_EVERY == 0 or validates or is_last
         if logs or saves:
             refuse_non_finite(run, setup, losses)  # waits for the device
+        if validates or saves:
+            refuse_broken_weights(run, setup)
         run.seconds += time.monotonic() - started
         bar.update()
         if logs and run.accelerator.is_main_process:

@@ -18,7 +18,7 @@ from histofold.models.instances.build import build_network
 from histofold.models.weights import load_encoder_weights
 from histofold.predict.devices import best_device, best_precision
 from histofold.schema.experiment import Experiment
-from histofold.schema.files import weights_rule, write_atomically
+from histofold.schema.files import remove_leftovers, weights_rule, write_atomically
 from histofold.schema.parse import load_toml, to_toml
 from histofold.schema.run_record import RECORD_NAME, keeps_settings, read_record, settings_sha256, write_record
 from histofold.train.checkpoint import NETWORK_FILES, load_state, newest_state, refuse_other_run, state_paths
@@ -111,6 +111,7 @@ def make_room(setup: FoldSetup, resume: bool) -> None:
     """
     resume = resume or restarts() > 0
     setup.folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(setup.folder)
     path = setup.folder / RECORD_NAME
     state = newest_state(setup.folder)
     if path.is_file():

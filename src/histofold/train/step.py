@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from histofold.core.faults import Fault, InputError
-from histofold.models.build import build_model
+from histofold.core.faults import Fault, InputError, listed_ids
+from histofold.models.build import broken_tensors, build_model
 from histofold.models.film import organs_seen
 from histofold.predict.devices import best_device, best_precision
 from histofold.predict.views import normalise_tiles
@@ -121,6 +121,19 @@ def refuse_non_finite(run: Run, setup: FoldSetup, losses: Mapping[str, torch.Ten
     if not np.isfinite(loss):
         rule = f"the loss is {loss} at step {run.step}"
         raise InputError([Fault(f"fold {setup.fold}", str(setup.folder), rule, "lower optim.lr, or train in fp32")])
+
+
+def refuse_broken_weights(run: Run, setup: FoldSetup) -> None:
+    """Stop a run whose last update broke its weights, before they are saved: the states before it stay good.
+
+    Raises:
+        InputError: If a weight, or the moving average of one, is no finite number.
+    """
+    for network in (run.network.model, run.averaged()):
+        broken = broken_tensors(network.state_dict())
+        if broken:
+            rule = f"after step {run.step} weights are no finite numbers: {listed_ids(broken, 3)}"
+            raise InputError([Fault(f"fold {setup.fold}", str(setup.folder), rule, "lower optim.lr, or train in fp32")])
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
 from histofold.data.leaks import seen_images
+from histofold.models.build import broken_tensors
 from histofold.schema.experiment import ModelConfig
 from histofold.schema.run_record import RECORD_NAME, read_record
 from histofold.schema.sample import Sample
@@ -93,7 +94,7 @@ def load_initial_weights(model: torch.nn.Module, path: Path) -> None:
     """Load the weights of a whole network, in place.
 
     Raises:
-        InputError: With the tensors that are missing, left over, or of another shape.
+        InputError: With the tensors that are missing, left over, of another shape, or no finite numbers.
     """
     try:
         state = load_file(path)
@@ -106,5 +107,9 @@ def load_initial_weights(model: torch.nn.Module, path: Path) -> None:
     if differing:
         rule = f"{len(differing)} tensors are not those of the experiment's network ({listed_ids(differing)})"
         raise InputError([Fault("model.init", str(path), rule, "give the experiment the same network")])
+    broken = broken_tensors(state)
+    if broken:
+        rule = f"{len(broken)} tensors hold values that are no finite numbers ({listed_ids(broken)})"
+        raise InputError([Fault("model.init", str(path), rule, "the training broke: take other weights")])
     model.load_state_dict(state)
     logger.info("initial weights: %d tensors of %s", len(state), path)

@@ -13,6 +13,7 @@ from histofold.data.changes import changed_inputs, content_inputs, refuse_change
 from histofold.data.leaks import run_leaks
 from histofold.data.sources import Source, load_sources
 from histofold.data.store import known_folds
+from histofold.schema.files import remove_leftovers
 from histofold.trust.evaluation import Evaluation, FinishedRun
 from histofold.trust.masks import evaluate_masks
 from histofold.trust.objects.evaluate import evaluate_objects
@@ -47,6 +48,7 @@ def evaluate_run(run: Path, root: Path | None = None, shift: ShiftUse = "none") 
 
 def finished_run(run: Path, root: Path | None = None, shift: ShiftUse = "none") -> FinishedRun:
     """A run that may be scored, and with shifted slides where that is wanted; raises as `evaluate_run`."""
+    remove_leftovers(run)
     folds = finished_folds(run)
     leaks = run_leaks(run)
     if leaks:

@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from histofold.competitions.base import Truth, masks_dice
 from histofold.competitions.hidden import hidden_shift
-from histofold.core.faults import Fault, InputError
+from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.rle.runs import Runs, class_runs, join_classes
 from histofold.core.rle.sets import without_runs
 from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_groups, joined_samples
 from histofold.imaging.shift import Shift, shifted_sample
 from histofold.imaging.slide import open_sample
+from histofold.models.build import broken_tensors
 from histofold.models.instances.build import build_network
 from histofold.predict.devices import best_device, best_precision
 from histofold.predict.image import predict_image
@@ -66,7 +67,11 @@ class FoldRun:
         if rule := weights_rule(path):
             remedy = "copy the run again, or let `histofold train E.toml --resume` write it"
             raise InputError([Fault(self.folder.name, str(path), rule, remedy)])
-        model.load_state_dict(load_file(path))
+        state = load_file(path)
+        if broken := broken_tensors(state):
+            rule = f"its weights are no finite numbers ({listed_ids(broken, 3)})"
+            raise InputError([Fault(self.folder.name, str(path), rule, "remove the folder and train the fold anew")])
+        model.load_state_dict(state)
         return model.eval().to(best_device()).to(memory_format=torch.channels_last)
 
 

@@ -15,7 +15,7 @@ from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.predict.submission.shards import ids_digest, shard_run
-from histofold.schema.files import write_atomically
+from histofold.schema.files import remove_leftovers, write_atomically
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import load_own_json
 from histofold.schema.shard import Shard, sidecar_path
@@ -75,6 +75,7 @@ def merge_shards(paths: Sequence[Path], out: Path) -> MergedShards:
         raise InputError(faults or "no shards are given: name the csv of each")
     _warn_of_versions(parts)
     first = parts[0].shard
+    remove_leftovers(out.parent)
     rows_by_place = [("", "")] * first.num_ids
     for part in tqdm(parts, desc="merge", unit="shard", dynamic_ncols=True):
         lines = _csv_rows(part.path)[1:]

@@ -22,7 +22,7 @@ from histofold.predict.submission.results import ResultSink, forget_rows
 from histofold.predict.submission.rows import MaskRows, RowsFactory
 from histofold.predict.submission.runner import RunSummary, run_submission
 from histofold.predict.submission.volumes import VolumeRows
-from histofold.schema.files import write_atomically
+from histofold.schema.files import remove_leftovers, write_atomically
 from histofold.schema.manifest import Manifest, file_sha256, installed_versions, load_manifest, manifest_json
 from histofold.schema.parse import load_json
 from histofold.schema.sample import Sample
@@ -235,6 +235,7 @@ class FolderRun:
         self, adapter: Competition, samples: Sequence[Sample], manifest: Manifest, form: Competition | None = None
     ) -> RunSummary:
         """Predict some of the samples: those without a row or without their files; `form` writes the file."""
+        remove_leftovers(self.out.parent)
         if self.results is not None:
             forget_rows(self.out, self.results.open(samples, manifest, self.out))
         packages = [(self.weights, manifest)]

@@ -19,7 +19,7 @@ from histofold.report.results.masks import write_mask
 from histofold.report.results.objects import write_labels, write_object_outlines
 from histofold.report.results.outlines import ColumnSums, write_outlines
 from histofold.report.results.probabilities import ProbabilityFile
-from histofold.schema.files import disk_fault
+from histofold.schema.files import disk_fault, remove_leftovers
 from histofold.schema.manifest import Manifest
 from histofold.schema.network import is_detector
 from histofold.schema.sample import Sample, id_file_name
@@ -69,6 +69,7 @@ class ResultFiles:
         self._refuse_others_files(samples, roots)
         for folder in self._folders.values():
             folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(*self._folders.values())
         self._classes, self._of_objects = manifest.classes, manifest.objects is not None
         self._record.start(inputs_digest([manifest], samples))
         return [each.id for each in samples if not self._record.is_made(each.id, self.paths(each.id).values())]

@@ -14,6 +14,7 @@ from histofold.data.changes import refuse_changed_data
 from histofold.data.sources import load_sources
 from histofold.predict.devices import release_memory
 from histofold.schema.experiment import Experiment
+from histofold.schema.files import remove_leftovers
 from histofold.schema.sweep import SweepConfig, with_settings
 from histofold.train.checkpoint import state_paths
 from histofold.train.fold import prepare_fold
@@ -40,6 +41,7 @@ def search(config: SweepConfig, folder: Path, digest: str, workers: int = 1, add
         InputError: If the study is one of another search, or its database cannot be opened.
     """
     objective = TrainingObjective(config.folds, config.metric, config.pruner != "none")
+    remove_leftovers(folder)
     sweep = run_workers(folder, config, digest, objective, workers, address, write_trial_table)
     write_trial_table(sweep)
     write_best(sweep)

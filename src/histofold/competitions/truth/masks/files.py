@@ -103,8 +103,8 @@ def decode_mask(path: Path, shape_hw: tuple[int, int]) -> MaskFile:
             mask = _tiff_mask(path, shape_hw)
         else:
             raise image_fault(path, "the mask is no PNG, TIFF, BMP or JPEG", _MASK_REMEDY)
-        if mask.values.dtype.kind == "f" and np.isnan(mask.values).any():
-            raise image_fault(path, "the mask holds NaN", "write 0 where there is no mask")
+        if mask.values.dtype.kind == "f" and not np.isfinite(mask.values).all():
+            raise image_fault(path, "the mask holds NaN or infinity", "write 0 where there is no mask")
     except ImageError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, MemoryError and more

@@ -60,7 +60,7 @@ def read_outline_file(path: Path) -> tuple[list[Outline], tuple[int, int] | None
         features = list(_single_features(data))
     except InputError:
         raise  # of single objects, in words already
-    except (ValueError, OSError, RecursionError, ElementTree.ParseError) as error:
+    except (ValueError, OSError, RecursionError, LookupError, ElementTree.ParseError) as error:  # of an encoding
         rule = f"no outlines of QuPath (GeoJSON), labelme or ImageScope ({error})"
         remedy = "export the outlines as one of these; boxes are none"
         raise InputError([Fault(label, str(path), rule, remedy)]) from error
