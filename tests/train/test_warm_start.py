@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from histofold.core.faults import InputError
 from histofold.data.leaks import image_stamp
@@ -109,3 +109,18 @@ def test_a_fold_starts_from_the_shipped_weights_and_sees_what_they_saw(tmp_path)
     state = shipped_state()
     assert all(torch.equal(tensor.cpu(), state[name.removeprefix("model.")]) for name, tensor in encoder.items())
     assert load_toml(Experiment, setup.folder / "experiment.toml") == setup.experiment
+
+
+@pytest.mark.slow
+def test_a_folder_of_weights_is_found_and_counts_by_what_its_file_holds(tmp_path):
+    dataset, folder = small_dataset(tmp_path), tmp_path / "hub"
+    model = {**SMALL_UNET, "encoder_weights": f"file:{folder}"}
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"model.encoder_weights.*no such file"):
+        small_setup(dataset, tmp_path / "runs", model=model)
+    save_file(build_model("unet", SMALL_UNET).encoder.state_dict(), folder / "model.safetensors")
+    first = small_setup(dataset, tmp_path / "runs", model=model)
+    encoder = start_run(first, resume=False).network.model.encoder.state_dict()
+    assert all(torch.equal(tensor.cpu(), load_file(folder / "model.safetensors")[n]) for n, tensor in encoder.items())
+    save_file(build_model("unet", SMALL_UNET).encoder.state_dict(), folder / "model.safetensors")
+    assert small_setup(dataset, tmp_path / "runs", model=model).digest != first.digest

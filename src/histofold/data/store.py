@@ -19,7 +19,7 @@ from histofold.data.tiles.cut import COLOUR_FIELDS, INDEX_COLUMNS
 from histofold.data.tiles.files import REBUILD, TILE_FOLDERS
 from histofold.schema.dataset import TilesConfig
 from histofold.schema.experiment import Experiment
-from histofold.schema.files import moved_path, remove_leftovers, write_atomically
+from histofold.schema.files import moved_path, remove_leftovers, weights_file, write_atomically
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import load_json, load_own_json, write_json
 from histofold.schema.preprocessing import Preprocessing, StainReference
@@ -225,7 +225,7 @@ def check_experiment(experiment: Experiment, fold: int | None) -> list[int]:
         faults.append(Fault(f"fold {fold}", str(folder / "folds.csv"), "no such fold", remedy))
     for name in ("encoder_weights", "init"):
         kind, _, path = getattr(experiment.model, name).partition(":")
-        if kind == "file" and not Path(path).is_file():
+        if kind == "file" and not weights_file(Path(path)).is_file():
             faults.append(Fault(f"model.{name}", path, "no such file", "check the path after `file:`"))
     if faults:
         raise InputError(faults)

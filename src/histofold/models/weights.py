@@ -23,12 +23,12 @@ from histofold.models.dpt import build_transformer
 from histofold.models.instances.mask2former import swin_hub_name
 from histofold.models.matching import MatchedWeights, as_timm, match_weights, resampled
 from histofold.models.segformer import segformer_hub_name, segformer_hub_state
+from histofold.schema.files import weights_file
 from histofold.schema.manifest import file_sha256
 from histofold.schema.network import SHIPPED_ENCODER, DetectorConfig, ModelConfig, default_encoder
 from histofold.schema.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 MAX_FAULTS = 20
-FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_NAMES = {"segformer": segformer_hub_name, "mask2former": swin_hub_name}
 """From a tensor's name in any version of transformers to the hub's."""
 NEW_NORMS = "hidden_states_norms."
@@ -209,8 +209,7 @@ def _load_detector(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) ->
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a file, those of nested dicts under dotted names; of a folder, those that transformers saved."""
-    if path.is_dir():
-        path = next((path / name for name in FOLDER_FILES if (path / name).is_file()), path / FOLDER_FILES[0])
+    path = weights_file(path)
     if not path.is_file():
         raise InputError([Fault(WEIGHTS_SETTING, str(path), "no such file", "check the path after `file:`")])
     try:

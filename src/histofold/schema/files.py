@@ -28,9 +28,18 @@ DISK_ERRORS = {
     errno.EIO: ("the disk fails to read or write", "check the disk, and run the same command again"),
 }
 """What the disk may say: the rule in words, and the remedy."""
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What a folder of a model from a hub has its weights in."""
 MOVED_LEVELS = 4
 """How far above a file a project may begin: runs/E/fold0/experiment.toml."""
 _DISK_TEXTS = {"database or disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly database": errno.EROFS}
+
+
+def weights_file(path: Path) -> Path:
+    """The file that holds the weights a path names: itself, or of a folder the one that hubs keep there."""
+    if not path.is_dir():
+        return path
+    return next((path / name for name in FOLDER_FILES if (path / name).is_file()), path / FOLDER_FILES[0])
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_sam
 from histofold.data.store import check_experiment, complete_preprocessing
 from histofold.models.weights import with_encoder_moments
 from histofold.schema.experiment import VALIDATION_THRESHOLD, Experiment
+from histofold.schema.files import weights_file
 from histofold.schema.manifest import Manifest, file_sha256
 from histofold.schema.network import is_detector
 from histofold.schema.sample import Sample
@@ -224,7 +225,8 @@ def _refuse_wide_crop(experiment: Experiment, index: pd.DataFrame, folder: Path)
 def _encoder_file(experiment: Experiment) -> Path | None:
     """The file of the encoder's first weights, where they are of a file that is there (else loading them says so)."""
     kind, _, name = experiment.model.encoder_weights.partition(":")
-    return Path(name) if kind == "file" and Path(name).is_file() else None
+    path = weights_file(Path(name))
+    return path if kind == "file" and path.is_file() else None
 
 
 def _earlier_networks(
