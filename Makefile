@@ -8,7 +8,7 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 # A module's tests run in one process: they share what it has trained.
 PYTEST := $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test tests quick lint bench kernel kernel-versions clean
+.PHONY: demo test tests quick lint bench kernel kernel-versions licences sbom audit clean
 
 $(STAMP): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +57,23 @@ kernel: $(STAMP)
 # With the versions of Kaggle's image, on each Python that is here: some gigabytes to download for each.
 kernel-versions: $(STAMP)
 	$(BIN)/python benchmarks/kernel_versions.py
+
+# The licence of every package that the pinned requirements and the extras of the tests bring in.
+licences: $(STAMP)
+	$(BIN)/python -m pip install --quiet pip-licenses
+	printf '# Licences\n\nOf what the pinned requirements and the extras of the tests install; written by `make licences`.\n\n' > docs/licences.md
+	$(BIN)/pip-licenses --from=mixed --order=license --format=markdown --ignore-packages histofold \
+		| sed -E 's/ +\|/ |/g; s/-{3,}/---/g' >> docs/licences.md
+
+# What is installed, as CycloneDX.
+sbom: $(STAMP)
+	$(BIN)/python -m pip install --quiet cyclonedx-bom
+	$(BIN)/cyclonedx-py environment --output-format JSON --output-file sbom.json $(BIN)/python
+
+# Known vulnerabilities of the pinned requirements; it asks PyPI.
+audit: $(STAMP)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --disable-pip --no-deps --requirement requirements.txt
 
 clean:
 	rm -rf $(VENV) demo
