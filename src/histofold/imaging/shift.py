@@ -179,14 +179,15 @@ class _ColouredReader:
 
     def read_into(self, canvas_HWC: np.ndarray, y: int, x: int) -> None:
         """As `SlideReader.read_into`."""
-        spans = []
-        for start, side, length in zip((y, x), canvas_HWC.shape, self.shape_hw, strict=False):
-            spans.append(slice(max(0, start - self._margin), min(length, start + side + self._margin)))
-        shown_HWC = self._slide.read(*spans)
+        rows, columns = (
+            slice(max(0, start - self._margin), min(length, start + side + self._margin))
+            for start, side, length in zip((y, x), canvas_HWC.shape[:2], self.shape_hw, strict=True)
+        )
+        shown_HWC = self._slide.read(rows, columns)
         if self._transfer is not None:
             shown_HWC = restain(shown_HWC, self._transfer, self._own_23, self._glass_3)
         shown_HWC = absorb_more(shown_HWC, self._log2_factor)
-        top, left = y - spans[0].start, x - spans[1].start
+        top, left = y - rows.start, x - columns.start
         canvas_HWC[...] = shown_HWC[top : top + canvas_HWC.shape[0], left : left + canvas_HWC.shape[1]]
 
     def close(self) -> None:
