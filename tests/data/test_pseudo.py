@@ -217,7 +217,7 @@ def test_an_unlabelled_image_that_the_main_dataset_has_is_refused(made, tmp_path
 def test_labelling_again_changes_nothing_and_predicts_nothing(made, monkeypatch):
     files = ("index.csv", "folds.csv", "pseudo.json", "dataset.json", "pseudo_labels.jsonl")
     before = {name: (made / "labelled" / name).read_bytes() for name in files}
-    monkeypatch.setattr("histofold.trust.pseudo_labels.predict_masks", None)  # would fail if it were called
+    monkeypatch.setattr("histofold.trust.pseudo_labels.predict_image", None)  # would fail if it were called
     label(made, "E", "labelled")
     assert {name: (made / "labelled" / name).read_bytes() for name in files} == before
 

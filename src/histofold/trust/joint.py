@@ -45,7 +45,7 @@ class JointEvaluation:
     """What an evaluation of an ensemble of runs found."""
 
     folder: Path
-    """Where oof.csv, thresholds.json and summary.json lie."""
+    """Where oof.csv and summary.json lie."""
     summary: dict[str, Any]
     """summary.json."""
     oof: pd.DataFrame
