@@ -39,11 +39,10 @@ class LauncherOptions:
     """Where the work is done."""
 
     launcher: Literal["here", "local", "slurm"] = "here"
-    """Jobs instead of this process: `slurm` queues them, `local` starts all at once on this machine. This process
-    waits for them, then brings together what they have made. Needs histofold[cluster]."""
+    """Jobs instead of this process, by histofold[cluster] (docs/scale.md): `slurm` queues them, `local` starts all at
+    once on this machine."""
     launcher_options: tuple[str, ...] = ()
-    """What submitit is told of a job: timeout_min=720 mem_gb=64 cpus_per_task=16 gpus_per_node=2 slurm_partition=gpu
-    ..."""
+    """What submitit is told of a job: timeout_min=720 mem_gb=64 gpus_per_node=2 slurm_partition=gpu ..."""
 
     def __post_init__(self) -> None:
         if self.launcher_options and self.launcher == "here":
