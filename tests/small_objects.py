@@ -11,6 +11,7 @@ from histofold.core.metrics.ranked import ApRule
 from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
 from histofold.schema.sample import Sample
+from histofold.trust.audit import RunAudit
 from histofold.trust.evaluation import FinishedRun
 from histofold.trust.objects.evaluate import evaluate_objects
 from histofold.trust.objects.found import FoundImage
@@ -59,11 +60,14 @@ class MadeRun:
 
     def __init__(self, folder, images, own=None, rule=None, metric="AP"):
         self.run, self.images, self.missing, self.notes = folder, images, [], []
+        self.audit = RunAudit(checks=[], notices=[], patients="")
         self.truth, self.samples, self.groups, self.sources = None, {}, {}, []
         self.object_competition = SimpleNamespace(
             metric=metric, ap_rule=rule or ApRule(host="openimages", iou=0.6), classes=("vessel",)
         )
-        record = SimpleNamespace(steps=9, best_step=9, best_dice_optimistic=0.5, dice=0.5)
+        record = SimpleNamespace(
+            steps=9, seconds=4.5, dice_by_id={}, inputs={}, best_step=9, best_dice_optimistic=0.5, dice=0.5
+        )
         manifest = SimpleNamespace(objects=own)
         numbers = sorted({image.fold for image in images})
         self.folds = [

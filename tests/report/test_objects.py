@@ -5,9 +5,10 @@ import re
 import pytest
 
 from histofold.core.metrics.ranked import ApRule
+from histofold.report.blocks import Table
 from histofold.report.evaluation import write_evaluation_report
 from histofold.report.object_errors import error_blocks, error_pictures
-from histofold.report.page import Table
+from html_pages import parse
 from small_objects import found_image, made_evaluation
 
 
@@ -18,7 +19,17 @@ def test_the_page_says_what_the_evaluation_found(tmp_path, monkeypatch, limit):
     evaluation = made_evaluation(monkeypatch, tmp_path, images, rule=rule, metric="AP50")
     write_evaluation_report(evaluation)
     html = (tmp_path / "report.html").read_text()
-    for title in ("Precision and recall", "AP50 by source and fold", "Errors by kind", "Examples", "Settings"):
+    page = parse(html, tmp_path)
+    assert sum(image["src"].endswith("-errors.png") for image in page.named("img")) == len(images)
+    for title in (
+        "Precision and recall",
+        "AP50 by source, fold and group",
+        "Errors by kind",
+        "Examples",
+        "Leaks",
+        "Timing",
+        "Settings",
+    ):
         assert re.search(rf"<h2[^>]*>{title}</h2>", html), title
     assert f"{evaluation.score:.4f}" in html
     assert all(image.sample.id in html for image in images)

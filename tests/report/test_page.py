@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -11,80 +10,22 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from histofold.report.dataset import write_dataset_report
-from histofold.report.masks import write_oof_report
-from histofold.report.page import (
+from histofold.report.blocks import (
+    BrowsedSlide,
+    Browser,
     Facts,
     Figure,
     Gallery,
     Legend,
-    Page,
+    Linked,
     Section,
     Table,
     Text,
-    write_page,
+    Viewer,
 )
-
-EVIL = '<script>alert("1")</script>'
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-class Document(HTMLParser):
-    """Reads a page strictly: every tag closed in order; keeps tags, addresses, table cells and visible text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict]] = []
-        self.rows: list[list[str]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs) -> None:
-        names = [name for name, _ in attrs]
-        assert len(names) == len(set(names))
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data) -> None:
-        if "style" in self.open:
-            return
-        self.text += data
-        if self.open and self.open[-1] in ("td", "th"):
-            self.rows[-1][-1] += data
-
-    def named(self, tag: str) -> list[dict]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def parse(html: str) -> Document:
-    """Parse a page and check what every page must keep to."""
-    assert html.startswith("<!DOCTYPE html>")
-    assert "@import" not in html
-    assert "url(" not in html
-    document = Document(html)
-    anchors = {attributes["id"] for _, attributes in document.tags if "id" in attributes}
-    for tag, attributes in document.tags:
-        assert tag not in {"script", "iframe", "object", "embed", "link"}
-        assert attributes.get("src", "data:image/").startswith("data:image/")
-        assert attributes.get("href", "#")[0] == "#"
-        assert attributes.get("href", "#")[1:] in anchors | {""}
-        assert not any(name.startswith("on") for name in attributes)
-    for image in document.named("img"):
-        size = Image.open(io.BytesIO(base64.b64decode(image["src"].split(",")[1], validate=True))).size
-        assert size == (int(image["width"]), int(image["height"]))
-        assert "alt" in image
-    return document
+from histofold.report.dataset import write_dataset_report
+from histofold.report.page import Page, write_page
+from html_pages import EVIL, Document, parse
 
 
 def render(*blocks, title: str = "T", section: str = "S") -> Document:
@@ -101,32 +42,6 @@ def png(height: int = 20, width: int = 30) -> bytes:
     return buffer.getvalue()
 
 
-def oof_table(images: int = 40) -> pd.DataFrame:
-    generator = np.random.default_rng(1)
-    return pd.DataFrame(
-        {
-            "id": [f"{number:03d}" for number in range(images)],
-            "fold": [number % 5 for number in range(images)],
-            "organ": [("kidney", "lung")[number % 2] for number in range(images)],
-            "source": "HPA",
-            "dice": generator.random(images),
-        }
-    )
-
-
-def oof_report(path, **changes) -> Document:
-    arguments = {
-        "oof": oof_table(),
-        "summary": {"out-of-fold Dice": 0.8731, "95% interval": (0.861, 0.8842), "images": 1351},
-        "curves": [],
-        "overlays": [("001, Dice 0.5", photo())],
-        "thresholds": {"default": 0.45, "kidney/HPA": 0.5},
-        "notes": ["Thresholds are nested."],
-    }
-    write_oof_report(path, **(arguments | changes))
-    return parse(path.read_text(encoding="utf-8"))
-
-
 def test_everything_is_escaped() -> None:
     figure = Figure(png(), EVIL, f'"{EVIL}')
     document = render(
@@ -136,6 +51,7 @@ def test_everything_is_escaped() -> None:
         Gallery([figure]),
         figure,
         Legend([(EVIL, (1, 2, 3))]),
+        Viewer(figure, {EVIL: figure}),
         title=EVIL,
         section=EVIL,
     )
@@ -146,6 +62,38 @@ def test_everything_is_escaped() -> None:
 def test_no_blocks_and_no_sections_are_still_a_page() -> None:
     assert "empty" in parse(Page("empty", "", []).render()).text
     assert "bare" in render(Table(["a"], []), Gallery([]), Facts({}), Text([]), title="bare").text
+
+
+def test_a_switch_lays_one_layer_over_a_picture() -> None:
+    layer = Figure(png(200, 300), alt="truth of 7")
+    viewer = Viewer(Figure(photo(), "slide 7"), {"truth": layer, "errors": layer}, shown="errors")
+    document = render(viewer, Gallery([viewer]), Facts({}))
+    buttons = [button for button in document.named("input") if button["name"] != "theme"]
+    assert len({button["name"] for button in buttons}) == 2, "each viewer has a switch of its own"
+    assert [button["class"] for button in buttons if "checked" in button] == ["at2", "at2"]
+    assert [image["class"] for image in document.named("img")] == ["photo", "over at1", "over at2"] * 2
+
+
+def test_a_browser_names_pictures_beside_the_page(tmp_path) -> None:
+    (tmp_path / "pictures").mkdir()
+    names = ["a&b.png", 'c"d.png']
+    for name in names:
+        (tmp_path / "pictures" / name).write_bytes(png())
+    linked = [Figure(Linked(f"pictures/{name}", (20, 30)), EVIL) for name in names]
+    slides = [BrowsedSlide(linked[0], [Viewer(linked[0], {"truth": linked[1]})]) for _ in range(3)]
+    html = Page("T", "", [Section("S", [Browser(slides, ["truth"])])]).render()
+    document = parse(html, tmp_path)
+    assert len(document.named("img")) == 9
+    groups = [button["name"] for button in document.named("input") if button["name"] != "theme"]
+    assert {name: groups.count(name) for name in groups} == {"switch-1": 2, "slides-1": 4}
+    assert "file:" in html
+    assert "file:" not in Page("T", "", [Section("S", [linked[0], Text(["plain"])])]).render()
+
+
+@pytest.mark.parametrize(("names", "shown"), [("abcde", "a"), ("ab", "c")])
+def test_a_switch_refuses_what_it_cannot_show(names, shown) -> None:
+    with pytest.raises(ValueError, match="at most 4"):
+        Viewer(Figure(png()), dict.fromkeys(names, Figure(png())), shown=shown)
 
 
 def test_pictures_keep_their_pixels_or_are_shrunk_to_the_page() -> None:
@@ -217,57 +165,6 @@ def test_a_failure_while_rendering_leaves_the_old_page(tmp_path, bad: Figure) ->
         write_page(path, "new", "", [Section("s", [bad])])
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
-
-
-def test_oof_report_lists_every_image_from_worst_to_best(tmp_path) -> None:
-    oof = oof_table()
-    oof.loc[[3, 11], "dice"] = np.nan
-    oof.loc[7, "id"] = EVIL
-    document = oof_report(tmp_path / "r.html", oof=oof)
-    start = document.rows.index(["id", "dice", "organ", "source", "fold"])
-    listed = document.rows[start + 1 :]
-    assert len(listed) == len(oof)
-    assert sorted(row[0] for row in listed) == sorted(oof["id"])
-    assert [row[1] for row in listed[:2]] == ["–", "–"]
-    scores = [float(row[1]) for row in listed[2:]]
-    assert scores == sorted(scores)
-
-
-def test_oof_report_organ_table_agrees_with_numpy(tmp_path) -> None:
-    oof = oof_table()
-    oof.loc[3, "dice"] = np.nan
-    document = oof_report(tmp_path / "r.html", oof=oof)
-    start = next(place for place, row in enumerate(document.rows) if row[0] == "organ")
-    assert document.rows[start] == ["organ", "n", "mean", "median", "min", "max", "not scored"]
-    for row, organ, missing in zip(document.rows[start + 1 : start + 3], ("kidney", "lung"), (0, 1), strict=True):
-        dice = oof.loc[oof["organ"] == organ, "dice"].to_numpy()
-        dice = dice[~np.isnan(dice)]
-        expected = [np.mean(dice), np.median(dice), dice.min(), dice.max()]
-        assert row == [organ, str(len(dice)), *(f"{value:.4f}" for value in expected), str(missing)]
-
-
-def test_oof_report_names_organs_that_have_no_name(tmp_path) -> None:
-    document = oof_report(tmp_path / "r.html", oof=oof_table(4).assign(organ=""))
-    assert "not named" in [row[0] for row in document.rows]
-
-
-def test_oof_report_shows_headline_thresholds_notes_and_pictures(tmp_path) -> None:
-    (tmp_path / "fold0").mkdir()
-    (tmp_path / "fold0" / "curves.png").write_bytes(png())
-    document = oof_report(tmp_path / "r.html", curves=[tmp_path / "fold0" / "curves.png"])
-    assert all(
-        part in document.text for part in ("0.8731", "0.8610 – 0.8842", "1,351", "Thresholds are nested.", "fold0")
-    )
-    assert ["kidney/HPA", "0.500"] in document.rows
-    assert [image["class"] for image in document.named("img")] == ["graph", "photo", "graph"]
-
-
-def test_oof_report_of_bare_results(tmp_path) -> None:
-    oof = oof_table().assign(dice=np.nan)
-    document = oof_report(tmp_path / "r.html", oof=oof, overlays=[], thresholds={}, notes=[])
-    titles = [part for part in ("Examples", "Learning curves", "Thresholds") if part in document.text]
-    assert titles == []
-    assert "Out-of-fold Dice" in document.text
 
 
 def dataset_tables() -> tuple[pd.DataFrame, pd.DataFrame]:

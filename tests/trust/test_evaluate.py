@@ -1,13 +1,13 @@
 """What an evaluation says of its figures, and what stands beside the headline."""
 
-from types import SimpleNamespace
-
+import numpy as np
 import pandas as pd
 import pytest
 
 from histofold.report import masks as report
-from histofold.report.masks import ranked_overlays
+from histofold.report.masks import ranked_slides
 from histofold.trust.masks import MaskEvaluation, fold_words, threshold_words
+from small_masks import made_masks
 
 FOLD = {"dice": 0.81, "dice_at_half": 0.8, "last_dice": 0.80004, "last_step": 9, "best_step": 9}
 SUMMARY = {
@@ -15,6 +15,7 @@ SUMMARY = {
     "dice": 0.241,
     "dice_at_half": 0.2391,
     "dice_of_everything": 0.237,
+    "dice_of_nothing": 0.05,
     "dice_thresholds_on_all_optimistic": 0.25,
     "interval": [0.2, 0.3],
     "groups": 4,
@@ -26,13 +27,15 @@ SUMMARY = {
 
 def evaluation_of(**changes):
     parts = {"run": None, "folds": (), "truth": None, "samples": {}, "groups": {}, "oof": pd.DataFrame(), "notes": ()}
+    parts |= {"audit": None, "table": pd.DataFrame(), "slides": {}, "cuts": np.zeros(0)}
     return MaskEvaluation(**(parts | {"thresholds": {"default": 0.45}, "summary": SUMMARY} | changes))
 
 
 def test_the_headline_stands_beside_a_mask_of_everything_and_its_thresholds():
     *_, thresholds, headline = evaluation_of().lines()
     assert headline == (
-        "out-of-fold Dice 0.2410 (95% 0.2000 to 0.3000 over 4 groups); a mask of everything scores 0.2370"
+        "out-of-fold Dice 0.2410 (95% 0.2000 to 0.3000 over 4 groups); a mask of everything scores 0.2370, "
+        "an empty one 0.0500"
     )
     assert thresholds.endswith("all of them choose 0.45; at 0.5 the Dice is 0.2391")
     assert "threshold 0.5" in threshold_words(SUMMARY | {"folds": {"0": FOLD}}, {"default": 0.5})
@@ -58,15 +61,13 @@ def test_a_best_validation_is_called_optimistic_only_where_it_is_not_the_last():
         (20, ["best", "upper quarter", "median", "lower quarter", "worst"]),
     ],
 )
-def test_slides_from_the_best_to_the_worst_are_shown(count, names, monkeypatch):
-    monkeypatch.setattr(report, "predict_masks", lambda *_: [None])
-    monkeypatch.setattr(report, "class_overlays", lambda sample, truth, prediction: [sample.image_path])
-    oof = pd.DataFrame({"id": [f"s{n}" for n in range(count)], "dice": [n / count for n in range(count)], "fold": 0})
-    samples = {key: SimpleNamespace(id=key, organ="lung", source="", image_path=key) for key in oof["id"]}
-    fold = SimpleNamespace(fold=0, manifest=SimpleNamespace(classes=("mask",)), ensemble=list)
-    truth = SimpleNamespace(never_empty=False, target=lambda sample: None)
-    pictures = ranked_overlays(evaluation_of(oof=oof, samples=samples, folds=[fold], truth=truth))
-    titles = [title for title, _ in pictures]
-    assert [title.split(":")[0] for title in titles] == names
-    assert titles[0] == f"best: s{count - 1}, Dice {(count - 1) / count:.3f} at 0.45"
-    assert len({picture for _, picture in pictures}) == len(names)
+def test_slides_from_the_best_to_the_worst_are_shown(count, names, monkeypatch, tmp_path):
+    evaluation = made_masks(monkeypatch, tmp_path, [f"s{number}" for number in range(count)], folds=min(2, count))
+    ranked = ranked_slides(evaluation)
+    assert [name for name, _ in ranked] == names
+    scores = [shown.score for _, shown in ranked]
+    assert scores == sorted(scores, reverse=True)
+    assert (scores[0], scores[-1]) == (evaluation.oof["dice"].max(), evaluation.oof["dice"].min())
+    cuts = dict(zip(evaluation.oof["id"], evaluation.cuts.tolist(), strict=True))
+    for _, shown in ranked:
+        assert shown.classes[0].words == f"Dice {shown.score:.3f} at {cuts[shown.sample.id]:g}"

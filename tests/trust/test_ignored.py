@@ -42,7 +42,10 @@ def out_of_fold_dice(stop, truth, monkeypatch):
         lambda stages, slide, size, cuts: ImagePrediction((5, 9), dict.fromkeys(cuts, found), found, None),
     )
     cleanings = all_cleanings(Cleaning(seed_threshold=0.0, max_hole_um2=0.0, min_area_um2=0.0))
-    return set(oof.score_slide([], truth, SAMPLE, cleanings).ravel().tolist())
+    dice, slide = oof.score_slide([], truth, SAMPLE, cleanings)
+    assert slide.counted_px == 45 - 10
+    assert set(slide.scores[0]) == set(dice.ravel().tolist())
+    return set(dice.ravel().tolist())
 
 
 def test_out_of_fold_dice_passes_over_ignored_pixels(truth, monkeypatch):
@@ -60,6 +63,8 @@ def test_validation_passes_over_them_too(truth, monkeypatch):
 
 def test_a_mask_of_everything_covers_what_counts(truth):
     assert oof.everything_dice(truth, SAMPLE) == pytest.approx(2 * 20 / (20 + 7 * 5))
+    assert oof.nothing_dice(truth, SAMPLE) == 0.0
     truth.target = lambda sample: (runs_from_mask(np.ones((5, 9), bool)), runs_from_mask(np.zeros((5, 9), bool)))
     truth.ignored = lambda sample: None
     assert oof.everything_dice(truth, SAMPLE) == 0.5, "the mean of a class that is everywhere and one that is not there"
+    assert oof.nothing_dice(truth, SAMPLE) == 0.5

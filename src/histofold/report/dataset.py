@@ -12,9 +12,10 @@ from histofold.data.build import BuiltDataset
 from histofold.data.check import CheckedFolder
 from histofold.data.leaks import patients_in_words
 from histofold.data.pseudo import pseudo_folder
+from histofold.report.blocks import Block, Facts, Figure, Gallery, Legend, Pictures, Section, Table, Text
 from histofold.report.explore import explore_sections
 from histofold.report.graphs.dataset import plot_class_balance
-from histofold.report.page import Block, Facts, Figure, Gallery, Legend, Pictures, Section, Table, Text, write_page
+from histofold.report.page import write_page
 from histofold.report.pictures.overlays import TRUTH_RGB
 from histofold.report.pictures.slides import notice_pictures, sample_slides, sample_tiles
 

@@ -11,9 +11,9 @@ import pandas as pd
 from histofold.data.explore.comparison import RANKED, rank_slides
 from histofold.data.explore.folder import Exploration
 from histofold.data.explore.slides import SlideFacts
+from histofold.report.blocks import Block, Figure, Gallery, Legend, Pictures, Section, Table, Text
 from histofold.report.graphs.dataset import facts_table, plot_colours, plot_slides
 from histofold.report.graphs.objects import plot_object_sizes
-from histofold.report.page import Block, Figure, Gallery, Legend, Pictures, Section, Table, Text
 from histofold.report.pictures.overlays import TRUTH_RGB
 
 _RANKED_ROWS = 25

@@ -3,52 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from histofold.predict.image import predict_masks
+from histofold.report.blocks import Block, Browser, Facts, Figure, Gallery, Section, Table, Text, Viewer
 from histofold.report.graphs.run import plot_scores
-from histofold.report.page import Block, Facts, Figure, Gallery, Legend, Pictures, Section, Table, Text, write_page
-from histofold.report.pictures.overlays import (
-    FALSE_RGB,
-    MISSED_RGB,
-    PREDICTION_RGB,
-    TRUTH_RGB,
-    contact_sheet,
-    save_png,
+from histofold.report.graphs.thresholds import plot_thresholds
+from histofold.report.mask_errors import error_blocks
+from histofold.report.page import write_page
+from histofold.report.pictures.overlays import contact_sheet, draw_overlay, save_png
+from histofold.report.provenance import leak_section, timing_section
+from histofold.report.slides import (
+    BROWSER_WORDS,
+    LAYER_LEGENDS,
+    ShownSlide,
+    read_picture,
+    shown_slides,
+    slide_browser,
+    slide_viewers,
 )
-from histofold.report.pictures.slides import class_overlays
-from histofold.schema.manifest import look_up_thresholds
+from histofold.trust.breakdown import part_table, share_bin, share_bins, size_bin, size_bins
 from histofold.trust.evaluation import Evaluation
 from histofold.trust.masks import MaskEvaluation, class_words, cleaning_words, fold_words
 
-_OVERLAY_LEGEND = Legend(
-    (("truth", TRUTH_RGB), ("prediction", PREDICTION_RGB), ("missed", MISSED_RGB), ("falsely found", FALSE_RGB))
-)
-"""The colours of `draw_overlay`."""
 RANKS = {"best": 0.0, "worst": 1.0, "median": 0.5, "upper quarter": 0.25, "lower quarter": 0.75}
 """The slides that are shown, by their place among all from the best to the worst; of few the first names go first."""
+_SHEET_CELL = 400
 
 
 def write_mask_report(evaluation: MaskEvaluation) -> None:
-    """Write overlays.png and report.html of an evaluated run."""
+    """Write overlays.png, report.html and the pictures beside it of an evaluated run."""
     run, summary = evaluation.run, evaluation.summary
-    overlays = ranked_overlays(evaluation)
-    pictures, titles = [picture for _, picture in overlays], [title for title, _ in overlays]
-    columns = len(summary["classes"]) if "classes" in summary else len(pictures)
-    save_png(run / "overlays.png", contact_sheet(pictures, titles, columns=columns, cell=400))
-    write_oof_report(
-        run / "report.html",
-        oof=evaluation.oof,
-        summary=_headline(summary),
-        curves=curve_files(evaluation),
-        overlays=overlays,
-        thresholds=evaluation.thresholds,
-        notes=[*evaluation.notes, *_explanations(summary)],
-        shift=summary.get("shift"),
-    )
+    examples = ranked_slides(evaluation)
+    pictures = [(name, shown, read_picture(shown.sample)) for name, shown in examples]
+    save_png(run / "overlays.png", _overlay_sheet(pictures))
+    viewers: list[Figure | Viewer] = [
+        viewer for name, shown, picture_HWC in pictures for viewer in slide_viewers(shown, picture_HWC, f"{name}: ")
+    ]
+    curves = [Figure(path, path.parent.name, "Learning curves") for path in curve_files(evaluation)]
+    thresholds = Table(("for", "threshold"), list(evaluation.thresholds.items()), "What ships", decimals=3)
+    graph = plot_thresholds(evaluation.table, evaluation.thresholds, list(evaluation.slides.values()))
+    sections = [
+        Section("", [Facts(_headline(summary)), Text([*evaluation.notes, *_explanations(summary)])]),
+        Section("Dice by organ, source, size and fold", _part_blocks(evaluation)),
+        *([_shift_section(evaluation.oof, summary["shift"])] if "shift" in summary else []),
+        Section("Thresholds", [Figure(graph, _THRESHOLD_WORDS, _THRESHOLD_ALT), thresholds]),
+        Section("Pixels and pieces", error_blocks(evaluation)),
+        Section("Examples", [*LAYER_LEGENDS, Gallery(viewers)]),
+        Section("Every slide", [BROWSER_WORDS, *LAYER_LEGENDS, _browser(evaluation)]),
+        Section("Patients", _group_blocks(evaluation)),
+        leak_section(evaluation),
+        timing_section(evaluation, evaluation.slides),
+        *([Section("Learning curves", curves)] if curves else []),
+        Section("Scores, worst first", [image_table(evaluation)]),
+    ]
+    subtitle = "Every image scored by a model that never saw its group."
+    write_page(run / "report.html", "Out-of-fold evaluation", subtitle, sections)
+
+
+_THRESHOLD_ALT = "Mean Dice over the threshold, and the share of true pixels over the probability"
+_THRESHOLD_WORDS = (
+    "Left: the mean Dice at each threshold, of all slides broad, of each fold grey; dots mark what ships. Right: of "
+    "the pixels of each probability the share that is true, before masks are cleaned; on the dashed line it is right."
+)
+
+
+def _browser(evaluation: MaskEvaluation) -> Browser:
+    return slide_browser(evaluation, evaluation.oof["dice"].to_numpy(float), partial(shown_slides, evaluation))
 
 
 def ranked_places(count: int) -> list[tuple[int, str]]:
@@ -64,22 +89,23 @@ def curve_files(evaluation: Evaluation) -> list[Path]:
     return [path for fold in evaluation.folds if (path := fold.folder / "curves.png").is_file()]
 
 
-def ranked_overlays(evaluation: MaskEvaluation) -> Pictures:
-    """Overlays of slides from the best to the worst, each class in turn, as (title, uint8 HWC)."""
-    ordered = evaluation.oof.sort_values(["dice", "id"], ascending=False, ignore_index=True)
-    by_fold = {fold.fold: fold for fold in evaluation.folds}
-    pictures = []
-    for place, name in ranked_places(len(ordered)):
-        row = ordered.iloc[place]
-        sample, fold = evaluation.samples[row["id"]], by_fold[row["fold"]]
-        classes = fold.manifest.classes
-        cuts = look_up_thresholds(evaluation.thresholds, sample.organ, sample.source, classes)
-        (prediction,) = predict_masks(fold.ensemble(), sample, [cuts], evaluation.truth.never_empty)
-        overlays = class_overlays(sample, evaluation.truth.target(sample), prediction)
-        for label, overlay, cut in zip(classes, overlays, cuts if isinstance(cuts, tuple) else (cuts,), strict=True):
-            words = f"{label}, Dice {row[f'dice_{label}']:.3f}" if len(classes) > 1 else f"Dice {row['dice']:.3f}"
-            pictures.append((f"{name}: {sample.id}, {words} at {cut:g}", overlay))
-    return pictures
+def ranked_slides(evaluation: MaskEvaluation) -> list[tuple[str, ShownSlide]]:
+    """Slides from the best to the worst, with the names of their ranks."""
+    order = evaluation.oof.reset_index(drop=True).sort_values(["dice", "id"], ascending=False).index.tolist()
+    ranks = ranked_places(len(order))
+    shown = shown_slides(evaluation, [order[place] for place, _ in ranks])
+    return [(name, slide) for (_, name), slide in zip(ranks, shown, strict=True)]
+
+
+def _overlay_sheet(pictures: Sequence[tuple[str, ShownSlide, np.ndarray]]) -> np.ndarray:
+    """overlays.png: of several classes a row a slide, else all slides in one row."""
+    overlays, titles = [], []
+    for name, shown, picture_HWC in pictures:
+        for each in shown.classes:
+            overlays.append(draw_overlay(picture_HWC, each.truth, each.mask))
+            titles.append(f"{name}: {shown.sample.id}, {each.words}")
+    classes = len(pictures[0][1].classes)
+    return contact_sheet(overlays, titles, columns=classes if classes > 1 else len(overlays), cell=_SHEET_CELL)
 
 
 def interval_text(interval: Sequence[float] | None) -> str:
@@ -96,14 +122,22 @@ def _headline(summary: Mapping[str, Any]) -> dict[str, str]:
         **shifted,
         "Dice at threshold 0.5": f"{summary['dice_at_half']:.4f}",
         "Dice of a mask of everything": f"{summary['dice_of_everything']:.4f}",
+        "Dice of an empty mask": f"{summary['dice_of_nothing']:.4f}",
         "images": str(summary["images"]),
         "groups": str(summary["groups"]),
         "folds": str(len(summary["folds"])),
     }
 
 
+_OWN_CLEANING_WORDS = (
+    "Dice is that of the cleaning which the other folds chose; pixels, pieces and pictures are of masks with the run's "
+    "own."
+)
+
+
 def _explanations(summary: Mapping[str, Any]) -> list[str]:
     """How the score was made, in words."""
+    dice = summary["dice"]
     return [
         "Every slide was predicted by the fold that did not see its group, from the weights of the last step, averaged "
         "where the experiment averages them, through the same code as the kernel.",
@@ -111,6 +145,7 @@ def _explanations(summary: Mapping[str, Any]) -> list[str]:
         f"{summary['dice_at_half']:.4f}; with thresholds chosen on all folds, which is optimistic, it would be "
         f"{summary['dice_thresholds_on_all_optimistic']:.4f}.",
         *(f"{words}." for words in cleaning_words(summary)),
+        *([_OWN_CLEANING_WORDS] if abs(summary.get("cleaning", {}).get("dice_of_own", dice) - dice) > 1e-9 else []),
         *([class_words(summary) + "; that of an image is the mean over its classes."] if "classes" in summary else []),
         *(f"F{fold_words(fold, values)[1:]}.{_best_words(values)}" for fold, values in summary["folds"].items()),
     ]
@@ -124,48 +159,39 @@ def _best_words(values: Mapping[str, Any]) -> str:
     return f" The best validation during training, maybe of fewer slides, is not used and would be optimistic: {best}."
 
 
-def write_oof_report(
-    path: Path,
-    *,
-    oof: pd.DataFrame,
-    summary: Mapping[str, Any],
-    curves: Sequence[Path],
-    overlays: Pictures,
-    thresholds: Mapping[str, float],
-    notes: Sequence[str],
-    shift: Mapping[str, Any] | None = None,
-) -> None:
-    """Write the report of an out-of-fold evaluation.
+_DOTS_WORDS = "Each dot is one image; bars span the middle half, strokes mark the median."
+
+
+def _part_blocks(evaluation: MaskEvaluation) -> list[Block]:
+    """The Dice of each organ, source, bin of size and of true share, and fold."""
+    return [
+        Figure(plot_scores(evaluation.oof), _DOTS_WORDS, "Dice of every image by organ"),
+        *part_tables(evaluation.oof, evaluation.table["group"].tolist(), evaluation.counts),
+    ]
+
+
+def part_tables(oof: pd.DataFrame, groups: Sequence[str], counts: pd.DataFrame) -> list[Table]:
+    """Tables of Dice by organ, source, longer side, share of the true mask, and fold.
 
     Args:
-        path: Where to, usually runs/E/report.html.
-        oof: Columns id, fold, organ, source, dice; one row an image.
-        summary: Headline label to number, text or (low, high).
-        curves: PNG files of the learning curves.
-        overlays: As `draw_overlay` makes them; titles say rank, id and Dice.
-        thresholds: Key (default, organ, organ/source) to threshold.
-        notes: What a reader must know to trust the numbers.
-        shift: The figures of shifted slides, as summary.json has them; None where they were not scored.
+        oof: oof.csv.
+        groups: Group of each of its rows.
+        counts: `MaskEvaluation.counts`.
     """
-    worst_first = oof.sort_values("dice", kind="stable", na_position="first")
-    columns = [name for name in ("id", "dice", "organ", "source", "fold") if name in oof]
-    by_organ: list[Block] = [
-        Figure(plot_scores(oof), "Each dot is one image; bars span the middle half, strokes mark the median."),
-        _dice_table(oof, "organ"),
-        _dice_table(oof, "fold"),
+    of_slides = counts.groupby("id").agg({"size_px": "first", "truth_px": "sum", "pixels": "sum"}).loc[oof["id"]]
+    sizes = [size_bin((side, 1)) for side in of_slides["size_px"]]
+    shares = [share_bin(share) for share in (of_slides["truth_px"] / of_slides["pixels"]).clip(upper=1).fillna(0)]
+    parts: dict[str, tuple[Sequence[Any], Sequence[str]]] = {
+        "organ": (oof["organ"].tolist(), ()),
+        "source": (oof["source"].tolist(), ()),
+        "longer side": (sizes, size_bins()),
+        "share of the true mask": (shares, share_bins()),
+        "fold": (oof["fold"].tolist(), ()),
+    }
+    return [
+        _part_table(part_table(oof["dice"].tolist(), groups, of_each, order), name)
+        for name, (of_each, order) in parts.items()
     ]
-    sections = [
-        Section("", [Facts(summary), *([Text(list(notes))] if notes else [])]),
-        Section("Dice by organ and fold", by_organ),
-        *([_shift_section(oof, shift)] if shift else []),
-        Section("Examples", [_OVERLAY_LEGEND, Gallery.of(overlays)]),
-        Section("Learning curves", [Figure(curve, curve.parent.name, "Learning curves") for curve in curves]),
-        Section("Thresholds", [Table(("for", "threshold"), list(thresholds.items()), decimals=3)]),
-        Section("Every image, worst first", [Table(columns, worst_first[columns].values.tolist(), bars=("dice",))]),
-    ]
-    filled = {"Examples": bool(overlays), "Learning curves": bool(curves), "Thresholds": bool(thresholds)}
-    shown = [section for section in sections if filled.get(section.title, True)]
-    write_page(path, "Out-of-fold evaluation", "Every image scored by a model that never saw its group.", shown)
 
 
 def _shift_section(oof: pd.DataFrame, shift: Mapping[str, Any]) -> Section:
@@ -184,22 +210,35 @@ def _shift_section(oof: pd.DataFrame, shift: Mapping[str, Any]) -> Section:
     return Section("Shifted slides", [Text([words]), Table(("organ", *columns), [*rows, mean], bars=tuple(columns))])
 
 
-def _dice_table(oof: pd.DataFrame, column: str) -> Table:
-    """Dice by a column; images without a score are counted apart."""
+def _part_table(parts: pd.DataFrame, name: str) -> Table:
+    """A table of `part_table`; parts without a name are named."""
+    rows = [(part if part != "" else "not named", *rest) for part, *rest in parts.itertuples(index=False, name=None)]
+    header = (name, "images", "groups", "mean", "95% from", "to", "median", "min", "max")
+    return Table(header, rows, f"Dice by {name}", decimals=3, bars=("mean",))
+
+
+def _group_blocks(evaluation: MaskEvaluation) -> list[Block]:
+    """The Dice and the pieces of each group, the worst first; where each image is one, there is nothing to add."""
+    table = evaluation.table[["id", "group"]].assign(dice=evaluation.oof["dice"].to_numpy())
+    counts = evaluation.counts.groupby("group")
+    if table["group"].nunique() == len(table):
+        return [Text(["Each image counts as a patient of its own: the tables of images hold them."])]
     rows = []
-    for name, members in oof.groupby(column, dropna=False):
-        dice = members["dice"].dropna()
-        rows.append(
-            (
-                name if name != "" else "not named",
-                len(dice),
-                dice.mean(),
-                dice.median(),
-                dice.min(),
-                dice.max(),
-                len(members) - len(dice),
-            )
-        )
-    header = (column, "n", "mean", "median", "min", "max", "not scored")
-    width = len(header) if any(row[-1] for row in rows) else len(header) - 1
-    return Table(header[:width], [row[:width] for row in rows], f"Dice by {column}", bars=("mean",))
+    for group, part in table.groupby("group"):
+        own = counts.get_group(group)
+        pieces = (int(own["true"].sum()), int(own["found"].sum())) if "true" in own else ()
+        rows.append((group, len(part), part["dice"].mean(), part["dice"].min(), part["dice"].max(), *pieces))
+    header = ("group", "images", "mean Dice", "min", "max", "true pieces", "found pieces")
+    return [Table(header[: len(rows[0])], sorted(rows, key=lambda row: row[2]), bars=("mean Dice",), decimals=3)]
+
+
+def image_table(evaluation: MaskEvaluation) -> Table:
+    """Every image, the worst first, with its pieces where they are objects."""
+    columns = {"id": "id", "dice": "Dice", "organ": "organ", "source": "source", "fold": "fold"}
+    table = evaluation.oof
+    if "true" in evaluation.counts:
+        pieces = evaluation.counts.groupby("id")[["true", "found"]].sum()
+        table = table.join(pieces, on="id")
+        columns |= {"true": "true pieces", "found": "found pieces"}
+    worst_first = table.sort_values("dice", kind="stable")[list(columns)]
+    return Table(list(columns.values()), list(worst_first.itertuples(index=False, name=None)), bars=("Dice",))

@@ -4,37 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
 
-import numpy as np
-
-from histofold.core.metrics.errors import ObjectErrors
+from histofold.core.metrics.errors import ERROR_KINDS, gravest_cases
 from histofold.core.objects.instances import Objects
 from histofold.imaging.slide import open_sample
-from histofold.report.page import Block, Gallery, Legend, Pictures, Table
+from histofold.report.blocks import Block, Gallery, Legend, Pictures, Table
 from histofold.report.pictures.objects import close_up
 from histofold.report.pictures.overlays import PREDICTION_RGB, TRUTH_RGB
-from histofold.trust.objects.evaluate import ERROR_KINDS, ObjectEvaluation
+from histofold.trust.objects.evaluate import ObjectEvaluation
 
 EXAMPLES_A_KIND = 4
 CLOSE_UP_SIDE = 240
-_LEGEND = Legend((("truth", TRUTH_RGB), ("found", PREDICTION_RGB)))
-
-
-class ErrorCase(NamedTuple):
-    """One error of one image."""
-
-    size: float
-    """How grave it is among those of its kind."""
-    true: tuple[int, ...]
-    """True objects concerned."""
-    found: tuple[int, ...]
-    """Found objects concerned."""
+OUTLINE_LEGEND = Legend((("truth", TRUTH_RGB), ("found", PREDICTION_RGB)))
 
 
 def error_blocks(evaluation: ObjectEvaluation) -> list[Block]:
     """A table of the errors of each source, and close-ups of the gravest of each kind."""
-    return [_error_table(evaluation), _LEGEND, Gallery.of(error_pictures(evaluation))]
+    return [_error_table(evaluation), OUTLINE_LEGEND, Gallery.of(error_pictures(evaluation))]
 
 
 def _error_table(evaluation: ObjectEvaluation) -> Table:
@@ -68,7 +54,8 @@ def error_pictures(evaluation: ObjectEvaluation) -> Pictures:
         cases = [
             (rank, -case.size, place, case)
             for place, errors in enumerate(evaluation.errors)
-            for rank, case in enumerate(_gravest(evaluation, place, errors, name))
+            for truth, found in [(evaluation.images[place].truth, evaluation.shown[place].objects)]
+            for rank, case in enumerate(gravest_cases(errors, truth, found, name)[:EXAMPLES_A_KIND])
         ]
         for _, _, place, case in sorted(cases, key=lambda each: each[:3])[:EXAMPLES_A_KIND]:
             image, found = evaluation.images[place], evaluation.shown[place].objects
@@ -76,21 +63,3 @@ def error_pictures(evaluation: ObjectEvaluation) -> Pictures:
                 picture = close_up(slide, image.truth, found, (case.true, case.found), CLOSE_UP_SIDE)
             pictures.append((f"{word}: {image.sample.id}", picture))
     return pictures
-
-
-def _gravest(evaluation: ObjectEvaluation, place: int, errors: ObjectErrors, name: str) -> list[ErrorCase]:
-    """The gravest errors of a kind in one image: the largest objects, and for thin and fat ones the odd shares."""
-    true_areas, found_areas = evaluation.images[place].truth.areas, evaluation.shown[place].objects.areas
-    cases: list[ErrorCase] = []
-    if name == "missed":
-        cases = [ErrorCase(true_areas[index], (index,), ()) for index in errors.missed.tolist()]
-    elif name == "hallucinated":
-        cases = [ErrorCase(found_areas[index], (), (index,)) for index in errors.hallucinated.tolist()]
-    elif name == "split":
-        cases = [ErrorCase(true_areas[whole], (whole,), parts) for whole, parts in errors.split.items()]
-    elif name == "merged":
-        cases = [ErrorCase(found_areas[whole], parts, (whole,)) for whole, parts in errors.merged.items()]
-    else:
-        for true, found in getattr(errors, name).tolist():
-            cases.append(ErrorCase(abs(float(np.log(found_areas[found] / true_areas[true]))), (true,), (found,)))
-    return sorted(cases, key=lambda case: -case.size)[:EXAMPLES_A_KIND]

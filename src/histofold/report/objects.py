@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from histofold.core.metrics.ranked import PooledHits
+from histofold.data.thumbnails import fitting_shape, small_owners
 from histofold.imaging.slide import open_sample
+from histofold.report.blocks import Block, Browser, Facts, Figure, Gallery, Legend, Pictures, Section, Table, Text
 from histofold.report.graphs.objects import plot_object_counts, plot_ranking
 from histofold.report.graphs.run import plot_scores
 from histofold.report.masks import curve_files, interval_text, ranked_places
 from histofold.report.object_errors import error_blocks
-from histofold.report.page import Block, Facts, Figure, Gallery, Legend, Pictures, Section, Table, Text, write_page
+from histofold.report.page import write_page
 from histofold.report.pictures.objects import UNSURE_RGB, truth_and_found
 from histofold.report.pictures.overlays import FALSE_RGB, contact_sheet, save_png
+from histofold.report.provenance import leak_section, timing_section
+from histofold.report.slides import BROWSER_WORDS, LAYER_LEGENDS, ShownClass, ShownSlide, slide_browser
 from histofold.schema.choices import CHOSEN_SETTINGS
 from histofold.schema.objects import ObjectConfig
 from histofold.trust.objects.evaluate import ObjectEvaluation, object_fold_words
 from histofold.trust.objects.scores import IMAGE_METRICS
+from histofold.trust.scored import MAP_SIDE
 
 PANEL_SIDE = 640
 """Longer side of truth and of prediction, side by side."""
 SHEET_SIDE = 720
-"""Width of both in overlays.png, of which a larger one takes long to write."""
+"""Width of both in overlays.png."""
 METRIC_NAMES = {
     "ap50": "AP50",
     "ap75": "AP75",
@@ -51,9 +57,12 @@ def write_object_report(evaluation: ObjectEvaluation) -> None:
     sections = [
         Section("", [Facts(_headline(evaluation)), Text([*evaluation.notes, *_explanations(evaluation)])]),
         Section("Precision and recall", _ranking_blocks(evaluation)),
-        Section(f"{evaluation.metric} by source and fold", _part_blocks(evaluation)),
+        Section(f"{evaluation.metric} by source, fold and group", _part_blocks(evaluation)),
         Section("Errors by kind", error_blocks(evaluation)),
         Section("Examples", [_EXAMPLES, _LEGEND, Gallery.of(examples)]),
+        Section("Every image", [BROWSER_WORDS, LAYER_LEGENDS[0], _browser(evaluation)]),
+        leak_section(evaluation),
+        timing_section(evaluation, {}),
         *([Section("Learning curves", curves)] if curves else []),
         Section("Settings", [_settings_table(evaluation)]),
         Section("Every image, worst first", [_image_table(evaluation)]),
@@ -75,9 +84,28 @@ def ranked_examples(evaluation: ObjectEvaluation) -> Pictures:
         image, found = evaluation.images[places[row["id"]]], evaluation.shown[places[row["id"]]].objects
         with open_sample(image.sample) as slide:
             picture = truth_and_found(slide, image.truth, found, image.unsure, PANEL_SIDE)
-        score = "no true object" if np.isnan(row["ap"]) else f"{evaluation.metric} {row['ap']:.3f}, PQ {row['pq']:.3f}"
-        pictures.append((f"{name}: {row['id']}, {score}, {len(found)} found of {len(image.truth)}", picture))
+        words = f"{_score_words(evaluation, row)}, {len(found)} found of {len(image.truth)}"
+        pictures.append((f"{name}: {row['id']}, {words}", picture))
     return pictures
+
+
+def _browser(evaluation: ObjectEvaluation) -> Browser:
+    return slide_browser(evaluation, evaluation.oof["ap"].to_numpy(float), partial(shown_images, evaluation))
+
+
+def shown_images(evaluation: ObjectEvaluation, places: Iterable[int]) -> Iterator[ShownSlide]:
+    """Images by their places in oof.csv, all true objects as one mask, and all that show."""
+    for place in places:
+        image, found, row = evaluation.images[place], evaluation.shown[place].objects, evaluation.oof.iloc[place]
+        small_hw = fitting_shape(image.truth.shape_hw, MAP_SIDE)
+        truth_HW, found_HW = (small_owners(objects, small_hw) >= 0 for objects in (image.truth, found))
+        words = f"{_score_words(evaluation, row)}, {len(found)} found of {len(image.truth)}"
+        yield ShownSlide(image.sample, float(row["ap"]), [ShownClass(words, truth_HW, found_HW, None)])
+
+
+def _score_words(evaluation: ObjectEvaluation, row: pd.Series) -> str:
+    """The score of an image."""
+    return "no true object" if np.isnan(row["ap"]) else f"{evaluation.metric} {row['ap']:.3f}, PQ {row['pq']:.3f}"
 
 
 def _headline(evaluation: ObjectEvaluation) -> dict[str, str]:
@@ -135,12 +163,15 @@ def _part_blocks(evaluation: ObjectEvaluation) -> list[Block]:
     """The score of each source and fold, and of every image."""
     caption = "Each dot is one image, its detections ranked alone; bars span the middle half, strokes mark the median."
     by_source = plot_scores(evaluation.oof, "ap", evaluation.metric, "source")
-    return [Figure(by_source, caption), *(_part_table(evaluation, column) for column in ("source", "fold"))]
+    columns = ["source", "fold"]
+    if len({image.group for image in evaluation.images}) < len(evaluation.images):
+        columns.append("group")
+    return [Figure(by_source, caption), *(_part_table(evaluation, column) for column in columns)]
 
 
 def _part_table(evaluation: ObjectEvaluation, column: str) -> Table:
-    """The score of the images of each source or fold pooled, and means of the other metrics."""
-    oof = evaluation.oof
+    """The score of the images of each source, fold or group pooled, and means of the other metrics."""
+    oof = evaluation.oof.assign(group=[image.group for image in evaluation.images])
     rows = []
     for name, part in oof.groupby(column):
         score = _pool(evaluation, (oof[column] == name).tolist()).ap()

@@ -1,14 +1,15 @@
-"""One static, self-contained HTML page: pictures inside, no scripts, nothing fetched from elsewhere."""
+"""One static HTML page: pictures inside or in a folder beside it, no scripts, nothing fetched from elsewhere."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from histofold import __version__
+from histofold.report.blocks import (
+    IMAGE_ALONE,
+    MOST_LAYERS,
+    Block,
+    Browser,
+    Facts,
+    Figure,
+    Gallery,
+    Legend,
+    Linked,
+    Section,
+    Table,
+    Viewer,
+)
 from histofold.report.pictures.overlays import encode_jpeg, encode_png, fit_image
 from histofold.schema.files import write_atomically
 
@@ -23,92 +38,6 @@ _PHOTO_MAX_SIDE_PX = 1600
 _SMALL_PHOTO_PX = 128 * 128
 _LONG_TABLE_ROWS = 15
 _PNG_START, _JPEG_START = b"\x89PNG", b"\xff\xd8\xff"
-
-Pictures = Sequence[tuple[str, np.ndarray]]
-"""(title, RGB uint8 image) pairs."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture with its caption.
-
-    A PNG file is a graph, kept as it is and turned dark with the page; all else is a photo, kept as JPEG of 1600 px.
-    """
-
-    image: np.ndarray | Path | bytes
-    """RGB uint8 (H, W, 3), or the path or the bytes of a picture file."""
-    caption: str = ""
-    """Text below it."""
-    alt: str = ""
-    """What it shows, for those who cannot see it; the caption stands in where this is empty."""
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Figures side by side, as many in a row as fit."""
-
-    figures: Sequence[Figure]
-
-    @classmethod
-    def of(cls, pictures: Pictures) -> Gallery:
-        """A gallery of pictures, each with its title as caption."""
-        return cls([Figure(image, title) for title, image in pictures])
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; columns of numbers are set to the right, long ones scroll under their header."""
-
-    header: Sequence[str]
-    """Column names."""
-    rows: Sequence[Sequence[Any]]
-    """One value a column; NaN and None become a dash."""
-    caption: str = ""
-    """Text above it."""
-    decimals: int = 4
-    """Digits after the point of floats."""
-    bars: Sequence[str] = ()
-    """Columns of values from 0 to 1 that get a bar behind the number."""
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row) != len(self.header):
-                raise ValueError(
-                    f"row {list(row)!r} has {len(row)} values for the {len(self.header)} columns of the header"
-                )
-
-
-@dataclass(frozen=True)
-class Text:
-    """Paragraphs; tone `good` or `warn` sets them off as a note."""
-
-    paragraphs: Sequence[str]
-    tone: Literal["plain", "good", "warn"] = "plain"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Big numbers: label to value; a pair of numbers is an interval."""
-
-    values: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Legend:
-    """What colours mean: (meaning, RGB 0-255) pairs."""
-
-    entries: Sequence[tuple[str, tuple[int, int, int]]]
-
-
-Block = Figure | Gallery | Table | Text | Facts | Legend
-
-
-@dataclass(frozen=True)
-class Section:
-    """Blocks under a title; an empty title draws no line and no heading."""
-
-    title: str
-    blocks: Sequence[Block]
 
 
 @dataclass(frozen=True)
@@ -128,17 +57,20 @@ class Page:
         """
         loader = PackageLoader("histofold", "report")
         environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+        numbers = itertools.count(1)
         sections = [
             {
                 "title": section.title,
                 "anchor": f"section-{number}",
-                "blocks": [_view(block) for block in section.blocks],
+                "blocks": [_view(block, numbers) for block in section.blocks],
             }
             for number, section in enumerate(self.sections, start=1)
         ]
         named = [section for section in sections if section["title"]]
+        linked = any(isinstance(block, Browser) for section in self.sections for block in section.blocks)
         template = environment.get_template("page.html.j2")
-        return template.render(page=self, sections=sections, named=named, version=__version__) + "\n"
+        about = {"linked": linked, "most_layers": MOST_LAYERS, "version": __version__}
+        return template.render(page=self, sections=sections, named=named, **about) + "\n"
 
 
 def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Section]) -> None:
@@ -157,12 +89,25 @@ def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Section
     write_atomically(path, Page(title, subtitle, sections).render())
 
 
-def _view(block: Block) -> dict[str, Any]:
-    """A block as the template wants it: texts and data addresses only."""
+def _view(block: Block, numbers: Iterator[int]) -> dict[str, Any]:
+    """A block as the template wants it: texts and addresses only; each switch has a number of its own."""
     if isinstance(block, Figure):
         return {"type": "figure", **_figure_view(block)}
+    if isinstance(block, Viewer):
+        switch = {"names": [IMAGE_ALONE, *block.layers], "shown": block.shown, "number": next(numbers)}
+        return {"type": "viewer", "switch": switch, **_viewer_view(block)}
+    if isinstance(block, Browser):
+        slides = [
+            {
+                "thumbnail": _figure_view(slide.thumbnail),
+                "viewers": [{"switch": None, **_viewer_view(viewer)} for viewer in slide.viewers],
+            }
+            for slide in block.slides
+        ]
+        switch = {"names": [IMAGE_ALONE, *block.layers], "shown": block.shown, "number": next(numbers)}
+        return {"type": "browser", "switch": switch, "slides": slides}
     if isinstance(block, Gallery):
-        return {"type": "gallery", "figures": [_figure_view(figure) for figure in block.figures]}
+        return {"type": "gallery", "figures": [_view(figure, numbers) for figure in block.figures]}
     if isinstance(block, Table):
         return {"type": "table", **_table_view(block)}
     if isinstance(block, Facts):
@@ -173,8 +118,16 @@ def _view(block: Block) -> dict[str, Any]:
     return {"type": "text", "tone": block.tone, "paragraphs": list(block.paragraphs)}
 
 
+def _viewer_view(viewer: Viewer) -> dict[str, Any]:
+    """A picture and the layers over it."""
+    return {"picture": _figure_view(viewer.picture), "layers": [_figure_view(each) for each in viewer.layers.values()]}
+
+
 def _figure_view(figure: Figure) -> dict[str, Any]:
-    """A picture as a data address, with its size so that the page does not jump while it loads."""
+    """A picture as an address, with its size so that the page does not jump while it loads."""
+    texts = {"caption": figure.caption, "alt": figure.alt or figure.caption}
+    if isinstance(figure.image, Linked):
+        return {"uri": figure.image.url, "kind": "photo", "size": figure.image.shape_hw, "lazy": True, **texts}
     kind = "photo"
     if isinstance(figure.image, np.ndarray):
         content = _encode(figure.image)
@@ -188,7 +141,7 @@ def _figure_view(figure: Figure) -> dict[str, Any]:
     with Image.open(io.BytesIO(content)) as header:
         size_hw = (header.height, header.width)
     uri = f"data:image/{subtype};base64,{base64.b64encode(content).decode()}"
-    return {"uri": uri, "kind": kind, "size": size_hw, "caption": figure.caption, "alt": figure.alt or figure.caption}
+    return {"uri": uri, "kind": kind, "size": size_hw, "lazy": False, **texts}
 
 
 def _encode(image_HWC: np.ndarray) -> bytes:

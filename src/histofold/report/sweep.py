@@ -1,4 +1,4 @@
-"""The figure and the page of a sweep: loss and Dice against its settings, and the score as the trials went on."""
+"""The figure and the page of a sweep: loss and score against its settings, and the score as the trials went on."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from histofold.report.blocks import Facts, Figure, Section, Table, Text
 from histofold.report.graphs import INK, LABEL, MUTED, PALETTE, finish_figure, new_figure, say_empty, style_axes
-from histofold.report.page import Facts, Figure, Section, Table, Text, write_page
+from histofold.report.page import write_page
 
-_NAMES = {"val_dice": "Validation Dice", "loss": "Training loss"}
+_NAMES = {"val_dice": "Validation score", "loss": "Training loss"}
 _BLUE, _ORANGE = PALETTE[:2]
 _LOG_RANGE = 8  # settings that differ by at least this factor are drawn on a logarithmic scale
 _MOST_LETTERS = 36  # of names in a row below half a page; longer rows are tilted
@@ -23,7 +24,7 @@ _MOST_CELLS = 12  # a side of a heat map; more are drawn as dots
 
 
 def plot_sweep(table: pd.DataFrame, settings: Sequence[str], metric: str, path: Path | None = None) -> bytes:
-    """Draw loss and Dice against the settings: as heat maps of a grid of two settings, else as dots for each setting.
+    """Draw loss and score against the settings: as heat maps of a grid of two settings, else as dots for each setting.
 
     Args:
         table: One row a trial: trial, each setting, val_dice, loss, state (complete, pruned, failed, ...).
@@ -72,11 +73,11 @@ def write_sweep_report(folder: Path, table: pd.DataFrame, settings: Sequence[str
     best = {} if first is None else {f"best {metric}": float(first[metric]), "of trial": int(first["trial"])}
     shown = table.drop(columns="folder", errors="ignore")
     rows = shown.astype(object).where(shown.notna(), None).values.tolist()
-    caption = "The ring marks the best trial by the metric that decided."
+    caption = "The ring marks the best trial by the metric that decided; scores are Dice, those of objects their AP."
     sections = [
         Section("", [Facts({**best, **counts}), Text([note], tone="warn")]),
         Section(
-            "Loss and Dice against the settings",
+            "Loss and score against the settings",
             [Figure(figure, caption)],
         ),
         Section("Every trial, best first", [Table(list(shown.columns), rows)]),

@@ -17,6 +17,7 @@ from histofold.schema.files import write_atomically
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import plain, write_json
 from histofold.schema.sample import Sample
+from histofold.trust.audit import RunAudit, audit_run
 from histofold.trust.oof import FoldRun
 
 
@@ -71,8 +72,13 @@ class FinishedRun:
         write_atomically(self.run / "oof.csv", oof.to_csv(index=False, float_format="%.6f"))
         write_json(self.run / "thresholds.json", thresholds)
         write_json(self.run / "summary.json", summary)
-        own = {name: getattr(self, name) for name in ("run", "folds", "truth", "samples", "groups", "notes")}
+        own = {name: getattr(self, name) for name in ("run", "folds", "truth", "samples", "groups", "notes", "audit")}
         return {**own, "oof": oof, "thresholds": thresholds, "summary": summary}
+
+    @cached_property
+    def audit(self) -> RunAudit:
+        """What could make its scores look better than they are."""
+        return audit_run(self.folds, self.sources)
 
     @property
     def notes(self) -> list[str]:
@@ -103,6 +109,8 @@ class Evaluation(ABC):
     """summary.json."""
     notes: Sequence[str]
     """What a reader must know beside the figures."""
+    audit: RunAudit
+    """What could make them look better than they are."""
 
     @property
     def metric(self) -> str:

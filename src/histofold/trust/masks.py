@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,14 @@ import pandas as pd
 from histofold.schema.choices import CLEANING_NAME
 from histofold.schema.parse import write_json
 from histofold.trust.blank_tiles import refuse_costly_skipping
-from histofold.trust.choices import Trial
+from histofold.trust.choices import ScoredCandidates, Trial
 from histofold.trust.cleaning import Cleaning, choose_cleaning
 from histofold.trust.evaluation import Evaluation, FinishedRun
 from histofold.trust.intervals import grouped_interval, score_bounds
 from histofold.trust.oof import FoldRun, FoldScores, score_folds
+from histofold.trust.scored import ScoredSlide
 from histofold.trust.shift import HIDDEN_STAINS, ShiftUse, mean_scores, shift_lines, shift_summary
-from histofold.trust.thresholds import apply_thresholds
+from histofold.trust.thresholds import THRESHOLD_GRID, apply_thresholds, slide_cuts
 
 OOF_COLUMNS = ("id", "fold", "organ", "source", "dice")
 """Of oof.csv; where there are several classes a column `dice_CLASS` follows for each."""
@@ -28,6 +29,37 @@ OOF_COLUMNS = ("id", "fold", "organ", "source", "dice")
 @dataclass(frozen=True, kw_only=True)
 class MaskEvaluation(Evaluation):
     """What an evaluation of masks found."""
+
+    table: pd.DataFrame
+    """The slides at every threshold under the run's own settings, as `FoldScores.table` gives it, in oof's order."""
+    slides: Mapping[str, ScoredSlide]
+    """What is kept of each slide under the run's own settings, by id."""
+    cuts: np.ndarray
+    """The threshold of each slide, which the other folds chose: float (N,), of several classes (N, K)."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Its classes."""
+        return self.folds[0].manifest.classes
+
+    @cached_property
+    def counts(self) -> pd.DataFrame:
+        """Pixels and objects of each slide and class at the threshold that it is scored with.
+
+        Columns id, organ, source, group, class, size_px (longer side), pixels, truth_px, predicted_px, hit_px, and
+        where pieces are objects those of `ScoredClass.objects`.
+        """
+        rows = []
+        for about, cuts in zip(self.table.to_dict("records"), self.cuts.reshape(len(self.table), -1), strict=True):
+            slide = self.slides[about["id"]]
+            own = {name: about[name] for name in ("id", "organ", "source", "group")}
+            own |= {"size_px": max(slide.shape_hw), "pixels": slide.counted_px}
+            for name, each, cut in zip(self.class_names, slide.classes, cuts.tolist(), strict=True):
+                place = THRESHOLD_GRID.index(cut)
+                pixels = {"predicted_px": each.predicted_px[place], "hit_px": each.hit_px[place]}
+                objects = each.objects[place] if each.objects else {}
+                rows.append({**own, "class": name, "truth_px": each.truth_px, **pixels, **objects})
+        return pd.DataFrame(rows)
 
     @property
     def score(self) -> float:
@@ -49,8 +81,9 @@ class MaskEvaluation(Evaluation):
         return [*cleaning_words(self.summary), *classes, *shifted]
 
     def peer_words(self) -> str:
-        """The Dice of a mask of everything."""
-        return f"a mask of everything scores {self.summary['dice_of_everything']:.4f}"
+        """The Dice of a mask of everything and of an empty one."""
+        everything, nothing = (self.summary[f"dice_of_{name}"] for name in ("everything", "nothing"))
+        return f"a mask of everything scores {everything:.4f}, an empty one {nothing:.4f}"
 
 
 def evaluate_masks(found: FinishedRun, shift: ShiftUse = "none") -> MaskEvaluation:
@@ -93,7 +126,23 @@ def evaluate_masks(found: FinishedRun, shift: ShiftUse = "none") -> MaskEvaluati
     write_json(run / CLEANING_NAME, summary["cleaning"]["chosen"])
     changed: dict[str, Any] = summary["cleaning"]["chosen"]
     as_chosen = [replace(fold, manifest=replace(fold.manifest, **changed)) for fold in folds]
-    return MaskEvaluation(**found.write(oof, thresholds, summary) | {"folds": as_chosen})
+    cuts = _nested_cuts(scores.facts, scored, lambda others: choose(others)[0], several)
+    shown = {"table": tables[own], "slides": scores.slides, "cuts": cuts, "folds": as_chosen}
+    return MaskEvaluation(**found.write(oof, thresholds, summary) | shown)
+
+
+def _nested_cuts(
+    facts: pd.DataFrame,
+    scored: ScoredCandidates[Cleaning],
+    choose: Callable[[frozenset[int]], Cleaning],
+    several: Sequence[str],
+) -> np.ndarray:
+    """The threshold of each slide, float (N,) or of several classes (N, K), as `nested_scores` cuts it."""
+    cuts = np.empty((len(facts), len(several)) if several else len(facts))
+    for fold in scored.folds:
+        others, inside = scored.folds - {fold}, (facts["fold"] == fold).to_numpy()
+        cuts[inside] = slide_cuts(facts[inside], scored.thresholds(choose(others), others), several)
+    return cuts
 
 
 _AGREEMENT = 1e-4
@@ -167,6 +216,7 @@ def mask_summary(
         "groups": groups,
         "dice_at_half": float(table[0.5].mean()),
         "dice_of_everything": float(table["everything"].mean()),
+        "dice_of_nothing": float(table["nothing"].mean()),
         "dice_thresholds_on_all_optimistic": float(optimistic.mean()),
         "folds": {
             str(fold.fold): {

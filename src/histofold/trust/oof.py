@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic
 
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from histofold.competitions.base import Truth, masks_dice
 from histofold.competitions.hidden import hidden_shift
 from histofold.core.faults import Fault, InputError, listed_ids
-from histofold.core.rle.runs import Runs, class_runs, join_classes
+from histofold.core.rle.runs import Masks, Runs, class_runs, join_classes
 from histofold.core.rle.sets import without_runs
 from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_groups, joined_samples
 from histofold.imaging.shift import Shift, shifted_sample
@@ -26,13 +27,15 @@ from histofold.imaging.slide import open_sample
 from histofold.models.build import broken_tensors
 from histofold.models.instances.build import build_network
 from histofold.predict.devices import best_device, best_precision
-from histofold.predict.image import predict_image
+from histofold.predict.image import ImagePrediction, predict_image
+from histofold.predict.postprocess import clean_masks
 from histofold.predict.stages import Networks, Stage, build_stages
 from histofold.schema.choices import read_cleaning
 from histofold.schema.experiment import Experiment, with_moved_data
 from histofold.schema.files import LineJournal, weights_rule
 from histofold.schema.manifest import Manifest, file_sha256, read_thresholds
-from histofold.schema.parse import load_toml, plain
+from histofold.schema.parse import load_toml, parse_dataclass, plain
+from histofold.schema.prediction import PredictConfig
 from histofold.schema.run_record import (
     RECORD_NAME,
     RunRecord,
@@ -44,7 +47,8 @@ from histofold.schema.run_record import (
 from histofold.schema.sample import Sample
 from histofold.trust.choices import Candidate, ScoredCandidates
 from histofold.trust.cleaning import Cleaning, all_cleanings, cleaned_dice
-from histofold.trust.thresholds import score_column
+from histofold.trust.scored import PROBABILITY_CUTS, ScoredSlide, scored_slide
+from histofold.trust.thresholds import THRESHOLD_GRID, score_column
 
 
 @dataclass(frozen=True)
@@ -135,21 +139,21 @@ def run_thresholds(run: Path) -> dict[str, float]:
     return read_thresholds(path)
 
 
-THRESHOLD_GRID = tuple(round(0.05 + 0.05 * step, 2) for step in range(16))
-
-
 @dataclass(frozen=True)
 class FoldScores(Generic[Candidate]):
     """Dice of every held-out slide under each of several settings at every threshold of the grid."""
 
     facts: pd.DataFrame
-    """id, fold, organ, source, group (as `joined_groups` gives it), everything (Dice of a mask of everything)."""
+    """id, fold, organ, source, group (as `joined_groups` gives it), everything and nothing (Dice of a mask of all
+    pixels and of none)."""
     candidates: Sequence[Candidate]
     """The settings, the run's own first."""
     classes: tuple[str, ...]
     """Names of the classes where there are several."""
     dice: np.ndarray
     """float64 (slides, candidates, classes, thresholds)."""
+    slides: dict[str, ScoredSlide] = field(default_factory=dict)
+    """What else is kept of each slide, by id, under the run's own settings; nothing of shifted ones."""
 
     def scored(self) -> ScoredCandidates[Candidate]:
         """All of it, to choose by."""
@@ -190,8 +194,8 @@ def score_folds(
     cleanings = all_cleanings(Cleaning.of(folds[0].manifest))
     tried = [list(asdict(each).values()) for each in cleanings]
     journal = LineJournal(run / "oof_scores.jsonl")
-    known = {(e["key"], e["id"]): e["scores"] for e in journal.entries if "scores" in e and e.get("cleanings") == tried}
-    facts, dice = [], []
+    known = {(e["key"], e["id"]): e for e in journal.entries if "scores" in e and e.get("cleanings") == tried}
+    facts, dice, slides = [], [], {}
     for fold in folds:
         weights_key = fold_key(fold)
         ids = held_out_ids(fold, table)
@@ -203,15 +207,28 @@ def score_folds(
             key = slide_key(fold, weights_key, sample_id)
             if shift is not None:
                 key += f" {json.dumps(plain(shift), sort_keys=True)}"
-            scores = known.get((key, sample_id))
-            if scores is None:
+            entry = known.get((key, sample_id), {})
+            kept = kept_slides([entry.get("slide")] if not stain else [], journal.path)
+            if not entry or (not stain and not kept):
                 ensemble = ensemble or fold.ensemble()
-                scores = score_slide(ensemble, truth, sample, cleanings, shift).tolist()
-                journal.add({"key": key, "id": sample_id, "cleanings": tried, "scores": scores})
+                scores, *kept = score_slide(ensemble, truth, sample, cleanings, shift)
+                more = {} if stain else {"slide": plain(kept[0])}
+                entry = {"key": key, "id": sample_id, "cleanings": tried, "scores": scores.tolist(), **more}
+                journal.add(entry)
+            slides |= {} if stain else {sample_id: kept[0]}
             row = {"id": sample.id, "fold": fold.fold, "organ": sample.organ, "source": sample.source}
-            facts.append(row | {"group": groups[sample_id], "everything": everything_dice(truth, sample)})
-            dice.append(scores)
-    return FoldScores(pd.DataFrame(facts), cleanings, classes if len(classes) > 1 else (), np.array(dice))
+            peers = {"everything": everything_dice(truth, sample), "nothing": nothing_dice(truth, sample)}
+            facts.append(row | {"group": groups[sample_id], **peers})
+            dice.append(entry["scores"])
+    return FoldScores(pd.DataFrame(facts), cleanings, classes if len(classes) > 1 else (), np.array(dice), slides)
+
+
+def kept_slides(values: Sequence[Any], path: Path) -> list[ScoredSlide]:
+    """Slides as a journal holds them; none at all where one was written by another version."""
+    try:
+        return [parse_dataclass(ScoredSlide, value, str(path)) for value in values]
+    except InputError:
+        return []
 
 
 def held_out_ids(fold: FoldRun, table: pd.DataFrame) -> list[str]:
@@ -246,14 +263,33 @@ def score_slide(
     sample: Sample,
     cleanings: Sequence[Cleaning],
     shift: Shift | None = None,
-) -> np.ndarray:
-    """Dice of one slide, shifted where that is wanted: float64 (cleanings, classes, thresholds of the grid)."""
+) -> tuple[np.ndarray, ScoredSlide | None]:
+    """One slide, shifted where that is wanted.
+
+    Returns:
+        (dice, slide): Dice, float64 (cleanings, classes, thresholds of the grid); and what else is kept of the slide
+        under the first of the cleanings, None where it is shifted.
+    """
+    started = time.perf_counter()
     seeds = {each.seed_threshold for each in cleanings} - {0.0}
     with open_sample(sample if shift is None else shifted_sample(sample, shift)) as slide:
-        cuts = sorted({*THRESHOLD_GRID, *seeds})
+        cuts = sorted({*PROBABILITY_CUTS, *seeds})
         prediction = predict_image(ensemble, slide, sample.pixel_size_um, cuts)
+    seconds = time.perf_counter() - started
     target, ignored = truth.target(sample), truth.ignored(sample)
-    return cleaned_dice(prediction, target, ignored, cleanings, THRESHOLD_GRID, truth.never_empty)
+    dice = cleaned_dice(prediction, target, ignored, cleanings, THRESHOLD_GRID, truth.never_empty)
+    if shift is not None:
+        return dice, None
+    cleaned = [_own_masks(prediction, cut, cleanings[0], truth.never_empty) for cut in THRESHOLD_GRID]
+    raw = [prediction.runs[cut] for cut in PROBABILITY_CUTS]
+    return dice, scored_slide(raw, cleaned, target, ignored, seconds=seconds)
+
+
+def _own_masks(prediction: ImagePrediction, cut: float, own: Cleaning, never_empty: bool) -> Masks:
+    """The masks of an image at a threshold, cleaned."""
+    seeds = prediction.runs[own.seed_threshold] if own.seed_threshold > 0 else None
+    settings = PredictConfig(max_hole_um2=own.max_hole_um2, min_area_um2=own.min_area_um2)
+    return clean_masks(prediction.runs[cut], seeds, prediction.peak, settings, prediction.pixel_size_um, never_empty)
 
 
 def everything_dice(truth: Truth, sample: Sample) -> float:
@@ -264,3 +300,9 @@ def everything_dice(truth: Truth, sample: Sample) -> float:
         for runs in class_runs(target)
     ]
     return masks_dice(without_runs(join_classes(wholes), truth.ignored(sample)), target)
+
+
+def nothing_dice(truth: Truth, sample: Sample) -> float:
+    """Dice of an empty mask, the mean over its classes: 1 for each class that is not there."""
+    absent = [runs.area == 0 for runs in class_runs(truth.target(sample))]
+    return sum(absent) / len(absent)

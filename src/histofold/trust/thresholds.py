@@ -10,6 +10,8 @@ import pandas as pd
 
 from histofold.schema.manifest import CLASS_KEY, look_up_threshold, look_up_thresholds
 
+THRESHOLD_GRID = tuple(round(0.05 + 0.05 * step, 2) for step in range(16))
+"""What thresholds are chosen from."""
 FEWEST_IMAGES = 8
 SMOOTHING_LOGITS = 0.6
 """How far along the logit of the threshold its neighbours help to tell its score."""
@@ -98,6 +100,19 @@ def choose_thresholds(table: pd.DataFrame, grid: Sequence[float], classes: Seque
                 curve_T = blended_curve(images[columns].to_numpy(), organ_T)
                 chosen[f"{organ}/{source}"] = best_threshold(curve_T, grid)
     return chosen
+
+
+def slide_cuts(table: pd.DataFrame, thresholds: dict[str, float], classes: Sequence[str] = ()) -> np.ndarray:
+    """The threshold of each image: organ/source, else organ, else default.
+
+    Returns:
+        float (N,); where there are several classes (N, K), one for each.
+    """
+    places = zip(table["organ"], table["source"], strict=True)
+    if classes:
+        cuts = [look_up_thresholds(thresholds, organ, source, classes) for organ, source in places]
+        return np.array(cuts, float).reshape(len(table), len(classes))
+    return np.array([look_up_threshold(thresholds, organ, source) for organ, source in places], float)
 
 
 def apply_thresholds(table: pd.DataFrame, thresholds: dict[str, float], classes: Sequence[str] = ()) -> np.ndarray:

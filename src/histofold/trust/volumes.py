@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from histofold.competitions.base import masks_dice
 from histofold.core.metrics.surface import SurfaceDice
 from histofold.core.rle.runs import class_runs
 from histofold.data.sources import joined_folds
@@ -19,13 +19,15 @@ from histofold.imaging.planes import gather_volume, sorted_volumes, volume_scrat
 from histofold.predict.stages import Stage
 from histofold.predict.volumes import cut_volume, predict_volume
 from histofold.schema.files import LineJournal
+from histofold.schema.parse import plain
 from histofold.schema.sample import Sample
 from histofold.schema.volumes import VolumeConfig
 from histofold.trust.evaluation import FinishedRun
 from histofold.trust.intervals import grouped_interval, score_bounds
 from histofold.trust.masks import OOF_COLUMNS, MaskEvaluation, mask_summary
-from histofold.trust.oof import THRESHOLD_GRID, FoldRun, fold_key, held_out_ids, slide_key
-from histofold.trust.thresholds import apply_thresholds, choose_thresholds
+from histofold.trust.oof import FoldRun, fold_key, held_out_ids, kept_slides, slide_key
+from histofold.trust.scored import ScoredSlide, scored_slide
+from histofold.trust.thresholds import THRESHOLD_GRID, apply_thresholds, choose_thresholds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class VolumeEvaluation(MaskEvaluation):
 def evaluate_volumes(found: FinishedRun) -> VolumeEvaluation:
     """Score a run of volumes and write oof.csv, thresholds.json and summary.json."""
     folds = found.folds
-    volumes, slices = score_volumes(found)
+    volumes, slices, slides = score_volumes(found)
     grid = list(THRESHOLD_GRID)
     several = volumes["fold"].nunique() > 1
     thresholds = choose_thresholds(volumes, grid) if several else {"default": 0.5}
@@ -59,6 +61,7 @@ def evaluate_volumes(found: FinishedRun) -> VolumeEvaluation:
         for fold in volumes["fold"].unique()
     }
     scores = np.array([row[chosen[row["fold"]]] for row in volumes.to_dict("records")])
+    cuts = slices["fold"].map(chosen).to_numpy(float)
     dice = [row[chosen[row["fold"]]] for row in slices.to_dict("records")]
     oof = slices[["id", "fold", "organ", "source"]].assign(dice=dice)[list(OOF_COLUMNS)]
     groups = volumes["group"].tolist()
@@ -70,59 +73,66 @@ def evaluate_volumes(found: FinishedRun) -> VolumeEvaluation:
         "volumes": dict(zip(volumes["id"], scores.tolist(), strict=True)),
         "interval": score_bounds(grouped_interval(scores, groups)),
     }
-    return VolumeEvaluation(**found.write(oof, thresholds, summary))
+    return VolumeEvaluation(**found.write(oof, thresholds, summary), table=slices, slides=slides, cuts=cuts)
 
 
-def score_volumes(found: FinishedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
+def score_volumes(found: FinishedRun) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, ScoredSlide]]:
     """Scores of every held-out volume and of its slices at every threshold of the grid.
 
     Kept in runs/E/oof_scores.jsonl volume by volume, so that an interrupted evaluation goes on.
 
     Returns:
-        (volumes, slices): tables of id, fold, organ, source, group and a column for each threshold, of surface Dice
-        and of plain Dice; that of slices with the Dice of a mask of everything.
+        (volumes, slices, slides): tables of id, fold, organ, source, group and a column for each threshold, of surface
+        Dice and of plain Dice; that of slices with the Dice of a mask of everything and of none; and what else is kept
+        of each slice, by id.
     """
     folds_table, groups = joined_folds(found.sources), found.groups
     journal = LineJournal(found.run / "oof_scores.jsonl")
     known = {entry["key"]: entry for entry in journal.entries if {"key", "surface", "slices"} <= entry.keys()}
     volumes: list[dict[Any, Any]] = []
-    slices: list[dict[Any, Any]] = []
+    rows: list[dict[Any, Any]] = []
+    slides: dict[str, ScoredSlide] = {}
     for fold in found.folds:
         weights_key, ensemble = fold_key(fold), None
         held_out = [found.samples[key] for key in held_out_ids(fold, folds_table)]
         for name, samples in sorted_volumes(held_out).items():
             contents = "".join(slide_key(fold, weights_key, sample.id) for sample in samples)
             key = f"{name} {hashlib.sha256(contents.encode()).hexdigest()}"
-            entry = known.get(key)
-            if entry is None:
+            entry = known.get(key, {"slices": ()})
+            slices = kept_slides(entry["slices"], journal.path)
+            if not slices:
                 ensemble = ensemble or fold.ensemble()
-                entry = {"key": key, **_score_volume(ensemble, fold, samples, found)}
+                surface, slices = _score_volume(ensemble, fold, samples, found)
+                entry = {"key": key, "surface": surface, "slices": plain(slices)}
                 journal.add(entry)
             first = samples[0]
             facts = {"fold": fold.fold, "organ": first.organ, "source": name, "group": groups[first.id]}
             volumes.append({"id": name, **facts, **dict(zip(THRESHOLD_GRID, entry["surface"], strict=True))})
-            for sample, (everything, of_slice) in zip(samples, entry["slices"], strict=True):
-                own = dict(zip(THRESHOLD_GRID, of_slice, strict=True))
-                slices.append({"id": sample.id, **facts, "everything": everything, **own})
-    return pd.DataFrame(volumes), pd.DataFrame(slices)
+            for sample, slide in zip(samples, slices, strict=True):
+                truth_px, own = slide.classes[0].truth_px, dict(zip(THRESHOLD_GRID, *slide.scores, strict=True))
+                peers = {"everything": 2 * truth_px / (truth_px + slide.counted_px), "nothing": float(truth_px == 0)}
+                rows.append({"id": sample.id, **facts, **peers, **own})
+                slides[sample.id] = slide
+    return pd.DataFrame(volumes), pd.DataFrame(rows), slides
 
 
 def _score_volume(
     ensemble: Sequence[Stage], fold: FoldRun, samples: Sequence[Sample], found: FinishedRun
-) -> dict[str, Any]:
-    """Surface Dice of a volume at each threshold, and of each slice the Dice of everything and at each threshold."""
+) -> tuple[list[float], list[ScoredSlide]]:
+    """Surface Dice of a volume at each threshold, and its slices."""
     settings = fold.manifest.volume or VolumeConfig()
+    started = time.perf_counter()
     with volume_scratch(found.run) as scratch:
         map_DHW = predict_volume(ensemble, gather_volume(samples, scratch), settings.axes, scratch)
         cut = [cut_volume(map_DHW, threshold, fold.manifest) for threshold in THRESHOLD_GRID]
         del map_DHW
+    seconds = (time.perf_counter() - started) / len(samples)
     metrics = [SurfaceDice() for _ in THRESHOLD_GRID]
     slices = []
     for place, sample in enumerate(tqdm(samples, desc="surface Dice", unit="slice", leave=False, dynamic_ncols=True)):
         (truth,) = class_runs(found.truth.target(sample))
         truth_HW = truth.to_mask()
-        whole = 2 * truth.area / (truth.area + truth_HW.size)
         for metric, masks in zip(metrics, cut, strict=True):
             metric.add(masks[place].to_mask(), truth_HW)
-        slices.append((whole, [masks_dice(masks[place], truth) for masks in cut]))
-    return {"surface": [metric.result() for metric in metrics], "slices": slices}
+        slices.append(scored_slide([], [masks[place] for masks in cut], truth, seconds=seconds, pieces=False))
+    return [metric.result() for metric in metrics], slices

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from histofold.core.objects.instances import Objects
+from histofold.data.thumbnails import small_owners
 from histofold.imaging.slide import open_slide
 from histofold.report.pictures.objects import (
     OBJECT_COLOURS,
@@ -13,7 +14,6 @@ from histofold.report.pictures.objects import (
     draw_objects,
     neighbour_colours,
     object_rings,
-    small_owners,
     truth_and_found,
 )
 from histofold.report.pictures.overlays import FALSE_RGB

@@ -31,7 +31,7 @@ from histofold.competitions.truth.outlines.files import IGNORED_CLASS, read_outl
 from histofold.competitions.truth.outlines.folder import find_outlines
 from histofold.core.faults import Fault, ImageError, InputError
 from histofold.core.objects.instances import Objects
-from histofold.core.regions import label_runs, split_runs
+from histofold.core.objects.morphology import mask_components
 from histofold.core.rle.runs import Runs, runs_from_mask
 from histofold.core.rle.sets import fill_rings, subtract_runs, union_runs
 from histofold.schema.sample import Sample
@@ -97,7 +97,9 @@ def _of_label_images(folder: Path, samples: Sequence[Sample], names: ImageNames,
             raise InputError([image_error_fault(sample.id, own[sample.id], error)]) from error
         unsure_HW = numbers_HW == settings.ignore_value  # of None nothing
         labels_HW = np.where(unsure_HW, 0, numbers_HW.clip(min=0)).astype(np.int64)
-        return _numbered(labels_HW, settings.mask_values), _pieces(runs_from_mask(unsure_HW | np.zeros(shape_hw, bool)))
+        return _numbered(labels_HW, settings.mask_values), mask_components(
+            runs_from_mask(unsure_HW | np.zeros(shape_hw, bool))
+        )
 
     return read
 
@@ -105,21 +107,10 @@ def _of_label_images(folder: Path, samples: Sequence[Sample], names: ImageNames,
 def _numbered(labels_HW: np.ndarray, values: Sequence[float]) -> Objects:
     """One object a number; of a single one, or of values that are mask, the connected pieces."""
     if values:
-        return _pieces(runs_from_mask(np.isin(labels_HW, values)))
+        return mask_components(runs_from_mask(np.isin(labels_HW, values)))
     largest = labels_HW.max()
     is_single = bool(((labels_HW == 0) | (labels_HW == largest)).all())
-    return _pieces(runs_from_mask(labels_HW)) if is_single else Objects.from_labels(labels_HW)
-
-
-def _pieces(runs: Runs) -> Objects:
-    """The connected pieces of a mask, in the order of their first pixel; pixels at a corner are neighbours."""
-    pieces = split_runs(runs)
-    if not len(pieces):
-        return Objects.from_runs([], runs.shape_hw)
-    labels = label_runs(pieces)
-    order = labels.argsort(kind="stable")
-    offsets = np.concatenate([[0], np.bincount(labels).cumsum()])
-    return Objects(pieces.starts[order], pieces.lengths[order], offsets, runs.shape_hw)
+    return mask_components(runs_from_mask(labels_HW)) if is_single else Objects.from_labels(labels_HW)
 
 
 def _of_outlines(folder: Path, paths: Sequence[Path], samples: Sequence[Sample], names: ImageNames) -> FrameReader:

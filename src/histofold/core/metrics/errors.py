@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,15 @@ from histofold.core.rle.sets import union_runs
 
 MATCH_IOU = 0.5
 THIN, FAT = 0.7, 1.4  # area of a matched prediction by its truth's
+ERROR_KINDS = {
+    "missed": "missed",
+    "hallucinated": "hallucinated",
+    "split": "split",
+    "merged": "merged",
+    "too_thin": "too thin",
+    "too_fat": "too fat",
+}
+"""Fields of `ObjectErrors` and their words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,3 +122,39 @@ def _unexplained(
     """Objects with pixels that have no match, no such error of their own, and no part in one of the other side."""
     explained = {*matched.tolist(), *own, *(part for parts in others.values() for part in parts)}
     return np.array([index for index in np.flatnonzero(objects.areas).tolist() if index not in explained], np.int64)
+
+
+class ErrorCase(NamedTuple):
+    """One error of one image."""
+
+    size: float
+    """How grave it is among those of its kind."""
+    true: tuple[int, ...]
+    """True objects concerned."""
+    found: tuple[int, ...]
+    """Found objects concerned."""
+
+
+def gravest_cases(errors: ObjectErrors, truth: Objects, found: Objects, name: str) -> list[ErrorCase]:
+    """The errors of a kind in one image, the gravest first: the largest objects, of thin and fat ones the odd shares.
+
+    Args:
+        errors: Of the image.
+        truth: Its true objects.
+        found: Its predicted objects.
+        name: A field of `ObjectErrors` that is an error.
+    """
+    cases: list[ErrorCase] = []
+    if name == "missed":
+        cases = [ErrorCase(truth.areas[index], (index,), ()) for index in errors.missed.tolist()]
+    elif name == "hallucinated":
+        cases = [ErrorCase(found.areas[index], (), (index,)) for index in errors.hallucinated.tolist()]
+    elif name == "split":
+        cases = [ErrorCase(truth.areas[whole], (whole,), parts) for whole, parts in errors.split.items()]
+    elif name == "merged":
+        cases = [ErrorCase(found.areas[whole], parts, (whole,)) for whole, parts in errors.merged.items()]
+    else:
+        for true, predicted in getattr(errors, name).tolist():
+            size = abs(float(np.log(found.areas[predicted] / truth.areas[true])))
+            cases.append(ErrorCase(size, (true,), (predicted,)))
+    return sorted(cases, key=lambda case: -case.size)

@@ -72,6 +72,17 @@ def fill_objects(objects: Objects) -> Objects:
     return unite_runs(ColumnRuns(owners, columns, rows, filled.lengths), len(objects), objects.shape_hw)
 
 
+def mask_components(runs: Runs) -> Objects:
+    """The connected pieces of a mask, in the order of their first pixel; pixels at a corner are neighbours."""
+    pieces = split_runs(runs)
+    if not len(pieces):
+        return Objects.from_runs([], runs.shape_hw)
+    labels = label_runs(pieces)
+    order = labels.argsort(kind="stable")
+    offsets = np.concatenate([[0], np.bincount(labels).cumsum()])
+    return Objects(pieces.starts[order], pieces.lengths[order], offsets, runs.shape_hw)
+
+
 def largest_components(objects: Objects) -> Objects:
     """Each object's largest component, of equal ones the first down the columns; pixels at a corner are neighbours."""
     strips, _ = _side_by_side(objects)

@@ -9,7 +9,7 @@ import numpy as np
 
 from histofold.core.objects.instances import Objects
 from histofold.core.objects.overlaps import overlapping_pairs, pair_ious
-from histofold.data.thumbnails import fitting_shape, read_small
+from histofold.data.thumbnails import fitting_shape, read_small, small_owners
 from histofold.data.tiles.labels import IGNORED_LABEL
 from histofold.imaging.slide import Slide
 from histofold.report.pictures.overlays import FALSE_RGB, PREDICTION_RGB, TRUTH_RGB, draw_rings
@@ -76,23 +76,6 @@ def draw_objects(
     for rings, colour in zip(object_rings(objects), colours, strict=True):
         draw_rings(drawn_HWC, rings, objects.shape_hw, colour, line_px=1)
     return drawn_HWC
-
-
-def small_owners(objects: Objects, small_hw: tuple[int, int]) -> np.ndarray:
-    """Which object each pixel of a smaller picture shows, int64 (h, w): the last one there, -1 where there is none."""
-    (height, width), (rows, columns) = objects.shape_hw, small_hw
-    # The pixel of the image under the middle of each row and column of the picture.
-    row_middles = ((np.arange(rows) + 0.5) * height / rows).astype(np.int64)
-    column_of = np.full(width, -1)
-    column_of[((np.arange(columns) + 0.5) * width / columns).astype(np.int64)] = np.arange(columns)
-    column, top = np.divmod(objects.starts, height)
-    first, last = (np.searchsorted(row_middles, edge) for edge in (top, top + objects.lengths))
-    owner = np.repeat(np.arange(len(objects)), np.diff(objects.offsets))
-    counts = np.where(column_of[column] >= 0, last - first, 0)
-    places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
-    owners_HW = np.full(small_hw, -1)
-    owners_HW[places, np.repeat(column_of[column], counts)] = np.repeat(owner, counts)
-    return owners_HW
 
 
 def beside(pictures: Sequence[np.ndarray], gap_px: int = 8) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from histofold.core.metrics.errors import ObjectErrors, object_errors
+from histofold.core.metrics.errors import ERROR_KINDS, ObjectErrors, object_errors
 from histofold.core.metrics.ranked import ApRule, RankedHits
 from histofold.core.objects.detections import Detections
 from histofold.schema.choices import CHOICES_NAME, CHOSEN_SETTINGS
@@ -18,15 +18,6 @@ from histofold.trust.objects.found import FoundImage, find_held_out
 from histofold.trust.objects.scores import all_shown, image_table, mean_metrics, pooled_summary
 from histofold.trust.oof import FoldRun
 
-ERROR_KINDS = {
-    "missed": "missed",
-    "hallucinated": "hallucinated",
-    "split": "split",
-    "merged": "merged",
-    "too_thin": "too thin",
-    "too_fat": "too fat",
-}
-"""Fields of `ObjectErrors` and their words."""
 _AGREEMENT = 1e-4
 _LEAST_THRESHOLD = 1e-6  # a threshold lies above 0
 
