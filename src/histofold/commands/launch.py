@@ -39,10 +39,9 @@ class LauncherOptions:
     """Where the work is done."""
 
     launcher: Literal["here", "local", "slurm"] = "here"
-    """Jobs instead of this process, by histofold[cluster] (docs/scale.md): `slurm` queues them, `local` starts all at
-    once on this machine."""
+    """Jobs (docs/scale.md): `slurm` queues them, `local` starts all at once here."""
     launcher_options: tuple[str, ...] = ()
-    """What submitit is told of a job: timeout_min=720 mem_gb=64 gpus_per_node=2 slurm_partition=gpu ..."""
+    """What submitit is told: timeout_min=720 gpus_per_node=2 slurm_partition=gpu ..."""
 
     def __post_init__(self) -> None:
         if self.launcher_options and self.launcher == "here":
