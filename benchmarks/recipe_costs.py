@@ -57,6 +57,8 @@ def main() -> None:
         if "runs" in read_toml(path):
             continue  # an ensemble is packaged, not trained
         experiment, runs = trained_runs(path, load_toml_folds(path))
+        if experiment.train.steps == 0:
+            continue  # scored as it was published
         if is_detector(experiment.model.architecture):
             print(f"{path.stem:<28} a detector: its operations go with what it finds, and are not counted")
             continue

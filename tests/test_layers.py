@@ -116,6 +116,8 @@ def test_a_kernel_needs_the_kernel_layers_and_no_more(kernel: str) -> None:
     layers = {module.name.split(".")[1] for module in modules}
     assert layers <= KERNEL_LAYERS | {"kernels"}
     assert modules[-1].name == f"histofold.kernels.{kernel}"
+    baselines = ("histofold.models.sam", "histofold.predict.prompts")
+    assert not [module.name for module in modules if module.name.startswith(baselines)], "a baseline is no part of it"
 
 
 def test_the_command_line_starts_without_torch() -> None:

@@ -8,6 +8,7 @@ from histofold.core.faults import InputError
 from histofold.schema.experiment import Experiment
 from histofold.schema.network import SHIPPED_ENCODER, DetectorConfig, ModelConfig
 from histofold.schema.parse import parse_dataclass
+from histofold.schema.sam import SamConfig
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,47 @@ def test_arguments_of_a_detector_survive_json():
     assert json.loads(json.dumps(arguments)) == arguments
     assert arguments["anchor_sizes"] == [4, 9]
     assert "queries" not in arguments
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"encoder_weights": "none"}, "name its file or folder"),
+        ({"encoder_weights": "imagenet"}, "name its file or folder"),
+        ({"init": "file:x.safetensors"}, "and no init"),
+        ({"classes": 2}, "have no classes"),
+        ({"activation": "softmax"}, "have no classes"),
+        ({"encoder": "resnet34"}, "an encoder of its own"),
+        ({"architecture": "unet", "encoder_weights": "none", "sam": SamConfig(min_iou=0.5)}, "belongs to sam"),
+    ],
+)
+def test_what_does_not_go_with_segment_anything_is_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        ModelConfig(**{"architecture": "sam", "encoder_weights": "file:sam.pth", **settings})
+
+
+@pytest.mark.parametrize(
+    "settings", [{"points_per_side": 0}, {"min_iou": 1.1}, {"min_stability": -0.1}, {"max_area_share": 0.0}]
+)
+def test_what_segment_anything_cannot_be_asked_is_refused(settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}=.* must"):
+        SamConfig(**settings)
+
+
+def test_segment_anything_learns_nothing_and_everything_else_learns():
+    sam = {"architecture": "sam", "encoder_weights": "file:sam.pth"}
+    told = {**sam, "sam": {"prompts": "truth_points"}}
+    identity = {"views": ["identity"]}
+    five = {"preprocessing": {"slices": 5}, "augment": {"preset": "none"}}
+    experiment = parse_dataclass(Experiment, {"model": told, "train": {"steps": 0}, "predict": identity}, "E.toml")
+    assert experiment.model.arguments()["sam"]["prompts"] == "truth_points"
+    for data, words in (
+        ({"model": sam}, "must be 0 for sam"),
+        ({"train": {"steps": 0}}, "at least 1 for others, as unet"),
+        ({"model": told, "train": {"steps": 0}}, "predict.views=.*as it is"),
+        ({"model": sam, "train": {"steps": 0}, "preprocessing": {"normalise": "none"}}, "as it was published"),
+        ({"model": sam, "train": {"steps": 0}, **five}, "set slices to 1 or 3"),
+        ({"train": {"steps": -1}}, "must not be negative"),
+    ):
+        with pytest.raises(InputError, match=words):
+            parse_dataclass(Experiment, data, "E.toml")

@@ -44,6 +44,13 @@ def test_the_headline_stands_beside_a_mask_of_everything_and_its_thresholds():
 def test_a_fold_agrees_with_its_training_or_says_why_not():
     assert fold_words("3", FOLD) == "fold 3: Dice 0.8100; 0.8000 at threshold 0.5, as in training"
     assert "0.7900 in training: settings of prediction" in fold_words("3", FOLD | {"last_dice": 0.79})
+    assert fold_words("3", FOLD | {"last_dice": 0, "last_step": 0}).endswith("nothing was trained")
+
+
+def test_a_score_of_prompts_of_the_truth_is_called_an_upper_bound():
+    told = evaluation_of(summary=SUMMARY | {"prompts": "truth_boxes"}).lines()[-1]
+    assert "prompted by the truth, an upper bound" in told
+    assert evaluation_of(summary=SUMMARY | {"prompts": "grid"}).lines()[-1] == evaluation_of().lines()[-1]
 
 
 def test_a_best_validation_is_called_optimistic_only_where_it_is_not_the_last():

@@ -123,6 +123,9 @@ def run(arguments: list[str]) -> int:
     for setup, dice in trained:
         draw_fold_curves(setup.folder)
         print(setup.score_words(dice))
+    if options.settings.train.steps == 0:
+        run_folder = options.runs / options.path.stem
+        print(f"weights as they were published, in {run_folder}: `histofold evaluate {run_folder}` scores them")
     return 0
 
 
@@ -141,7 +144,7 @@ def show_schedule(options: TrainOptions, path: Path) -> None:
     """Draw the schedule of one process; in steps alone where no dataset is built that says how long an epoch is.
 
     Raises:
-        InputError: If the file is no PNG, or the schedule counts epochs and there is no dataset.
+        InputError: If the file is no PNG, nothing is trained, or the schedule counts epochs and there is no dataset.
     """
     _refuse_no_png("--show-schedule", path)
     from histofold.report.graphs.schedule import plot_schedule
@@ -149,6 +152,8 @@ def show_schedule(options: TrainOptions, path: Path) -> None:
 
     experiment = options.settings
     optim, train, dataset = experiment.optim, experiment.train, Path(experiment.data.dataset)
+    if train.steps == 0:
+        raise InputError(f"--show-schedule: {experiment.model.architecture} is not trained: there is no schedule")
     steps_per_epoch = None
     if (dataset / "dataset.json").is_file():
         steps_per_epoch = len(_shown_fold(options).index) / (train.batch * train.accumulate)

@@ -30,6 +30,7 @@ from histofold.schema.manifest import (
 from histofold.schema.objects import ObjectConfig, with_mean_choices
 from histofold.schema.parse import load_toml, plain, read_json
 from histofold.schema.run_record import RunRecord, finished_records, read_records
+from histofold.schema.sam import SAM
 
 AGREED_SETTINGS = (
     *("competition", "classes", "views", "average", "skip_blank"),
@@ -199,6 +200,12 @@ def _joined(records: Sequence[tuple[Path, RunRecord]]) -> Manifest:
         for (run, record), manifest in zip(records, manifests, strict=True)
         for name in (*AGREED_SETTINGS, *(TILE_SETTINGS if manifest in tiled else ()))
         if getattr(manifest, name) != getattr(first, name)
+    ]
+    remedy = "leave it out: it stands beside trained networks in reports alone"
+    faults += [
+        Fault(f"{run.name}/fold{record.fold}", str(run), "Segment Anything is a baseline: no kernel holds it", remedy)
+        for run, record in records
+        if record.architecture == SAM
     ]
     if faults:
         raise InputError(faults)

@@ -128,6 +128,9 @@ def _training_faults(experiment: Experiment, path: Path, folds: Path | None) -> 
         faults.append(Fault("model.init", str(path), rule, f"name one file: {_FILE_PREFIX}PATH"))
     if experiment.model.init and not Path(experiment.model.init.removeprefix(_FILE_PREFIX)).exists():
         faults.append(Fault("model.init", str(path), f"no such file: {experiment.model.init}", "check the path"))
+    if experiment.train.steps == 0:
+        rule = f"{experiment.model.architecture} is not trained"
+        faults.append(Fault("model.architecture", str(path), rule, "score it here, with `histofold evaluate`"))
     if folds is not None and not folds.is_file():
         faults.append(Fault("folds", str(folds), "no such file", "check the path"))
     return faults

@@ -64,7 +64,7 @@ def load_encoder_weights(model: torch.nn.Module, config: ModelConfig) -> None:
     if source == "shipped":
         state = shipped_state()
     else:
-        state = _read_state(Path(source.removeprefix("file:"))) if source.startswith("file:") else _hub_state(config)
+        state = read_state(Path(source.removeprefix("file:"))) if source.startswith("file:") else _hub_state(config)
     if config.architecture in HUB_NAMES:
         state = {HUB_NAMES[config.architecture](name): tensor for name, tensor in state.items()}
     if config.architecture == "dpt":
@@ -121,7 +121,7 @@ def shipped_state() -> dict[str, torch.Tensor]:
     import timm
 
     names = timm.create_model(SHIPPED_ENCODER.removeprefix("tu-"), pretrained=False).state_dict()
-    return dict(zip(names, _read_state(shipped_path()).values(), strict=True))
+    return dict(zip(names, read_state(shipped_path()).values(), strict=True))
 
 
 def shipped_path() -> Path:
@@ -207,8 +207,12 @@ def _load_detector(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) ->
     logger.info("detector: all but %d tensors come from the weights (%s)", len(left), listed_ids(left))
 
 
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file, those of nested dicts under dotted names; of a folder, those that transformers saved."""
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file, those of nested dicts under dotted names; of a folder, those that transformers saved.
+
+    Raises:
+        InputError: If there is none, or it is no state dict.
+    """
     path = weights_file(path)
     if not path.is_file():
         raise InputError([Fault(WEIGHTS_SETTING, str(path), "no such file", "check the path after `file:`")])

@@ -189,7 +189,11 @@ class ImageBands:
 
 
 def predict_masks(
-    stages: Sequence[Stage], sample: Sample, thresholds: Sequence[Threshold], never_empty: bool
+    stages: Sequence[Stage],
+    sample: Sample,
+    thresholds: Sequence[Threshold],
+    never_empty: bool,
+    forward: StageForward = forward_batch,
 ) -> list[Masks]:
     """The cleaned masks of a sample, one for each threshold.
 
@@ -197,7 +201,7 @@ def predict_masks(
         ImageError: If it cannot be read.
     """
     with open_sample(sample) as slide:
-        prediction = predict_image(stages, slide, sample.pixel_size_um, thresholds)
+        prediction = predict_image(stages, slide, sample.pixel_size_um, thresholds, forward)
     return [prediction.masks(threshold, stages[0].manifest, never_empty) for threshold in thresholds]
 
 

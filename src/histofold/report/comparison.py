@@ -16,7 +16,7 @@ from histofold.core.faults import Fault, InputError
 from histofold.core.rle.sets import without_runs
 from histofold.imaging.slide import open_sample
 from histofold.imaging.stain import network_view
-from histofold.predict.image import forward_batch, of_organ, predict_masks
+from histofold.predict.image import StageForward, forward_batch, of_organ, predict_masks
 from histofold.predict.stages import Stage
 from histofold.predict.tiled import Tiling, grid_of, predict_bands
 from histofold.report.pictures.overlays import contact_sheet, save_png
@@ -133,9 +133,9 @@ def _class_rows(
     ]
     for run, fold in folds.items():
         ensemble = fold.ensemble()
-        logits_KHW = logit_map(ensemble[0], sample, CELL_SIDE)
+        logits_KHW = logit_map(ensemble[0], sample, CELL_SIDE, fold.forward(truth, [sample]))
         cuts = look_up_thresholds(thresholds[run], sample.organ, sample.source, classes)
-        (prediction,) = predict_masks(ensemble, sample, [cuts], truth.never_empty)
+        (prediction,) = predict_masks(ensemble, sample, [cuts], truth.never_empty, fold.forward(truth, [sample]))
         overlays = class_overlays(sample, target, prediction, CELL_SIDE)
         scores = class_dice(without_runs(prediction, truth.ignored(sample)), target)
         for row, logits_HW, overlay, score in zip(rows, logits_KHW, overlays, scores, strict=True):
@@ -153,13 +153,14 @@ def _fold_without(folds: Sequence[FoldRun], key: str, run: Path) -> FoldRun:
     return fold
 
 
-def logit_map(stage: Stage, sample: Sample, side: int) -> np.ndarray:
+def logit_map(stage: Stage, sample: Sample, side: int, forward: StageForward = forward_batch) -> np.ndarray:
     """Logits of the average over the views of one zoom, every so many pixels of the network's scale.
 
     Args:
         stage: The network at one zoom.
         sample: The slide.
         side: Most pixels of the longer side.
+        forward: Takes each batch through the stage.
 
     Returns:
         float32 (K, h, w), within plus and minus `LARGEST_LOGIT`.
@@ -172,8 +173,8 @@ def logit_map(stage: Stage, sample: Sample, side: int) -> np.ndarray:
         view = network_view(slide, manifest.preprocessing, sample.pixel_size_um)
         step = max(1, -(-max(view.shape_hw) // side))
         tiling = Tiling(grid_of(manifest, view.shape_hw), manifest.batch, manifest.blend)
-        bare = [partial(forward_batch, stage, networks) for networks in stage.networks]
-        forwards = [partial(of_organ, forward, sample.organ) for forward in bare]
+        bare = [partial(forward, stage, networks) for networks in stage.networks]
+        forwards = [partial(of_organ, each, sample.organ) for each in bare]
         bands = predict_bands(forwards, view, tiling, stage.threaded)
         thinned = [values_KHW[:, -y % step :: step, ::step].copy() for y, values_KHW in bands]
     logits_KHW = np.concatenate(thinned, axis=1).astype(np.float64)

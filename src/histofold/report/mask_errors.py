@@ -138,8 +138,9 @@ class _Predicted:
         place = int(np.flatnonzero(evaluation.oof["id"] == sample_id)[0])
         cuts = tuple(np.atleast_1d(evaluation.cuts[place]).tolist())
         sample, truth = evaluation.samples[sample_id], evaluation.truth
-        ensemble = self._ensemble(self._folds[sample_id].fold)
-        (masks,) = predict_masks(ensemble, sample, [cuts], truth.never_empty)
+        fold = self._folds[sample_id]
+        forward = fold.forward(truth, [sample])
+        (masks,) = predict_masks(self._ensemble(fold.fold), sample, [cuts], truth.never_empty, forward)
         found = mask_components(class_runs(without_runs(masks, truth.ignored(sample)))[class_place])
         true = mask_components(class_runs(truth.target(sample))[class_place])
         return object_errors(found, true), true, found

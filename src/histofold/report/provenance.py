@@ -36,7 +36,7 @@ def timing_section(evaluation: Evaluation, slides: Mapping[str, ScoredSlide]) ->
         seconds = sum(slide.seconds for slide in own) if own else None
         megapixels = sum(slide.shape_hw[0] * slide.shape_hw[1] for slide in own) / 1e6
         each = None if seconds is None else seconds / megapixels
-        training = (record.steps, record.seconds, record.seconds / record.steps)
+        training = (record.steps, record.seconds, record.seconds / max(1, record.steps))
         rows.append((fold.fold, *training, len(own) or None, seconds, each))
     header = ("fold", "steps", "training, s", "s a step", "slides predicted", "prediction, s", "s a megapixel")
     width = len(header) if slides else 4

@@ -16,7 +16,8 @@ from histofold.schema.network import ModelConfig, is_detector
 from histofold.schema.objects import ObjectConfig
 from histofold.schema.optim import OptimConfig
 from histofold.schema.prediction import NETWORK_MULTIPLE, PredictConfig, parse_view, views_by_zoom
-from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from histofold.schema.sam import SAM
 from histofold.schema.volumes import VolumeConfig
 
 VALIDATION_THRESHOLD = 0.5
@@ -30,7 +31,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of weights, sampling and augmentation."""
     steps: int = 4000
-    """Optimisation steps of a fold."""
+    """Optimisation steps of a fold; 0 for sam alone, whose weights are scored as they are."""
     batch: int = 8
     """Images of a step on each process; 1 for detectors alone."""
     workers: int = 2
@@ -59,13 +60,12 @@ class TrainConfig:
     """A tracker that Accelerate knows (tensorboard, wandb, mlflow, ...), which gets what log.csv holds; empty: none."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "validate_every", "validate_images", "save_every", "accumulate"):
+        for name in ("batch", "validate_every", "validate_images", "save_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must not be negative")
-        if self.workers < 0:
-            raise ValueError(f"workers={self.workers} must not be negative")
+        for name in ("steps", "seed", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         for name in ("regions", "organs", "sources"):
             shares = getattr(self, name).values()
             if shares and not (all(0 < share <= 1 for share in shares) and sum(shares) <= 1 + 1e-9):
@@ -103,6 +103,27 @@ class Experiment:
         if self.train.batch < 2 and not is_detector(self.model.architecture):
             raise ValueError(f"train.batch={self.train.batch} must be at least 2, for batch normalisation")
         check_sides(self.model.encoder, self.model.image_size, self._seen_sides())
+        if (self.train.steps == 0) != (self.model.architecture == SAM):
+            raise ValueError(
+                f"train.steps={self.train.steps} must be 0 for sam, which learns nothing, and at least 1 for others, "
+                f"as {self.model.architecture}"
+            )
+        if self.model.architecture == SAM:
+            self._check_sam()
+
+    def _check_sam(self) -> None:
+        """Refuse what published weights were not made to see, and views in which prompts would lie elsewhere."""
+        seen = self.preprocessing
+        if seen.slices == 5 or (seen.normalise, seen.mean, seen.std) != ("imagenet", IMAGENET_MEAN, IMAGENET_STD):
+            rule = (
+                f"normalise={seen.normalise!r}, slices={seen.slices}: sam sees colours as it was published, by imagenet"
+            )
+            raise ValueError(
+                f"{rule}, or one slice as grey: leave out normalise, mean and std, and set slices to 1 or 3"
+            )
+        if self.model.sam.prompts != "grid" and self.predict.views != ("identity",):
+            rule = f"predict.views={self.predict.views}: boxes and points of the truth lie in the tile as it is"
+            raise ValueError(f'{rule}: write ["identity"]')
 
     def prediction(self) -> PredictConfig:
         """How slides are predicted in tiles: where no tile is set, in tiles of what the network was trained on."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from histofold.schema.encoders import PLAIN_TRANSFORMERS, UNDILATED, has_built_side
+from histofold.schema.sam import SAM, SamConfig
 
 PyramidArchitecture = Literal[
     "unext50",
@@ -37,7 +38,7 @@ DenseArchitecture = Literal[
 """Networks that give a logit for each pixel."""
 DetectorArchitecture = Literal["maskrcnn", "maskrcnn_c4", "mask2former"]
 """Networks that give objects."""
-Architecture = Literal[DenseArchitecture, DetectorArchitecture]
+Architecture = Literal[DenseArchitecture, DetectorArchitecture, "sam"]
 DEFAULT_ENCODERS = {
     "unet": "resnet34",
     "unetplusplus": "resnet34",
@@ -197,7 +198,8 @@ class ModelConfig:
     side that the weights' position embedding was made for."""
     encoder_weights: str = "none"
     """`none`; `shipped`: ImageNet weights of tu-tf_efficientnet_lite0, installed with the project; the name of weights
-    on the hub (imagenet, ...); or `file:PATH` of a local state dict."""
+    on the hub (imagenet, ...); or `file:PATH` of a local state dict. Of sam `file:PATH` of all of its weights: the
+    published .pth, or a folder that transformers saved."""
     decoder_channels: tuple[int, int, int, int, int] = DECODER_CHANNELS
     """Channels of the five decoder stages, coarse to fine (unet, unetplusplus and manet)."""
     output_stride: Literal[0, 8, 16] = 0
@@ -220,6 +222,8 @@ class ModelConfig:
     organ is another or unknown. Of networks of segmentation-models-pytorch and dpt."""
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     """What maskrcnn, maskrcnn_c4 and mask2former have besides their encoder."""
+    sam: SamConfig = field(default_factory=SamConfig)
+    """How sam is asked, and which of its answers count."""
 
     def __post_init__(self) -> None:
         check_encoder_name(self.encoder)
@@ -252,6 +256,7 @@ class ModelConfig:
         if self.organs and not takes_organs(self.architecture):
             raise ValueError(f"organs={self.organs} are not read by {self.architecture}: leave them out")
         self._check_weights()
+        self._check_sam()
 
     def _check_encoder(self, encoder: str) -> None:
         """Refuse what the encoder's name alone rules out."""
@@ -278,6 +283,21 @@ class ModelConfig:
                 f"{self.encoder or default_encoder(self.architecture) or 'its own'!r}: {remedy}"
             )
 
+    def _check_sam(self) -> None:
+        if self.architecture != SAM:
+            if self.sam != SamConfig():
+                raise ValueError(f"[model.sam] belongs to sam: leave it out for {self.architecture}")
+        elif not self.encoder_weights.startswith("file:") or self.init:
+            rule = "sam is scored as it was published: name its file or folder"
+            raise ValueError(f'{rule}, encoder_weights = "file:PATH", and no init')
+        elif self.classes != 1 or self.activation != "sigmoid":
+            raise ValueError("the segments of sam have no classes: leave out classes and activation")
+
+    @property
+    def words(self) -> str:
+        """The architecture, and that it is told the truth where it is."""
+        return self.architecture if self.sam.prompts == "grid" else f"{self.architecture}, {self.sam.prompts}"
+
     def arguments(self, slices: int = 3) -> dict[str, Any]:
         """What the network is built with, as `build_model` takes it and a manifest's member records it.
 
@@ -287,6 +307,8 @@ class ModelConfig:
         arguments: dict[str, Any] = {"classes": self.classes}
         if slices != 3:
             arguments["slices"] = slices
+        if self.architecture == SAM:
+            return {**arguments, "sam": asdict(self.sam)}
         if default_encoder(self.architecture):
             arguments["encoder"] = self.encoder or default_encoder(self.architecture)
         if self.image_size:

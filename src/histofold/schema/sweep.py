@@ -94,6 +94,8 @@ class SweepConfig:
             raise ValueError(f"trials={self.trials} must be at least 1 for the sampler {self.sampler}")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must not be negative")
+        if self.experiment.train.steps == 0:
+            raise ValueError("the experiment trains nothing (train.steps = 0): score it with `histofold evaluate`")
         if self.metric == "loss" and self.pruner != "none":
             raise ValueError(f"pruner={self.pruner!r} looks at validation scores: set metric to val_dice, or no pruner")
 

@@ -24,7 +24,6 @@ from histofold.data.tiles.files import refuse_cut_tiles
 from histofold.predict.image import predict_masks
 from histofold.predict.stages import stages_of
 from histofold.schema.experiment import VALIDATION_THRESHOLD, Experiment
-from histofold.schema.run_record import RunRecord, datasets_beside, settings_sha256, write_record
 from histofold.schema.sample import Sample
 from histofold.train.checkpoint import save_network, save_state
 from histofold.train.dataset import make_loader, training_tiles
@@ -47,12 +46,14 @@ from histofold.train.run import (
     Stopped,
     is_finished,
     make_room,
+    record_fold,
     refresh_record,
     refuse_other_finished_run,
     start_run,
 )
 from histofold.train.sampler import training_order
 from histofold.train.step import Batch, refuse_broken_weights, refuse_non_finite, step_images, training_step
+from histofold.train.untrained import take_as_it_is
 
 LOG_EVERY = 10
 
@@ -74,7 +75,8 @@ def train_experiment(
         limit: Train and validate on this many slides only.
 
     Yields:
-        Each fold once it is trained, with its score (Dice, of objects AP); nothing in a helping process of torchrun.
+        Each fold once it is trained, with its score (Dice, of objects AP); nothing in a helping process of torchrun,
+        and nothing where nothing is trained.
 
     Example:
         >>> for setup, score in train_experiment(experiment, "E", Path("runs"), None, resume=True, limit=None):
@@ -97,7 +99,7 @@ def train_experiment(
 def train_fold(setup: FoldSetup, resume: bool, on_validation: OnValidation | None = None) -> float | None:
     """Train one fold to its end and return the score of the averaged weights on the held-out slides.
 
-    Under torchrun only the first process validates; the others return None.
+    Under torchrun only the first process validates; the others return None, as does a fold of what is not trained.
 
     Args:
         setup: The fold.
@@ -113,9 +115,13 @@ def train_fold(setup: FoldSetup, resume: bool, on_validation: OnValidation | Non
     check_classes(setup)
     make_room(setup, resume)
     refuse_other_finished_run(setup)
+    untrained = setup.experiment.train.steps == 0
     if is_finished(setup):
         logger.info("fold %d is finished already", setup.fold)
-        return refresh_record(setup)
+        score = refresh_record(setup)
+        return None if untrained else score
+    if untrained:
+        return take_as_it_is(setup)
     run = start_run(setup, resume)
     try:
         with Interruption(enabled=run.accelerator.num_processes == 1) as interruption:
@@ -229,28 +235,10 @@ def _finish(run: Run, setup: FoldSetup) -> float | None:
     seen = [(row[column], row["step"]) for row in run.rows if column in row]
     write_log(run.rows, setup.folder / "log.csv", setup.metric)
     save_network(run.averaged(), setup.folder)
-    record = RunRecord(
-        digest=setup.digest,
-        fold=setup.fold,
-        limit=setup.limit,
-        competition=setup.competition.name,
-        steps=run.step,
-        seconds=round(run.seconds, 1),
-        metric=setup.metric,
-        dice=score,
-        best_dice_optimistic=max(seen)[0],
-        best_step=int(max(seen)[1]),
-        dice_by_id=by_id,
-        trained_on=setup.trained_on,
-        manifest=setup.manifest,
-        architecture=setup.experiment.model.architecture,
-        arguments=setup.experiment.model.arguments(setup.experiment.preprocessing.slices),
-        inputs=setup.inputs,
-        folds=setup.folds,
-        datasets=datasets_beside(setup.experiment, setup.folder),
-        settings_sha256=settings_sha256(setup.experiment),
-    )
-    write_record(setup.folder, record)
+    best, step = max(seen)
+    trained = {"steps": run.step, "seconds": round(run.seconds, 1), "trained_on": setup.trained_on}
+    scores = {"dice": score, "dice_by_id": by_id, "best_dice_optimistic": best, "best_step": int(step)}
+    record_fold(setup, **trained, **scores)
     return score
 
 

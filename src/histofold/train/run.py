@@ -20,7 +20,15 @@ from histofold.predict.devices import best_device, best_precision
 from histofold.schema.experiment import Experiment
 from histofold.schema.files import remove_leftovers, weights_rule, write_atomically
 from histofold.schema.parse import load_toml, to_toml
-from histofold.schema.run_record import RECORD_NAME, keeps_settings, read_record, settings_sha256, write_record
+from histofold.schema.run_record import (
+    RECORD_NAME,
+    RunRecord,
+    datasets_beside,
+    keeps_settings,
+    read_record,
+    settings_sha256,
+    write_record,
+)
 from histofold.train.checkpoint import NETWORK_FILES, load_state, newest_state, refuse_other_run, state_paths
 from histofold.train.fold import FoldSetup
 from histofold.train.heads import TrainingNetwork
@@ -242,6 +250,26 @@ def is_finished(setup: FoldSetup) -> bool:
     if rule := weights_rule(files[1]):
         logger.warning("%s: %s: it is made again from the last state", files[1], rule)
     return not rule
+
+
+def record_fold(setup: FoldSetup, **results: Any) -> None:
+    """Write run.json, which makes a fold finished; `results` are the fields of `RunRecord` that its training gave."""
+    record = RunRecord(
+        digest=setup.digest,
+        fold=setup.fold,
+        limit=setup.limit,
+        competition=setup.competition.name,
+        metric=setup.metric,
+        manifest=setup.manifest,
+        architecture=setup.experiment.model.architecture,
+        arguments=setup.experiment.model.arguments(setup.experiment.preprocessing.slices),
+        inputs=setup.inputs,
+        folds=setup.folds,
+        datasets=datasets_beside(setup.experiment, setup.folder),
+        settings_sha256=settings_sha256(setup.experiment),
+        **results,
+    )
+    write_record(setup.folder, record)
 
 
 def refresh_record(setup: FoldSetup) -> float:

@@ -20,6 +20,25 @@ from histofold.schema.sample import Sample
 from histofold.trust.audit import RunAudit, audit_run
 from histofold.trust.oof import FoldRun
 
+_AGREEMENT = 1e-4
+"""Scores of a fold and of its training differ by less where nothing has changed between them."""
+
+
+def training_words(now: float, trained: float, steps: int, kind: str) -> str:
+    """How training saw a fold's score, in words.
+
+    Args:
+        now: The score with the settings of training.
+        trained: That of the end of training.
+        steps: Its steps; 0 of what was never trained.
+        kind: What is scored, as its settings are called.
+    """
+    if steps == 0:
+        return "nothing was trained"
+    if abs(now - trained) < _AGREEMENT:
+        return "as in training"
+    return f"{trained:.4f} in training: settings of prediction, {kind} or the machine are others since"
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -60,6 +79,7 @@ class FinishedRun:
             "weights_sha256": {fold.folder.name: file_sha256(fold.folder / "model.safetensors") for fold in self.folds},
             "settings": {fold.folder.name: plain(fold.record.manifest) for fold in self.folds},
             "missing_folds": list(self.missing),
+            **({"prompts": sam.prompts} if (sam := self.folds[0].sam) else {}),
         }
 
     def write(self, oof: pd.DataFrame, thresholds: Mapping[str, float], summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,9 +102,17 @@ class FinishedRun:
 
     @property
     def notes(self) -> list[str]:
-        """Words about folds that are not finished: the score then speaks of fewer images."""
+        """Words about folds that are not finished, so that the score speaks of fewer images, and not trained at all."""
         numbers = ", ".join(map(str, self.missing))
-        return [f"folds {numbers} are not finished: the score speaks of the other folds alone"] if numbers else []
+        notes = [f"folds {numbers} are not finished: the score speaks of the other folds alone"] if numbers else []
+        sam = self.folds[0].sam
+        if sam is not None:
+            notes.append(
+                "Segment Anything as it was published: nothing was trained, and every fold has the same weights"
+            )
+        if sam is not None and sam.prompts != "grid":
+            notes.append(f"prompted by the truth of each held-out image ({sam.prompts}): an upper bound, no prediction")
+        return notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +178,8 @@ class Evaluation(ABC):
             words = f"95% {interval[0]:.4f} to {interval[1]:.4f} over {groups} groups"
         if missing := self.summary["missing_folds"]:
             words += f"; incomplete, without the unfinished folds {', '.join(map(str, missing))}"
+        if self.summary.get("prompts", "grid") != "grid":
+            words += "; prompted by the truth, an upper bound"
         return words
 
     def lines(self) -> list[str]:

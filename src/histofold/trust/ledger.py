@@ -73,7 +73,7 @@ def _row(run: Path, board: Mapping[frozenset[str], Mapping[str, Any]]) -> dict[s
         "missing_folds": " ".join(map(str, summary.get("missing_folds", ()))),
         "steps": experiment.train.steps,
         "seed": experiment.train.seed,
-        "architecture": experiment.model.architecture,
+        "architecture": experiment.model.words,
         "settings": records[0].settings_sha256[:DIGEST_LETTERS],
         "data": _data_digest(records),
         "weights": _digest(sorted(weights)),

@@ -15,7 +15,7 @@ from histofold.schema.parse import write_json
 from histofold.trust.blank_tiles import refuse_costly_skipping
 from histofold.trust.choices import ScoredCandidates, Trial
 from histofold.trust.cleaning import Cleaning, choose_cleaning
-from histofold.trust.evaluation import Evaluation, FinishedRun
+from histofold.trust.evaluation import Evaluation, FinishedRun, training_words
 from histofold.trust.intervals import grouped_interval, score_bounds
 from histofold.trust.oof import FoldRun, FoldScores, score_folds
 from histofold.trust.scored import ScoredSlide
@@ -145,16 +145,10 @@ def _nested_cuts(
     return cuts
 
 
-_AGREEMENT = 1e-4
-"""Dice of a fold at 0.5 and that of its training differ by less where nothing has changed between them."""
-
-
 def fold_words(fold: str, values: Mapping[str, Any]) -> str:
     """The Dice of a fold in words: at thresholds of the other folds, at 0.5, and how training saw it."""
-    half, trained = values["dice_at_half"], values["last_dice"]
-    training = "as in training"
-    if abs(half - trained) >= _AGREEMENT:
-        training = f"{trained:.4f} in training: settings of prediction, masks or the machine are others since"
+    half = values["dice_at_half"]
+    training = training_words(half, values["last_dice"], values["last_step"], "masks")
     return f"fold {fold}: Dice {values['dice']:.4f}; {half:.4f} at threshold 0.5, {training}"
 
 

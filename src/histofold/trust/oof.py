@@ -7,8 +7,9 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,10 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from histofold.competitions.base import Truth, masks_dice
+from histofold.competitions.base import ObjectCompetition, Truth, masks_dice
 from histofold.competitions.hidden import hidden_shift
 from histofold.core.faults import Fault, InputError, listed_ids
+from histofold.core.objects.morphology import mask_components
 from histofold.core.rle.runs import Masks, Runs, class_runs, join_classes
 from histofold.core.rle.sets import without_runs
 from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_groups, joined_samples
@@ -26,9 +28,12 @@ from histofold.imaging.shift import Shift, shifted_sample
 from histofold.imaging.slide import open_sample
 from histofold.models.build import broken_tensors
 from histofold.models.instances.build import build_network
+from histofold.models.sam.load import load_sam
+from histofold.models.sam.network import Sam
 from histofold.predict.devices import best_device, best_precision
-from histofold.predict.image import ImagePrediction, predict_image
+from histofold.predict.image import ImagePrediction, StageForward, forward_batch, predict_image
 from histofold.predict.postprocess import clean_masks
+from histofold.predict.prompts import PromptedSlides, scaled_prompts, truth_prompts
 from histofold.predict.stages import Networks, Stage, build_stages
 from histofold.schema.choices import read_cleaning
 from histofold.schema.experiment import Experiment, with_moved_data
@@ -44,6 +49,7 @@ from histofold.schema.run_record import (
     settings_sha256,
     with_datasets_beside,
 )
+from histofold.schema.sam import SAM, SamConfig
 from histofold.schema.sample import Sample
 from histofold.trust.choices import Candidate, ScoredCandidates
 from histofold.trust.cleaning import Cleaning, all_cleanings, cleaned_dice
@@ -60,23 +66,54 @@ class FoldRun:
     manifest: Manifest
     record: RunRecord
 
+    @cached_property
+    def sam(self) -> SamConfig | None:
+        """How Segment Anything is asked; None of any other network."""
+        if self.record.architecture != SAM:
+            return None
+        return parse_dataclass(SamConfig, self.record.arguments["sam"], str(self.folder / RECORD_NAME))
+
     def ensemble(self) -> list[Stage]:
         """Its averaged weights as an ensemble of one."""
         return stages_together([self])
 
     def network(self) -> torch.nn.Module:
         """Its averaged weights, in evaluation mode, where they are predicted with."""
-        model = build_network(self.record.architecture, self.record.arguments)
         path = self.folder / "model.safetensors"
         if rule := weights_rule(path):
             remedy = "copy the run again, or let `histofold train E.toml --resume` write it"
             raise InputError([Fault(self.folder.name, str(path), rule, remedy)])
+        if self.sam is not None:
+            sam = Sam(load_sam(self.folder), self.sam, self.manifest.objects is not None)
+            return sam.eval().to(best_device()).to(memory_format=torch.channels_last)
+        model = build_network(self.record.architecture, self.record.arguments)
         state = load_file(path)
         if broken := broken_tensors(state):
             rule = f"its weights are no finite numbers ({listed_ids(broken, 3)})"
             raise InputError([Fault(self.folder.name, str(path), rule, "remove the folder and train the fold anew")])
         model.load_state_dict(state)
         return model.eval().to(best_device()).to(memory_format=torch.channels_last)
+
+    def prompted(self, truth: Truth, samples: Sequence[Sample]) -> PromptedSlides | None:
+        """What asks Segment Anything of slides in their order, where it is told where the truth is; else None."""
+        if self.sam is None or self.sam.prompts == "grid":
+            return None
+        kind, preprocessing = self.sam.prompts, self.manifest.preprocessing
+
+        def asked(sample: Sample) -> np.ndarray:
+            if self.manifest.objects is not None:
+                objects = cast(ObjectCompetition, truth).objects(sample)
+            else:
+                objects = mask_components(class_runs(truth.target(sample))[0])
+            prompts_MK = truth_prompts(objects, kind)
+            return scaled_prompts(prompts_MK, objects.shape_hw, sample.pixel_size_um, sample.organ, preprocessing)
+
+        return PromptedSlides(map(asked, samples), self.manifest.objects is not None)
+
+    def forward(self, truth: Truth, samples: Sequence[Sample]) -> StageForward:
+        """How batches of slides go through the network, in the order of the slides."""
+        prompted = self.prompted(truth, samples)
+        return forward_batch if prompted is None else prompted.forward
 
 
 def stages_together(folds: Sequence[FoldRun]) -> list[Stage]:
@@ -211,7 +248,7 @@ def score_folds(
             kept = kept_slides([entry.get("slide")] if not stain else [], journal.path)
             if not entry or (not stain and not kept):
                 ensemble = ensemble or fold.ensemble()
-                scores, *kept = score_slide(ensemble, truth, sample, cleanings, shift)
+                scores, *kept = score_slide(ensemble, truth, sample, cleanings, shift, fold.forward(truth, [sample]))
                 more = {} if stain else {"slide": plain(kept[0])}
                 entry = {"key": key, "id": sample_id, "cleanings": tried, "scores": scores.tolist(), **more}
                 journal.add(entry)
@@ -246,7 +283,9 @@ def held_out_ids(fold: FoldRun, table: pd.DataFrame) -> list[str]:
 
 def fold_key(fold: FoldRun) -> str:
     """Identifies weights and prediction settings: scores of another key are not reused."""
-    return file_sha256(fold.folder / "model.safetensors")[:16] + json.dumps(plain(fold.manifest), sort_keys=True)
+    settings = json.dumps(plain(fold.manifest), sort_keys=True)
+    asked = json.dumps(plain(fold.sam), sort_keys=True) if fold.sam else ""  # the same weights, asked otherwise
+    return file_sha256(fold.folder / "model.safetensors")[:16] + settings + asked
 
 
 def slide_key(fold: FoldRun, weights_key: str, sample_id: str) -> str:
@@ -263,6 +302,7 @@ def score_slide(
     sample: Sample,
     cleanings: Sequence[Cleaning],
     shift: Shift | None = None,
+    forward: StageForward = forward_batch,
 ) -> tuple[np.ndarray, ScoredSlide | None]:
     """One slide, shifted where that is wanted.
 
@@ -274,7 +314,7 @@ def score_slide(
     seeds = {each.seed_threshold for each in cleanings} - {0.0}
     with open_sample(sample if shift is None else shifted_sample(sample, shift)) as slide:
         cuts = sorted({*PROBABILITY_CUTS, *seeds})
-        prediction = predict_image(ensemble, slide, sample.pixel_size_um, cuts)
+        prediction = predict_image(ensemble, slide, sample.pixel_size_um, cuts, forward)
     seconds = time.perf_counter() - started
     target, ignored = truth.target(sample), truth.ignored(sample)
     dice = cleaned_dice(prediction, target, ignored, cleanings, THRESHOLD_GRID, truth.never_empty)

@@ -123,7 +123,8 @@ def _score_volume(
     settings = fold.manifest.volume or VolumeConfig()
     started = time.perf_counter()
     with volume_scratch(found.run) as scratch:
-        map_DHW = predict_volume(ensemble, gather_volume(samples, scratch), settings.axes, scratch)
+        forward = fold.forward(found.truth, samples)
+        map_DHW = predict_volume(ensemble, gather_volume(samples, scratch), settings.axes, scratch, forward)
         cut = [cut_volume(map_DHW, threshold, fold.manifest) for threshold in THRESHOLD_GRID]
         del map_DHW
     seconds = (time.perf_counter() - started) / len(samples)

@@ -28,7 +28,7 @@ def folds(tmp_path):
         (folder / "model.safetensors").write_bytes(bytes([number]))
         held_out = {f"i{2 * number + place}": 0.5 for place in (0, 1)}
         inputs = {f"pixels {key}": key for key in held_out}
-        record = SimpleNamespace(inputs=inputs, dice_by_id=held_out)
+        record = SimpleNamespace(inputs=inputs, dice_by_id=held_out, architecture="unet")
         manifest = Manifest(competition="vasculature_2023", preprocessing=Preprocessing())
         made.append(FoldRun(number, folder, manifest, record))
     return made
@@ -49,7 +49,7 @@ def predicted(monkeypatch):
         def unsure(self, sample):
             return Objects.from_masks([], SHAPE)
 
-    def detect(ensemble, sample):
+    def detect(ensemble, sample, run):
         ids.append(sample.id)
         rng = np.random.default_rng(int(sample.id[1:]))
         objects = Objects.from_masks(random_masks(rng, SHAPE), SHAPE)

@@ -10,13 +10,14 @@ from histofold.data.store import DatasetInfo
 from histofold.schema.experiment import Experiment
 from histofold.schema.network import is_detector
 from histofold.schema.objects import DENSE_MAPS
+from histofold.schema.sam import SAM
 
 _NOT_OF_DETECTORS = ("organ", "pixel_size", "deep_supervision", "organ_weights")
 
 
 def network_classes(info: DatasetInfo, competition_classes: tuple[str, ...], architecture: str) -> tuple[str, ...]:
     """Names of a network's channels: the classes, and of a dense network of objects boundary and distance."""
-    is_dense = info.task == "instances" and not is_detector(architecture)
+    is_dense = info.task == "instances" and not is_detector(architecture) and architecture != SAM
     return (*competition_classes, *DENSE_MAPS) if is_dense else competition_classes
 
 
@@ -46,7 +47,7 @@ def completed_for_objects(experiment: Experiment, info: DatasetInfo, folder: Pat
         faults += [
             Fault(f"loss.{name}", file, rule, "leave it out") for name in _NOT_OF_DETECTORS if getattr(loss, name)
         ]
-    else:
+    elif model.architecture != SAM:
         if model.activation != "sigmoid":
             rule = "an object, its boundary and its distance do not exclude each other"
             faults.append(Fault("model.activation", file, rule, 'write "sigmoid", or leave it out'))

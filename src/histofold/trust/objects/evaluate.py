@@ -12,13 +12,12 @@ from histofold.core.objects.detections import Detections
 from histofold.schema.choices import CHOICES_NAME, CHOSEN_SETTINGS
 from histofold.schema.objects import ObjectConfig
 from histofold.schema.parse import write_json
-from histofold.trust.evaluation import Evaluation, FinishedRun
+from histofold.trust.evaluation import Evaluation, FinishedRun, training_words
 from histofold.trust.objects.choices import ObjectChoice, Scorer, nested_choices
 from histofold.trust.objects.found import FoundImage, find_held_out
 from histofold.trust.objects.scores import all_shown, image_table, mean_metrics, pooled_summary
 from histofold.trust.oof import FoldRun
 
-_AGREEMENT = 1e-4
 _LEAST_THRESHOLD = 1e-6  # a threshold lies above 0
 
 
@@ -63,10 +62,8 @@ class ObjectEvaluation(Evaluation):
 
 def object_fold_words(metric: str, fold: str, values: Mapping[str, Any]) -> str:
     """The score of a fold in words: with choices of the other folds, with the run's own, and how training saw it."""
-    own, trained = values["score_of_own_settings"], values["last_score"]
-    training = "as in training"
-    if abs(own - trained) >= _AGREEMENT:
-        training = f"{trained:.4f} in training: settings of prediction, objects or the machine are others since"
+    own = values["score_of_own_settings"]
+    training = training_words(own, values["last_score"], values["last_step"], "objects")
     return f"fold {fold}: {metric} {values['score']:.4f}; {own:.4f} with the run's own settings, {training}"
 
 

@@ -15,7 +15,8 @@ from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
 from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_groups, joined_samples
 from histofold.imaging.slide import open_sample
-from histofold.predict.objects.image import raw_detections
+from histofold.predict.objects.image import predict_objects
+from histofold.predict.objects.run import BatchRunner, run_batch
 from histofold.predict.stages import Stage
 from histofold.schema.files import LineJournal
 from histofold.schema.sample import Sample
@@ -64,7 +65,8 @@ def find_held_out(run: Path, folds: Sequence[FoldRun], sources: Sequence[Source]
             entry = known.get((key, sample_id))
             if entry is None:
                 ensemble = ensemble or fold.ensemble()
-                raw = _detected(ensemble, sample)
+                prompted = fold.prompted(truth, [sample])
+                raw = _detected(ensemble, sample, run_batch if prompted is None else prompted.run)
                 journal.add({"key": key, "id": sample_id, **_as_plain(raw)})
             else:
                 raw = _from_plain(entry)
@@ -100,9 +102,9 @@ def _whole_entries(journal: LineJournal) -> dict[tuple[str, str], dict[str, Any]
     return {(entry["key"], entry["id"]): entry for entry in whole}
 
 
-def _detected(ensemble: Sequence[Stage], sample: Sample) -> Detections:
+def _detected(ensemble: Sequence[Stage], sample: Sample, run: BatchRunner) -> Detections:
     with open_sample(sample) as slide:
-        return raw_detections(ensemble, slide, sample.pixel_size_um)
+        return predict_objects(ensemble, slide, sample.pixel_size_um, run).raw
 
 
 def _as_plain(raw: Detections) -> dict[str, Any]:
