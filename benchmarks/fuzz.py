@@ -99,10 +99,8 @@ def by_coverage(name: str, runs: int, seed: int, out: Path) -> None:
             found.add(name, content, told)
 
     words = out / f"{name.replace(' ', '_')}.dict"
-    texts = [word.encode("utf-8", "replace") for word in target.words if word]
-    words.write_text(
-        "".join('"' + "".join(f"\\x{byte:02x}" for byte in text) + '"\n' for text in texts if len(text) < 60)
-    )
+    texts = [word.encode("utf-8", "replace") for word in (*target.words, "NaN", "1e999", "-1") if 0 < len(word) < 60]
+    words.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in text) + '"\n' for text in texts))
     options = [f"-runs={runs}", f"-seed={seed + 1}", "-max_len=16384", f"-dict={words}", "-print_final_stats=1"]
     print(f"{name}:", flush=True)
     atheris.Setup([sys.argv[0], *options, "-verbosity=0", str(corpus)], once)
