@@ -124,7 +124,9 @@ def _refuse_other_demo(experiment: Experiment, out: Path, changed: list[str]) ->
 
     kept = sorted(out.glob("runs/demo/fold*/experiment.toml"))
     words = [f"its data has changed: {'; '.join(changed)}"] if changed else []
-    settings = changed_settings(kept[0], experiment) if kept else changed_tiles(out / "dataset", experiment)
+    settings = (
+        changed_settings(kept[0], experiment.as_trained()) if kept else changed_tiles(out / "dataset", experiment)
+    )
     if settings:
         words.append(f"its settings have changed: {'; '.join(settings)}")
     if words:
