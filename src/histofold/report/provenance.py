@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from histofold.report.blocks import Block, Section, Table, Text
 from histofold.trust.evaluation import Evaluation
@@ -18,7 +19,7 @@ def leak_section(evaluation: Evaluation) -> Section:
     if audit.patients:
         words.append(f"{audit.patients[:1].upper()}{audit.patients[1:]}.")
     words.append("Near-duplicates are looked for when a dataset is built, and stand in dataset_report.html.")
-    tone = "good" if audit.is_clean and not audit.patients else "warn"
+    tone: Literal["good", "warn"] = "good" if audit.is_clean and not audit.patients else "warn"
     return Section("Leaks", [Text(words, tone), Table(("looked for", "looked at", "found"), rows)])
 
 

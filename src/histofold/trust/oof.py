@@ -232,7 +232,8 @@ def score_folds(
     tried = [list(asdict(each).values()) for each in cleanings]
     journal = LineJournal(run / "oof_scores.jsonl")
     known = {(e["key"], e["id"]): e for e in journal.entries if "scores" in e and e.get("cleanings") == tried}
-    facts, dice, slides = [], [], {}
+    facts, dice = [], []
+    slides: dict[str, ScoredSlide] = {}
     for fold in folds:
         weights_key = fold_key(fold)
         ids = held_out_ids(fold, table)
@@ -245,14 +246,16 @@ def score_folds(
             if shift is not None:
                 key += f" {json.dumps(plain(shift), sort_keys=True)}"
             entry = known.get((key, sample_id), {})
-            kept = kept_slides([entry.get("slide")] if not stain else [], journal.path)
-            if not entry or (not stain and not kept):
+            kept = kept_slides([entry["slide"]] if "slide" in entry else [], journal.path)
+            slide = kept[0] if kept else None
+            if not entry or (slide is None and not stain):
                 ensemble = ensemble or fold.ensemble()
-                scores, *kept = score_slide(ensemble, truth, sample, cleanings, shift, fold.forward(truth, [sample]))
-                more = {} if stain else {"slide": plain(kept[0])}
-                entry = {"key": key, "id": sample_id, "cleanings": tried, "scores": scores.tolist(), **more}
+                scores, slide = score_slide(ensemble, truth, sample, cleanings, shift, fold.forward(truth, [sample]))
+                entry = {"key": key, "id": sample_id, "cleanings": tried, "scores": scores.tolist()}
+                entry |= {} if slide is None else {"slide": plain(slide)}
                 journal.add(entry)
-            slides |= {} if stain else {sample_id: kept[0]}
+            if slide is not None:
+                slides[sample_id] = slide
             row = {"id": sample.id, "fold": fold.fold, "organ": sample.organ, "source": sample.source}
             peers = {"everything": everything_dice(truth, sample), "nothing": nothing_dice(truth, sample)}
             facts.append(row | {"group": groups[sample_id], **peers})

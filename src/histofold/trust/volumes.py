@@ -98,7 +98,7 @@ def score_volumes(found: FinishedRun) -> tuple[pd.DataFrame, pd.DataFrame, dict[
         for name, samples in sorted_volumes(held_out).items():
             contents = "".join(slide_key(fold, weights_key, sample.id) for sample in samples)
             key = f"{name} {hashlib.sha256(contents.encode()).hexdigest()}"
-            entry = known.get(key, {"slices": ()})
+            entry: dict[str, Any] = known.get(key, {"slices": ()})
             slices = kept_slides(entry["slices"], journal.path)
             if not slices:
                 ensemble = ensemble or fold.ensemble()
@@ -109,7 +109,7 @@ def score_volumes(found: FinishedRun) -> tuple[pd.DataFrame, pd.DataFrame, dict[
             facts = {"fold": fold.fold, "organ": first.organ, "source": name, "group": groups[first.id]}
             volumes.append({"id": name, **facts, **dict(zip(THRESHOLD_GRID, entry["surface"], strict=True))})
             for sample, slide in zip(samples, slices, strict=True):
-                truth_px, own = slide.classes[0].truth_px, dict(zip(THRESHOLD_GRID, *slide.scores, strict=True))
+                truth_px, own = slide.classes[0].truth_px, dict(zip(THRESHOLD_GRID, slide.scores[0], strict=True))
                 peers = {"everything": 2 * truth_px / (truth_px + slide.counted_px), "nothing": float(truth_px == 0)}
                 rows.append({"id": sample.id, **facts, **peers, **own})
                 slides[sample.id] = slide
