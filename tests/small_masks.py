@@ -104,8 +104,9 @@ def made_masks(monkeypatch, folder, ids, **about) -> MaskEvaluation:
     monkeypatch.setattr("histofold.trust.masks.score_folds", made.held_out)
     monkeypatch.setattr("histofold.trust.masks.refuse_costly_skipping", lambda *_: None)
     monkeypatch.setattr(FoldRun, "ensemble", lambda fold: [])
+    monkeypatch.setattr(FoldRun, "forward", lambda fold, truth, samples: None)
     monkeypatch.setattr(
         "histofold.report.mask_errors.predict_masks",
-        lambda stages, sample, cuts, never_empty: [made.masks(sample.id, cut) for cut in cuts],
+        lambda stages, sample, cuts, *_: [made.masks(sample.id, cut) for cut in cuts],
     )
     return evaluate_masks(made)
