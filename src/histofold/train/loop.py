@@ -121,7 +121,8 @@ def train_fold(setup: FoldSetup, resume: bool, on_validation: OnValidation | Non
         score = refresh_record(setup)
         return None if untrained else score
     if untrained:
-        return take_as_it_is(setup)
+        take_as_it_is(setup)
+        return None
     run = start_run(setup, resume)
     try:
         with Interruption(enabled=run.accelerator.num_processes == 1) as interruption:

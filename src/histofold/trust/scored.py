@@ -155,4 +155,7 @@ def encode_map(map_HW: np.ndarray) -> str:
 
 def decode_map(text: str) -> np.ndarray:
     """What `encode_map` was given."""
-    return cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_UNCHANGED)
+    map_HW = cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_UNCHANGED)
+    if map_HW is None:
+        raise ValueError("a map of the journal is no PNG file: remove oof_scores.jsonl, and evaluate the run anew")
+    return map_HW
