@@ -39,7 +39,7 @@ def out_of_fold_dice(stop, truth, monkeypatch):
     monkeypatch.setattr(
         oof,
         "predict_image",
-        lambda stages, slide, size, cuts: ImagePrediction((5, 9), dict.fromkeys(cuts, found), found, None),
+        lambda stages, slide, size, cuts, *_: ImagePrediction((5, 9), dict.fromkeys(cuts, found), found, None),
     )
     cleanings = all_cleanings(Cleaning(seed_threshold=0.0, max_hole_um2=0.0, min_area_um2=0.0))
     dice, slide = oof.score_slide([], truth, SAMPLE, cleanings)
