@@ -69,7 +69,7 @@ def test_sources_are_trained_scored_and_written_down(made):
         assert set(record["dice_by_id"]) == held_out
         assert not held_out & set(record["trained_on"])
         assert len(held_out) + len(record["trained_on"]) == 6 + 4 + 4
-        assert load_toml(type(experiment), run / f"fold{fold}" / "experiment.toml") == experiment
+        assert load_toml(type(experiment), run / f"fold{fold}" / "experiment.toml") == experiment.as_trained()
     assert main(["evaluate", str(run)]) == 0
     oof = pd.read_csv(run / "oof.csv", dtype={"id": str})
     assert set(oof["id"]) == {f"m{n}" for n in range(6)} | {f"second/s{n}" for n in range(4)}
