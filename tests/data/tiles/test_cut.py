@@ -148,12 +148,12 @@ KILLED = """
 import os, pickle, signal, sys
 import histofold.data.tiles.cut as tiles
 write, count = tiles.write_tile, 0
-def dying(*arguments):
+def dying(*arguments, **settings):
     global count
     count += 1
     if count == 20:
         os.kill(os.getpid(), signal.SIGKILL)
-    write(*arguments)
+    write(*arguments, **settings)
 tiles.write_tile = dying
 tiles.cut_slides(pickle.load(open(sys.argv[1], "rb")), 1)
 """
