@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from histofold.competitions.check import check_submission
 from histofold.competitions.sennet_2024 import EMPTY_ROW
 from histofold.core.rle.runs import decode_rle
+from histofold.imaging.planes import gather_volume
 from histofold.kaggle.bundle.bundler import LIMIT_BYTES
 from histofold.kaggle.bundle.kernels import write_kernel
 from histofold.kaggle.wheel import build_wheel
 from histofold.kernels.sennet_2024 import run_sennet_2024
 from histofold.models.build import build_model
-from histofold.predict import volumes
 from histofold.predict.submission.merge import merge_shards
 from histofold.predict.submission.shards import FolderRun, predict_folder, predict_shard
 from histofold.report.results.files import ResultFiles
@@ -134,12 +134,11 @@ def test_shards_give_the_rows_of_one_run(kaggle, predicted, tmp_path):
 
 def test_a_volume_that_fails_costs_no_other(kaggle, predicted, tmp_path, monkeypatch):
     _, root, weights, ids = kaggle
-    real = volumes.gather_volume
 
     def fails(samples, scratch):
         if samples[0].image_path.parent.parent.name == "kidney_5":
             raise RuntimeError("planted")
-        return real(samples, scratch)
+        return gather_volume(samples, scratch)
 
     monkeypatch.setattr("histofold.predict.submission.volumes.gather_volume", fails)
     summary = predict_folder(weights, root, tmp_path / "part.csv")
