@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
-from histofold.models.build import broken_tensors, build_model, first_layer
+from histofold.models.build import broken_tensors, build_model
 from histofold.predict.devices import all_devices, best_precision, free_bytes, is_out_of_memory
 from histofold.predict.stages import Models, Networks, Stage, build_stages
 from histofold.schema.manifest import Manifest, Member
@@ -156,7 +156,7 @@ def load_ensemble(
         in_turn = True
         models = _load_models(files, devices, in_turn)
     if not proven:
-        refuse_equal_members(models[0], [file.member.file for file in files], devices[0])
+        refuse_equal_members(models[0], files, devices[0])
     networks = [
         Networks(on_device, device, precision or best_precision(device), in_turn)
         for device, on_device in zip(devices, models, strict=True)
@@ -211,28 +211,28 @@ def refuse_same_bytes(files: Sequence[MemberFile]) -> None:
         raise InputError(faults)
 
 
-def refuse_equal_members(models: Models, names: Sequence[str], device: torch.device) -> None:
+def refuse_equal_members(models: Models, files: Sequence[MemberFile], device: torch.device) -> None:
     """Members must differ in what they say, not only in their bytes.
 
     Raises:
         InputError: Naming the first two that give the same output for a fixed noise.
     """
-    if len(names) < 2:
+    if len(files) < 2:
         return
     outputs: list[torch.Tensor] = []
-    for place, name in enumerate(names):
-        output = _probed(models[place], device)
+    for place, file in enumerate(files):
+        output = _probed(models[place], device, file.seen().preprocessing.slices)
         for early, other in enumerate(outputs):
             largest = max(float(other.abs().max()), 1e-30)
             if output.shape == other.shape and float((output - other).abs().max()) <= SAME_OUTPUT * largest:
-                rule = f"gives the same output as {names[early]}"
-                raise InputError([Fault(name, "manifest.json", rule, "package distinct folds")])
+                rule = f"gives the same output as {files[early].member.file}"
+                raise InputError([Fault(file.member.file, "manifest.json", rule, "package distinct folds")])
         outputs.append(output)
 
 
-def _probed(model: torch.nn.Module, device: torch.device) -> torch.Tensor:
+def _probed(model: torch.nn.Module, device: torch.device, channels: int) -> torch.Tensor:
     """What a network makes of noise; of a detector, which may find nothing there, some of all its weights."""
-    shape = (1, first_layer(model).in_channels, PROBE_SIDE, PROBE_SIDE)
+    shape = (1, channels, PROBE_SIDE, PROBE_SIDE)
     probe_NCHW = torch.rand(*shape, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode():
         output = model(probe_NCHW)

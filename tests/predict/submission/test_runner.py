@@ -235,7 +235,7 @@ class Red:
 class HangingSlide:
     shape_hw, organ = (900, 900), ""
 
-    def read(self, y, x):
+    def read(self, y, x, channels):
         time.sleep(90)
 
 class Hanging:
