@@ -12,7 +12,7 @@ from histofold.schema.sample import Sample
 
 def test_tiles_of_a_sample_are_of_as_many_slides_as_there_are(monkeypatch, tmp_path):
     tile = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
-    monkeypatch.setattr(slides, "read_tile", lambda dataset, name: tile)
+    monkeypatch.setattr(slides, "read_tile", lambda dataset, name, **_: tile)
     ids = [f"s{n}" for n in range(8) for _ in range(10)]
     index = pd.DataFrame({"tile_id": [f"{key}_{n}" for n, key in enumerate(ids)], "id": ids, "mask_fraction": 0.5})
     index["bin"] = ["small", "large"] * 40

@@ -57,7 +57,7 @@ def test_an_evaluation_agrees_with_training_and_with_the_host(project, evaluated
     assert oof["ap"].isna().to_dict() == {name: name == "b-2" for name in NAMES}
     html = (evaluated / "report.html").read_text()
     assert "Errors by kind" in html
-    assert "AP50 by source and fold" in html
+    assert "AP50 by source, fold and group" in html
 
 
 def test_again_it_predicts_nothing_and_finds_the_same(evaluated, monkeypatch, capsys):
