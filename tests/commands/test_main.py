@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from histofold.commands.main import VERBS, main
@@ -126,6 +127,21 @@ def test_our_own_fault_exits_1(monkeypatch, capsys):
     monkeypatch.setattr("histofold.commands.kernel.run", broken)
     assert main(["kernel", "x"]) == 1
     assert "our own fault" in capsys.readouterr().err
+
+
+def test_a_lack_of_memory_exits_2_in_words(monkeypatch, capsys):
+    import torch
+
+    def array(arguments):
+        np.empty(1 << 60, np.uint8)
+
+    def tensor(arguments):
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    for lacking in (array, tensor):
+        monkeypatch.setattr("histofold.commands.kernel.run", lacking)
+        assert main(["kernel", "x"]) == 2
+        assert capsys.readouterr().err.startswith("memory does not suffice")
 
 
 def test_check_never_loads_torch(tmp_path):
