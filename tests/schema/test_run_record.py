@@ -1,11 +1,24 @@
 """run.json: what is written is read, and nothing else is."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from histofold.core.faults import InputError
-from histofold.schema.run_record import finished_records, read_record, read_records, write_record
+from histofold.schema.dataset import DataConfig
+from histofold.schema.experiment import Experiment
+from histofold.schema.optim import OptimConfig
+from histofold.schema.parse import to_toml
+from histofold.schema.run_record import (
+    file_settings_sha256,
+    finished_records,
+    keeps_settings,
+    read_record,
+    read_records,
+    settings_sha256,
+    write_record,
+)
 from small_datasets import small_record
 
 
@@ -48,3 +61,28 @@ def test_overfitting_checks_are_read_but_do_not_count(tmp_path):
     assert [record.limit for record in read_records(tmp_path).values()] == [None, 2]
     with pytest.raises(InputError, match=r"fold1.*an overfitting check on 2 images"):
         finished_records(tmp_path)
+
+
+def test_settings_count_as_the_file_has_them_wherever_the_data_lies(tmp_path):
+    experiment = Experiment(optim=OptimConfig(lr=3e-4))
+    moved = replace(experiment, data=DataConfig(dataset="elsewhere"))
+    path = tmp_path / "experiment.toml"
+    path.write_text(to_toml(moved))
+    assert settings_sha256(experiment) == settings_sha256(moved) == file_settings_sha256(path)
+    path.write_text(to_toml(moved).replace("lr = 0.0003", "lr = 0.0004"))
+    assert file_settings_sha256(path) != settings_sha256(experiment)
+
+
+def test_settings_that_came_after_a_run_leave_it_as_it_is(tmp_path):
+    """The file of an earlier version lacks them; what the run wrote is what was digested then."""
+    earlier = "".join(line for line in to_toml(Experiment()).splitlines(True) if not line.startswith("clip"))
+    path = tmp_path / "experiment.toml"
+    path.write_text(earlier)
+    small_record(tmp_path, 0, settings_sha256=file_settings_sha256(path))
+    record = read_record(tmp_path)
+    assert file_settings_sha256(path) != settings_sha256(Experiment())
+    assert keeps_settings(tmp_path, record)
+    path.write_text(earlier.replace("weight_decay", "# weight_decay"))
+    assert not keeps_settings(tmp_path, record)
+    path.write_text(earlier[:-20] + "[")
+    assert not keeps_settings(tmp_path, record)

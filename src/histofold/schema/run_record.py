@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from histofold.core.faults import Fault, InputError
-from histofold.schema.dataset import DataConfig
 from histofold.schema.experiment import Experiment
 from histofold.schema.manifest import Manifest
-from histofold.schema.parse import load_json, load_toml, to_toml, write_json
+from histofold.schema.parse import load_json, to_toml, write_json
 
 RECORD_NAME = "run.json"
 """Where it stands, a fold counts as finished: it is written last."""
@@ -67,14 +68,29 @@ class RunRecord:
 
 def settings_sha256(experiment: Experiment) -> str:
     """Identifies the settings of an experiment, where its data lies aside: runs are moved."""
-    return hashlib.sha256(to_toml(replace(experiment, data=DataConfig())).encode()).hexdigest()
+    return _settings_digest(to_toml(experiment))
+
+
+def file_settings_sha256(path: Path) -> str:
+    """The same of a run's experiment.toml, by what it holds: settings that came after the run was made change nothing.
+
+    Raises:
+        ValueError: If it is no TOML file.
+    """
+    return _settings_digest(path.read_text(encoding="utf-8"))
+
+
+def _settings_digest(text: str) -> str:
+    settings = tomllib.loads(text)
+    settings.pop("data", None)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def keeps_settings(folder: Path, record: RunRecord) -> bool:
     """Whether the experiment.toml of a finished fold is what the run wrote."""
     try:
-        return record.settings_sha256 in ("", settings_sha256(load_toml(Experiment, folder / "experiment.toml")))
-    except InputError:
+        return record.settings_sha256 in ("", file_settings_sha256(folder / "experiment.toml"))
+    except (OSError, ValueError):
         return False
 
 

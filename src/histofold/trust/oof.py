@@ -44,9 +44,9 @@ from histofold.schema.prediction import PredictConfig
 from histofold.schema.run_record import (
     RECORD_NAME,
     RunRecord,
+    file_settings_sha256,
     finished_records,
     read_record,
-    settings_sha256,
     with_datasets_beside,
 )
 from histofold.schema.sam import SAM, SamConfig
@@ -156,7 +156,7 @@ def run_experiment(run: Path) -> Experiment:
     experiment = load_toml(Experiment, paths[0])
     folder = paths[0].parent
     record = read_record(folder) if (folder / RECORD_NAME).is_file() else None
-    if record is not None and record.settings_sha256 not in ("", settings_sha256(experiment)):
+    if record is not None and record.settings_sha256 not in ("", file_settings_sha256(paths[0])):
         rule = "not what the run wrote: it was changed or cut short"
         remedy = "copy the run again, or let `histofold train E.toml --resume` write it"
         raise InputError([Fault(run.name, str(paths[0]), rule, remedy)])
