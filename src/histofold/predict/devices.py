@@ -95,7 +95,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     words = (
-        *("can't allocate memory", "out of memory", "ALLOC_FAILED", "Insufficient memory"),
+        *("can't allocate memory", "annot allocate memory", "out of memory", "ALLOC_FAILED", "Insufficient memory"),
+        *("could not create a primitive", "failed to map segment", "can't start new thread"),  # oneDNN, dlopen, Python
         "unable to find an engine to execute this computation",  # cuDNN's way to say so
     )
     return any(word in str(error) for word in words)

@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import os
 import subprocess
 import sys
 
@@ -33,6 +35,8 @@ class CpuAllocatorError(RuntimeError):
 
 def test_other_errors_are_not_taken_for_memory():
     assert is_out_of_memory(CpuAllocatorError("x"))
+    assert is_out_of_memory(RuntimeError("could not create a primitive")), "oneDNN's words for it"
+    assert is_out_of_memory(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
     assert not is_out_of_memory(RuntimeError("shapes differ"))
 
 
