@@ -1,6 +1,6 @@
 """Kill a training run at a random moment, resume it, and hold its weights against those of a run that never was killed.
 
-    python benchmarks/kill_resume.py [--times 20] [--verbs 0] [--starved 0] [--out kill_resume] [--seed 0]
+    python benchmarks/kill_resume.py [--times 20] [--verbs 0] [--starved 0] [--only VERB ...] [--out DIR] [--seed 0]
 
 --verbs is how often each verb of the chain is killed, and --starved how often each is given too little disk, and too
 little memory: tests/small_kills.py, with a network of a thousand weights.
@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,7 @@ from histofold.schema.parse import to_toml
 from histofold.schema.preprocessing import Preprocessing
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from small_kills import kill_once, make_stages, starve_once, use_tiny_nets
+from small_kills import VERBS, kill_once, make_stages, starve_once, use_tiny_nets
 
 STEPS = 20
 BASE = Experiment(
@@ -107,15 +108,15 @@ def weights(fold: Path) -> dict[str, torch.Tensor]:
     return load_file(fold / "model.safetensors")
 
 
-def hurt_verbs(root: Path, kills: int, starved: int, seed: int) -> int:
-    """Kill and starve the verbs in turn, each so often; prints what each trial lost, gives how many lost something.
+def hurt_verbs(root: Path, kills: int, starved: int, seed: int, only: Sequence[str]) -> int:
+    """Kill and starve the named verbs in turn, each so often; prints what each lost, gives how many lost something.
 
     Raises:
         AssertionError: If a verb fails where nobody hurts it.
     """
     shutil.rmtree(root, ignore_errors=True)
     use_tiny_nets(lambda place, value: setattr(resolve_name(place.rpartition(".")[0]), place.rpartition(".")[2], value))
-    stages, draws, lossy = make_stages(root), random.Random(seed), 0
+    stages, draws, lossy = [stage for stage in make_stages(root) if stage.verb in only], random.Random(seed), 0
     ways = {
         "killed": (kills, kill_once),
         "short of disk": (starved, partial(starve_once, kind="disk")),
@@ -136,12 +137,15 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--verbs", type=int, default=0)
     parser.add_argument("--starved", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=list(VERBS), choices=list(VERBS))
     parser.add_argument("--out", type=Path, default=Path("kill_resume"))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if arguments.verbs or arguments.starved:
-        return int(hurt_verbs(arguments.out / "verbs", arguments.verbs, arguments.starved, arguments.seed) > 0)
+        return int(
+            hurt_verbs(arguments.out / "verbs", arguments.verbs, arguments.starved, arguments.seed, arguments.only) > 0
+        )
     data = DataConfig(dataset=str(make_dataset(arguments.out)))
     whole = {}
     for name, experiment in VARIANTS.items():
