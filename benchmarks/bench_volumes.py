@@ -9,6 +9,7 @@ files whose headers are there and whose pixels are holes, so that they need a di
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from scipy import ndimage
 
 from histofold.competitions.sennet_2024 import Sennet2024
 from histofold.core.metrics import surface_dice
+from histofold.core.metrics.surface import _surface_areas
 from histofold.core.rle.runs import runs_from_mask
 from histofold.core.volumes import clean_volume
 from histofold.imaging.planes import GreyVolume
@@ -83,10 +85,49 @@ def components(shape: tuple[int, int, int]) -> None:
     print(f"components of {shape}: time {ours[0] / peer[0]:.2f} of scipy's, {ours[1]:.0f} MB and {peer[1]:.0f} MB")
 
 
+def surface_by_arrays(first_DHW: np.ndarray, second_DHW: np.ndarray) -> float:
+    """Surface Dice as it is written down: the areas of all cells of 2 x 2 x 2 voxels of the whole volumes at once."""
+    areas = _surface_areas().astype(np.float32)
+    area_DHW = []
+    for mask_DHW in (first_DHW, second_DHW):
+        padded_DHW = np.pad(mask_DHW, 1).astype(np.uint8)
+        codes_DHW = np.zeros([side - 1 for side in padded_DHW.shape], np.uint8)
+        for bit, place in enumerate(itertools.product((slice(None, -1), slice(1, None)), repeat=3)):
+            codes_DHW |= padded_DHW[place] << (7 - bit)
+        area_DHW.append(areas[codes_DHW])
+    both_DHW = (area_DHW[0] > 0) & (area_DHW[1] > 0)
+    return float(
+        sum(area[both_DHW].sum(dtype=np.float64) for area in area_DHW)
+        / sum(area.sum(dtype=np.float64) for area in area_DHW)
+    )
+
+
+def surface_by_distances(first_DHW: np.ndarray, second_DHW: np.ndarray) -> float:
+    """Surface Dice at a tolerance of 0 by scipy, as packages of surface distances have it.
+
+    Codes of cells come from a correlation; from each cell with surface the distance to the other surface is taken.
+    """
+    kernel = (1 << np.arange(8)[::-1]).reshape(2, 2, 2)
+    areas = _surface_areas()
+    codes = [ndimage.correlate(np.pad(mask_DHW, 1).astype(np.uint8), kernel) for mask_DHW in (first_DHW, second_DHW)]
+    borders = [(code_DHW != 0) & (code_DHW != 255) for code_DHW in codes]
+    distances = [ndimage.distance_transform_edt(~border_DHW) for border_DHW in borders]
+    shared = total = 0.0
+    for code_DHW, border_DHW, other_DHW in zip(codes, borders, distances[::-1], strict=True):
+        area_P = areas[code_DHW[border_DHW]]
+        shared += area_P[other_DHW[border_DHW] <= 0].sum()
+        total += area_P.sum()
+    return float(shared / total)
+
+
 def surface(shape: tuple[int, int, int]) -> None:
-    """Surface Dice slice by slice over reading both volumes from disk."""
+    """Surface Dice slice by slice over two ways on whole arrays, and over reading both volumes from disk."""
     first, second = draw_vessels(shape, seed=1), draw_vessels(shape, seed=2)
     metric = timed(lambda: surface_dice(first, second))
+    for way in (surface_by_arrays, surface_by_distances):
+        assert abs(way(first, second) - surface_dice(first, second)) < 1e-6
+        plain = timed(lambda way=way: way(first, second))
+        print(f"surface Dice of {shape}: {metric[0] / plain[0]:.3f} of {way.__name__}, which takes {plain[1]:.0f} MB")
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.tif" for number in range(2 * len(first))]
         for path, mask_HW in zip(paths, [*first, *second], strict=True):
