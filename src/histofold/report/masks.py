@@ -186,7 +186,7 @@ def part_tables(oof: pd.DataFrame, groups: Sequence[str], counts: pd.DataFrame) 
         "source": (oof["source"].tolist(), ()),
         "longer side": (sizes, size_bins()),
         "share of the true mask": (shares, share_bins()),
-        "fold": (oof["fold"].tolist(), ()),
+        "fold": (oof["fold"].astype(str).tolist(), [str(fold) for fold in sorted(oof["fold"].unique())]),
     }
     return [
         _part_table(part_table(oof["dice"].tolist(), groups, of_each, order), name)
