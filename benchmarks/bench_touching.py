@@ -38,7 +38,7 @@ from histofold.trust.intervals import paired_difference
 from histofold.trust.oof import finished_folds
 
 PIXEL_UM, CROP, FOLDS = 1.86, 192, 3
-PLAIN, MARKERS = 2.0, (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+PLAIN, MARKERS = 2.0, (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 """No distance reaches the marker of PLAIN: what is left are the components."""
 MIN_AREA_UM2 = 400.0
 NEVER = 10**6
@@ -109,7 +109,7 @@ def draw(path: Path, image_HWC: np.ndarray, parts: Mapping[str, np.ndarray]) -> 
     """Outlines of objects on their slide, one panel after the other."""
     panels = []
     for words, labels_HW in parts.items():
-        panel_HWC = np.ascontiguousarray(image_HWC)
+        panel_HWC = image_HWC.copy()
         for label in np.unique(labels_HW[labels_HW > 0]):
             contours, _ = cv2.findContours(
                 (labels_HW == label).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
