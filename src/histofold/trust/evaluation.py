@@ -18,6 +18,7 @@ from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import plain, write_json
 from histofold.schema.sample import Sample
 from histofold.trust.audit import RunAudit, audit_run
+from histofold.trust.intervals import bounds_words
 from histofold.trust.oof import FoldRun
 
 _AGREEMENT = 1e-4
@@ -172,10 +173,7 @@ class Evaluation(ABC):
 
     def interval_words(self) -> str:
         """What chance could make of the score, and what it lacks."""
-        groups, interval = self.summary["groups"], self.summary["interval"]
-        words = "no interval: one group"  # which says nothing of others
-        if interval is not None:
-            words = f"95% {interval[0]:.4f} to {interval[1]:.4f} over {groups} groups"
+        words = bounds_words(self.summary["interval"], f" over {self.summary['groups']} groups")
         if missing := self.summary["missing_folds"]:
             words += f"; incomplete, without the unfinished folds {', '.join(map(str, missing))}"
         if self.summary.get("prompts", "grid") != "grid":

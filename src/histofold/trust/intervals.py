@@ -64,6 +64,16 @@ def score_bounds(interval: tuple[float, float]) -> list[float] | None:
     return None if finite is None else [max(finite[0], 0.0), min(finite[1], 1.0)]
 
 
+def bounds_words(bounds: Sequence[float] | None, over: str = "") -> str:
+    """What `score_bounds` gives in words; of one group, which says nothing of others, there is no interval.
+
+    Args:
+        bounds: Low and high, or None.
+        over: What the interval is over, behind a blank.
+    """
+    return "no interval: one group" if bounds is None else f"95% {bounds[0]:.4f} to {bounds[1]:.4f}{over}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """A paired difference of scores."""

@@ -29,7 +29,7 @@ from histofold.trust.choices import Trial, try_values
 from histofold.trust.cleaning import Cleaning, cleaned_dice
 from histofold.trust.evaluate import finished_run
 from histofold.trust.evaluation import FinishedRun
-from histofold.trust.intervals import grouped_interval, score_bounds
+from histofold.trust.intervals import bounds_words, grouped_interval, score_bounds
 from histofold.trust.masks import OOF_COLUMNS
 from histofold.trust.oof import THRESHOLD_GRID, FoldScores, fold_key, held_out_ids, slide_key
 
@@ -54,10 +54,9 @@ class JointEvaluation:
     def lines(self) -> list[str]:
         """The figures in words; the last one is the score."""
         summary = self.summary
-        interval = summary["interval"]
-        chance = "no interval: one group" if interval is None else f"95% {interval[0]:.4f} to {interval[1]:.4f}"
+        chance = bounds_words(summary["interval"], f" over {summary['groups']} groups")
         equal = f"with equal shares {summary['dice_of_equal_shares']:.4f}"
-        score = f"out-of-fold Dice {summary['dice']:.4f} ({chance} over {summary['groups']} groups)"
+        score = f"out-of-fold Dice {summary['dice']:.4f} ({chance})"
         return [*summary["trials"], f"{score} of {len(summary['shares'])} runs together; {equal}"]
 
 

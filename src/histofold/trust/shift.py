@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histofold.trust.choices import Candidate
-from histofold.trust.intervals import grouped_interval, score_bounds
+from histofold.trust.intervals import bounds_words, grouped_interval, score_bounds
 from histofold.trust.oof import FoldScores
 
 HIDDEN_STAINS = ("H&E", "PAS")
@@ -50,6 +50,5 @@ def shift_lines(shift: Mapping[str, Any]) -> list[str]:
     for stain, values in shift["stains"].items():
         organs = ", ".join(f"{organ} {dice:.4f}" for organ, dice in values["organs"].items() if organ)
         lines.append(f"shifted to {stain}: Dice {values['dice']:.4f}{organs and f' ({organs})'}")
-    interval = shift["interval"]
-    words = "no interval: one group" if interval is None else f"95% {interval[0]:.4f} to {interval[1]:.4f}"
+    words = bounds_words(shift["interval"])
     return [*lines, f"shift score {shift['dice']:.4f} ({words}), at thresholds chosen on {shift['thresholds']} slides"]
