@@ -1,5 +1,8 @@
 """The kernel of volumes on a hidden test: alone, against the package, on broken slices, sharded and short of time."""
 
+import shutil
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -32,8 +35,8 @@ MENDED, GONE, BLACK = "kidney_5_0002", "kidney_5_0004", ("kidney_6_0001", "kidne
 """A broken and a missing slice between whole ones, and two broken ones side by side."""
 
 
-def volume_package(folder):
-    """Weights of a network that takes what is brighter than usual for a vessel, more or less."""
+def volume_package(folder, **changed):
+    """Weights of a network that takes what is brighter than usual for a vessel, more or less; settings to change."""
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     save_file(build_model("unet", ARGUMENTS).state_dict(), folder / "small.safetensors")
@@ -51,6 +54,7 @@ def volume_package(folder):
         batch=3,
         views=("identity",),
     )
+    manifest = replace(manifest, **changed)
     (folder / "manifest.json").write_text(manifest_json(manifest))
     build_wheel("segmentation-models-pytorch", folder)
     return folder
@@ -163,6 +167,26 @@ def test_masks_and_probabilities_of_slices_are_written_on_request(kaggle, predic
         grey_HW = tifffile.imread(folders["probabilities"] / f"{key}.ome.tif").reshape(mask_HW.shape)
         assert grey_HW.any()
         assert (grey_HW[mask_HW] >= 127).all(), "what is mask passed the threshold of a half"
+
+
+@pytest.mark.shared_data
+def test_the_hosts_own_slices_are_read_normalised_predicted_and_written(shared_data, tmp_path):
+    root = tmp_path / "raw"
+    shutil.copytree(shared_data / "sennet_stub", root)
+    ids = [f"{path.parents[1].name}_{path.stem}" for path in sorted(root.glob("test/*/images/*.tif"))]
+    assert ids == ["kidney_5_0000", "kidney_5_0001", "kidney_5_0002", "kidney_6_0000"]
+    (root / "sample_submission.csv").write_text("id,rle\n" + "".join(f"{key},{EMPTY_ROW}\n" for key in ids))
+    xy = VolumeConfig(axes=("xy",), most_share=0.1)  # planes across so few slices would be thousands of strips
+    weights = volume_package(tmp_path / "weights", volume=xy, seed_threshold=0.0, tile=256, halo=16)
+    summary = predict_folder(weights, root, tmp_path / "submission.csv")
+    rows = dict(read_rows(tmp_path / "submission.csv")[1:])
+    assert list(rows) == ids
+    assert not summary.failed
+    masks = {key: decode_rle(text, (1303, 912), order="C") for key, text in rows.items()}
+    assert sum(mask_HW.sum() for key, mask_HW in masks.items() if key.startswith("kidney_5")) == pytest.approx(
+        0.05 * 3 * 1303 * 912, rel=0.01
+    )
+    check_submission(tmp_path / "submission.csv", root, "sennet_2024")
 
 
 def test_without_weights_a_legal_file_stands(kaggle, tmp_path):
