@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import histofold
 from histofold.kaggle.bundle.bundler import closure
 from histofold.models.build import build_model
+from histofold.models.folding import fold_norms
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +97,16 @@ def test_each_class_has_its_channel_and_gradients_reach_every_parameter(name, cl
     lost = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert lost == []
     assert any(p.grad.any() for p in model.encoder.parameters())
+
+
+def test_its_normalisations_fold_into_its_convolutions(name, network):
+    folded = fold_norms(network)
+    left = [key for key, layer in folded.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert all("skip_norm" in key or "pyramid" in key for key in left), "these come after an activation, or a sum"
+    image = images_NCHW(2, ODD_HW)
+    with torch.inference_mode():
+        plain, fast = network(image), folded(image)
+    assert (plain - fast).abs().max() <= 1e-3 * plain.abs().max()
 
 
 def test_bf16_stays_finite_and_near_float32(network):

@@ -109,21 +109,19 @@ def test_members_are_loaded_in_turn_where_memory_is_short(small_package, monkeyp
 def test_one_at_a_time_means_one_at_a_time(small_package, monkeypatch):
     net = ensemble_at(small_package, in_turn=True)
     loaded = []
-    original = members_module.MemberFile.load
+    original = members_module.MemberFile.network
 
-    def counted(self, device, into=None):
-        model = original(self, device, into)
-        loaded.append(self.member.file)
-        return model
+    def counted(self, into=None):
+        loaded.append((self.member.file, into is None))
+        return original(self, into)
 
-    monkeypatch.setattr(members_module.MemberFile, "load", counted)
+    monkeypatch.setattr(members_module.MemberFile, "network", counted)
     averaged(net, TILES_NHWC)
     assert len(loaded) == 2, "each member once for all views"
     averaged(net, TILES_NHWC, Level(1, 2))
     averaged(net, TILES_NHWC, Level(1, 1))
     assert len(loaded) == 3, "the one that is there is not loaded again"
-    models = ensemble_at(small_package, in_turn=True)[0].networks[0].models
-    assert models[0] is models[1], "of one kind, the second takes the module of the first"
+    assert [built for _, built in loaded] == [False] * 3, "of one kind, each takes the module of the one before"
 
 
 def test_copies_on_several_devices_say_the_same(small_package):

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
 from histofold.models.build import broken_tensors, build_model
+from histofold.models.folding import PROBE_SIDE, ready_to_predict
 from histofold.predict.devices import all_devices, best_precision, free_bytes, is_out_of_memory
 from histofold.predict.stages import Models, Networks, Stage, build_stages
 from histofold.schema.manifest import Manifest, Member
 
 MEMORY_SHARE = 0.5  # of a device's free memory that weights may fill; the forward passes need the rest
 SAME_OUTPUT = 1e-6  # members whose outputs differ by less, relative to the largest, are one checkpoint twice
-PROBE_SIDE = 64
 ONE_FOR_ALL = ("average", "min_area_um2", "max_hole_um2", "seed_threshold")  # settings of all members
 
 
@@ -48,7 +48,7 @@ class MemberFile:
         return self.folder / self.member.file
 
     @property
-    def network(self) -> str:
+    def kind(self) -> str:
         """Names its architecture and arguments: members of one network differ in weights alone."""
         return json.dumps([self.member.architecture, self.member.arguments], sort_keys=True)
 
@@ -57,11 +57,10 @@ class MemberFile:
         preprocessing = self.member.preprocessing or self.manifest.preprocessing
         return replace(self.manifest, preprocessing=preprocessing, members=(), versions={}, thresholds={"default": 0.5})
 
-    def load(self, device: torch.device, into: torch.nn.Module | None = None) -> torch.nn.Module:
-        """Its network, in evaluation mode, channels last.
+    def network(self, into: torch.nn.Module | None = None) -> torch.nn.Module:
+        """Its network as it was trained, on the CPU.
 
         Args:
-            device: Where to.
             into: A module of the same network that takes the weights; None builds one.
 
         Raises:
@@ -80,14 +79,22 @@ class MemberFile:
         if broken:
             rule = f"{len(broken)} tensors hold values that are no finite numbers ({listed_ids(broken, 3)})"
             raise InputError([Fault(self.member.file, str(self.folder), rule, "the training broke: train it anew")])
-        return model.eval().to(device).to(memory_format=torch.channels_last)
+        return model
+
+    def load(self, device: torch.device) -> torch.nn.Module:
+        """Its network as it predicts on a device; see `network` for what is refused."""
+        return self.ready(self.network(), device)
+
+    def ready(self, network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+        """The network that was loaded, as it predicts on a device."""
+        return ready_to_predict(network, device, self.seen().preprocessing.slices)
 
 
 class LoadedInTurn:
     """Members that are loaded when they are asked for, where memory does not hold all of them.
 
-    A device holds one network at a time. The one before is let go first, or takes the new weights where it is of one
-    kind. Whoever asks holds the device's lock.
+    A device holds one network at a time, and the CPU the one that it was made of, which takes the next weights where it
+    is of one kind. Whoever asks holds the device's lock.
 
     Args:
         files: The members.
@@ -98,6 +105,7 @@ class LoadedInTurn:
         self._files = tuple(files)
         self._device = device
         self._held: MemberFile | None = None
+        self._trained: torch.nn.Module | None = None
         self._model: torch.nn.Module | None = None
 
     def __len__(self) -> int:
@@ -108,10 +116,11 @@ class LoadedInTurn:
         """A member's network."""
         file = self._files[place]
         if self._model is None or file != self._held:
-            if self._held is not None and file.network != self._held.network:
-                self._model = None
-            model, self._model, self._held = self._model, None, None  # a load that fails leaves nothing half-done
-            self._model, self._held = file.load(self._device, model), file
+            alike = self._held is not None and file.kind == self._held.kind
+            trained = self._trained if alike else None
+            self._model = self._trained = self._held = None  # a load that fails leaves nothing half-done
+            self._trained = file.network(trained)
+            self._model, self._held = file.ready(self._trained, self._device), file
         return self._model
 
 

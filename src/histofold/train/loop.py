@@ -21,6 +21,7 @@ from histofold.data.changes import refuse_changed_data
 from histofold.data.sources import load_sources
 from histofold.data.store import known_folds, tile_differences
 from histofold.data.tiles.files import refuse_cut_tiles
+from histofold.models.folding import fold_norms
 from histofold.predict.image import predict_masks
 from histofold.predict.stages import stages_of
 from histofold.schema.experiment import VALIDATION_THRESHOLD, Experiment
@@ -274,7 +275,8 @@ def validate_slides(
 ) -> dict[str, float]:
     """Dice of whole slides, the mean over classes, through the predict layer, at `VALIDATION_THRESHOLD`."""
     was_training = model.training
-    stages = stages_of(model.eval(), setup.manifest)
+    folded = fold_norms(model.eval(), setup.manifest.preprocessing.slices)  # as it will predict
+    stages = stages_of(folded, setup.manifest)
     by_id = {}
     for sample in tqdm(samples, desc="validate", unit="slide", leave=False, dynamic_ncols=True):
         (masks,) = predict_masks(stages, sample, [VALIDATION_THRESHOLD], setup.competition.never_empty)

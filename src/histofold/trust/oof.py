@@ -27,6 +27,7 @@ from histofold.data.sources import JoinedTruth, Source, joined_folds, joined_gro
 from histofold.imaging.shift import Shift, shifted_sample
 from histofold.imaging.slide import open_sample
 from histofold.models.build import broken_tensors
+from histofold.models.folding import ready_to_predict
 from histofold.models.instances.build import build_network
 from histofold.models.sam.load import load_sam
 from histofold.models.sam.network import Sam
@@ -92,7 +93,7 @@ class FoldRun:
             rule = f"its weights are no finite numbers ({listed_ids(broken, 3)})"
             raise InputError([Fault(self.folder.name, str(path), rule, "remove the folder and train the fold anew")])
         model.load_state_dict(state)
-        return model.eval().to(best_device()).to(memory_format=torch.channels_last)
+        return ready_to_predict(model, best_device(), self.manifest.preprocessing.slices)
 
     def prompted(self, truth: Truth, samples: Sequence[Sample]) -> PromptedSlides | None:
         """What asks Segment Anything of slides in their order, where it is told where the truth is; else None."""
