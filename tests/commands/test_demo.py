@@ -17,6 +17,7 @@ from histofold.data.demo import demo_experiment, demo_preprocessing
 from histofold.schema.parse import to_toml
 from histofold.schema.sample import Sample
 from histofold.synth.competitions import DEMO_FOLDERS, hidden_score, submission_name
+from html_pages import parse
 from small_datasets import SMALL_UNET, build
 
 
@@ -66,6 +67,7 @@ def test_on_synthetic_slides(run_demo, tmp_path, competition):
     assert (submission, report) == (str(out / submission_name(competition)), str(out / "report.html"))
     assert re.fullmatch(rf"hidden test {metric} 0\.\d{{4}}", lines[-3])
     assert f"look at the report: python -m webbrowser {(out / 'report.html').as_uri()}" in lines
+    parse((out / "report.html").read_text(), out)
     assert any("same bytes as histofold predict" in line for line in lines)
     assert list(out.rglob("manifest.json")) == [out / "weights" / "manifest.json"]
     assert (out / DEMO_FOLDERS[competition].truth_name).exists(), "outside the competition folder"

@@ -16,6 +16,7 @@ from histofold.data.tiles.files import read_tile
 from histofold.imaging.planes import gather_volume, sorted_volumes
 from histofold.imaging.slide import open_sample
 from histofold.predict.volumes import cut_volume, predict_volume
+from histofold.report.evaluation import write_evaluation_report
 from histofold.schema.augment import AugmentConfig
 from histofold.schema.dataset import DataConfig, TilesConfig
 from histofold.schema.experiment import Experiment, ModelConfig, PredictConfig, TrainConfig
@@ -25,6 +26,7 @@ from histofold.train.loop import train_experiment
 from histofold.trust import volumes
 from histofold.trust.evaluate import evaluate_run
 from histofold.trust.oof import finished_folds, run_thresholds
+from html_pages import parse
 from small_datasets import SMALL_UNET
 
 pytestmark = pytest.mark.slow
@@ -125,3 +127,14 @@ def test_an_evaluation_goes_on_where_it_was(evaluated, monkeypatch):
     monkeypatch.setattr(volumes, "predict_volume", None)  # nothing is predicted again
     again = evaluate_run(run)
     assert again.summary == evaluation.summary
+
+
+def test_its_page_begins_with_the_hosts_score_and_names_each_volume(evaluated):
+    run, evaluation, _ = evaluated
+    write_evaluation_report(evaluation)
+    page = parse((run / "report.html").read_text(), run)
+    text = " ".join(page.text.split())
+    assert text.index(f"{evaluation.score:.4f}") < text.index(f"{evaluation.summary['dice']:.4f}")
+    assert {name for name, *_ in page.rows} >= evaluation.summary["volumes"].keys()
+    assert "in training, which sees slices along one axis" in text
+    assert "on the dashed line it is right" not in text, "probabilities of volumes are not kept"

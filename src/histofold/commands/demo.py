@@ -51,6 +51,7 @@ def run(arguments: list[str]) -> int:
     from histofold.predict.submission.shards import predict_folder
     from histofold.report.dataset import write_build_report
     from histofold.report.evaluation import write_evaluation_report
+    from histofold.report.slides import PICTURES_NAME
     from histofold.synth.competitions import hidden_score, submission_name
     from histofold.trust.evaluate import evaluate_run
 
@@ -81,7 +82,9 @@ def run(arguments: list[str]) -> int:
     submission = options.out / submission_name(competition.name)
     predict_folder(options.out / "weights", root, submission)
     _rehearse(competition.name, root, options.out, submission)
-    report = options.out / "report.html"
+    report, pictures = options.out / "report.html", options.out / PICTURES_NAME
+    shutil.rmtree(pictures, ignore_errors=True)
+    shutil.copytree(run_folder / PICTURES_NAME, pictures)  # the page names them beside itself
     shutil.copyfile(run_folder / "report.html", report)
     print(f"the whole chain took {(time.monotonic() - started) / 60:.1f} minutes")
     print(f"look at the report: python -m webbrowser {report.resolve().as_uri()}")

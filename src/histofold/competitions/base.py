@@ -82,6 +82,8 @@ class Competition(Truth, Protocol):
     """Images of the hidden test set, as far as is known; 0 where there is none."""
     hidden_image_side: int
     """Side in pixels of a square of as many pixels as the largest hidden image, as far as is known."""
+    hidden_pixel_size_um: float
+    """Pixel size that forecasts take hidden images to have; finer ones cost less at one physical scale."""
 
     notices: Sequence[Fault]
     """What the last call of `inspect` found to deserve a look."""
@@ -169,6 +171,7 @@ class Adapter:
     visible_test_images = 0
     hidden_test_images = 0
     hidden_image_side = 0
+    hidden_pixel_size_um = 0.5
     notices: Sequence[Fault] = ()
     root_remedy = "give the competition's folder"
     """What to do where the folder is not there."""

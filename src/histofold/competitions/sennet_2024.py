@@ -62,6 +62,7 @@ class Sennet2024(Adapter):
     visible_test_images = 4
     hidden_test_images = 1500  # not stated by the host: an assumption
     hidden_image_side = 1600
+    hidden_pixel_size_um = 63.0
 
     def __init__(self) -> None:
         super().__init__()

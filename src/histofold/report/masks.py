@@ -46,12 +46,15 @@ def write_mask_report(evaluation: MaskEvaluation) -> None:
     ]
     curves = [Figure(path, path.parent.name, "Learning curves") for path in curve_files(evaluation)]
     thresholds = Table(("for", "threshold"), list(evaluation.thresholds.items()), "What ships", decimals=3)
-    graph = plot_thresholds(evaluation.table, evaluation.thresholds, list(evaluation.slides.values()))
+    slides = list(evaluation.slides.values())
+    graph, known = plot_thresholds(evaluation.table, evaluation.thresholds, slides)
+    graph_words = _CURVE_WORDS + (_RELIABILITY_WORDS if known else ".")
     sections = [
         Section("", [Facts(_headline(summary)), Text([*evaluation.notes, *_explanations(summary)])]),
+        *([_volume_section(summary["volumes"])] if "volumes" in summary else []),
         Section("Dice by organ, source, size and fold", _part_blocks(evaluation)),
         *([_shift_section(evaluation.oof, summary["shift"])] if "shift" in summary else []),
-        Section("Thresholds", [Figure(graph, _THRESHOLD_WORDS, _THRESHOLD_ALT), thresholds]),
+        Section("Thresholds", [Figure(graph, graph_words, "Mean Dice over the threshold"), thresholds]),
         Section("Pixels and pieces", error_blocks(evaluation)),
         Section("Examples", [*LAYER_LEGENDS, Gallery(viewers)]),
         Section("Every slide", [BROWSER_WORDS, *LAYER_LEGENDS, _browser(evaluation)]),
@@ -65,10 +68,10 @@ def write_mask_report(evaluation: MaskEvaluation) -> None:
     write_page(run / "report.html", "Out-of-fold evaluation", subtitle, sections)
 
 
-_THRESHOLD_ALT = "Mean Dice over the threshold, and the share of true pixels over the probability"
-_THRESHOLD_WORDS = (
-    "Left: the mean Dice at each threshold, of all slides broad, of each fold grey; dots mark what ships. Right: of "
-    "the pixels of each probability the share that is true, before masks are cleaned; on the dashed line it is right."
+_CURVE_WORDS = "The mean Dice at each threshold, of all slides broad, of each fold grey; dots mark what ships"
+_RELIABILITY_WORDS = (
+    " (left); of the pixels of each probability the share that is true, before masks are cleaned (right): on the "
+    "dashed line it is right."
 )
 
 
@@ -116,9 +119,14 @@ def interval_text(interval: Sequence[float] | None) -> str:
 def _headline(summary: Mapping[str, Any]) -> dict[str, str]:
     shift = summary.get("shift")
     shifted = {"shift score": f"{shift['dice']:.4f}", "its interval": interval_text(shift["interval"])} if shift else {}
+    interval = {"95% interval by group": interval_text(summary["interval"])}
+    score = {"out-of-fold Dice": f"{summary['dice']:.4f}", **interval}
+    if "volumes" in summary:  # the host's score comes first, and it is what the interval is of
+        at_half = {"surface Dice at threshold 0.5": f"{summary['surface_dice_at_half']:.4f}"}
+        score = {"out-of-fold surface Dice": f"{summary['surface_dice']:.4f}", **interval, **at_half}
+        score["Dice of slices"] = f"{summary['dice']:.4f}"
     return {
-        "out-of-fold Dice": f"{summary['dice']:.4f}",
-        "95% interval by group": interval_text(summary["interval"]),
+        **score,
         **shifted,
         "Dice at threshold 0.5": f"{summary['dice_at_half']:.4f}",
         "Dice of a mask of everything": f"{summary['dice_of_everything']:.4f}",
@@ -137,17 +145,21 @@ _OWN_CLEANING_WORDS = (
 
 def _explanations(summary: Mapping[str, Any]) -> list[str]:
     """How the score was made, in words."""
-    dice = summary["dice"]
+    dice, in_volumes = summary["dice"], "volumes" in summary
+    by_surface = ", by the surface Dice of their volumes; all else is plain Dice of slices" if in_volumes else ""
     return [
         "Every slide was predicted by the fold that did not see its group, from the weights of the last step, averaged "
         "where the experiment averages them, through the same code as the kernel.",
-        "Thresholds of each fold were chosen on the other folds. At the fixed threshold 0.5 the Dice is "
+        f"Thresholds of each fold were chosen on the other folds{by_surface}. At the fixed threshold 0.5 the Dice is "
         f"{summary['dice_at_half']:.4f}; with thresholds chosen on all folds, which is optimistic, it would be "
         f"{summary['dice_thresholds_on_all_optimistic']:.4f}.",
         *(f"{words}." for words in cleaning_words(summary)),
         *([_OWN_CLEANING_WORDS] if abs(summary.get("cleaning", {}).get("dice_of_own", dice) - dice) > 1e-9 else []),
         *([class_words(summary) + "; that of an image is the mean over its classes."] if "classes" in summary else []),
-        *(f"F{fold_words(fold, values)[1:]}.{_best_words(values)}" for fold, values in summary["folds"].items()),
+        *(
+            f"F{fold_words(fold, values, in_volumes)[1:]}.{_best_words(values)}"
+            for fold, values in summary["folds"].items()
+        ),
     ]
 
 
@@ -208,6 +220,12 @@ def _shift_section(oof: pd.DataFrame, shift: Mapping[str, Any]) -> Section:
         f"slides where these are known, and cut at thresholds that were chosen on {shift['thresholds']} slides."
     )
     return Section("Shifted slides", [Text([words]), Table(("organ", *columns), [*rows, mean], bars=tuple(columns))])
+
+
+def _volume_section(scores: Mapping[str, float]) -> Section:
+    """The host's score of each volume, the worst first."""
+    rows = sorted(scores.items(), key=lambda row: row[1])
+    return Section("Volumes", [Table(("volume", "surface Dice"), rows, bars=("surface Dice",))])
 
 
 def _part_table(parts: pd.DataFrame, name: str) -> Table:

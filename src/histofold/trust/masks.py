@@ -145,10 +145,18 @@ def _nested_cuts(
     return cuts
 
 
-def fold_words(fold: str, values: Mapping[str, Any]) -> str:
-    """The Dice of a fold in words: at thresholds of the other folds, at 0.5, and how training saw it."""
-    half = values["dice_at_half"]
-    training = training_words(half, values["last_dice"], values["last_step"], "masks")
+def fold_words(fold: str, values: Mapping[str, Any], in_volumes: bool = False) -> str:
+    """The Dice of a fold in words: at thresholds of the other folds, at 0.5, and how training saw it.
+
+    Args:
+        fold: Its number.
+        values: Of the summary.
+        in_volumes: Whether prediction sees whole volumes, where training saw slices alone.
+    """
+    half, trained = values["dice_at_half"], values["last_dice"]
+    training = training_words(half, trained, values["last_step"], "masks")
+    if in_volumes and values["last_step"]:
+        training = f"{trained:.4f} in training, which sees slices along one axis"
     return f"fold {fold}: Dice {values['dice']:.4f}; {half:.4f} at threshold 0.5, {training}"
 
 

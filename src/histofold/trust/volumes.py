@@ -24,7 +24,7 @@ from histofold.schema.sample import Sample
 from histofold.schema.volumes import VolumeConfig
 from histofold.trust.evaluation import FinishedRun
 from histofold.trust.intervals import grouped_interval, score_bounds
-from histofold.trust.masks import OOF_COLUMNS, MaskEvaluation, mask_summary
+from histofold.trust.masks import OOF_COLUMNS, MaskEvaluation, fold_words, mask_summary
 from histofold.trust.oof import FoldRun, fold_key, held_out_ids, kept_slides, slide_key
 from histofold.trust.scored import ScoredSlide, scored_slide
 from histofold.trust.thresholds import THRESHOLD_GRID, apply_thresholds, choose_thresholds
@@ -38,6 +38,10 @@ class VolumeEvaluation(MaskEvaluation):
     def score(self) -> float:
         """The mean surface Dice of all held-out volumes."""
         return float(self.summary["surface_dice"])
+
+    def fold_lines(self) -> list[str]:
+        """The plain Dice of each fold's slices."""
+        return [fold_words(fold, values, in_volumes=True) for fold, values in self.summary["folds"].items()]
 
     def further_lines(self) -> list[str]:
         """The surface Dice of each volume, and the plain Dice of slices."""

@@ -22,6 +22,7 @@ from histofold.predict.tiled import grid_of
 from histofold.schema.manifest import Manifest
 from histofold.schema.preprocessing import has_pixel_size
 from histofold.schema.sample import Sample
+from histofold.schema.volumes import VolumeConfig
 
 SMALLEST_TILE = 256
 
@@ -81,7 +82,6 @@ def memory_rungs(manifests: Sequence[Manifest], members: int, on_gpu: bool) -> I
 
 Done = TypeVar("Done")
 UNKNOWN_MEGAPIXELS = 1.0  # forecast of an image whose header cannot be read
-HIDDEN_PIXEL_SIZE_UM = 0.5  # of a hidden image in the forecast; most are finer, and cost less at one physical scale
 
 
 @dataclass(frozen=True)
@@ -194,9 +194,11 @@ class SubmissionPredictor:
         words = f"measured: {rate:.3f} s a megapixel and pass"
         if not images:
             return words
-        side = self._competition.hidden_image_side
-        sizes = [_tile_megapixels(stage, (side, side), HIDDEN_PIXEL_SIZE_UM) for stage in self._stages]
-        work = images * sum(len(stage.passes) * size for stage, size in zip(self._stages, sizes, strict=True))
+        side, pixel_size_um = self._competition.hidden_image_side, self._competition.hidden_pixel_size_um
+        sizes = [_tile_megapixels(stage, (side, side), pixel_size_um) for stage in self._stages]
+        volume = self._manifest.volume or VolumeConfig()
+        axes = len(volume.axes) if self._competition.task == "volumes" else 1
+        work = images * axes * sum(len(stage.passes) * size for stage, size in zip(self._stages, sizes, strict=True))
         hours = (rate * work + self._budget.beside_s(images, images * sum(sizes))) / 3600
         return (
             f"{words}; the hidden set, {images} images of at most {side} x {side} pixels, would take {hours:.2f} h at "

@@ -17,7 +17,6 @@ from histofold.report.graphs import (
     dot_handle,
     finish_figure,
     new_figure,
-    say_empty,
     style_axes,
 )
 from histofold.trust.scored import PROBABILITY_CUTS, ScoredSlide
@@ -26,8 +25,10 @@ from histofold.trust.thresholds import THRESHOLD_GRID
 _LEAST_PIXELS = 100  # of a bin: the share of fewer is chance
 
 
-def plot_thresholds(table: pd.DataFrame, thresholds: Mapping[str, float], slides: Sequence[ScoredSlide]) -> bytes:
-    """Draw mean Dice over the threshold, and the share of true pixels over the probability.
+def plot_thresholds(
+    table: pd.DataFrame, thresholds: Mapping[str, float], slides: Sequence[ScoredSlide]
+) -> tuple[bytes, bool]:
+    """Draw mean Dice over the threshold, and beside it the share of true pixels over the probability where it is known.
 
     Args:
         table: Columns fold, organ, and one of Dice for each threshold of the grid.
@@ -35,15 +36,18 @@ def plot_thresholds(table: pd.DataFrame, thresholds: Mapping[str, float], slides
         slides: The slides, for their pixels.
 
     Returns:
-        The PNG's bytes.
+        The PNG's bytes, and whether probabilities are known.
     """
+    bins = reliability_bins(slides)
+    known = bool((bins[0] >= _LEAST_PIXELS).any())
     figure = new_figure(3.9)
-    curves, reliability = figure.subplots(1, 2)
+    curves, *others = figure.subplots(1, 1 + known, squeeze=False)[0]
     style_axes(curves, "Dice over the threshold")
-    style_axes(reliability, "Are probabilities right?")
     _draw_curves(curves, table, thresholds)
-    _draw_reliability(reliability, slides)
-    return finish_figure(figure)
+    for axes in others:
+        style_axes(axes, "Are probabilities right?")
+        _draw_reliability(axes, *bins)
+    return finish_figure(figure), known
 
 
 def _draw_curves(axes: Axes, table: pd.DataFrame, thresholds: Mapping[str, float]) -> None:
@@ -80,14 +84,10 @@ def reliability_bins(slides: Sequence[ScoredSlide]) -> tuple[np.ndarray, np.ndar
     return pixels_P, true_P
 
 
-def _draw_reliability(axes: Axes, slides: Sequence[ScoredSlide]) -> None:
+def _draw_reliability(axes: Axes, pixels_P: np.ndarray, true_P: np.ndarray) -> None:
     """The share of true pixels in each bin of probabilities, and how many pixels lie there."""
-    pixels_P, true_P = reliability_bins(slides)
     edges = np.array([0, *PROBABILITY_CUTS, 1])
     middles, known_P = (edges[:-1] + edges[1:]) / 2, pixels_P >= _LEAST_PIXELS
-    if not known_P.any():
-        say_empty(axes, "probabilities are not known")
-        return
     shares = pixels_P / pixels_P.sum()
     axes.bar(middles, shares, width=0.04, color=PALETTE[5], alpha=0.45, lw=0)
     axes.plot([0, 1], [0, 1], color=MUTED, lw=0.9, ls=(0, (4, 2)))
