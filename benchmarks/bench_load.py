@@ -56,7 +56,7 @@ def images(root: Path, count: int, side: int) -> str:
     member = Member(
         file="none.safetensors", sha256=file_sha256(root / "none.safetensors"), architecture="unet", arguments={}
     )
-    spec = Preprocessing(scale_mode="physical", target_pixel_size_um=1.0, whole_size=side)
+    spec = Preprocessing(scale_mode="physical", target_pixel_size_um=1.0, whole_size=-(-side // 32) * 32)
     manifest = Manifest(
         competition="folder", preprocessing=spec, members=(member,), tile=512, halo=32, views=("identity",)
     )

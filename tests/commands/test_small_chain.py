@@ -180,7 +180,7 @@ def test_a_full_disk_ends_in_words_and_leaves_nothing_half_written(moved, verb, 
     assert not [path for path in moved.rglob("*") if ".tmp" in path.name or ".new-" in path.name]
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"a": 1}', "\u00ff"])
+@pytest.mark.parametrize("text", ['{"a": 1}', "\u00ff"])
 def test_journals_of_something_else_are_passed_over(moved, project, text):
     for path in (moved / "runs" / "small" / "oof_scores.jsonl", moved / "dataset" / "parts" / "p0.json"):
         path.write_text(text)

@@ -40,7 +40,9 @@ class Budget:
     batches: int = 0
     forward_s: float = 0.0
     forward_work: float = 0.0
-    beside: list[tuple[float, float]] = field(default_factory=list)
+    beside: np.ndarray = field(default_factory=lambda: np.zeros(5), repr=False)
+    """Of what images cost beside their passes: their number, and the sums of seconds, megapixels, their square and
+    their product."""
     grid_megapixels: float = 0.0
     seen_megapixels: float = 0.0
     warm: set[str] = field(default_factory=set, repr=False)
@@ -79,7 +81,8 @@ class Budget:
         """
         with self.lock:
             if self.grid_megapixels > 0:
-                self.beside.append((max(0.0, seconds), megapixels))
+                cost_s = max(0.0, seconds)
+                self.beside += (1.0, cost_s, megapixels, megapixels**2, cost_s * megapixels)
             self.grid_megapixels += megapixels
             self.seen_megapixels += megapixels if seen is None else seen
 
@@ -100,18 +103,17 @@ class Budget:
         apart: then the higher forecast of the two counts, and of very few images the lower one.
         """
         with self.lock:
-            measured = np.array(self.beside, np.float64).reshape(-1, 2)
-        if not len(measured):
+            count, sum_s, sum_mp, sum_mp2, sum_product = self.beside.tolist()
+        if not count:
             return 0.0
-        seconds, megapixels = measured.T
-        by_image, by_megapixel = seconds.mean(), seconds.sum() / max(megapixels.sum(), 1e-9)
-        if megapixels.var() < ALIKE * megapixels.mean() ** 2 or len(measured) < 3:
-            either = float(by_image * images_left), float(by_megapixel * megapixels_left)
-            return min(either) if len(measured) < FEW_IMAGES else max(either)
-        slope = ((seconds - by_image) * (megapixels - megapixels.mean())).sum() / (megapixels.var() * len(measured))
-        slope = min(max(slope, 0.0), (seconds * megapixels).sum() / (megapixels**2).sum())
-        constant = max(0.0, by_image - slope * megapixels.mean())
-        return float(constant * images_left + slope * megapixels_left)
+        by_image, by_megapixel, mean_mp = sum_s / count, sum_s / max(sum_mp, 1e-9), sum_mp / count
+        variance = sum_mp2 / count - mean_mp**2
+        if variance < ALIKE * mean_mp**2 or count < 3:
+            either = by_image * images_left, by_megapixel * megapixels_left
+            return min(either) if count < FEW_IMAGES else max(either)
+        slope = min(max((sum_product / count - by_image * mean_mp) / variance, 0.0), sum_product / sum_mp2)
+        constant = max(0.0, by_image - slope * mean_mp)
+        return constant * images_left + slope * megapixels_left
 
     def affordable(self, work: Callable[[Level], float], level: Level, beside_s: float = 0.0) -> Level:
         """The level that the time left allows.
