@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from histofold.core.jit import HAS_NUMBA
+from histofold.core.rle.runs import runs_from_mask
 from histofold.imaging.resample import resample_mask_region
 
 STRUCTURE = {4: ndimage.generate_binary_structure(2, 1), 8: ndimage.generate_binary_structure(2, 2)}
@@ -51,4 +52,4 @@ def use_implementation(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def resample_mask(mask_HW: np.ndarray, scaled_hw: tuple[int, int]) -> np.ndarray:
     """The whole of a resampled mask, bool (H', W')."""
     whole = (slice(0, scaled_hw[0]), slice(0, scaled_hw[1]))
-    return resample_mask_region(lambda y, x: mask_HW[y, x], mask_HW.shape, scaled_hw, *whole)
+    return resample_mask_region(runs_from_mask(mask_HW), scaled_hw, *whole)

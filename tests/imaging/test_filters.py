@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from histofold.core.rle.runs import Runs, runs_from_mask
 from histofold.imaging import filters
-from histofold.imaging.filters import area_span, area_sums, triangle_resize, triangle_span, triangle_taps
+from histofold.imaging.filters import area_sums, triangle_resize, triangle_span, triangle_taps
 
 AREA_SIZES = [((13, 29), (5, 11)), ((13, 29), (13, 29)), ((7, 5), (20, 3)), ((1, 1), (4, 2)), ((29, 13), (1, 1))]
 
 
-def areas_of(mask_HW, scaled_hw, rows=None, columns=None):
+def areas_of(mask_HW, scaled_hw, rows=None, columns=None, order="F"):
     rows, columns = rows or range(scaled_hw[0]), columns or range(scaled_hw[1])
-    y, x = area_span(rows, mask_HW.shape[0], scaled_hw[0]), area_span(columns, mask_HW.shape[1], scaled_hw[1])
-    return area_sums(mask_HW[y, x], rows, columns, mask_HW.shape, scaled_hw)
+    return area_sums(runs_from_mask(mask_HW, order), rows, columns, scaled_hw)
 
 
 def overlaps(length, scaled):
@@ -36,19 +36,30 @@ def mask_of(shape_hw):
 
 
 @pytest.mark.parametrize(("shape_hw", "scaled_hw"), AREA_SIZES)
-@pytest.mark.parametrize("compiled", [True, False])
-def test_areas_are_those_of_exact_fractions(shape_hw, scaled_hw, compiled, monkeypatch):
-    monkeypatch.setattr(filters, "HAS_NUMBA", filters.HAS_NUMBA and compiled)
+@pytest.mark.parametrize("order", ["F", "C"])
+def test_areas_are_those_of_exact_fractions(shape_hw, scaled_hw, order, monkeypatch):
+    monkeypatch.setattr(filters, "_AREA_RUNS", 7)
     mask_HW = mask_of(shape_hw)
     expected = overlaps(shape_hw[0], scaled_hw[0]) @ mask_HW.astype(int) @ overlaps(shape_hw[1], scaled_hw[1]).T
-    np.testing.assert_array_equal(areas_of(mask_HW, scaled_hw), expected)
-    np.testing.assert_array_equal(areas_of(np.ones(shape_hw, bool), scaled_hw), shape_hw[0] * shape_hw[1])
+    np.testing.assert_array_equal(areas_of(mask_HW, scaled_hw, order=order), expected)
+    np.testing.assert_array_equal(areas_of(np.ones(shape_hw, bool), scaled_hw, order=order), mask_HW.size)
+    assert not areas_of(np.zeros(shape_hw, bool), scaled_hw, order=order).any()
+
+
+def test_areas_of_the_largest_slide_are_exact():
+    """A slide of 40000 x 60000 whose every second column is mask but for a pixel, in pixels of 1/997 of its sides."""
+    shape_hw, scaled_hw = (40_000, 60_000), (997, 997)
+    starts = np.arange(0, shape_hw[1], 2) * shape_hw[0]
+    runs = Runs(starts, np.full(len(starts), shape_hw[0] - 1), shape_hw)
+    areas_HW = area_sums(runs, range(997), range(997), scaled_hw)
+    assert areas_HW.sum() == runs.area * 997 * 997
+    assert (areas_HW[:-1] == areas_HW[0]).all()
+    below = areas_HW[0] - areas_HW[-1]
+    np.testing.assert_array_equal(below * shape_hw[0], areas_HW[0] * 997)
 
 
 @pytest.mark.parametrize(("shape_hw", "scaled_hw"), AREA_SIZES)
-@pytest.mark.parametrize("compiled", [True, False])
-def test_regions_are_slices_of_the_whole(shape_hw, scaled_hw, compiled, monkeypatch):
-    monkeypatch.setattr(filters, "HAS_NUMBA", filters.HAS_NUMBA and compiled)
+def test_regions_are_slices_of_the_whole(shape_hw, scaled_hw):
     mask_HW = mask_of(shape_hw)
     whole = areas_of(mask_HW, scaled_hw)
     for y in range(scaled_hw[0]):
@@ -114,9 +125,12 @@ def test_a_constant_image_stays_constant_and_nothing_overflows(value):
         assert (resized(np.full((*shape_hw, 3), value, np.uint8), scaled_hw) == value).all()
 
 
-def test_rows_longer_than_a_block_are_filtered_alike():
-    image_HWC = noise((9, 3000))
-    np.testing.assert_array_equal(resized(image_HWC, (4, 3000))[:, 2900:], resized(image_HWC[:, 2900:], (4, 100)))
+def test_strips_of_rows_and_further_channels_are_filtered_alike(monkeypatch):
+    image_HWC = np.random.default_rng(5).integers(0, 256, (97, 61, 5), np.uint8)
+    expected = resized(image_HWC, (60, 40))
+    np.testing.assert_array_equal(resized(image_HWC[..., 1:4], (60, 40)), expected[..., 1:4])
+    monkeypatch.setattr(filters, "_TRIANGLE_VALUES", 0)
+    np.testing.assert_array_equal(resized(image_HWC, (60, 40)), expected)
 
 
 @pytest.mark.parametrize(("length", "scaled"), [(100, 31), (31, 100), (7, 7), (1, 9), (9, 1), (40_000, 12_500)])

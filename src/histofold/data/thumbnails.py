@@ -37,7 +37,7 @@ def read_small(slide: Slide, scaled_hw: tuple[int, int]) -> np.ndarray:
 def small_mask(runs: Runs, scaled_hw: tuple[int, int]) -> np.ndarray:
     """A whole mask at another size, bool (H, W)."""
     everything = slice(0, scaled_hw[0]), slice(0, scaled_hw[1])
-    return resample_mask_region(runs.to_window, runs.shape_hw, scaled_hw, *everything)
+    return resample_mask_region(runs, scaled_hw, *everything)
 
 
 def small_owners(objects: Objects, small_hw: tuple[int, int]) -> np.ndarray:

@@ -12,16 +12,16 @@ that tiles cut from it agree with slices of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 
-from histofold.imaging.filters import area_span, area_sums, triangle_resize, triangle_span
+from histofold.core.rle.runs import Runs
+from histofold.imaging.filters import area_sums, triangle_resize, triangle_span
 from histofold.imaging.slide import Slide, slide_range
 
 _IMAGE_BLOCK_PIXELS = 1 << 23  # source pixels of an image held at a time, about
-_MASK_BLOCK_PIXELS = 1 << 22  # of a mask, which needs 4 bytes for the sum of each
 
 
 def scaled_shape(shape_hw: tuple[int, int], zoom: float) -> tuple[int, int]:
@@ -103,18 +103,11 @@ def _row_blocks(rows: range, source_width: int, step: float, block_pixels: int) 
         yield range(start, min(start + count, rows.stop))
 
 
-def resample_mask_region(
-    read_region: Callable[[slice, slice], np.ndarray],
-    shape_hw: tuple[int, int],
-    scaled_hw: tuple[int, int],
-    y: slice,
-    x: slice,
-) -> np.ndarray:
+def resample_mask_region(runs: Runs, scaled_hw: tuple[int, int], y: slice, x: slice) -> np.ndarray:
     """A region of a resampled mask: a scaled pixel is mask if at least half of its area is.
 
     Args:
-        read_region: Gives the source mask (h, w) of (rows, columns); non-zero is mask.
-        shape_hw: Height and width of the source mask.
+        runs: The source mask.
         scaled_hw: Height and width of the resampled mask.
         y: Rows of the resampled mask.
         x: Columns of the resampled mask.
@@ -126,20 +119,10 @@ def resample_mask_region(
         ValueError: If a size has no pixels, or the region is empty or leaves the resampled mask.
     """
     check_scaled_hw(scaled_hw)
-    check_scaled_hw(shape_hw)
     rows, columns = slide_range(y, scaled_hw[0], "y"), slide_range(x, scaled_hw[1], "x")
-    if tuple(shape_hw) == tuple(scaled_hw):
-        return np.array(read_region(slice(rows.start, rows.stop), slice(columns.start, columns.stop)) != 0)
-    mask_HW = np.zeros((len(rows), len(columns)), bool)
-    whole = shape_hw[0] * shape_hw[1]
-    source_x = area_span(columns, shape_hw[1], scaled_hw[1])
-    width = source_x.stop - source_x.start
-    for block in _row_blocks(rows, width, shape_hw[0] / scaled_hw[0], _MASK_BLOCK_PIXELS):
-        source_y = area_span(block, shape_hw[0], scaled_hw[0])
-        source_HW = np.asarray(read_region(source_y, source_x)) != 0
-        if source_HW.any():  # most of a slide is not mask
-            area_HW = area_sums(source_HW, block, columns, shape_hw, scaled_hw)
-            mask_HW[block.start - rows.start : block.stop - rows.start] = 2 * area_HW >= whole
+    if tuple(runs.shape_hw) == tuple(scaled_hw):
+        return runs.to_window(slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+    mask_HW: np.ndarray = area_sums(runs, rows, columns, scaled_hw) >= runs.shape_hw[0] * runs.shape_hw[1] / 2
     return mask_HW
 
 

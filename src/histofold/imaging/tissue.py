@@ -47,4 +47,4 @@ def tissue_fraction(image_HWC: np.ndarray) -> float:
         ValueError: If the image is not uint8 (H, W, 3).
     """
     mask_HW = tissue_mask(image_HWC)
-    return float(mask_HW.mean()) if mask_HW.size else 0.0
+    return np.count_nonzero(mask_HW) / mask_HW.size if mask_HW.size else 0.0

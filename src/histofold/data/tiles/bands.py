@@ -17,9 +17,9 @@ from histofold.data.tiles.plan import PlannedTile
 from histofold.imaging.resample import ScaledSlide
 from histofold.imaging.slide import Slide
 
-GROUP_ROWS = 64
+GROUP_ROWS = 128
 """Rows of a slide that are read at once; strips and tiles of a TIFF rarely end within a group that begins at 0."""
-_BLOCK_PIXELS = 6 << 20  # pixels of the slide that a block of scaled rows is made of, about
+_BLOCK_PIXELS = 2 << 20  # pixels of the slide that a block of scaled rows is made of, about
 
 
 class RowWindow:

@@ -8,7 +8,7 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +50,7 @@ TRUE_LABELS = ("truth", -1)
 """label_origin and label_fold of tiles whose mask is the host's truth, which every fold may train on."""
 Row = dict[str, str | int | float]
 Moments = tuple[float, float, float]
+Sums = tuple[int, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def cut_slide(job: TileJob) -> CutSlide:
         # What follows overwrites tiles of the earlier settings, so that going back to them must cut anew.
         write_bytes_atomically(part, json.dumps({"digest": "", "cut": known["cut"]}).encode())
     cut = _cut_tiles(job)
-    write_bytes_atomically(part, json.dumps({"digest": digest, "cut": asdict(cut)}).encode())
+    write_bytes_atomically(part, json.dumps({"digest": digest, "cut": vars(cut)}).encode())
     for tile_id in {str(row["tile_id"]) for row in before} - {str(row["tile_id"]) for row in cut.rows}:
         remove_tile(job.out, tile_id)
     return cut
@@ -203,19 +204,19 @@ def _cut_tiles(job: TileJob) -> CutSlide:
         finished = [tile for _, tile in done]
     place = {tile.tile_id: number for number, tile in enumerate(planned)}
     kept = sorted((tile for tile in finished if tile is not None), key=lambda tile: place[str(tile[0]["tile_id"])])
-    counts_3N = np.sum([counts for _, counts in kept], axis=0) if kept else np.zeros((3, 256), np.int64)
-    values = np.arange(256)
-    sums, squares = (counts_3N @ values).tolist(), (counts_3N @ values**2).tolist()
-    return CutSlide([row for row, _ in kept], int(counts_3N[0].sum()), sums, squares)
+    pixels, sums, squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
+    for _, (count, sums_3, squares_3) in kept:
+        pixels, sums, squares = pixels + count, sums + sums_3, squares + squares_3
+    return CutSlide([row for row, _ in kept], pixels, sums.tolist(), squares.tolist())
 
 
 def _finish_tile(
     job: TileJob, plan: SlidePlan, views: Sequence[tuple[int, int]], cut: tuple[PlannedTile, np.ndarray]
-) -> tuple[Row, np.ndarray] | None:
+) -> tuple[Row, Sums] | None:
     """Decode a tile's truth and write the tile; where the slide is shorter, so is the tile, but for a whole image.
 
     Returns:
-        Its row of the index and the counts of its channels' values, int64 (3, 256); None if it is dropped.
+        Its row of the index and the `Sums` of its channels; None if it is dropped.
     """
     tile, image_HWC = cut
     view_hw = views[tile.view]
@@ -236,7 +237,7 @@ def _finish_tile(
         *(bin_of(fraction, job.tiles.area_bins), job.sample.source, tile.grid, tile.region, *TRUE_LABELS),
         *(job.sample.organ, *(round(share, 6) for share in own)),
     ]
-    return dict(zip(index_columns(job.classes), values, strict=True)), _value_counts(shown_HWC)
+    return dict(zip(index_columns(job.classes), values, strict=True)), _channel_sums(shown_HWC)
 
 
 def _tile_mask(job: TileJob, tile: PlannedTile, view_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -275,10 +276,12 @@ def mean_saturation(image_HWC: np.ndarray) -> float:
     return float(((largest_HW - smallest_HW) / np.maximum(largest_HW, 1)).mean(dtype=np.float64))
 
 
-def _value_counts(image_HWC: np.ndarray) -> np.ndarray:
-    """How often each value occurs in each channel, int64 (3, 256): exact sums of any order of the tiles."""
-    counts = [cv2.calcHist([image_HWC], [channel], None, [256], [0, 256]).ravel() for channel in range(3)]
-    return np.array(counts).astype(np.int64)
+def _channel_sums(image_HWC: np.ndarray) -> Sums:
+    """Pixels, and each channel's sum and sum of squares: whole numbers, exact in any order of the tiles."""
+    channels = cv2.split(image_HWC)
+    # Rounded, since OpenCV may take a root and square it again.
+    sums, squares = ([round(cv2.norm(each, kind)) for each in channels] for kind in (cv2.NORM_L1, cv2.NORM_L2SQR))
+    return channels[0].size, np.array(sums), np.array(squares)
 
 
 def _job_digest(job: TileJob) -> str:

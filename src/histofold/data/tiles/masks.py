@@ -63,7 +63,7 @@ def target_bits(target: Masks, scaled_hw: tuple[int, int], y: slice, x: slice) -
     """
     bits_HW = np.zeros((y.stop - y.start, x.stop - x.start), np.uint8)
     for number, runs in enumerate(class_runs(target)):
-        mask_HW = resample_mask_region(runs.to_window, runs.shape_hw, scaled_hw, y, x)
+        mask_HW = resample_mask_region(runs, scaled_hw, y, x)
         bits_HW |= mask_HW.view(np.uint8) << np.uint8(number)
     return bits_HW
 
