@@ -1,6 +1,7 @@
 import json
 import shlex
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import pandas as pd
@@ -44,9 +45,9 @@ def test_settings_that_have_no_option_are_told_by_the_file_alone():
 def test_the_forecast_counts_trials_folds_and_steps():
     space = {"optim.lr": SettingSpace(values=(0.1, 0.2)), "train.steps": SettingSpace(values=(10, 30))}
     config = SweepConfig(space=space, folds=(0, 1), experiment=Experiment(train=TrainConfig(batch=4, steps=7)))
-    assert forecast(config) == "4 trials x 2 folds: at most 160 steps, 640 tiles"
+    assert forecast(config) == "4 trials x 2 folds: at most 160 steps, 640 tiles; val_dice decides"
     one = replace(config, space={"optim.lr": SettingSpace(low=0.1, high=0.2)}, sampler="random", trials=1, folds=(0,))
-    assert forecast(one) == "1 trial x 1 fold: 7 steps, 28 tiles"
+    assert forecast(one) == "1 trial x 1 fold: 7 steps, 28 tiles; val_dice decides"
 
 
 @pytest.mark.parametrize(
@@ -115,3 +116,37 @@ def test_pruned_trials_stop_early_over_two_folds(workplace, tmp_path):
     assert (table.loc[table["state"] == "pruned", "steps"] == 2).all()
     folders = {path.name for path in (tmp_path / "p" / "trials" / f"{table['trial'].iloc[0]:04d}").iterdir()}
     assert {"fold0", "fold1"} <= folders
+
+
+@pytest.mark.slow
+def test_a_sweep_by_the_shift_score_ranks_trials_by_what_evaluate_gives(workplace, tmp_path, capsys):
+    text = 'experiment = "base.toml"\nmetric = "shift"\nfolds = [0, 1]\n[space]\n"optim.lr" = [1e-3, 1e-2]\n'
+    (workplace / "h.toml").write_text(text)
+    assert main(["sweep", str(workplace / "h.toml"), "--runs", str(tmp_path), "--workers", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 trials x 2 folds: 16 steps, 32 tiles; shift decides" in printed
+    table = pd.read_csv(tmp_path / "h" / "table.csv")
+    assert table["shift"].is_monotonic_decreasing
+    assert f"shift {table['shift'].iloc[0]:.4f} on fold 0, 1; chosen by its shift score" in printed
+    assert f"shift {table['shift'].iloc[0]:.4f}" in (tmp_path / "h" / "best.toml").read_text()
+    page = (tmp_path / "h" / "report.html").read_text()
+    assert all(words in page for words in ("Best shift", "the shift score decides", "chosen by its shift score"))
+    for row in table.itertuples():
+        trial = tmp_path / "h" / row.folder
+        for name in ("summary.json", "oof_scores.jsonl"):
+            (trial / name).unlink()
+        assert main(["evaluate", str(trial), "--shift"]) == 0
+        shift = json.loads((trial / "summary.json").read_text())["shift"]["dice"]
+        assert shift == pytest.approx(row.shift, abs=1e-9)
+        assert row.shift != pytest.approx(row.val_dice, abs=1e-6), "the slides are shown otherwise"
+
+
+def test_a_task_without_a_shift_score_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    volumes = SimpleNamespace(competition=SimpleNamespace(task="volumes"))
+    monkeypatch.setattr("histofold.train.sweep.search.load_sources", lambda experiment: [volumes])
+    (tmp_path / "s.toml").write_text('metric = "shift"\n[experiment.optim]\nlr = 0.1\n[space]\noptim.lr = [1]\n')
+    assert main(["sweep", str(tmp_path / "s.toml"), "--runs", str(tmp_path / "runs")]) == 2
+    told = capsys.readouterr().err
+    assert "this is of volumes" in told
+    assert 'set metric to "val_dice"' in told
+    assert not (tmp_path / "runs").exists()

@@ -51,6 +51,16 @@ def test_equal_data_gives_equal_bytes_and_the_metric_decides_the_best():
     assert drawn == plot_sweep(table, ["optim.lr"], "val_dice") != plot_sweep(table, ["optim.lr"], "loss")
 
 
+def test_a_shift_score_that_decides_is_drawn_instead_of_the_plain_one(tmp_path):
+    table = trials(GRID).assign(shift=np.linspace(0.1, 0.4, 6))
+    drawn = plot_sweep(table, list(GRID), "shift")
+    assert drawn != plot_sweep(table, list(GRID), "val_dice")
+    assert drawn == plot_sweep(table.assign(val_dice=0.5), list(GRID), "shift")
+    write_sweep_report(tmp_path, table.iloc[::-1], list(GRID), "shift", "note")
+    text = (tmp_path / "report.html").read_text()
+    assert all(words in text for words in ("Best shift", "0.4000", "the shift score decides"))
+
+
 @pytest.mark.parametrize("settings", [GRID, {"optim.lr": [1e-4, 2e-4, 1e-3, 2e-3, 1e-2, 2e-2]}])
 def test_trials_without_a_whole_run_are_drawn_otherwise(settings):
     ends = ["complete", "failed", "pruned"]

@@ -107,6 +107,7 @@ def test_all_faults_of_the_space_at_once(tmp_path, sampler):
         ("folds = []", "optim.lr = [1]", "fold"),
         ("folds = [1, 1]", "optim.lr = [1]", "fold"),
         ('metric = "loss"\npruner = "median"', "optim.lr = [1]", "val_dice"),
+        ('metric = "shift"\npruner = "halving"', "optim.lr = [1]", "looks at validation scores, and metric='shift'"),
         ("", "train.seed = {low = 0, high = 20000, step = 1}", "20001 points"),
         ("", "", "space is empty"),
     ],

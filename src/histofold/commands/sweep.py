@@ -53,6 +53,7 @@ def run(arguments: list[str]) -> int:
     from histofold.train.sweep.results import conclusion, score_note, trial_table
     from histofold.train.sweep.search import check_folds, forecast, search
     from histofold.train.sweep.study import Sweep
+    from histofold.trust.evaluate import shift_score
 
     folder = options.runs / options.path.stem
     digest = check_folds(config, folder)
@@ -61,7 +62,8 @@ def run(arguments: list[str]) -> int:
         Sweep(folder, config, digest, options.storage)  # begins the study: many jobs at once would each make its tables
         command = ["sweep", *without_options(arguments, "--workers")]
         run_jobs({f"worker {number}": command for number in range(options.workers)}, folder / "jobs", options.jobs)
-    sweep = search(config, folder, digest, 1 if options.jobs.launcher != "here" else options.workers, options.storage)
+    workers = options.workers if options.jobs.launcher == "here" else 1
+    sweep = search(config, folder, digest, workers, options.storage, shift_score)
     write_sweep_report(folder, trial_table(sweep), list(config.space), config.metric, score_note(config.metric))
     print(conclusion(sweep, options.path))
     return 0

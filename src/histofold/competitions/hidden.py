@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from histofold.core.faults import Fault, InputError
 from histofold.imaging.shift import Shift
 from histofold.schema.preprocessing import has_pixel_size
 from histofold.schema.sample import Sample
@@ -53,3 +54,20 @@ def hidden_shift(stain: str, competition: str, sample: Sample) -> Shift:
     own_um = sample.pixel_size_um if has_pixel_size(sample.pixel_size_um) else None
     coarser = max(1.0, hidden.pixel_size_um / own_um) if own_um else 1.0
     return Shift(stain=stain, coarser=coarser, thicker=hidden.thickness_um / TRAINING_THICKNESS_UM)
+
+
+def refuse_shift(task: str, id: str, file: str, remedy: str) -> None:
+    """Refuse the shift score of what has none.
+
+    Args:
+        task: The competition's.
+        id: What asked for it, as the fault names it.
+        file: Where it stands.
+        remedy: What to do instead.
+
+    Raises:
+        InputError: If other things than masks of slides are predicted.
+    """
+    if task != "masks":
+        rule = f"slides are shifted where masks are predicted, and this is of {task}: it has no shift score"
+        raise InputError([Fault(id, file, rule, remedy)])

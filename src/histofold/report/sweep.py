@@ -16,7 +16,7 @@ from histofold.report.blocks import Facts, Figure, Section, Table, Text
 from histofold.report.graphs import INK, LABEL, MUTED, PALETTE, finish_figure, new_figure, say_empty, style_axes
 from histofold.report.page import write_page
 
-_NAMES = {"val_dice": "Validation score", "loss": "Training loss"}
+_NAMES = {"val_dice": "Validation score", "shift": "Shift score", "loss": "Training loss"}
 _BLUE, _ORANGE = PALETTE[:2]
 _LOG_RANGE = 8  # settings that differ by at least this factor are drawn on a logarithmic scale
 _MOST_LETTERS = 36  # of names in a row below half a page; longer rows are tilted
@@ -27,15 +27,17 @@ def plot_sweep(table: pd.DataFrame, settings: Sequence[str], metric: str, path: 
     """Draw loss and score against the settings: as heat maps of a grid of two settings, else as dots for each setting.
 
     Args:
-        table: One row a trial: trial, each setting, val_dice, loss, state (complete, pruned, failed, ...).
+        table: One row a trial: trial, each setting, shift where it decided, val_dice, loss, state (complete, pruned,
+            failed, ...).
         settings: The settings, as columns of the table; those that did not vary are not drawn.
-        metric: What decided, val_dice or loss.
+        metric: What decided, val_dice, shift or loss.
         path: File to write, if any.
 
     Returns:
         The PNG's bytes.
     """
-    frame = table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in _NAMES})
+    numbers = [name for name in _NAMES if name in table.columns]
+    frame = table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in numbers})
     settings = [name for name in settings if frame[name].astype(str).nunique() > 1] or list(settings[:1])
     is_map = len(settings) == 2 and _is_grid(frame, settings)
     rows = 1 if is_map else len(settings)
@@ -45,7 +47,7 @@ def plot_sweep(table: pd.DataFrame, settings: Sequence[str], metric: str, path: 
     top, bottom = halves[0][0], halves[1][0]
     panels = top.subplots(rows, 2, squeeze=False)
     best = _best(frame, metric)
-    for column, value in enumerate(("loss", "val_dice")):
+    for column, value in enumerate(("loss", "val_dice" if metric == "loss" else metric)):
         if is_map:
             _draw_map(panels[0][column], frame, settings, value, best)
             continue
@@ -64,7 +66,7 @@ def write_sweep_report(folder: Path, table: pd.DataFrame, settings: Sequence[str
         folder: runs/S, whose name is the sweep's.
         table: One row a trial, the best on top; with the columns trial, state and the metric.
         settings: The settings that were searched.
-        metric: What decided, val_dice or loss.
+        metric: What decided, val_dice, shift or loss.
         note: What a reader must know to trust the best score.
     """
     figure = plot_sweep(table, settings, metric, folder / "figure.png")
@@ -85,7 +87,7 @@ def write_sweep_report(folder: Path, table: pd.DataFrame, settings: Sequence[str
     write_page(
         folder / "report.html",
         f"Sweep {folder.name}",
-        "Each trial trains one choice of settings from the same start.",
+        f"Each trial trains one choice of settings from the same start; the {_NAMES[metric].lower()} decides.",
         sections,
     )
 
@@ -95,7 +97,7 @@ def _best(frame: pd.DataFrame, metric: str) -> int | None:
     done = frame[(frame["state"] == "complete") & frame[metric].notna()]
     if done.empty:
         return None
-    return int(done[metric].idxmax() if metric == "val_dice" else done[metric].idxmin())
+    return int(done[metric].idxmin() if metric == "loss" else done[metric].idxmax())
 
 
 def _is_grid(frame: pd.DataFrame, settings: Sequence[str]) -> bool:
@@ -146,7 +148,7 @@ def _draw_map(axes: Axes, frame: pd.DataFrame, settings: Sequence[str], value: s
         complete[y, x] = number if state == "complete" else np.nan
     style_axes(axes, _NAMES[value])
     axes.grid(visible=False)
-    colours = "YlGnBu" if value == "val_dice" else "YlGnBu_r"
+    colours = "YlGnBu_r" if value == "loss" else "YlGnBu"
     mesh = axes.pcolormesh(_edges(across), _edges(up), complete, cmap=colours, edgecolors="white", linewidth=1.5)
     for axis, levels in ((axes.xaxis, across), (axes.yaxis, up)):
         if _is_logarithmic(levels):
@@ -215,11 +217,11 @@ def _draw_history(axes: Axes, frame: pd.DataFrame, metric: str) -> None:
         say_empty(axes, "no trial is complete")
         return
     axes.plot(done["trial"], done[metric], "o", ms=5, color=_BLUE, alpha=0.75, mew=0)
-    running = done[metric].cummax() if metric == "val_dice" else done[metric].cummin()
+    running = done[metric].cummin() if metric == "loss" else done[metric].cummax()
     axes.step(done["trial"], running, where="post", color=_ORANGE, lw=1.5)
     last = float(running.iloc[-1])
     place: dict[str, Any] = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
-    is_chosen = metric == "val_dice" and ordered["state"].isin(("complete", "pruned")).sum() > 1
+    is_chosen = metric != "loss" and ordered["state"].isin(("complete", "pruned")).sum() > 1
     note = "best so far" + (" (optimistic)" if is_chosen else "") + f"\n{last:.4f}"
     axes.annotate(note, (float(done["trial"].iloc[-1]), last), annotation_clip=False, **place, **LABEL)
     axes.set_xlim(-0.5, max(1.0, float(ordered["trial"].max()) * 1.15 + 0.5))

@@ -71,8 +71,9 @@ class SweepConfig:
     """What varies: dotted settings of the experiment, each with a list of values or a range."""
     folds: tuple[int, ...] = (0,)
     """Folds that each trial trains and is scored on; the score is their mean."""
-    metric: Literal["val_dice", "loss"] = "val_dice"
-    """What decides: the final Dice on the held-out slides, or the training loss over the last tenth of the log."""
+    metric: Literal["val_dice", "shift", "loss"] = "val_dice"
+    """What decides: the final Dice on the held-out slides, their shift score as `histofold evaluate --shift` says, or
+    the training loss over the last tenth of the log."""
     sampler: Literal["grid", "random", "tpe"] = "grid"
     """Every combination, random ones, or ones drawn where earlier trials were good (tree of Parzen estimators)."""
     trials: int = 0
@@ -81,7 +82,7 @@ class SweepConfig:
     """Seed of what is drawn; trial n of a random search depends on the seed and n alone."""
     pruner: Literal["none", "median", "halving"] = "none"
     """Stop a trial whose Dice in the first fold's validations is behind: below the median of the others, or by
-    successive halving."""
+    successive halving. Only where that Dice decides."""
 
     def __post_init__(self) -> None:
         if not self.space:
@@ -96,8 +97,9 @@ class SweepConfig:
             raise ValueError(f"seed={self.seed} must not be negative")
         if self.experiment.train.steps == 0:
             raise ValueError("the experiment trains nothing (train.steps = 0): score it with `histofold evaluate`")
-        if self.metric == "loss" and self.pruner != "none":
-            raise ValueError(f"pruner={self.pruner!r} looks at validation scores: set metric to val_dice, or no pruner")
+        if self.metric != "val_dice" and self.pruner != "none":
+            rule = f"pruner={self.pruner!r} looks at validation scores, and metric={self.metric!r} decides"
+            raise ValueError(f"{rule}: set metric to val_dice, or no pruner")
 
     def grid(self) -> list[dict[str, Any]]:
         """The points of a grid, the last setting the fastest; empty for other samplers."""

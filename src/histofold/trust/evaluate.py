@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from histofold.competitions.hidden import refuse_shift
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.data.changes import changed_inputs, content_inputs, refuse_changed_data
@@ -40,10 +41,23 @@ def evaluate_run(run: Path, root: Path | None = None, shift: ShiftUse = "none") 
         >>> print(*evaluation.lines(), sep="\\n")
     """
     found = finished_run(run, root, shift)
+    log_notes(found)
     task = found.sources[0].competition.task
     if task == "instances":
         return evaluate_objects(found)
     return evaluate_volumes(found) if task == "volumes" else evaluate_masks(found, shift)
+
+
+def shift_score(run: Path) -> float:
+    """The shift score of a run's finished folds, as `evaluate_run` finds and writes it; raises as that does."""
+    found = finished_run(run, shift="score")
+    return float(evaluate_masks(found, "score").summary["shift"]["dice"])
+
+
+def log_notes(found: FinishedRun) -> None:
+    """Log what a reader of a run's scores must know."""
+    for note in found.notes:
+        logger.warning(note)
 
 
 def finished_run(run: Path, root: Path | None = None, shift: ShiftUse = "none") -> FinishedRun:
@@ -57,19 +71,14 @@ def finished_run(run: Path, root: Path | None = None, shift: ShiftUse = "none") 
     if root is not None:
         experiment = replace(experiment, data=replace(experiment.data, root=str(root)))
     sources = load_sources(experiment)
-    task = sources[0].competition.task
-    if task != "masks" and shift != "none":
-        rule, remedy = f"slides are shifted where masks are predicted, and this is a run of {task}", "leave --shift out"
-        raise InputError([Fault(run.name, str(run), rule, remedy)])
+    if shift != "none":
+        refuse_shift(sources[0].competition.task, run.name, str(run), "leave --shift out")
     refuse_changed_data(sources)
     _refuse_other_inputs(folds, sources)
     for fold, source in itertools.product(folds, sources):
         source.held_out(fold.fold)  # refuses images that are gone before anything is predicted
     missing = sorted(set(known_folds(experiment)) - {fold.fold for fold in folds})
-    found = FinishedRun(run, folds, sources, missing)
-    for note in found.notes:
-        logger.warning(note)
-    return found
+    return FinishedRun(run, folds, sources, missing)
 
 
 def _refuse_other_inputs(folds: Sequence[FoldRun], sources: Sequence[Source]) -> None:

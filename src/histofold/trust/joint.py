@@ -27,7 +27,7 @@ from histofold.schema.parse import load_toml, write_json
 from histofold.schema.sample import Sample
 from histofold.trust.choices import Trial, try_values
 from histofold.trust.cleaning import Cleaning, cleaned_dice
-from histofold.trust.evaluate import finished_run
+from histofold.trust.evaluate import finished_run, log_notes
 from histofold.trust.evaluation import FinishedRun
 from histofold.trust.intervals import bounds_words, grouped_interval, score_bounds
 from histofold.trust.masks import OOF_COLUMNS
@@ -93,6 +93,8 @@ def evaluate_joint(path: Path, root: Path | None = None) -> JointEvaluation:
     if joint.shares:
         raise InputError([Fault("shares", str(path), "given, and they are chosen here", "leave them out")])
     found = [finished_run(moved_path(Path(run), path), root) for run in joint.runs]
+    for each in found:
+        log_notes(each)
     if faults := _misfits(found):
         raise InputError(faults)
     own = found[0].folds[0].manifest

@@ -7,6 +7,7 @@ import os
 import random
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -16,7 +17,7 @@ from histofold.core.faults import InputError
 from histofold.schema.experiment import Experiment
 from histofold.schema.sweep import SettingSpace, SweepConfig
 from histofold.train.run import Stopped
-from histofold.train.sweep.results import OPTIMISTIC, trial_costs, trial_table
+from histofold.train.sweep.results import NOTES, trial_costs, trial_table
 from histofold.train.sweep.study import NUMBER, Sweep, changed_keys, number_of
 from histofold.train.sweep.workers import Outcome, quiet_optuna, run_worker, run_workers
 from postgres_server import postgres_server
@@ -70,7 +71,7 @@ def test_a_grid_runs_every_point_once_and_ranks_them(tmp_path):
     assert list(table.columns[:5]) == ["trial", "optim.lr", "optim.weight_decay", "val_dice", "loss"]
     assert table["val_dice"].is_monotonic_decreasing
     assert (table["optim.lr"].iloc[0], table["optim.weight_decay"].iloc[0]) == (1e-3, 0.01)
-    assert table["note"].tolist() == [OPTIMISTIC, "", "", "", "", ""]
+    assert table["note"].tolist() == [NOTES["val_dice"], "", "", "", "", ""]
     run_workers(tmp_path / "s", GRID, "", objective)
     assert len(seen) == 6, "a finished sweep has nothing left to do"
 
@@ -287,6 +288,23 @@ def test_the_least_loss_is_best_where_loss_decides(tmp_path):
     sweep = run_workers(tmp_path / "s", config, "", objective)
     assert number_of(sweep.best()) == 0, "of equals the first"
     assert trial_table(sweep)["loss"].is_monotonic_increasing
+
+
+def test_the_highest_shift_score_is_best_where_it_decides(tmp_path):
+    config = replace(GRID, metric="shift")
+
+    def objective(experiment, folder, report):
+        outcome = formula(experiment, folder, report)
+        shift = experiment.optim.lr  # ranks the trials otherwise than their plain score
+        return Outcome(shift, {"shift": shift, **outcome.values})
+
+    sweep = run_workers(tmp_path / "s", config, "", objective)
+    assert number_of(sweep.best()) == 4
+    table = trial_table(sweep)
+    assert list(table.columns[3:6]) == ["shift", "val_dice", "loss"]
+    assert table["shift"].is_monotonic_decreasing
+    assert not table["val_dice"].is_monotonic_decreasing
+    assert table["note"].tolist() == [NOTES["shift"], "", "", "", "", ""]
 
 
 def slow_formula(experiment, folder, report):

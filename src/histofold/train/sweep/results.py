@@ -29,23 +29,27 @@ STATES = {
     TrialState.WAITING: "waiting",
 }
 LAST_COLUMNS = ("state", "steps", "seconds", "folder", "note")
-OPTIMISTIC = "chosen by its score on the held-out folds, which is therefore optimistic"
+NOTES = {
+    "val_dice": "chosen by its score on the held-out folds, which is therefore optimistic",
+    "shift": "chosen by its shift score on the held-out folds, which is therefore optimistic",
+    "loss": "best by training loss",
+}
+"""What a reader must know of the best trial, by the metric that decided."""
 
 
 def trial_table(sweep: Sweep) -> pd.DataFrame:
     """One row a trial: complete ones first and the best of them on top, then pruned, failed and unfinished ones.
 
     Returns:
-        Columns trial, every setting by its dotted name, val_dice, loss, state, steps, seconds, folder, note.
+        Columns trial, every setting by its dotted name, shift where it decides, val_dice, loss, state, steps, seconds,
+        folder, note.
     """
     best = sweep.best()
     rows = [_row(sweep, trial) for trial in _ranked(sweep)]
-    columns = ["trial", *sweep.config.space, *VALUES, *LAST_COLUMNS]
+    columns = ["trial", *sweep.config.space, *_values(sweep), *LAST_COLUMNS]
     table = pd.DataFrame(rows, columns=columns)
-    if best is not None:
-        note = OPTIMISTIC if sweep.config.metric == "val_dice" else "best by training loss"
-        if table["state"].isin(("complete", "pruned")).sum() > 1:  # else nothing was chosen
-            table.loc[table["trial"] == number_of(best), "note"] = note
+    if best is not None and table["state"].isin(("complete", "pruned")).sum() > 1:  # else nothing was chosen
+        table.loc[table["trial"] == number_of(best), "note"] = NOTES[sweep.config.metric]
     return table
 
 
@@ -56,7 +60,7 @@ def write_trial_table(sweep: Sweep) -> None:
 
 def score_note(metric: str) -> str:
     """What a reader must know to trust the best score."""
-    return f"The best trial was {OPTIMISTIC}." if metric == "val_dice" else "Trials are ranked by their training loss."
+    return "Trials are ranked by their training loss." if metric == "loss" else f"The best trial was {NOTES[metric]}."
 
 
 def write_best(sweep: Sweep) -> None:
@@ -101,8 +105,9 @@ def conclusion(sweep: Sweep, path: Path) -> str:
     states = table["state"].value_counts()
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
     score = f"{sweep.config.metric} {best.value:.4f}"
-    if sweep.config.metric == "val_dice":
-        score += f" at threshold {VALIDATION_THRESHOLD} on fold {', '.join(map(str, sweep.config.folds))}"
+    if sweep.config.metric != "loss":
+        threshold = f" at threshold {VALIDATION_THRESHOLD}" if sweep.config.metric == "val_dice" else ""
+        score += f"{threshold} on fold {', '.join(map(str, sweep.config.folds))}"
         note = table.loc[table["trial"] == number_of(best), "note"].iloc[0]
         score += f"; {note}" if note else ""
     options = overrides(experiment, list(sweep.config.space))
@@ -142,8 +147,13 @@ def _option(name: str, value: Any) -> list[str] | None:
     return [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
 
 
+def _values(sweep: Sweep) -> tuple[str, ...]:
+    """Columns of what is measured of a trial: a shift score is only where it decides."""
+    return ("shift", *VALUES) if sweep.config.metric == "shift" else VALUES
+
+
 def _ranked(sweep: Sweep) -> list[FrozenTrial]:
-    sign = -1 if sweep.config.metric == "val_dice" else 1
+    sign = 1 if sweep.config.metric == "loss" else -1
 
     def rank(trial: FrozenTrial) -> tuple[int, float, int]:
         value = sign * trial.value if trial.value is not None else 0.0
@@ -170,7 +180,7 @@ def _row(sweep: Sweep, trial: FrozenTrial) -> dict[str, Any]:
     return {
         "trial": number_of(trial),
         **settings,
-        **{name: told.get(name) for name in (*VALUES, "steps", "seconds")},
+        **{name: told.get(name) for name in (*_values(sweep), "steps", "seconds")},
         "state": _state(trial),
         "folder": folder.relative_to(sweep.folder).as_posix(),
         "note": " ".join(note.split()),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from histofold.competitions.hidden import refuse_shift
 from histofold.data.changes import refuse_changed_data
 from histofold.data.sources import load_sources
 from histofold.predict.devices import release_memory
@@ -23,8 +24,18 @@ from histofold.train.sweep.results import trial_costs, write_best, write_trial_t
 from histofold.train.sweep.study import Sweep
 from histofold.train.sweep.workers import Outcome, Report, run_workers
 
+ShiftScore = Callable[[Path], float]
+"""Gives the shift score of a run, by its folder."""
 
-def search(config: SweepConfig, folder: Path, digest: str, workers: int = 1, address: str = "") -> Sweep:
+
+def search(
+    config: SweepConfig,
+    folder: Path,
+    digest: str,
+    workers: int = 1,
+    address: str = "",
+    shift_score: ShiftScore | None = None,
+) -> Sweep:
     """Run a search, or what is left of it; table.csv is written as trials end, best.toml at the end.
 
     Args:
@@ -33,14 +44,21 @@ def search(config: SweepConfig, folder: Path, digest: str, workers: int = 1, add
         digest: Of `check_folds`.
         workers: Processes on this machine, each with a trial of its own.
         address: The database of the study, as `Sweep` takes it.
+        shift_score: Scores each trained trial where `shift` decides, `histofold.trust.evaluate.shift_score`; picklable.
 
     Returns:
         The sweep; trials are left where every worker has ended before.
 
     Raises:
         InputError: If the study is one of another search, or its database cannot be opened.
+        ValueError: If the shift score decides, and nothing gives it.
     """
-    objective = TrainingObjective(config.folds, config.metric, config.pruner != "none")
+    shifted = config.metric == "shift"
+    if shifted and shift_score is None:
+        raise ValueError("metric='shift' needs shift_score: pass histofold.trust.evaluate.shift_score")
+    objective = TrainingObjective(
+        config.folds, config.metric, config.pruner != "none", shift_score if shifted else None
+    )
     remove_leftovers(folder)
     sweep = run_workers(folder, config, digest, objective, workers, address, write_trial_table)
     write_trial_table(sweep)
@@ -55,9 +73,11 @@ class TrainingObjective:
     folds: tuple[int, ...]
     """Folds to hold out, one after the other."""
     metric: str
-    """What decides, `val_dice` or `loss`."""
+    """What decides, `val_dice`, `shift` or `loss`."""
     prunes: bool
     """Whether the validations of the first fold are reported; a trial that survives them trains all folds."""
+    shift_score: ShiftScore | None = None
+    """Scores the finished folds of a trial; None where something else than `shift` decides."""
 
     def __call__(self, experiment: Experiment, folder: Path, report: Report) -> Outcome:
         """Train, or go on with what is there, and give the mean over the folds; states are dropped at the end.
@@ -69,6 +89,7 @@ class TrainingObjective:
         interrupted = False
         try:
             dices = [self._train(experiment, folder, fold, report) for fold in self.folds]
+            shift = {} if self.shift_score is None else {"shift": self.shift_score(folder)}
         except (KeyboardInterrupt, OSError):
             interrupted = True
             raise
@@ -76,7 +97,7 @@ class TrainingObjective:
             release_memory()
             if not interrupted:
                 drop_states(folder)
-        values = {"val_dice": float(np.mean(dices)), **trial_costs(folder)}
+        values = {**shift, "val_dice": float(np.mean(dices)), **trial_costs(folder)}
         return Outcome(values[self.metric], values)
 
     def _train(self, experiment: Experiment, folder: Path, fold: int, report: Report) -> float:
@@ -110,9 +131,12 @@ def check_folds(config: SweepConfig, folder: Path) -> str:
         What identifies data and settings, for `Sweep`.
 
     Raises:
-        InputError: If a fold is unknown or its data is not there.
+        InputError: If a fold is unknown, its data is not there, or its task has no shift score where that decides.
     """
-    refuse_changed_data(load_sources(config.experiment))
+    sources = load_sources(config.experiment)
+    if config.metric == "shift":
+        refuse_shift(sources[0].competition.task, "metric", str(folder), 'set metric to "val_dice"')
+    refuse_changed_data(sources)
     first = with_settings(config.experiment, config.first_point(), str(folder))
     digests = [prepare_fold(first, folder.name, folder.parent, fold, None).digest for fold in config.folds]
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
@@ -137,4 +161,4 @@ def forecast(config: SweepConfig) -> str:
     bound = "at most " if config.pruner != "none" or sizes or "train.steps" in config.space else ""
     tiles = steps * int(largest) * config.experiment.train.accumulate
     trials = f"{count} trial{'s' * (count > 1)} x {folds} fold{'s' * (folds > 1)}"
-    return f"{trials}: {bound}{steps} steps, {tiles} tiles"
+    return f"{trials}: {bound}{steps} steps, {tiles} tiles; {config.metric} decides"

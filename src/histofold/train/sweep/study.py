@@ -63,7 +63,7 @@ class Sweep:
             self.study = optuna.create_study(
                 storage=self.storage,
                 study_name=folder.name,
-                direction="maximize" if config.metric == "val_dice" else "minimize",
+                direction="minimize" if config.metric == "loss" else "maximize",
                 pruner=_pruner(config.pruner),
                 load_if_exists=True,
             )
@@ -111,7 +111,7 @@ class Sweep:
     def best(self) -> FrozenTrial | None:
         """The best complete trial; of equals the first."""
         done = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE and trial.value is not None]
-        sign = -1 if self.config.metric == "val_dice" else 1
+        sign = 1 if self.config.metric == "loss" else -1
         return min(done, key=lambda trial: (sign * float(trial.value or 0.0), number_of(trial)), default=None)
 
     def trial_folder(self, number: int) -> Path:

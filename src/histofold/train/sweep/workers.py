@@ -39,7 +39,7 @@ class Outcome:
     score: float
     """What decides, in the study's direction."""
     values: dict[str, float]
-    """All that the table says of it: val_dice, loss, steps, seconds."""
+    """All that the table says of it: val_dice, loss, steps, seconds, and shift where it decides."""
 
 
 Report = Callable[[int, float], bool]
