@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,25 +13,28 @@ from safetensors.torch import save_file
 
 from histofold.commands.main import main
 from histofold.core.faults import InputError
-from histofold.core.rle.runs import parse_rle
+from histofold.core.rle.runs import parse_rle, runs_from_mask
 from histofold.data.leaks import PSEUDO, image_stamp
 from histofold.data.pseudo import (
     LabelConfig,
     LabelMaker,
+    MaskLabel,
     PseudoRecord,
+    cut_pseudo_tiles,
     label_faults,
     load_pseudo_record,
     pseudo_folder,
     share_files,
 )
 from histofold.data.tiles.files import read_tile
-from histofold.data.tiles.masks import IGNORED_BIT
+from histofold.data.tiles.masks import IGNORED_BIT, SOFT_LEVELS
 from histofold.imaging.slide import open_slide
 from histofold.models.build import build_model
 from histofold.predict.image import predict_masks, predict_probabilities
-from histofold.schema.dataset import DataConfig, SourceConfig
+from histofold.schema.dataset import DataConfig, SourceConfig, TilesConfig
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import to_toml
+from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample
 from histofold.train.dataset import training_tiles
 from histofold.train.fold import prepare_fold
@@ -165,12 +169,82 @@ def test_soft_labels_of_two_runs_hold_the_mean_probability_and_pass_over_what_is
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_of_an_image_that_is_half_sure_the_unsure_tiles_are_left_out(tmp_path, caplog, soft):
+    """Its left half is certain, mask or none; its right half stands at 7/15, on which no tile may be learnt."""
+    image_HWC, mask_HW = draw(3, (64, 128))
+    cv2.imwrite(str(tmp_path / "u.png"), image_HWC)
+    sample = Sample(id="u", image_path=tmp_path / "u.png", pixel_size_um=0.5)
+    probs_HW = np.where(np.arange(128) < 64, mask_HW.astype(float), 7 / 15)
+    levels = tuple(runs_from_mask(probs_HW >= (step + 0.5) / SOFT_LEVELS) for step in range(SOFT_LEVELS))
+    label = MaskLabel(runs_from_mask(probs_HW > 0.4), levels, None)
+    tiles = TilesConfig(size=32, stride=32, min_tissue=0.0)
+    experiment = replace(BASE, preprocessing=Preprocessing(target_pixel_size_um=0.5), tiles=tiles)
+
+    def cut(bound, name):
+        wanted = LabelConfig(soft=soft, min_certainty=bound)
+        out = tmp_path / name
+        return out, cut_pseudo_tiles([sample], {0: {"u": label}, 1: {"u": label}}, experiment, out, 1, wanted)
+
+    caplog.set_level("INFO")
+    out, some = cut(0.5, "some")
+    assert sorted(some.index["x"]) == [0, 0, 0, 0, 32, 32, 32, 32], "two rows of both folds"
+    assert some.unsure == 8
+    assert caplog.messages == [
+        f"labels for fold {fold}: 4 tiles left out, of a mean certainty below 0.5; 4 kept" for fold in (0, 1)
+    ]
+    every, all_of_it = cut(0.0, "every")
+    assert len(all_of_it.index) == 16
+    assert all_of_it.unsure == 0
+    kept = all_of_it.index[all_of_it.index["x"] < 64].reset_index(drop=True)
+    pd.testing.assert_frame_equal(some.index, kept)
+    for kind in ("images", "masks"):
+        sure, whole = (
+            {path.name: path.read_bytes() for path in (root / "fold0" / kind).iterdir()} for root in (out, every)
+        )
+        assert len(sure) == 4
+        assert sure.items() <= whole.items()
+    assert cut(1 / 15, "just")[1].unsure == 0, "a tile at the bound is kept"
+    assert cut(1 / 15 + 1e-6, "over")[1].unsure == 8
+    label = replace(label, levels=tuple(runs_from_mask(np.full((64, 128), step < 7)) for step in range(SOFT_LEVELS)))
+    with pytest.raises(InputError, match=r"of its 8 tiles none has .* give a lower --min-certainty"):
+        cut(0.5, "nothing")
+
+
+def test_a_bound_on_certainty_leaves_out_what_the_networks_are_unsure_of(made, capsys):
+    certainty = {}
+    for fold in finished_folds(made / "runs" / "E"):
+        for name in UNLABELLED:
+            with open_slide(made / "unlabelled" / "images" / f"{name}.png") as slide:
+                probs_HW = predict_probabilities(fold.ensemble(), slide, None)[0]
+            steps_HW = sum((probs_HW >= (step + 0.5) / SOFT_LEVELS).astype(int) for step in range(SOFT_LEVELS))
+            certainty[fold.fold, name] = np.abs(2 * steps_HW / SOFT_LEVELS - 1).mean()
+    # Between the two most certain images of the less certain fold, so that each fold keeps some.
+    bound = min(float(np.mean(sorted(certainty[k, name] for name in UNLABELLED)[-2:])) for k in (0, 1))
+    label(made, "E", "sure", "--min-certainty", f"{bound}")
+    wanted = sorted(key for key, value in certainty.items() if value >= bound)
+    assert 0 < len(wanted) < 6
+    index = pd.read_csv(made / "sure" / "index.csv")
+    assert sorted(zip(index["label_fold"], index["id"], strict=True)) == wanted
+    assert f"{len(wanted)} tiles of" in (words := capsys.readouterr().out)
+    assert f", {6 - len(wanted)} left out as unsure" in words
+    assert "mean certainty below" in (made / "sure" / "dataset_report.html").read_text()
+    for fold in (0, 1):
+        setup = prepare_fold(experiment_of(made, "sure"), "run", made / "runs", fold, None)
+        trained = setup.index.loc[setup.index["dataset"] == "sure", "id"]
+        assert sorted(trained) == [f"sure/{name}" for number, name in wanted if number == fold]
+    plain = pd.read_csv(made / "labelled" / "index.csv").merge(index[["tile_id", "label_fold"]])
+    pd.testing.assert_frame_equal(plain, index, check_dtype=False)
+
+
 def test_what_labels_cannot_be_is_refused(made, capsys):
     arguments = ["build", "--data", str(made / "unlabelled"), "--out", str(made / "never"), "--unsure", "0.6", "0.4"]
     assert main(arguments) == 2
     assert "add --pseudo-labels" in capsys.readouterr().err
     assert main([*arguments, "--pseudo-labels", str(made / "runs" / "E")]) == 2
     assert "the lower one first" in capsys.readouterr().err
+    assert main([*arguments[:-3], "--pseudo-labels", str(made / "runs" / "E"), "--min-certainty", "1.5"]) == 2
+    assert "min_certainty=1.5 must lie within 0 and 1" in capsys.readouterr().err
     kept = json.loads((made / "runs" / "E" / "fold0" / "run.json").read_text())["trained_on"]
     write_run(made / "runs" / "half", made / "main", {0: kept})
     both = [str(made / "runs" / name) for name in ("E", "half")]

@@ -47,6 +47,9 @@ class BuildOptions:
     """With --pseudo-labels: keep probabilities, at which training draws its masks, instead of one mask."""
     unsure: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH")] = None
     """With --pseudo-labels: pixels whose probability lies from LOW to below HIGH do not count in training."""
+    min_certainty: float = 0.0
+    """With --pseudo-labels: leave out tiles whose mean of |2p - 1| over their pixels is lower, p a pixel's probability;
+    1 is certain, 0 keeps all."""
     export: Literal["", "coco", "yolo"] = ""
     """Write the single objects for other tools too, with lists of each fold, into a folder of that name in --out."""
     jobs: Annotated[LauncherOptions, tyro.conf.arg(name="")] = field(default_factory=LauncherOptions)
@@ -63,8 +66,9 @@ def run(arguments: list[str]) -> int:
         return 0
     if options.pseudo_labels is not None:
         return _label_images(options, options.pseudo_labels)
-    if options.soft_labels or options.unsure:
-        raise InputError("--soft-labels and --unsure say what predicted labels are like: add --pseudo-labels runs/E")
+    if options.soft_labels or options.unsure or options.min_certainty:
+        names = "--soft-labels, --unsure and --min-certainty"
+        raise InputError(f"{names} say what predicted labels are like: add --pseudo-labels runs/E")
     from histofold.competitions.base import ObjectCompetition
     from histofold.competitions.registry import find_competition
     from histofold.data.build import build_dataset
@@ -125,10 +129,12 @@ def _label_images(options: BuildOptions, runs: tuple[Path, ...]) -> int:
         raise InputError("--pseudo-labels takes scale, tiles and folds from its run: give none of them")
     competition = find_competition(options.competition, options.data)
     try:
-        labels = LabelConfig(soft=options.soft_labels, unsure=options.unsure or ())
+        labels = LabelConfig(soft=options.soft_labels, unsure=options.unsure or (), min_certainty=options.min_certainty)
     except ValueError as error:
-        raise InputError(f"--unsure: {error}") from error
+        raise InputError(f"--pseudo-labels: {error}") from error
     built = build_pseudo_dataset(options.data, competition, runs, options.out, options.workers, labels)
     report = write_pseudo_report(built)
-    print(f"{len(built.index)} tiles of {built.index['id'].nunique()} images in {options.out}\nreport: {report}")
+    unsure = f", {built.unsure} left out as unsure" if labels.min_certainty else ""
+    images = built.index["id"].nunique()
+    print(f"{len(built.index)} tiles of {images} images in {options.out}{unsure}\nreport: {report}")
     return 0

@@ -17,7 +17,8 @@ from pathlib import Path
 import pandas as pd
 
 from histofold.competitions.objects import covered_pixels
-from histofold.core.faults import Fault, listed_ids
+from histofold.core.faults import Fault, InputError, listed_ids
+from histofold.core.log import logger
 from histofold.core.objects.instances import Objects
 from histofold.core.rle.runs import Runs
 from histofold.data.folds import ALWAYS_TRAINED
@@ -39,10 +40,20 @@ class LabelConfig:
     often as it is probable."""
     unsure: tuple[float, ...] = ()
     """Two probabilities between which pixels do not count; none: all pixels count."""
+    min_certainty: float = 0.0
+    """Tiles whose mean of |2p - 1| over their pixels, p a pixel's probability in sixteen steps, is lower are left out;
+    0 keeps all."""
+
+    @property
+    def keeps_levels(self) -> bool:
+        """Whether probabilities are predicted, and not only what passes a threshold."""
+        return self.soft or self.min_certainty > 0
 
     def __post_init__(self) -> None:
         if self.unsure and not (len(self.unsure) == 2 and 0 < self.unsure[0] < self.unsure[1] < 1):
             raise ValueError(f"unsure={self.unsure}: give two probabilities, the lower one first, within 0 and 1")
+        if not 0 <= self.min_certainty <= 1:
+            raise ValueError(f"min_certainty={self.min_certainty} must lie within 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class MaskLabel:
     mask: Runs
     """What passes the threshold, cleaned."""
     levels: tuple[Runs, ...] = ()
-    """Of a soft label the masks that `soft_values` takes, before cleaning."""
+    """Where probabilities are kept, the masks that `soft_values` takes, before cleaning."""
     unsure: Runs | None = None
     """Pixels that do not count."""
 
@@ -124,6 +135,7 @@ def cut_pseudo_tiles(
     experiment: Experiment,
     out: Path,
     workers: int,
+    wanted: LabelConfig,
 ) -> CutTiles:
     """Cut the tiles of each fold's labels, into `fold{k}` of a dataset.
 
@@ -133,9 +145,14 @@ def cut_pseudo_tiles(
         experiment: Scale and tiles.
         out: The dataset.
         workers: Processes.
+        wanted: What labels of masks are like.
 
     Returns:
-        Rows of index.csv of all folds, and the moments of the first fold's tiles.
+        Rows of index.csv of all folds, the moments of the first fold's tiles, and how many tiles of all folds were left
+        out by their certainty.
+
+    Raises:
+        InputError: If no tile of a fold is certain enough.
     """
     first = min(labels)
     cut: dict[int, CutTiles] = {}
@@ -148,6 +165,8 @@ def cut_pseudo_tiles(
                 objects=label if isinstance(label, Objects) else None,
                 ignored=label.unsure if isinstance(label, MaskLabel) else None,
                 levels=label.levels if isinstance(label, MaskLabel) else (),
+                soft=wanted.soft,
+                min_certainty=wanted.min_certainty,
                 fold=ALWAYS_TRAINED,
                 preprocessing=experiment.preprocessing,
                 tiles=experiment.tiles,
@@ -157,10 +176,24 @@ def cut_pseudo_tiles(
             for label in [predicted[sample.id]]
         ]
         cut[fold] = cut_slides(jobs, workers)
+        if wanted.min_certainty:
+            _say_left_out(cut[fold], fold, out, wanted.min_certainty)
         if fold != first:
             share_files(pseudo_folder(out, first) / "images", folder / "images")
     parts = [tiles.index.assign(label_origin=PSEUDO, label_fold=fold) for fold, tiles in cut.items()]
-    return CutTiles(pd.concat(parts, ignore_index=True), cut[first].mean, cut[first].std)
+    unsure = sum(tiles.unsure for tiles in cut.values())
+    return CutTiles(pd.concat(parts, ignore_index=True), cut[first].mean, cut[first].std, unsure)
+
+
+def _say_left_out(cut: CutTiles, fold: int, out: Path, least: float) -> None:
+    """Log how many tiles of a fold's labels were left out; refuse labels of which nothing is left."""
+    if cut.unsure and cut.index.empty:
+        rule = f"of its {cut.unsure} tiles none has a mean certainty of {least:g}"
+        raise InputError([Fault(f"fold {fold}", str(out), rule, "give a lower --min-certainty")])
+    logger.info(
+        "labels for fold %d: %d tiles left out, of a mean certainty below %g; %d kept",
+        *(fold, cut.unsure, least, len(cut.index)),
+    )
 
 
 def label_pixels(label: MaskLabel | Objects) -> Runs:

@@ -63,6 +63,8 @@ def write_pseudo_report(built: PseudoDataset) -> Path:
         "tiles": len(index),
         "labels of": record.run,
     }
+    if record.labels.min_certainty:
+        facts[f"tiles left out, of a mean certainty below {record.labels.min_certainty:g}"] = built.unsure
     notices = [
         f"the labels for fold {fold} were predicted by weights {maker.weights_sha256[:16]}, trained on "
         f"{len(maker.trained_on)} images; only training of fold {fold} reads them"

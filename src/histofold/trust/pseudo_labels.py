@@ -59,6 +59,8 @@ class PseudoDataset:
     """folds.csv."""
     index: pd.DataFrame
     """index.csv."""
+    unsure: int
+    """Tiles of all folds that were left out by their certainty."""
 
 
 def build_pseudo_dataset(
@@ -101,7 +103,7 @@ def build_pseudo_dataset(
         rule = f"it predicts {'objects' if of_objects else 'masks'}, and {competition.name} is of {competition.task}"
         raise InputError([Fault(run.name, str(run), rule, "take a run of the same task")])
     if of_objects and (len(runs) > 1 or labels != LabelConfig()):
-        rule = "several runs, soft labels and pixels that do not count are for masks, and it predicts objects"
+        rule = "several runs, soft labels and what is left out as unsure are for masks, and it predicts objects"
         raise InputError([Fault(run.name, str(run), rule, "give one run, and leave these options out")])
     record = pseudo_record(runs, makers, labels)
     samples = _readable_samples(competition.samples(root, "test"))
@@ -113,7 +115,7 @@ def build_pseudo_dataset(
     table = _folds_table(samples, made)
     begin_dataset(out, table)
     write_json(out / PSEUDO_RECORD, record)
-    cut = cut_pseudo_tiles(samples, made, experiment, out, workers)
+    cut = cut_pseudo_tiles(samples, made, experiment, out, workers, labels)
     info = DatasetInfo(
         competition=competition.name,
         **dataset_origin(root, out, measure_contents(samples, lambda sample: "")),
@@ -125,7 +127,7 @@ def build_pseudo_dataset(
         std=cut.std,
     )
     finish_dataset(out, cut.index, info)
-    return PseudoDataset(folder=out, record=record, folds=table, index=cut.index)
+    return PseudoDataset(folder=out, record=record, folds=table, index=cut.index, unsure=cut.unsure)
 
 
 def pseudo_record(
@@ -219,7 +221,9 @@ def predict_labels(
         makers = [replace(fold, manifest=_with_objects(fold.manifest, choices)) for fold in makers]
     number, ensemble = makers[0].fold, None
     maker, manifests = record.makers[str(number)], [plain(fold.manifest) for fold in makers]
-    settings = json.dumps([maker.weights_sha256, manifests, plain(record.labels)], sort_keys=True)
+    # Which tiles are left out asks for probabilities, and for nothing else that is predicted.
+    asked = {"soft": record.labels.keeps_levels, "unsure": record.labels.unsure}
+    settings = json.dumps([maker.weights_sha256, manifests, asked], sort_keys=True)
     known = {entry["key"]: entry for entry in journal.entries if {"key", "rle", "shape_hw"} <= entry.keys()}
     labels: dict[str, MaskLabel | Objects] = {}
     faults = []
@@ -257,7 +261,7 @@ def _predicted_label(
         if manifest.objects is not None:
             found = predict_detections(ensemble, slide, sample.pixel_size_um)
             return found.select(found.scores >= threshold).objects
-        levels = [(step + 0.5) / SOFT_LEVELS for step in range(SOFT_LEVELS)] if wanted.soft else []
+        levels = [(step + 0.5) / SOFT_LEVELS for step in range(SOFT_LEVELS)] if wanted.keeps_levels else []
         cuts = list(dict.fromkeys([threshold, *levels, *wanted.unsure]))
         prediction = predict_image(ensemble, slide, sample.pixel_size_um, cuts)
     found_at = {cut: class_runs(prediction.runs[cut])[0] for cut in cuts}

@@ -100,7 +100,7 @@ def test_tiles_of_several_classes(tmp_path):
         out=tmp_path / "out",
         classes=("gland", "lumen", "none"),
     )
-    index, _, _ = cut_slides([job], 1)
+    index = cut_slides([job], 1).index
     assert index.columns.tolist()[-4:] == ["organ", "fraction_gland", "fraction_lumen", "fraction_none"]
     assert len(index) == 2 * 4
     for row in index.to_dict("records"):

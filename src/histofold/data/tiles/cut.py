@@ -26,7 +26,14 @@ from histofold.data.contents import objects_digest
 from histofold.data.tiles.bands import stream_tiles
 from histofold.data.tiles.files import TILE_FOLDERS, has_tile, middle_channels, reflected, remove_tile, write_tile
 from histofold.data.tiles.labels import IGNORED_LABEL, structure_pixels, target_labels
-from histofold.data.tiles.masks import IGNORED_BIT, check_class_count, class_fractions, soft_values, target_bits
+from histofold.data.tiles.masks import (
+    IGNORED_BIT,
+    check_class_count,
+    class_fractions,
+    mean_certainty,
+    soft_values,
+    target_bits,
+)
 from histofold.data.tiles.plan import PlannedTile, Rings, SlidePlan, keeps_background
 from histofold.imaging.formats.door import use_formats
 from histofold.imaging.slide import open_sample
@@ -76,7 +83,11 @@ class TileJob:
     contents: str = ""
     """Identifies what the sample is made of; empty: size and time of its file do."""
     levels: tuple[Runs, ...] = ()
-    """Nested masks of a soft label of one class: tiles keep probabilities then, as `soft_values` gives them."""
+    """Nested masks that hold the probabilities of one class, as `soft_values` takes them."""
+    soft: bool = False
+    """Whether tiles keep these probabilities instead of the target."""
+    min_certainty: float = 0.0
+    """Tiles of a lower `mean_certainty` are left out; 0 keeps all."""
     threads: int = 1
     """Threads that finish tiles; where there are several, one more decodes ahead."""
 
@@ -89,6 +100,8 @@ class CutSlide:
     pixels: int
     sums: list[int]
     squares: list[int]
+    unsure: int = 0
+    """Tiles that were left out by their certainty."""
 
 
 class CutTiles(NamedTuple):
@@ -97,6 +110,8 @@ class CutTiles(NamedTuple):
     index: pd.DataFrame
     mean: Moments
     std: Moments
+    unsure: int = 0
+    """Tiles that were left out by their certainty."""
 
 
 def bin_of(mask_fraction: float, area_bins: Sequence[float]) -> str:
@@ -142,7 +157,8 @@ def cut_slides(jobs: Sequence[TileJob], workers: int) -> CutTiles:
     pixels = max(1, sum(part.pixels for part in parts))
     mean = np.sum([part.sums for part in parts], axis=0) / pixels / 255
     variance = np.sum([part.squares for part in parts], axis=0) / pixels / 255**2 - mean**2
-    return CutTiles(index, _moments(mean), _moments(np.sqrt(np.maximum(variance, 1e-6))))
+    unsure = sum(part.unsure for part in parts)
+    return CutTiles(index, _moments(mean), _moments(np.sqrt(np.maximum(variance, 1e-6))), unsure)
 
 
 def _moments(values_3: np.ndarray) -> Moments:
@@ -196,7 +212,8 @@ def _cut_tiles(job: TileJob) -> CutSlide:
             preprocessing=job.preprocessing,
             tiles=job.tiles,
         )
-        planned, views = plan.planned(), plan.views()
+        all_planned, views = plan.planned(), plan.views()
+        planned = [tile for tile in all_planned if _is_sure(job, tile, views[tile.view])]
         finish = partial(_finish_tile, job, plan, views)
         cut = stream_tiles(slide, views, planned, ahead, job.preprocessing.channels)
         threaded = job.threads > 1
@@ -207,7 +224,13 @@ def _cut_tiles(job: TileJob) -> CutSlide:
     pixels, sums, squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
     for _, (count, sums_3, squares_3) in kept:
         pixels, sums, squares = pixels + count, sums + sums_3, squares + squares_3
-    return CutSlide([row for row, _ in kept], pixels, sums.tolist(), squares.tolist())
+    unsure = len(all_planned) - len(planned)
+    return CutSlide([row for row, _ in kept], pixels, sums.tolist(), squares.tolist(), unsure)
+
+
+def _is_sure(job: TileJob, tile: PlannedTile, view_hw: tuple[int, int]) -> bool:
+    """Whether the label of a tile is certain enough to be learnt from."""
+    return job.min_certainty == 0 or mean_certainty(job.levels, view_hw, tile.y, tile.x) >= job.min_certainty
 
 
 def _finish_tile(
@@ -226,11 +249,11 @@ def _finish_tile(
     if fraction == 0 and not _keeps_unmasked(job.tiles, tile.tile_id, shown_HWC, tissue):
         return None
     own = class_fractions(structures_HW, len(job.classes)) if len(job.classes) > 1 else []
-    if (mask_HW == IGNORED_BIT if job.levels else mask_HW >= _least_ignored(job)).all():
+    if (mask_HW == IGNORED_BIT if job.soft else mask_HW >= _least_ignored(job)).all():
         return None  # nothing to learn from
     least = plan.size if plan.is_whole else 0
     image_HWC, stored_HW = reflected(image_HWC, least), reflected(mask_HW, least)
-    write_tile(job.out, tile.tile_id, image_HWC, stored_HW, len(job.classes), soft=bool(job.levels))
+    write_tile(job.out, tile.tile_id, image_HWC, stored_HW, len(job.classes), soft=job.soft)
     values = [
         *(tile.tile_id, job.owner or job.sample.id, job.fold, tile.y.start, tile.x.start, plan.size),
         *(round(view_hw[0] / plan.shape_hw[0], 6), round(fraction, 6), round(tissue, 6)),
@@ -249,11 +272,11 @@ def _tile_mask(job: TileJob, tile: PlannedTile, view_hw: tuple[int, int]) -> tup
         labels_HW = target_labels(job.objects, view_hw, tile.y, tile.x, job.ignored)
         return labels_HW, structure_pixels(labels_HW)
     bits_HW = target_bits(job.target, view_hw, tile.y, tile.x)
-    stored_HW = soft_values(job.levels, view_hw, tile.y, tile.x) if job.levels else bits_HW
+    stored_HW = soft_values(job.levels, view_hw, tile.y, tile.x) if job.soft else bits_HW
     if job.ignored is None:
         return stored_HW, bits_HW
     ignored_HW = target_bits(job.ignored, view_hw, tile.y, tile.x)
-    if job.levels:
+    if job.soft:
         return np.where(ignored_HW > 0, np.uint8(IGNORED_BIT), stored_HW), bits_HW
     return bits_HW | ignored_HW * np.uint8(IGNORED_BIT), bits_HW
 
@@ -302,4 +325,6 @@ def _job_digest(job: TileJob) -> str:
         parts.append(objects_digest(job.objects))
     if job.levels:
         parts.append([runs_to_text(runs) for runs in job.levels])
+    if job.min_certainty:
+        parts.append([job.soft, job.min_certainty])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -86,6 +86,19 @@ def soft_values(levels: Sequence[Runs], scaled_hw: tuple[int, int], y: slice, x:
     return counts_HW * np.uint8(255 // SOFT_LEVELS)
 
 
+def mean_certainty(levels: Sequence[Runs], scaled_hw: tuple[int, int], y: slice, x: slice) -> float:
+    """Mean of |2p - 1| over the pixels of a region, p as `soft_values` gives it: 1 where all are certain.
+
+    Args:
+        levels: As `soft_values` takes them, and so the others.
+        scaled_hw: Height and width of the slide as the tiles see it.
+        y: Rows of the scaled slide.
+        x: Its columns.
+    """
+    values_HW = soft_values(levels, scaled_hw, y, x).astype(np.int64)
+    return int(np.abs(2 * values_HW - 255).sum()) / (255 * values_HW.size)
+
+
 def class_fractions(bits_HW: np.ndarray, classes: int) -> list[float]:
     """Share of the pixels of each class; of any class for a single one."""
     if classes == 1:
