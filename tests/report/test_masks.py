@@ -1,14 +1,17 @@
 """The page of an evaluation of masks: its tables agree with the slides, its pictures are there."""
 
+from dataclasses import replace
+
 import pytest
 
 from histofold.core.metrics.masks import dice
 from histofold.core.rle.runs import class_runs
 from histofold.report import mask_errors
 from histofold.report.evaluation import write_evaluation_report
-from histofold.report.mask_errors import chosen_errors, piece_table, pixel_table, worst_pieces
+from histofold.report.mask_errors import chosen_errors, counted_words, piece_table, pixel_table, worst_pieces
 from histofold.report.masks import part_tables
 from histofold.report.slides import PICTURES_NAME, THUMBNAIL_SIDE
+from histofold.trust.oof import FoldRun
 from histofold.trust.scored import COUNTED_ERRORS
 from html_pages import EVIL, parse
 from small_masks import made_masks
@@ -85,6 +88,20 @@ def test_the_gravest_pieces_are_shown_of_each_kind_that_there_is(evaluation):
         slides = int((evaluation.counts[kind] > 0).sum())
         assert sum(title.startswith(f"{kind}: ") for title in titles) == min(3, slides)
     assert titles, "some network errs"
+
+
+def test_pixels_pieces_and_errors_are_those_of_the_cleaning_that_the_page_names(evaluation, page, monkeypatch):
+    own = {"seed_threshold": 0.0, "max_hole_um2": 0.0, "min_area_um2": 0.0}
+    assert evaluation.summary["cleaning"]["own"] == own
+    words = "masks with the run's own cleaning (seed_threshold 0, max_hole_um2 0, min_area_um2 0)"
+    assert words in " ".join(page.text.split())
+    assert counted_words({"own": own, "chosen": {}}).endswith("at the threshold of its score.")
+    assert counted_words({"own": own, "chosen": {"max_hole_um2": 300.0}}).endswith("is cleaned with max_hole_um2 300.")
+    shipped = [replace(fold, manifest=replace(fold.manifest, max_hole_um2=300.0)) for fold in evaluation.folds]
+    cleaned_with = []
+    monkeypatch.setattr(FoldRun, "ensemble", lambda fold: cleaned_with.append(fold.manifest.max_hole_um2) or [])
+    assert worst_pieces(replace(evaluation, folds=shipped))
+    assert set(cleaned_with) == {0.0}, "close-ups are of the errors that were counted"
 
 
 def test_slides_that_take_too_long_are_not_predicted_again(evaluation, monkeypatch):

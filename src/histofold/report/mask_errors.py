@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,7 +71,8 @@ def error_blocks(evaluation: MaskEvaluation) -> list[Block]:
     """Tables of pixels and pieces by organ and, of several, by class; counts of each image; close-ups."""
     counts = evaluation.counts
     columns = ["organ", *(["class"] if len(evaluation.class_names) > 1 else [])]
-    blocks: list[Block] = [pixel_table(counts, by) for by in columns]
+    blocks: list[Block] = [Text([counted_words(evaluation.summary["cleaning"])])]
+    blocks += [pixel_table(counts, by) for by in columns]
     if "true" not in counts:
         return blocks
     blocks += [piece_table(counts, by) for by in columns]
@@ -79,6 +83,14 @@ def error_blocks(evaluation: MaskEvaluation) -> list[Block]:
     if pictures:
         blocks += [Text([_GALLERY_WORDS]), OUTLINE_LEGEND, Gallery.of(pictures)]
     return blocks
+
+
+def counted_words(cleaning: Mapping[str, Any]) -> str:
+    """Of which masks pixels and pieces are counted, from `cleaning` of summary.json."""
+    own, chosen = (", ".join(f"{name} {value:g}" for name, value in cleaning[key].items()) for key in ("own", "chosen"))
+    words = f"Counted and shown here are masks with the run's own cleaning ({own})"
+    ships = f"; what ships is cleaned with {chosen}" if chosen else ""
+    return f"{words}, each slide at the threshold of its score{ships}."
 
 
 _GALLERY_WORDS = "The gravest errors, by the area of what is wrong; the pieces concerned are outlined broadly."
@@ -130,7 +142,10 @@ class _Predicted:
         self.pieces = cache(self._pieces)
 
     def _load(self, fold: int) -> list[Stage]:
-        return next(each for each in self._evaluation.folds if each.fold == fold).ensemble()
+        found = next(each for each in self._evaluation.folds if each.fold == fold)
+        # Of the cleaning that errors were counted with, so that those shown are those of the tables.
+        own: dict[str, Any] = self._evaluation.summary["cleaning"]["own"]
+        return replace(found, manifest=replace(found.manifest, **own)).ensemble()
 
     def _pieces(self, sample_id: str, class_place: int) -> tuple[ObjectErrors, Objects, Objects]:
         """Errors, true pieces and found ones of a slide's class."""
