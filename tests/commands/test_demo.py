@@ -126,7 +126,9 @@ def test_a_competition_whose_folder_cannot_be_drawn_is_refused(tmp_path, capsys)
     assert not (tmp_path / "demo").exists()
 
 
-@pytest.mark.parametrize("name", DEMO_FOLDERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "vasculature_2023")) for name in DEMO_FOLDERS]
+)
 def test_the_truth_itself_scores_one_on_the_hidden_test_and_nothing_scores_less(tmp_path, name):
     root, truth, submission = tmp_path / "raw", tmp_path / "truth", tmp_path / "submission"
     DEMO_FOLDERS[name].make(root, seed=0, truth_path=truth, progress=False, **small_options(name))

@@ -98,6 +98,7 @@ def test_what_is_kept_means_what_it_meant(bundled: tuple[list[Module], str]) -> 
         assert all(ast.dump(compare.visit(node)) in sources for node in kept.body), name
 
 
+@pytest.mark.slow
 def test_every_kept_name_is_referenced(bundled: tuple[list[Module], str]) -> None:
     """Nothing more could go: each top-level name is used by another statement."""
     tree = ast.parse(bundled[1])
@@ -111,6 +112,7 @@ def test_every_kept_name_is_referenced(bundled: tuple[list[Module], str]) -> Non
                 assert any(bound in each for each in words if each is not own) or bound == "annotations", bound
 
 
+@pytest.mark.slow
 def test_a_bundle_of_a_bundle_is_the_same(bundled: tuple[list[Module], str], tmp_path: Path) -> None:
     def without_places(text: str) -> str:
         return re.sub(r"(?m)^\n\n# =+ [\w.]+ =+\n", "\n\n", text[text.index(FUTURE) :])
