@@ -71,7 +71,8 @@ def error_blocks(evaluation: MaskEvaluation) -> list[Block]:
     """Tables of pixels and pieces by organ and, of several, by class; counts of each image; close-ups."""
     counts = evaluation.counts
     columns = ["organ", *(["class"] if len(evaluation.class_names) > 1 else [])]
-    blocks: list[Block] = [Text([counted_words(evaluation.summary["cleaning"])])]
+    cleaning = evaluation.summary.get("cleaning")  # volumes are cleaned as wholes, not slice by slice
+    blocks: list[Block] = [Text([counted_words(cleaning)])] if cleaning else []
     blocks += [pixel_table(counts, by) for by in columns]
     if "true" not in counts:
         return blocks
