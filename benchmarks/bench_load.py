@@ -28,9 +28,11 @@ def resident_mb() -> float:
 def write_folder(root: Path, count: int, side: int) -> None:
     """A plain folder of one picture under many names."""
     (root / "images").mkdir()
-    picture = np.random.default_rng(0).integers(0, 255, (side // 8, side // 8, 3), np.uint8)
+    cells = max(8, side // 100)  # as many runs as masks of structures have
+    coarse_HWC = np.random.default_rng(0).integers(0, 255, (cells, cells, 3), np.uint8)
+    picture_HWC = cv2.resize(coarse_HWC, (side, side), interpolation=cv2.INTER_NEAREST)
     first = root / "picture.png"
-    cv2.imwrite(str(first), picture.repeat(8, 0).repeat(8, 1), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    cv2.imwrite(str(first), picture_HWC, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     for number in range(count):
         (root / "images" / f"{number:06d}.png").symlink_to(first)
 
