@@ -119,7 +119,8 @@ def test_bf16_stays_finite_and_near_float32(network):
     assert (rough - exact).abs().max() <= 0.1 * exact.abs().max() + 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # and very much so on processors without bf16: our own decoders, and one of each library
+@pytest.mark.parametrize("name", ["unet", "segformer", "unext50", "effunet-b0"], indirect=True)
 def test_bf16_trains_with_finite_gradients(name):
     model = build(name, classes=2, activation="softmax").train()
     with torch.autocast("cpu", dtype=torch.bfloat16):

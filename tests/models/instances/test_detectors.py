@@ -140,6 +140,7 @@ def test_saved_weights_and_copies_find_the_same(name, network, tmp_path):
         assert_equal(twin(images), wanted)
 
 
+@pytest.mark.parametrize("name", ["maskrcnn", "maskrcnn on timm", "mask2former"], indirect=True)
 def test_bf16_finds_boxes_in_full_precision(network):
     images, _ = batch([3])
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
