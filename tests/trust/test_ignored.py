@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from histofold.core.rle.runs import runs_from_mask
 from histofold.predict.image import ImagePrediction
+from histofold.schema.preprocessing import Preprocessing
 from histofold.schema.sample import Sample
 from histofold.train import loop
 from histofold.trust import oof
@@ -56,9 +58,9 @@ def test_out_of_fold_dice_passes_over_ignored_pixels(truth, monkeypatch):
 def test_validation_passes_over_them_too(truth, monkeypatch):
     monkeypatch.setattr(loop, "predict_masks", lambda stages, sample, cuts, never_empty: [columns(6) for _ in cuts])
     monkeypatch.setattr(loop, "stages_of", lambda model, manifest: [])
-    model = SimpleNamespace(training=False, eval=lambda: None, train=lambda mode: None)
-    setup = SimpleNamespace(manifest=None, competition=truth)
-    assert loop.validate_slides(model, setup, [SAMPLE]) == {"a": 1.0}
+    manifest = SimpleNamespace(preprocessing=Preprocessing(target_pixel_size_um=1.0))
+    setup = SimpleNamespace(manifest=manifest, competition=truth)
+    assert loop.validate_slides(torch.nn.Identity(), setup, [SAMPLE]) == {"a": 1.0}
 
 
 def test_a_mask_of_everything_covers_what_counts(truth):

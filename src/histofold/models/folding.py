@@ -7,7 +7,6 @@ from collections import Counter
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -88,6 +87,8 @@ def _watched(model: nn.Module, noise_NCHW: torch.Tensor) -> tuple[list[tuple[str
 
 def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
     """Let a convolution normalise; of timm's normalisation the activation stays."""
+    from timm.layers import BatchNormAct2d  # a kernel's networks load their libraries late
+
     conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
