@@ -1,10 +1,12 @@
-"""Several processes: the same gradients as one, and a run that survives the death of one of them."""
+"""Several processes, of one machine or of two: the same gradients as one, and a run that survives the death of one."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -174,3 +176,83 @@ def test_a_process_alone_joins_nobody(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     join_group(torch.device("cpu"))
     assert not distributed.is_initialized()
+
+
+PORT = 29417
+ON_A_NODE = """
+import sys
+from pathlib import Path
+from train.test_processes import train_on_a_node
+train_on_a_node(Path(sys.argv[1]))
+"""
+
+
+def train_on_a_node(folder):
+    """What torchrun starts on each node. Several nodes count their starts apart, so that --resume is theirs to give."""
+    run.build_network = lambda *_: TinyNet(grouped)
+    assert main(["train", str(folder / "long.toml"), "--runs", str(folder), "--fold", "0", "--resume"]) == 0
+
+
+@contextmanager
+def two_nodes():
+    """Two network namespaces with a wire between them, as the words that a command in each begins with."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("network namespaces need root and iproute2")
+    names = [f"histofold{os.getpid()}{node}" for node in "ab"]
+    made = subprocess.run(["ip", "netns", "add", names[0]], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no network namespaces here: {made.stderr.strip()}")
+    try:
+        ip("netns", "add", names[1])
+        ip("-n", names[0], "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", names[1])
+        for number, name in enumerate(names):
+            ip("-n", name, "addr", "add", f"{address(number)}/24", "dev", "wire")
+            ip("-n", name, "link", "set", "lo", "up")
+            ip("-n", name, "link", "set", "wire", "up")
+        yield [["ip", "netns", "exec", name] for name in names]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def ip(*words):
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+def address(node):
+    return f"10.213.7.{node + 1}"
+
+
+def start_agents(nodes, folder, experiment):
+    """A torchrun on each node, and both have one process."""
+    (folder / "long.toml").write_text(to_toml(experiment))
+    (folder / "program.py").write_text(ON_A_NODE)
+    environment = {**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "wire", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    words = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3"]
+    words += ["--rdzv-backend=c10d", f"--rdzv-endpoint={address(0)}:{PORT}", "--rdzv-id=nodes"]
+    agents = []
+    for number, node in enumerate(nodes):
+        place = [f"--local-addr={address(number)}", f"--rdzv-conf=is_host={str(number == 0).lower()}"]
+        command = [*node, *words, *place, str(folder / "program.py"), str(folder)]
+        log = (folder / f"node{number}.log").open("w")
+        agents.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        log.close()
+    return agents
+
+
+@pytest.mark.slow
+def test_a_process_killed_on_one_of_two_nodes_costs_no_bit(by_two, dataset, tmp_path):
+    """Each node is a network namespace with a torchrun of its own; both meet again and go on from the last state."""
+    with two_nodes() as nodes:
+        agents = start_agents(nodes, tmp_path, small_experiment(dataset, **LONG_RUN))
+        states, deadline = tmp_path / "long" / "fold0", time.monotonic() + 420
+        while not list(states.glob("state_*.pt")):
+            assert agents[1].poll() is None, "ended before its first state"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (victim,) = children(agents[1].pid)
+        os.kill(victim, signal.SIGKILL)
+        for agent in agents:
+            assert agent.wait(timeout=420) == 0
+    assert "exitcode: -9" in (tmp_path / "node1.log").read_text(), "it was at work when it was killed"
+    assert same_tensors(weights(by_two, "long"), weights(tmp_path, "long"))
