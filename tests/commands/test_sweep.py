@@ -122,7 +122,7 @@ def test_pruned_trials_stop_early_over_two_folds(workplace, tmp_path):
 def test_a_sweep_by_the_shift_score_ranks_trials_by_what_evaluate_gives(workplace, tmp_path, capsys):
     text = 'experiment = "base.toml"\nmetric = "shift"\nfolds = [0, 1]\n[space]\n"optim.lr" = [1e-3, 1e-2]\n'
     (workplace / "h.toml").write_text(text)
-    assert main(["sweep", str(workplace / "h.toml"), "--runs", str(tmp_path), "--workers", "2"]) == 0
+    assert main(["sweep", str(workplace / "h.toml"), "--runs", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "2 trials x 2 folds: 16 steps, 32 tiles; shift decides" in printed
     table = pd.read_csv(tmp_path / "h" / "table.csv")
@@ -131,14 +131,13 @@ def test_a_sweep_by_the_shift_score_ranks_trials_by_what_evaluate_gives(workplac
     assert f"shift {table['shift'].iloc[0]:.4f}" in (tmp_path / "h" / "best.toml").read_text()
     page = (tmp_path / "h" / "report.html").read_text()
     assert all(words in page for words in ("Best shift", "the shift score decides", "chosen by its shift score"))
-    for row in table.itertuples():
-        trial = tmp_path / "h" / row.folder
-        for name in ("summary.json", "oof_scores.jsonl"):
-            (trial / name).unlink()
-        assert main(["evaluate", str(trial), "--shift"]) == 0
-        shift = json.loads((trial / "summary.json").read_text())["shift"]["dice"]
-        assert shift == pytest.approx(row.shift, abs=1e-9)
-        assert row.shift != pytest.approx(row.val_dice, abs=1e-6), "the slides are shown otherwise"
+    assert (table["shift"] - table["val_dice"]).abs().min() > 1e-6, "the slides are shown otherwise"
+    trial = tmp_path / "h" / table["folder"].iloc[-1]
+    for name in ("summary.json", "oof_scores.jsonl"):
+        (trial / name).unlink()
+    assert main(["evaluate", str(trial), "--shift"]) == 0
+    shift = json.loads((trial / "summary.json").read_text())["shift"]["dice"]
+    assert shift == pytest.approx(table["shift"].iloc[-1], abs=1e-9)
 
 
 def test_a_task_without_a_shift_score_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys):
