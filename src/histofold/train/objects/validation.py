@@ -14,6 +14,7 @@ from histofold.competitions.objects import covered_pixels
 from histofold.core.log import logger
 from histofold.core.objects.detections import Detections
 from histofold.imaging.slide import open_sample
+from histofold.models.folding import fold_norms
 from histofold.predict.objects.image import predict_detections
 from histofold.predict.stages import stages_of
 from histofold.schema.sample import Sample
@@ -35,7 +36,8 @@ def validate_objects(
         on_slide: Is given each slide with the masks of its objects, true and found.
     """
     was_training = model.training
-    stages = stages_of(model.eval(), setup.manifest)
+    folded = fold_norms(model.eval(), setup.manifest.preprocessing.slices)  # as it will predict
+    stages = stages_of(folded, setup.manifest)
     competition = cast(ObjectCompetition, setup.competition)
     found: dict[str, Detections] = {}
     for sample in tqdm(samples, desc="validate", unit="slide", leave=False, dynamic_ncols=True):
