@@ -154,17 +154,21 @@ def test_a_killed_process_costs_no_bit(by_two, dataset, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 240
-    states = tmp_path / "long" / "fold0"
-    while not list(states.glob("state_*.pt")):
-        assert group.poll() is None, "ended before its first state"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_a_state(group, tmp_path / "long" / "fold0", 240)
     victims = children(group.pid)
     assert len(victims) == 2
     os.kill(victims[1], signal.SIGKILL)
     assert group.wait(timeout=240) == 0
     assert same_tensors(weights(by_two, "long"), weights(tmp_path, "long"))
+
+
+def wait_for_a_state(process, fold, seconds):
+    """Until a run that a process trains has saved its first state."""
+    deadline = time.monotonic() + seconds
+    while not list(fold.glob("state_*.pt")):
+        assert process.poll() is None, "ended before its first state"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def children(pid):
@@ -245,11 +249,7 @@ def test_a_process_killed_on_one_of_two_nodes_costs_no_bit(by_two, dataset, tmp_
     """Each node is a network namespace with a torchrun of its own; both meet again and go on from the last state."""
     with two_nodes() as nodes:
         agents = start_agents(nodes, tmp_path, small_experiment(dataset, **LONG_RUN))
-        states, deadline = tmp_path / "long" / "fold0", time.monotonic() + 420
-        while not list(states.glob("state_*.pt")):
-            assert agents[1].poll() is None, "ended before its first state"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for_a_state(agents[1], tmp_path / "long" / "fold0", 420)
         (victim,) = children(agents[1].pid)
         os.kill(victim, signal.SIGKILL)
         for agent in agents:

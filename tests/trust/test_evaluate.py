@@ -54,7 +54,7 @@ def test_a_score_of_prompts_of_the_truth_is_called_an_upper_bound():
 
 
 def test_a_best_validation_is_called_optimistic_only_where_it_is_not_the_last():
-    first, second = report._explanations(SUMMARY)[-2:]
+    first, second = report._explanations(evaluation_of())[-2:]
     assert "optimistic" not in first
     assert second.endswith("would be optimistic: 0.9000 at step 6.")
 

@@ -80,7 +80,7 @@ class ScaledSlide:
         columns = slide_range(x, self.shape_hw[1], "x")
         canvas_HWC = np.empty((len(rows), len(columns), self.channels), np.uint8)
         source_width = max(1, len(columns) * self.slide.shape_hw[1] // self.shape_hw[1])
-        for block in _row_blocks(rows, source_width, self.slide.shape_hw[0] / self.shape_hw[0], _IMAGE_BLOCK_PIXELS):
+        for block in _row_blocks(rows, source_width, self.slide.shape_hw[0] / self.shape_hw[0]):
             top = block.start - rows.start
             canvas_HWC[top : top + len(block)] = self._read_block(block, columns)
         return canvas_HWC
@@ -96,9 +96,9 @@ class ScaledSlide:
         return triangle_resize(source_HWC, rows, columns, self.slide.shape_hw, self.shape_hw)
 
 
-def _row_blocks(rows: range, source_width: int, step: float, block_pixels: int) -> Iterator[range]:
-    """Cut scaled rows into blocks whose source (`step` source rows for each) stays near `block_pixels`."""
-    count = max(1, int(block_pixels / (source_width * max(1.0, step))))
+def _row_blocks(rows: range, source_width: int, step: float) -> Iterator[range]:
+    """Cut scaled rows into blocks whose source (`step` source rows for each) stays near `_IMAGE_BLOCK_PIXELS`."""
+    count = max(1, int(_IMAGE_BLOCK_PIXELS / (source_width * max(1.0, step))))
     for start in range(rows.start, rows.stop, count):
         yield range(start, min(start + count, rows.stop))
 

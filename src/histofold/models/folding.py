@@ -15,6 +15,12 @@ MOST_CHANGED = 1e-3
 """By how much noise may come out otherwise, relative to the largest value: rounding gives 1e-5, a wrong fold 1."""
 
 
+def probe_noise(channels: int, device: torch.device) -> torch.Tensor:
+    """The noise that networks are asked about, always the same: float32 (1, channels, 64, 64) from 0 to 1."""
+    shape = (1, channels, PROBE_SIDE, PROBE_SIDE)
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0)).to(device)
+
+
 def ready_to_predict(model: nn.Module, device: torch.device, channels: int = 3) -> nn.Module:
     """A network as it predicts: in evaluation mode, folded, channels last, on a device.
 
@@ -43,8 +49,7 @@ def fold_norms(model: nn.Module, channels: int = 3) -> nn.Module:
     """
     if not any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()):
         return model
-    noise_NCHW = torch.rand(1, channels, PROBE_SIDE, PROBE_SIDE, generator=torch.Generator().manual_seed(0))
-    noise_NCHW = noise_NCHW.to(next(model.parameters()).device)
+    noise_NCHW = probe_noise(channels, next(model.parameters()).device)
     with torch.inference_mode(False), torch.no_grad():  # in inference mode tensors have no version
         pairs, answer = _watched(model, noise_NCHW)
         if not pairs or not isinstance(answer, torch.Tensor):

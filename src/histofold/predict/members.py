@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from histofold.core.faults import Fault, InputError, listed_ids
 from histofold.core.log import logger
 from histofold.models.build import broken_tensors, build_model
-from histofold.models.folding import PROBE_SIDE, ready_to_predict
+from histofold.models.folding import PROBE_SIDE, probe_noise, ready_to_predict
 from histofold.predict.devices import all_devices, best_precision, free_bytes, is_out_of_memory
 from histofold.predict.stages import Models, Networks, Stage, build_stages
 from histofold.schema.manifest import Manifest, Member
@@ -241,10 +241,8 @@ def refuse_equal_members(models: Models, files: Sequence[MemberFile], device: to
 
 def _probed(model: torch.nn.Module, device: torch.device, channels: int) -> torch.Tensor:
     """What a network makes of noise; of a detector, which may find nothing there, some of all its weights."""
-    shape = (1, channels, PROBE_SIDE, PROBE_SIDE)
-    probe_NCHW = torch.rand(*shape, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode():
-        output = model(probe_NCHW)
+        output = model(probe_noise(channels, device))
         if not isinstance(output, torch.Tensor):
             output = torch.cat([part.flatten()[:PROBE_SIDE].float() for part in model.parameters()])
         return output.float().cpu()

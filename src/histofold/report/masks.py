@@ -28,7 +28,7 @@ from histofold.report.slides import (
 )
 from histofold.trust.breakdown import part_table, share_bin, share_bins, size_bin, size_bins
 from histofold.trust.evaluation import Evaluation
-from histofold.trust.masks import MaskEvaluation, class_words, cleaning_words, fold_words
+from histofold.trust.masks import MaskEvaluation, class_words, cleaning_words
 
 RANKS = {"best": 0.0, "worst": 1.0, "median": 0.5, "upper quarter": 0.25, "lower quarter": 0.75}
 """The slides that are shown, by their place among all from the best to the worst; of few the first names go first."""
@@ -50,7 +50,7 @@ def write_mask_report(evaluation: MaskEvaluation) -> None:
     graph, known = plot_thresholds(evaluation.table, evaluation.thresholds, slides)
     graph_words = _CURVE_WORDS + (_RELIABILITY_WORDS if known else ".")
     sections = [
-        Section("", [Facts(_headline(summary)), Text([*evaluation.notes, *_explanations(summary)])]),
+        Section("", [Facts(_headline(summary)), Text([*evaluation.notes, *_explanations(evaluation)])]),
         *([_volume_section(summary["volumes"])] if "volumes" in summary else []),
         Section("Dice by organ, source, size and fold", _part_blocks(evaluation)),
         *([_shift_section(evaluation.oof, summary["shift"])] if "shift" in summary else []),
@@ -143,10 +143,12 @@ _OWN_CLEANING_WORDS = (
 )
 
 
-def _explanations(summary: Mapping[str, Any]) -> list[str]:
+def _explanations(evaluation: MaskEvaluation) -> list[str]:
     """How the score was made, in words."""
-    dice, in_volumes = summary["dice"], "volumes" in summary
-    by_surface = ", by the surface Dice of their volumes; all else is plain Dice of slices" if in_volumes else ""
+    summary = evaluation.summary
+    dice, by_surface = summary["dice"], ""
+    if "volumes" in summary:
+        by_surface = ", by the surface Dice of their volumes; all else is plain Dice of slices"
     return [
         "Every slide was predicted by the fold that did not see its group, from the weights of the last step, averaged "
         "where the experiment averages them, through the same code as the kernel.",
@@ -157,8 +159,8 @@ def _explanations(summary: Mapping[str, Any]) -> list[str]:
         *([_OWN_CLEANING_WORDS] if abs(summary.get("cleaning", {}).get("dice_of_own", dice) - dice) > 1e-9 else []),
         *([class_words(summary) + "; that of an image is the mean over its classes."] if "classes" in summary else []),
         *(
-            f"F{fold_words(fold, values, in_volumes)[1:]}.{_best_words(values)}"
-            for fold, values in summary["folds"].items()
+            f"F{line[1:]}.{_best_words(values)}"
+            for line, values in zip(evaluation.fold_lines(), summary["folds"].values(), strict=True)
         ),
     ]
 

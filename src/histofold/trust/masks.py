@@ -153,10 +153,11 @@ def fold_words(fold: str, values: Mapping[str, Any], in_volumes: bool = False) -
         values: Of the summary.
         in_volumes: Whether prediction sees whole volumes, where training saw slices alone.
     """
-    half, trained = values["dice_at_half"], values["last_dice"]
-    training = training_words(half, trained, values["last_step"], "masks")
-    if in_volumes and values["last_step"]:
+    half, trained, steps = values["dice_at_half"], values["last_dice"], values["last_step"]
+    if in_volumes and steps:
         training = f"{trained:.4f} in training, which sees slices along one axis"
+    else:
+        training = training_words(half, trained, steps, "masks")
     return f"fold {fold}: Dice {values['dice']:.4f}; {half:.4f} at threshold 0.5, {training}"
 
 
