@@ -1,5 +1,8 @@
 """Which device is chosen, in what precision; GPUs are pretended, since the tests' machines have none."""
 
+import platform
+import resource
+
 import pytest
 import torch
 
@@ -31,6 +34,17 @@ def test_gpus_go_before_the_cpu(machine):
     assert all_devices() == [torch.device("cuda", 0), torch.device("cuda", 1)]
     machine(cuda=1, apple=True)
     assert best_device() == torch.device("cuda", 0)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator gives back at once")
+def test_a_cpu_reuses_the_memory_of_freed_tensors(machine):
+    machine()
+    all_devices()
+    for _ in range(12):  # the first ones may leave gaps too narrow for their like
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        pages = torch.ones(10 * 2**20).nbytes // resource.getpagesize()
+        fresh = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert fresh < pages // 10, "the last one's pages were there already"
 
 
 def test_apples_gpu_is_used_in_full_precision(machine):
