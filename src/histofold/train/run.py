@@ -30,6 +30,7 @@ from histofold.schema.run_record import (
     write_record,
 )
 from histofold.train.checkpoint import NETWORK_FILES, load_state, newest_state, refuse_other_run, state_paths
+from histofold.train.depthwise import widen_depthwise
 from histofold.train.fold import FoldSetup
 from histofold.train.heads import TrainingNetwork
 from histofold.train.log import start_tracker
@@ -149,6 +150,8 @@ def start_run(setup: FoldSetup, resume: bool) -> Run:
     network = _make_network(setup, fresh=state is None).to(accelerator.device)
     network = network.to(memory_format=torch.channels_last)
     average = _make_average(network.model, experiment)
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+        widen_depthwise(network)
     sync_batch_norm(network, accelerator)
     # The loader is not prepared: the sampler deals the draws out to the processes itself, by global step.
     model, optimizer = accelerator.prepare(network, make_optimizer(network, experiment.optim))
