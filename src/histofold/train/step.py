@@ -17,6 +17,7 @@ from histofold.models.film import organs_seen
 from histofold.predict.devices import best_device, best_precision
 from histofold.predict.views import normalise_tiles
 from histofold.schema.experiment import Experiment
+from histofold.train.depthwise import widen_depthwise
 from histofold.train.fold import FoldSetup
 from histofold.train.losses.total import auxiliary_losses, segmentation_loss
 from histofold.train.objects.losses import dense_losses, detector_losses
@@ -151,6 +152,8 @@ def bare_step_seconds(experiment: Experiment) -> float:
     images_NCHW = torch.rand(experiment.train.batch, slices, side, side, device=device)
     times = []
     precision = best_precision(device)
+    if device.type == "cpu" and precision == torch.bfloat16:
+        widen_depthwise(model)
     for _ in range(4):  # the first one warms up
         started = time.monotonic()
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
