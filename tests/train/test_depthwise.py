@@ -9,6 +9,7 @@ from torch import nn
 
 from histofold.train.depthwise import FullPrecision, widen_depthwise
 
+IN_BF16 = torch.device("cpu"), torch.bfloat16
 SLOW = {
     "large": nn.Conv2d(8, 8, 5, padding=2, groups=8),
     "strided": Conv2dSame(8, 16, 3, stride=2, groups=8),
@@ -25,7 +26,10 @@ FAST = {
 def test_those_with_slow_gradients_alone_are_changed_and_keep_their_weights():
     network = copy.deepcopy(nn.ModuleDict(SLOW | FAST))
     before = copy.deepcopy(network.state_dict())
-    widen_depthwise(network)
+    widen_depthwise(network, torch.device("cpu"), torch.float32)
+    widen_depthwise(network, torch.device("cuda"), torch.bfloat16)
+    assert not any(isinstance(module, FullPrecision) for module in network.values())
+    widen_depthwise(network, *IN_BF16)
     assert {name for name, module in network.items() if isinstance(module, FullPrecision)} == set(SLOW)
     assert {type(module).__name__ for module in network.values()} == {"Conv2d", "Conv2dSame"}
     after = copy.deepcopy(network).state_dict()
@@ -38,7 +42,7 @@ def test_it_trains_as_in_fp32_and_is_validated_in_bf16(name):
     torch.manual_seed(0)
     wide = copy.deepcopy(nn.ModuleDict({name: SLOW[name]}))
     plain = copy.deepcopy(wide)[name]
-    widen_depthwise(wide)
+    widen_depthwise(wide, *IN_BF16)
     x_NCHW = torch.randn(2, 8, 13, 10, dtype=torch.bfloat16)
     wanted_NCHW = plain(x_NCHW.float())
     towards_NCHW = torch.randn_like(wanted_NCHW, dtype=torch.bfloat16)

@@ -37,7 +37,7 @@ OBJECT_PIXELS_UM = {"vasculature_2023": 1.0, "vrdl_nuclei": 0.4}
 VOXEL_UM = 50.0
 """The network's scale where volumes are wanted: that of most of the host's."""
 SYNTHETIC_STEPS = {"masks": 260, "instances": 120, "volumes": 250}
-"""By task: on two cores the whole chain on masks takes five minutes; an image holds dozens of objects."""
+"""By task: on two cores with bf16 the whole chain on masks takes five minutes; an image holds dozens of objects."""
 REAL_STEPS = 600
 
 

@@ -150,8 +150,8 @@ def start_run(setup: FoldSetup, resume: bool) -> Run:
     network = _make_network(setup, fresh=state is None).to(accelerator.device)
     network = network.to(memory_format=torch.channels_last)
     average = _make_average(network.model, experiment)
-    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
-        widen_depthwise(network)
+    precision = PRECISIONS.get(accelerator.mixed_precision, torch.float32)
+    widen_depthwise(network, accelerator.device, precision)
     sync_batch_norm(network, accelerator)
     # The loader is not prepared: the sampler deals the draws out to the processes itself, by global step.
     model, optimizer = accelerator.prepare(network, make_optimizer(network, experiment.optim))

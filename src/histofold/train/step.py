@@ -152,8 +152,7 @@ def bare_step_seconds(experiment: Experiment) -> float:
     images_NCHW = torch.rand(experiment.train.batch, slices, side, side, device=device)
     times = []
     precision = best_precision(device)
-    if device.type == "cpu" and precision == torch.bfloat16:
-        widen_depthwise(model)
+    widen_depthwise(model, device, precision)
     for _ in range(4):  # the first one warms up
         started = time.monotonic()
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
