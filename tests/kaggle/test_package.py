@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from histofold.commands.main import main
 from histofold.core.faults import InputError
 from histofold.kaggle.package import package_runs
 from histofold.kaggle.weights_folder import check_weights_folder
-from histofold.schema.manifest import Manifest, file_sha256, load_manifest
+from histofold.schema.manifest import Manifest, file_sha256, load_manifest, manifest_json
 from histofold.schema.objects import ObjectConfig
 from histofold.schema.parse import plain
 from histofold.schema.preprocessing import Preprocessing
@@ -230,6 +231,9 @@ def test_objects_are_packaged_with_what_was_chosen_of_them(tmp_path):
     assert [member.oof_score for member in manifest.members] == [0.61, 0.63]
     assert not list((tmp_path / "weights").glob("*.whl"))
     assert check_weights_folder(tmp_path / "weights")[0] == manifest
+    members = [replace(member, architecture="yolo") for member in manifest.members]
+    (tmp_path / "weights" / "manifest.json").write_text(manifest_json(replace(manifest, members=tuple(members))))
+    assert any("ultralytics" in line and "AGPL-3.0" in line for line in check_weights_folder(tmp_path / "weights")[1])
 
     both = package_runs([evaluated, object_run(tmp_path / "b", None)], tmp_path / "weights")
     assert (both.objects.grow_px, both.objects.min_area_px) == (2, 20), "a run's own where none was chosen"

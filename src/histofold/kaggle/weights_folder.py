@@ -28,6 +28,10 @@ from histofold.schema.parse import kept_json, write_json
 DEFAULT_SLUG = "histofold-weights"  # the dataset that a kernel names by default
 WHEEL_DISTRIBUTION = "segmentation-models-pytorch"
 WHEEL_PATTERN = "segmentation_models_pytorch-*.whl"
+YOLO_NOTICE = (
+    "a network is a yolo: its kernel needs ultralytics, which is not in this folder and is AGPL-3.0. Attach a "
+    "dataset that holds it; its licence counts for what you publish with it"
+)
 
 
 def write_package(manifest: Manifest, sources: Mapping[str, Path], out: Path, slug: str, licence: str) -> Manifest:
@@ -124,6 +128,8 @@ def check_weights_folder(folder: Path) -> tuple[Manifest, list[str]]:
         faults += _task_faults(manifest, folder)
     except InputError as error:
         faults += error.faults
+    if manifest is not None and any(member.architecture == "yolo" for member in manifest.members):
+        notices.append(YOLO_NOTICE)
     if not path.is_file():
         notices.append(f"{path} is missing, so it cannot go to Kaggle: `histofold package` writes it")
     else:

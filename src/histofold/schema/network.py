@@ -36,7 +36,7 @@ DenseArchitecture = Literal[
     "dpt",
 ]
 """Networks that give a logit for each pixel."""
-DetectorArchitecture = Literal["maskrcnn", "maskrcnn_c4", "mask2former"]
+DetectorArchitecture = Literal["maskrcnn", "maskrcnn_c4", "mask2former", "yolo"]
 """Networks that give objects."""
 Architecture = Literal[DenseArchitecture, DetectorArchitecture, "sam"]
 DEFAULT_ENCODERS = {
@@ -52,7 +52,12 @@ DEFAULT_ENCODERS = {
     "dpt": "tu-vit_small_patch16_224",
 }
 """Networks whose encoder is a choice, with the one that they have where none is named."""
-DETECTOR_ENCODERS = {"maskrcnn": "resnet50", "maskrcnn_c4": "resnet50", "mask2former": "swin_tiny"}
+DETECTOR_ENCODERS = {
+    "maskrcnn": "resnet50",
+    "maskrcnn_c4": "resnet50",
+    "mask2former": "swin_tiny",
+    "yolo": "yolo11n-seg",
+}
 """The same of detectors."""
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 FIVE_STAGED = ("unet", "unetplusplus", "manet")
@@ -101,7 +106,13 @@ def check_encoder_name(encoder: Any) -> None:
 
 
 BOX_DETECTORS = ("maskrcnn", "maskrcnn_c4")
-_DETECTORS_BY_SETTING = {"heads": ("maskrcnn",), "channels": ("maskrcnn",), "queries": ("mask2former",)}
+"""Detectors of proposals, which have masks in any boxes."""
+_DETECTORS_BY_SETTING = {
+    "heads": ("maskrcnn",),
+    "channels": ("maskrcnn",),
+    "queries": ("mask2former",),
+    "nms_threshold": (*BOX_DETECTORS, "yolo"),
+}
 _SETTINGS_OF_ALL_DETECTORS = ("max_detections", "score_threshold")
 
 
@@ -129,7 +140,7 @@ class DetectorConfig:
     """Proposals of an image that the heads learn from in a step, a quarter of them objects where there are as many
     (maskrcnn, maskrcnn_c4)."""
     nms_threshold: float = 0.5
-    """Overlap (IoU) of two boxes of a tile above which the lower score goes (maskrcnn, maskrcnn_c4)."""
+    """Overlap (IoU) of two boxes of a tile above which the lower score goes (not of mask2former)."""
     max_detections: int = 1000
     """Most objects of a tile."""
     score_threshold: float = 0.05
@@ -190,8 +201,8 @@ class ModelConfig:
     """Encoder of unet, unetplusplus, manet, fpn, pan, deeplabv3, deeplabv3plus and upernet: any of
     segmentation-models-pytorch, timm ones as tu-NAME; of dpt: tu-vit_*, tu-deit*, tu-eva02_*; of segformer: mit_b0 to
     mit_b5; of maskrcnn: resnet18 to resnet152, or a convolutional one of timm as tu-NAME; of maskrcnn_c4: resnet50,
-    resnet101, resnet152; of mask2former: swin_tiny, swin_small. Empty: the family's usual one. Other networks have
-    their own."""
+    resnet101, resnet152; of mask2former: swin_tiny, swin_small; of yolo: yolo11n-seg and its like. Empty: the
+    family's usual one. Other networks have their own."""
     image_size: int = 0
     """Side in pixels that the encoder is built for (tu-maxvit*, tu-hiera_*, tu-coatnet*, and dpt's); 0: the last number
     of its name. MaxViT takes tiles of its multiples, Hiera and CoAtNet of this side alone, dpt of any; there it is the
@@ -221,7 +232,7 @@ class ModelConfig:
     """Organs by which the decoder's maps are scaled and shifted (FiLM), each by its name; nothing is done where the
     organ is another or unknown. Of networks of segmentation-models-pytorch and dpt."""
     detector: DetectorConfig = field(default_factory=DetectorConfig)
-    """What maskrcnn, maskrcnn_c4 and mask2former have besides their encoder."""
+    """What maskrcnn, maskrcnn_c4, mask2former and yolo have besides their encoder."""
     sam: SamConfig = field(default_factory=SamConfig)
     """How sam is asked, and which of its answers count."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
@@ -28,7 +30,9 @@ NETWORKS = {
     "maskrcnn on timm": {"encoder": "tu-convnext_atto", **FEW},
     "maskrcnn_c4": {"encoder": "resnet50", **FEW},
     "mask2former": {"queries": 7, "max_detections": 5},
+    "yolo": {"encoder": "yolo11n-seg", "max_detections": 5},
 }
+YOLO = pytest.mark.skipif(not find_spec("ultralytics"), reason="ultralytics, under the AGPL, is the user's to install")
 HW = (64, 96)
 
 
@@ -56,7 +60,11 @@ def build(name):
     torch.manual_seed(0)
     if name == "mask2former":
         return tiny_mask2former()
-    return build_detector(name.split()[0], NETWORKS[name])
+    model = build_detector(name.split()[0], NETWORKS[name])
+    if name == "yolo":  # its scores begin where nothing is found
+        for branch in model.net.model[-1].cv3:
+            torch.nn.init.zeros_(branch[-1].bias)
+    return model
 
 
 def batch(counts, hw=HW):
@@ -64,7 +72,7 @@ def batch(counts, hw=HW):
     return torch.stack([image for image, _ in tiles]), [targets_of(labels) for _, labels in tiles]
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=YOLO if name == "yolo" else ()) for name in NETWORKS])
 def name(request):
     return request.param
 
@@ -91,7 +99,8 @@ def test_losses_are_finite_and_gradients_reach_every_parameter(name, counts):
     losses = model(*batch(counts))
     assert all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
-    lost = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    learning = {key: p.grad for key, p in model.named_parameters() if p.requires_grad}
+    lost = [key for key, grad in learning.items() if grad is None or not grad.isfinite().all()]
     assert lost == []
     assert any(p.grad.any() for p in model.encoder.parameters())
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
@@ -140,7 +149,9 @@ def test_saved_weights_and_copies_find_the_same(name, network, tmp_path):
         assert_equal(twin(images), wanted)
 
 
-@pytest.mark.parametrize("name", ["maskrcnn", "maskrcnn on timm", "mask2former"], indirect=True)
+@pytest.mark.parametrize(
+    "name", ["maskrcnn", "maskrcnn on timm", "mask2former", pytest.param("yolo", marks=YOLO)], indirect=True
+)
 def test_bf16_finds_boxes_in_full_precision(network):
     images, _ = batch([3])
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -167,6 +178,8 @@ def test_sizes_that_do_not_fit_are_refused(network):
         ("maskrcnn", {"depth": 3}, "cannot be built.*depth"),
         ("maskrcnn_c4", {"encoder": "resnet18"}, "known are resnet50"),
         ("mask2former", {"encoder": "resnet50"}, "known are swin_tiny, swin_small"),
+        ("yolo", {"encoder": "yolo26n-seg"}, "known are yolov8 and yolo11"),
+        ("yolo", {"anchor_sizes": [1]}, "not read by yolo"),
         ("mask2former", {"anchor_sizes": [1]}, "not read by mask2former"),
         ("maskrcnn_c4", {"heads": "v2"}, "not read by maskrcnn_c4"),
     ],
@@ -176,11 +189,18 @@ def test_what_cannot_be_built_is_refused_in_words(architecture, arguments, words
         build_detector(architecture, arguments)
 
 
+def test_without_ultralytics_yolo_names_it_and_its_licence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ultralytics", None)
+    monkeypatch.setitem(sys.modules, "ultralytics.cfg", None)
+    with pytest.raises(InputError, match=r"pip install 'ultralytics.*AGPL-3.0.*maskrcnn"):
+        build_detector("yolo", {})
+
+
 def test_every_network_is_built_by_its_settings():
     with torch.device("meta"):
         dense = build_network("unet", ModelConfig().arguments())
         assert isinstance(dense.encoder, torch.nn.Module)
-        for architecture in get_args(DetectorArchitecture):
+        for architecture in set(get_args(DetectorArchitecture)) - {"yolo"}:
             model = build_network(architecture, ModelConfig(architecture=architecture).arguments())
             assert sum(p.numel() for p in model.encoder.parameters()) > 2e7
 

@@ -15,7 +15,15 @@ from histofold.models.build import BUILD_ERRORS, build_model
 from histofold.models.instances.c4 import build_maskrcnn_c4
 from histofold.models.instances.mask2former import build_mask2former
 from histofold.models.instances.maskrcnn import build_maskrcnn
+from histofold.models.instances.yolo import build_yolo
 from histofold.schema.network import DETECTOR_ENCODERS, DetectorConfig, check_encoder_name, is_detector
+
+BUILDERS = {
+    "maskrcnn": build_maskrcnn,
+    "maskrcnn_c4": build_maskrcnn_c4,
+    "mask2former": build_mask2former,
+    "yolo": build_yolo,
+}
 
 
 def build_network(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
@@ -62,8 +70,6 @@ def build_detector(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.
             settings["anchor_sizes"] = tuple(settings["anchor_sizes"])
         config = DetectorConfig(**settings)
         config.check_architecture(architecture)
-        if architecture == "mask2former":
-            return build_mask2former(encoder, config)
-        return (build_maskrcnn if architecture == "maskrcnn" else build_maskrcnn_c4)(encoder, config)
+        return BUILDERS[architecture](encoder, config)
     except BUILD_ERRORS as error:
         raise InputError(f"{architecture} cannot be built with {dict(arguments)}: {error}") from error
