@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from histofold.commands.main import main
 from histofold.core.faults import InputError
+from histofold.core.metrics.calibration import scaled_score
 from histofold.kaggle.package import package_runs
 from histofold.kaggle.weights_folder import check_weights_folder
 from histofold.schema.manifest import Manifest, file_sha256, load_manifest, manifest_json
@@ -238,6 +239,30 @@ def test_objects_are_packaged_with_what_was_chosen_of_them(tmp_path):
     both = package_runs([evaluated, object_run(tmp_path / "b", None)], tmp_path / "weights")
     assert (both.objects.grow_px, both.objects.min_area_px) == (2, 20), "a run's own where none was chosen"
     assert both.objects.min_score == both.thresholds["default"] == pytest.approx(0.03)
+
+
+def test_detectors_of_several_runs_are_scaled_to_be_ranked_together(tmp_path, caplog):
+    runs = [object_run(tmp_path / name, {"min_score": 0.02}) for name in "ab"]
+    lines = {"a": [0.5, 1.0], "b": [2.0, -1.0]}
+    for run in runs:
+        for fold in (0, 1):
+            detector = {"architecture": "maskrcnn", "arguments": {"encoder": "resnet18"}}
+            write_record(run / f"fold{fold}", replace(read_record(run / f"fold{fold}"), **detector))
+        summary = json.loads((run / "summary.json").read_text())
+        (run / "summary.json").write_text(json.dumps(summary | {"calibration": {"score_line": lines[run.name]}}))
+    alone = package_runs(runs[:1], tmp_path / "alone")
+    assert alone.members[0].arguments == {"encoder": "resnet18"}, "a line changes no ranking of one run"
+    both = package_runs(runs, tmp_path / "weights")
+    assert [member.arguments["score_line"] for member in both.members] == [lines["a"]] * 2 + [lines["b"]] * 2
+    wanted = sum(scaled_score(0.02, line) for line in lines.values()) / 2
+    assert both.objects.min_score == both.thresholds["default"] == pytest.approx(wanted)
+    assert not caplog.records
+    (runs[1] / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(InputError, match=r"calibration.*evaluate"):
+        package_runs(runs, tmp_path / "weights")
+    (runs[1] / "summary.json").unlink()
+    assert "score_line" not in package_runs(runs, tmp_path / "weights").members[0].arguments
+    assert "their scores are ranked as they are" in caplog.text
 
 
 def test_other_settings_of_objects_do_not_go_together_and_masks_are_no_objects(tmp_path):

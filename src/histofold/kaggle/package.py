@@ -14,6 +14,7 @@ import pandas as pd
 from histofold.competitions.tables import read_table
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
+from histofold.core.metrics.calibration import scaled_score
 from histofold.kaggle.weights_folder import check_target, write_package
 from histofold.schema.choices import CHOICES_NAME, CHOSEN_SETTINGS, agreed_choices, read_choices, read_cleaning
 from histofold.schema.experiment import JointRuns, joint_folder
@@ -27,6 +28,7 @@ from histofold.schema.manifest import (
     manifest_json,
     read_thresholds,
 )
+from histofold.schema.network import SCORE_LINE, is_detector
 from histofold.schema.objects import ObjectConfig, with_mean_choices
 from histofold.schema.parse import load_toml, plain, read_json
 from histofold.schema.run_record import RunRecord, finished_records, read_records
@@ -68,8 +70,12 @@ def package_runs(
     records = [(run, record) for run in folders for record in finished_records(run).values()]
     evaluated = {run: _evaluated_as_it_is(run) for run in folders}
     manifest = _joined(records)
+    lines = _score_lines(records, evaluated)
     thresholds = _mean_thresholds(evaluated, manifest.objects.min_score if manifest.objects else 0.5)
-    manifest = replace(manifest, thresholds=thresholds, objects=_chosen_objects(manifest.objects, evaluated))
+    objects = _chosen_objects(manifest.objects, evaluated, lines)
+    if objects and lines:
+        thresholds = {"default": objects.min_score}
+    manifest = replace(manifest, thresholds=thresholds, objects=objects)
     if together := {} if parts else _evaluated_together(runs, folders):
         parts = {run: together["shares"][run.name] for run in folders}
         manifest = replace(manifest, thresholds=together["thresholds"], **together["cleaning"])
@@ -91,7 +97,7 @@ def package_runs(
             file=target,
             sha256=file_sha256(source),
             architecture=record.architecture,
-            arguments=record.arguments,
+            arguments=record.arguments | ({SCORE_LINE: list(lines[run])} if lines else {}),
             fold=record.fold,
             oof_score=_oof_score(run, record.fold) if evaluated[run] else None,
             weight=parts[run] / folds[run] if parts else 1.0,
@@ -226,13 +232,40 @@ def _mean_thresholds(evaluated: dict[Path, bool], otherwise: float) -> dict[str,
     return joined_thresholds(tables)
 
 
-def _chosen_objects(own: ObjectConfig | None, evaluated: Mapping[Path, bool]) -> ObjectConfig | None:
+def _score_lines(
+    records: Sequence[tuple[Path, RunRecord]], evaluated: Mapping[Path, bool]
+) -> dict[Path, Sequence[float]]:
+    """Of several runs of detectors, whose scores are to be ranked together, what their evaluations scale them by.
+
+    None where there is one run, whose ranking no line changes, or where a run was not evaluated as it is.
+    """
+    if len(evaluated) < 2 or not all(is_detector(record.architecture) for _, record in records):
+        return {}
+    if not all(evaluated.values()):
+        logger.warning("not every run was evaluated since it was trained: their scores are ranked as they are")
+        return {}
+    lines = {}
+    for run in evaluated:
+        remedy = f"run `histofold evaluate {run}` again"
+        summary = read_json(run / "summary.json", remedy)
+        if "calibration" not in summary:
+            raise InputError([Fault("calibration", str(run / "summary.json"), "an older evaluation lacks it", remedy)])
+        lines[run] = summary["calibration"][SCORE_LINE]
+    return lines
+
+
+def _chosen_objects(
+    own: ObjectConfig | None, evaluated: Mapping[Path, bool], lines: Mapping[Path, Sequence[float]]
+) -> ObjectConfig | None:
     """How objects are found, with what the runs' evaluations chose; None for runs of masks."""
     if own is None:
         return None
-    tables = [
-        read_choices(run / CHOICES_NAME, CHOSEN_SETTINGS) if as_it_is else {} for run, as_it_is in evaluated.items()
-    ]
+    tables = []
+    for run, as_it_is in evaluated.items():
+        table = read_choices(run / CHOICES_NAME, CHOSEN_SETTINGS) if as_it_is else {}
+        if run in lines:
+            table["min_score"] = scaled_score(table.get("min_score", own.min_score), lines[run])
+        tables.append(table)
     return with_mean_choices(own, tables)
 
 

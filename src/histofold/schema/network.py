@@ -69,6 +69,10 @@ SHIPPED_ENCODER = "tu-tf_efficientnet_lite0"
 """The encoder whose ImageNet weights a pinned package of requirements.txt carries."""
 
 
+SCORE_LINE = "score_line"
+"""Among a detector's arguments in a manifest: slope and offset of its scores' logits, see `Calibrated`."""
+
+
 def needs_smp(architecture: str) -> bool:
     """Whether a network is built with segmentation-models-pytorch, which Kaggle's image lacks."""
     return architecture not in ("segformer", "deeplabv3_resnet101", *DETECTOR_ENCODERS)

@@ -15,6 +15,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 
 import histofold
 from histofold.core.faults import InputError
+from histofold.core.metrics.calibration import scaled_score
 from histofold.kaggle.bundle.bundler import closure
 from histofold.models.instances.build import build_detector, build_network
 from histofold.models.instances.mask2former import Mask2Former
@@ -147,6 +148,21 @@ def test_saved_weights_and_copies_find_the_same(name, network, tmp_path):
         for parameter in fresh.parameters():
             parameter.zero_()
         assert_equal(twin(images), wanted)
+
+
+@pytest.mark.parametrize("name", ["maskrcnn"], indirect=True)
+def test_scores_are_scaled_by_the_line_of_a_manifest_and_nothing_else(name, network):
+    line = [0.5, -1.0]
+    scaled = build_detector(name, {**NETWORKS[name], "score_line": line}).eval()
+    scaled.load_state_dict(network.state_dict(), strict=True)
+    images, _ = batch([3])
+    with torch.inference_mode():
+        (own,), (found,) = network(images), scaled(images)
+        boxes = [own.boxes_M4]
+        assert torch.equal(scaled.masks_in(images, boxes)[0], network.masks_in(images, boxes)[0])
+    assert torch.equal(found.boxes_M4, own.boxes_M4)
+    assert torch.equal(found.masks_Mhw, own.masks_Mhw)
+    assert found.scores_M.tolist() == pytest.approx([scaled_score(score, line) for score in own.scores_M.tolist()])
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,13 @@ def test_its_words_begin_with_the_folds_and_end_with_the_host(tmp_path, monkeypa
     rule = ApRule(host="coco", iou=0.5, max_detections=4)
     images = [found_image(number) for number in range(4)]
     evaluation = made_evaluation(monkeypatch, tmp_path, images, rule=rule, metric="AP50")
-    first, second, choice, further, errors, means, headline = evaluation.lines()
+    first, second, choice, further, scores, errors, means, headline = evaluation.lines()
     assert first.startswith("fold 0: AP50 ")
     assert second.startswith("fold 1: AP50 ")
     assert "0.5000 in training: settings of prediction" in first
     assert "objects show from a score of" in choice
     assert "without the limit of 4 detections" in further
+    assert scores.startswith("scores as chances of a hit: off by 0.")
     assert errors.startswith("errors: ")
     assert "objects where 32 are true" in means
     assert headline.startswith(f"out-of-fold AP50 {evaluation.score:.4f} (95% ")

@@ -13,10 +13,11 @@ import torch
 from histofold.core.faults import InputError
 from histofold.models.build import BUILD_ERRORS, build_model
 from histofold.models.instances.c4 import build_maskrcnn_c4
+from histofold.models.instances.calibrated import Calibrated
 from histofold.models.instances.mask2former import build_mask2former
 from histofold.models.instances.maskrcnn import build_maskrcnn
 from histofold.models.instances.yolo import build_yolo
-from histofold.schema.network import DETECTOR_ENCODERS, DetectorConfig, check_encoder_name, is_detector
+from histofold.schema.network import DETECTOR_ENCODERS, SCORE_LINE, DetectorConfig, check_encoder_name, is_detector
 
 BUILDERS = {
     "maskrcnn": build_maskrcnn,
@@ -48,7 +49,7 @@ def build_detector(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.
 
     Args:
         architecture: One of `DetectorArchitecture`.
-        arguments: As `ModelConfig.arguments` gives and the manifest holds them.
+        arguments: As `ModelConfig.arguments` gives and the manifest holds them, there perhaps with a `SCORE_LINE`.
 
     Raises:
         InputError: If the architecture or an argument is unknown.
@@ -64,12 +65,14 @@ def build_detector(architecture: str, arguments: Mapping[str, Any]) -> torch.nn.
     try:
         if settings.pop("classes", 1) != 1:
             raise ValueError("detectors find one class")
+        line = settings.pop(SCORE_LINE, None)
         encoder = settings.pop("encoder", DETECTOR_ENCODERS[architecture])
         check_encoder_name(encoder)
         if "anchor_sizes" in settings:
             settings["anchor_sizes"] = tuple(settings["anchor_sizes"])
         config = DetectorConfig(**settings)
         config.check_architecture(architecture)
-        return BUILDERS[architecture](encoder, config)
+        network = BUILDERS[architecture](encoder, config)
+        return network if line is None else Calibrated(network, line)
     except BUILD_ERRORS as error:
         raise InputError(f"{architecture} cannot be built with {dict(arguments)}: {error}") from error

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 import torch
 
 DETECTOR_STRIDE = 32
+TARGETS_AT_ONCE = 32
+"""Masks of training that are float at one time: each has the size of the image."""
+MASKS_AT_ONCE = 128
+"""Boxes whose masks are made at one time: a thousand at once need a gigabyte."""
 
 
 @dataclass(frozen=True, eq=False)

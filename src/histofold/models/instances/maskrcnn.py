@@ -14,13 +14,8 @@ import torch
 from torch import nn
 
 from histofold.models.instances.anchors import proposal_network
-from histofold.models.instances.finds import TileFinds, check_images, swap_xy
+from histofold.models.instances.finds import MASKS_AT_ONCE, TARGETS_AT_ONCE, TileFinds, check_images, swap_xy
 from histofold.schema.network import DetectorConfig
-
-TARGETS_AT_ONCE = 32
-"""Masks of training that are float at one time: each has the size of the image."""
-MASKS_AT_ONCE = 128
-"""Boxes whose masks are made at one time: a thousand at once need a gigabyte."""
 
 
 class RoiPool(nn.Module):

@@ -14,16 +14,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import avg_pool2d
 
 from histofold.core.faults import InputError
-from histofold.models.instances.finds import TileFinds, check_images, swap_xy
+from histofold.models.instances.finds import MASKS_AT_ONCE, TARGETS_AT_ONCE, TileFinds, check_images, swap_xy
 from histofold.models.shells import Shell
 from histofold.schema.network import DetectorConfig
 
 MASK_SIDE = 28
 """Side of the grid that a mask is given on, as of Mask R-CNN."""
-MASKS_AT_ONCE = 128
-"""Boxes whose masks are made at one time."""
 
 
 class Yolo(Shell):
@@ -83,7 +82,7 @@ class Yolo(Shell):
             "batch_idx": torch.repeat_interleave(counts).to(boxes_M4),
             "cls": boxes_M4.new_zeros(len(boxes_M4), 1),
             "bboxes": torch.cat([corner_sums / 2, sizes], 1) / boxes_M4.new_tensor([width, height, width, height]),
-            "masks": torch.cat([target["masks"][:, 2::4, 2::4] for target in targets]).to(boxes_M4),
+            "masks": torch.cat([_quarters(target["masks"]) for target in targets]).to(boxes_M4),
         }
         total_K, names = v8SegmentationLoss(self.net)(found, batch)
         losses = {name.removesuffix("_loss"): part / len(targets) for name, part in zip(names, total_K, strict=True)}
@@ -109,6 +108,12 @@ class Yolo(Shell):
             grids = roi_align(maps_32hw[None], [boxes], (MASK_SIDE, MASK_SIDE), scale, aligned=True)
             masks.append(torch.einsum("mc,mchw->mhw", coefficients, grids).sigmoid())
         return TileFinds(swap_xy(boxes_M4), values_MC[:, 4], torch.cat(masks))
+
+
+def _quarters(masks_MHW: torch.Tensor) -> torch.Tensor:
+    """The share of each mask in squares of 4 px, float32: a disc of 12 px comes back with IoU 0.86, of samples 0.79."""
+    parts = [avg_pool2d(part.float()[:, None], 4)[:, 0] for part in masks_MHW.split(TARGETS_AT_ONCE)]
+    return torch.cat(parts)
 
 
 def _inputs(layer: Any, outputs: Sequence[Any], images_NCHW: torch.Tensor) -> Any:

@@ -13,6 +13,7 @@ from histofold.schema.choices import CHOICES_NAME, CHOSEN_SETTINGS
 from histofold.schema.objects import ObjectConfig
 from histofold.schema.parse import write_json
 from histofold.trust.evaluation import Evaluation, FinishedRun, training_words
+from histofold.trust.objects.calibration import calibration_summary
 from histofold.trust.objects.choices import ObjectChoice, Scorer, nested_choices
 from histofold.trust.objects.found import FoundImage, find_held_out
 from histofold.trust.objects.scores import all_shown, image_table, mean_metrics, pooled_summary
@@ -86,8 +87,10 @@ def object_further_words(summary: Mapping[str, Any]) -> list[str]:
     objects = f"object F1 {means['object_f1']:.4f}, object Dice {means['object_dice']:.4f}"
     counts = f"{means['predicted']:,} objects where {means['true']:,} are true"
     errors = ", ".join(f"{count:,} {kind}" for name, count in summary["errors"].items() for kind in [ERROR_KINDS[name]])
+    off, scaled = (summary["calibration"][name] for name in ("error", "error_scaled"))
     return [
         f"further: {pooled}",
+        f"scores as chances of a hit: off by {off:.3f} in the mean, by {scaled:.3f} as the other folds scale them",
         f"errors: {errors}",
         f"means of images: AJI {means['aji']:.4f}, PQ {means['pq']:.4f} ({parts}), {objects}; {counts}",
     ]
@@ -108,6 +111,7 @@ def evaluate_objects(found: FinishedRun) -> ObjectEvaluation:
         **pooled_summary(scorer, chosen, own, shipped.config),
         "chosen": chosen_values(own, shipped.config),
         "shown_score": shipped.shown_score,
+        "calibration": calibration_summary(scorer.hits_of(chosen), [image.fold for image in scorer.images]),
         "images_mean": mean_metrics(oof),
         "errors": {name: sum(each.counts[name] for each in errors) for name in ERROR_KINDS},
         "folds": {str(fold.fold): _fold_summary(scorer, fold, nested, own) for fold in found.folds},
