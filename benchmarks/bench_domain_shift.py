@@ -2,7 +2,8 @@
 
 Synthetic slides with haematoxylin and DAB train a small U-Net through the package's own chain, once for each arm, with
 the same seed and steps. Hidden slides of other donors test it: the same stain, and the same slides in H&E, PAS, at
-another pixel size and thicker. Only the named thing differs between two tests.
+other pixel sizes (the last is that of HuBMAP's prostate, shrunk as the anatomy is) and thicker. Only the named thing
+differs between two tests.
 
     python benchmarks/bench_domain_shift.py [--out bench_domain_shift] [--steps 1000] [--seeds 0] [--arms plain stain]
 
@@ -19,6 +20,7 @@ import argparse
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -48,8 +50,9 @@ SHRINK = 1 / 3  # of the anatomy, so that an image of 1000 pixels shows as much 
 REFERENCES = 10  # training images that normalisation aims at
 OVERHANG = 32  # of a stored tile over what the network sees of it
 NO_COLOUR = {"colour": 0.0, "hed": 0.0}
-ARMS: dict[str, dict[str, float]] = {
+ARMS: dict[str, dict[str, Any]] = {
     "plain": NO_COLOUR,
+    "strong": {"preset": "strong", "stain_transfer": 0.4, "grey": 0.3},  # as experiments/hubmap_strong.toml
     "jitter": {},
     "stain": {"stain_transfer": 0.4, "grey": 0.3},
     "transfer": {"stain_transfer": 0.7},
@@ -79,6 +82,7 @@ TESTS = {
     "PAS": Slides(split=1, second="pas"),
     "H-DAB, 0.6 um": Slides(split=1, pixel_size_um=0.6),
     "H-DAB, 10 um thick": Slides(split=1, thickness_um=10.0),
+    "H-DAB, 6.3 um of full size": Slides(split=1, pixel_size_um=6.3 * SHRINK),
 }
 
 

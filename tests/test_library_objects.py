@@ -63,5 +63,5 @@ def test_boxes_of_networks_that_have_none_are_refused(tmp_path):
     weights = object_package(tmp_path / "w", "vasculature_2023", DETECTOR, objects=ObjectConfig(fusion="boxes"))
     path = weights / "manifest.json"
     path.write_text(path.read_text().replace('"maskrcnn"', '"mask2former"'))
-    with pytest.raises(InputError, match=r"small_fold0.*has no boxes.*masks or nms"):
+    with pytest.raises(InputError, match=r"small_fold0.*has no masks in boxes.*masks or nms"):
         histofold.load(weights)

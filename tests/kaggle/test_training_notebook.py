@@ -75,11 +75,11 @@ def test_both_folders_pass_the_checks_and_hold_what_kaggle_lacks(tmp_path):
 
 def test_what_cannot_travel_is_refused_all_at_once(tmp_path):
     data = DataConfig(sources=(SourceConfig(dataset="more"),))
-    experiment = replace(TINY, data=data, model=replace(TINY.model, init="runs/other"))
+    experiment = replace(TINY, data=data, model=ModelConfig(architecture="yolo", init="runs/other"))
     path = write_experiment(tmp_path, experiment)
     with pytest.raises(InputError) as caught:
         write_training("hubmap_2022", SLUG, path, tmp_path / "out", tmp_path / "nowhere.csv")
-    assert {fault.id for fault in caught.value.faults} == {"data.sources", "model.init", "folds"}
+    assert {fault.id for fault in caught.value.faults} == {"data.sources", "model.init", "model.architecture", "folds"}
     assert not (tmp_path / "out").exists()
 
 

@@ -263,8 +263,9 @@ def _chosen_objects(
     tables = []
     for run, as_it_is in evaluated.items():
         table = read_choices(run / CHOICES_NAME, CHOSEN_SETTINGS) if as_it_is else {}
-        if run in lines:
-            table["min_score"] = scaled_score(table.get("min_score", own.min_score), lines[run])
+        if run in lines:  # fused scores fall with every pass that does not agree, so that it must not rise
+            chosen = table.get("min_score", own.min_score)
+            table["min_score"] = min(chosen, scaled_score(chosen, lines[run]))
         tables.append(table)
     return with_mean_choices(own, tables)
 

@@ -131,6 +131,9 @@ def _training_faults(experiment: Experiment, path: Path, folds: Path | None) -> 
     if experiment.train.steps == 0:
         rule = f"{experiment.model.architecture} is not trained"
         faults.append(Fault("model.architecture", str(path), rule, "score it here, with `histofold evaluate`"))
+    if experiment.model.architecture == "yolo":
+        rule = "needs ultralytics, under the AGPL-3.0, which the notebook does not bring"
+        faults.append(Fault("model.architecture", str(path), rule, "train it here, or take maskrcnn"))
     if folds is not None and not folds.is_file():
         faults.append(Fault("folds", str(folds), "no such file", "check the path"))
     return faults

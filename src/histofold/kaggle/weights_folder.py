@@ -29,8 +29,8 @@ DEFAULT_SLUG = "histofold-weights"  # the dataset that a kernel names by default
 WHEEL_DISTRIBUTION = "segmentation-models-pytorch"
 WHEEL_PATTERN = "segmentation_models_pytorch-*.whl"
 YOLO_NOTICE = (
-    "a network is a yolo: its kernel needs ultralytics, which is not in this folder and is AGPL-3.0. Attach a "
-    "dataset that holds it; its licence counts for what you publish with it"
+    "a network is a yolo: its kernel needs ultralytics, which is not in this folder and is under the AGPL-3.0. Attach "
+    "a dataset that holds it unpacked and put that on sys.path before the kernel's code; its licence then counts too"
 )
 
 

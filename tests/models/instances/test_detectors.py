@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -177,6 +179,17 @@ def test_bf16_finds_boxes_in_full_precision(network):
     assert finds.masks_Mhw.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["maskrcnn", "maskrcnn_c4", pytest.param("yolo", marks=YOLO)], indirect=True)
+def test_an_overflow_is_no_empty_answer(name):
+    model = build(name).eval()
+    images, _ = batch([3])
+    with torch.no_grad():
+        next(p for p in model.parameters() if p.ndim == 4).fill_(torch.inf)
+        (finds,) = model(images)
+    assert finds.scores_M.isnan().all()
+    assert len(finds) == len(finds.boxes_M4) == len(finds.masks_Mhw) == 1
+
+
 def test_sizes_that_do_not_fit_are_refused(network):
     with pytest.raises(ValueError, match=r"96x50 px.*multiples of 32"):
         network(torch.zeros(1, 3, 96, 50))
@@ -209,6 +222,16 @@ def test_without_ultralytics_yolo_names_it_and_its_licence(monkeypatch):
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     monkeypatch.setitem(sys.modules, "ultralytics.cfg", None)
     with pytest.raises(InputError, match=r"pip install 'ultralytics.*AGPL-3.0.*maskrcnn"):
+        build_detector("yolo", {})
+
+
+@YOLO
+def test_an_older_ultralytics_is_refused_and_nothing_of_the_process_is_changed(monkeypatch):
+    threads, printing = cv2.getNumThreads(), np.get_printoptions()
+    build_detector("yolo", {})
+    assert (cv2.getNumThreads(), np.get_printoptions()) == (threads, printing)
+    monkeypatch.setattr("ultralytics.__version__", "8.3.200")
+    with pytest.raises(InputError, match=r"another ultralytics than 8.3.200: pip install"):
         build_detector("yolo", {})
 
 

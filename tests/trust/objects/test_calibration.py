@@ -50,10 +50,10 @@ def test_the_error_is_the_definition():
 
 def test_a_line_keeps_scores_in_their_order_and_between_0_and_1():
     scores = [0.0, 1e-9, 0.2, 0.5, 0.500001, 1.0]
-    for line in ((0.3, 4.0), (7.0, -9.0)):
+    for line in ((0.3, 4.0), (7.0, -9.0), (90.0, 0.0)):
         scaled = [scaled_score(score, line) for score in scores]
         assert scaled == sorted(scaled)
-        assert scaled[0] > 0
+        assert scaled[0] >= 0
         assert scaled[-1] <= 1
     assert scaled_score(0.3, (1, 0)) == pytest.approx(0.3)
 
@@ -64,9 +64,13 @@ def test_where_all_or_nothing_hits_scores_stay(hits):
     assert fit_score_line([image]) == (1.0, 0.0)
 
 
-def test_where_worse_scores_hit_more_often_the_ranking_stays():
-    image = RankedHits(np.array([0.9, 0.8, 0.2, 0.1]), np.array([0, 0, 1, 1], bool), np.ones(4, bool), np.arange(4), 4)
-    assert fit_score_line([image])[0] > 0
+def test_where_worse_scores_hit_more_often_all_become_the_share_of_hits_in_their_old_order():
+    scores = np.array([0.99999, 0.9999, 0.999, 0.3, 0.2, 0.1])
+    image = RankedHits(scores, np.array([0, 0, 0, 1, 1, 0], bool), np.ones(6, bool), np.arange(6), 6)
+    line = fit_score_line([image])
+    scaled = [scaled_score(score, line) for score in scores]
+    assert line[0] > 0
+    assert scaled == pytest.approx([1 / 3] * 6, abs=0.03)
 
 
 def scene(seed):

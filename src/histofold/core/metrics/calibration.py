@@ -15,7 +15,7 @@ NEAREST = 1e-6
 def scaled_score(score: float, line: Sequence[float]) -> float:
     """A score as slope and offset of its logit give it: sigmoid(slope * logit(score) + offset) (Platt 1999)."""
     kept = min(max(score, NEAREST), 1 - NEAREST)
-    return 1 / (1 + math.exp(-line[0] * math.log(kept / (1 - kept)) - line[1]))
+    return (1 + math.tanh((line[0] * math.log(kept / (1 - kept)) + line[1]) / 2)) / 2  # exp would overflow
 
 
 def calibration_error(scores: np.ndarray, hits: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,3 +44,14 @@ def check_images(images_NCHW: torch.Tensor) -> None:
     height, width = images_NCHW.shape[2:]
     if height % DETECTOR_STRIDE or width % DETECTOR_STRIDE:
         raise ValueError(f"images of {height}x{width} px: detectors take multiples of {DETECTOR_STRIDE}; pad them")
+
+
+def no_numbers(shape_hw: Sequence[int], like: torch.Tensor) -> TileFinds:
+    """What stands for the finds of a tile where a network overflowed: to be seen by whoever asks for finite scores.
+
+    Args:
+        shape_hw: Height and width of the tile.
+        like: A tensor on the device where the finds lie.
+    """
+    boxes_M4 = like.new_tensor([[0.0, 0.0, *shape_hw]])
+    return TileFinds(boxes_M4, like.new_full((1,), torch.nan), like.new_zeros(1, 1, 1))

@@ -14,7 +14,14 @@ import torch
 from torch import nn
 
 from histofold.models.instances.anchors import proposal_network
-from histofold.models.instances.finds import MASKS_AT_ONCE, TARGETS_AT_ONCE, TileFinds, check_images, swap_xy
+from histofold.models.instances.finds import (
+    MASKS_AT_ONCE,
+    TARGETS_AT_ONCE,
+    TileFinds,
+    check_images,
+    no_numbers,
+    swap_xy,
+)
 from histofold.schema.network import DetectorConfig
 
 
@@ -70,6 +77,9 @@ class MaskRcnn(nn.Module):
     def forward(self, images_NCHW: torch.Tensor, targets: list[dict[str, torch.Tensor]] | None = None) -> Any:
         """Losses by name in training, from targets (boxes x0 y0 x1 y1, labels, masks); else a `TileFinds` an image."""
         levels = self._levels(images_NCHW)
+        if not (self.training or all(level.isfinite().all() for level in levels.values())):
+            shape_hw = images_NCHW.shape[2:]  # what is no number would drop out of every comparison
+            return [no_numbers(shape_hw, next(iter(levels.values()))) for _ in images_NCHW]
         proposals, losses = self.rpn(self._image_list(images_NCHW), levels, targets)
         if self.training:
             assert targets is not None

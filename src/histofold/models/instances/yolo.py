@@ -12,15 +12,26 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
 from histofold.core.faults import InputError
-from histofold.models.instances.finds import MASKS_AT_ONCE, TARGETS_AT_ONCE, TileFinds, check_images, swap_xy
+from histofold.models.instances.finds import (
+    MASKS_AT_ONCE,
+    TARGETS_AT_ONCE,
+    TileFinds,
+    check_images,
+    no_numbers,
+    swap_xy,
+)
 from histofold.models.shells import Shell
 from histofold.schema.network import DetectorConfig
 
+LEAST_VERSION = "8.4.190"
+"""Of ultralytics: the one whose outputs and losses are known here."""
 MASK_SIDE = 28
 """Side of the grid that a mask is given on, as of Mask R-CNN."""
 
@@ -66,7 +77,7 @@ class Yolo(Shell):
         Raises:
             InputError: Always.
         """
-        raise InputError("yolo has no mask head for boxes: name a maskrcnn first, or fuse masks")
+        raise InputError("yolo has no mask head for boxes: take the masks of a maskrcnn, or fuse masks")
 
     def _losses(
         self, found: Any, targets: list[dict[str, torch.Tensor]], images_NCHW: torch.Tensor
@@ -94,6 +105,8 @@ class Yolo(Shell):
         """What remains of an image's anchors after suppression; values are box (middle, size), score, coefficients."""
         from torchvision.ops import box_convert, clip_boxes_to_image, nms, roi_align
 
+        if not (values_CA.isfinite().all() and maps_32hw.isfinite().all()):
+            return no_numbers(shape_hw, values_CA)
         values_MC = values_CA.T[values_CA[4] > self.config.score_threshold]
         boxes_M4 = clip_boxes_to_image(box_convert(values_MC[:, :4], "cxcywh", "xyxy"), tuple(shape_hw))
         seen_M = (boxes_M4[:, 2:] > boxes_M4[:, :2]).all(1)
@@ -138,12 +151,21 @@ def build_yolo(encoder: str, config: DetectorConfig) -> nn.Module:
         raise ValueError(f"encoder={encoder!r} of yolo is unknown: known are yolov8 and yolo11, n s m l or x, and -seg")
     for name, value in (("YOLO_OFFLINE", "true"), ("YOLO_VERBOSE", "false")):
         os.environ.setdefault(name, value)
+    threads, printing = cv2.getNumThreads(), np.get_printoptions()
+    remedy = (
+        f"pip install 'ultralytics>={LEAST_VERSION}', under the AGPL-3.0 or its maker's own licence; or take maskrcnn"
+    )
     try:
+        from ultralytics import __version__ as version
         from ultralytics.cfg import get_cfg
         from ultralytics.nn.tasks import SegmentationModel
-    except ImportError as error:
-        remedy = "pip install 'ultralytics>=8.4.100', under the AGPL-3.0 or its maker's own licence; or take maskrcnn"
-        raise InputError(f"yolo needs ultralytics, which is not installed ({error}): {remedy}") from error
+    except (ImportError, OSError) as error:  # a zip of it lacks its files of settings
+        raise InputError(f"yolo needs ultralytics, which cannot be imported ({error}): {remedy}") from error
+    finally:  # it sets both for itself
+        cv2.setNumThreads(threads)
+        np.set_printoptions(**printing)
+    if tuple(map(int, re.findall(r"\d+", version)[:3])) < tuple(map(int, LEAST_VERSION.split("."))):
+        raise InputError(f"yolo needs another ultralytics than {version}: {remedy}")
     net = SegmentationModel(f"{encoder}.yaml", ch=3, nc=1, verbose=False)
     net.args = get_cfg(overrides={"overlap_mask": False})
     return Yolo(net, config)

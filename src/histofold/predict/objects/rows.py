@@ -92,8 +92,9 @@ class ObjectRows:
 
 
 def _check_boxes(members: Sequence[Member]) -> None:
-    """Refuse detectors whose finds are maps of a whole tile: their boxes say nothing."""
+    """Refuse detectors that have no masks in boxes of others."""
     without = [each for each in members if is_detector(each.architecture) and each.architecture not in BOX_DETECTORS]
     if without:
-        rule, remedy = "has no boxes, and objects.fusion is boxes", "write objects.fusion = masks or nms"
+        rule = "has no masks in boxes that others found, and objects.fusion is boxes"
+        remedy = "write objects.fusion = masks or nms"
         raise InputError([Fault(each.file, each.architecture, rule, remedy) for each in without])

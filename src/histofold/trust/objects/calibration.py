@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,8 +28,12 @@ def fit_score_line(images: Sequence[RankedHits]) -> tuple[float, float]:
     if hits.all() or not hits.any():
         return OWN_LINE
     kept = np.clip(scores, NEAREST, 1 - NEAREST)
-    fitted = LogisticRegression(C=1e3).fit(np.log(kept / (1 - kept))[:, None], hits)
-    return max(float(fitted.coef_[0, 0]), LEAST_SLOPE), float(fitted.intercept_[0])
+    logits = np.log(kept / (1 - kept))
+    fitted = LogisticRegression(C=1e3).fit(logits[:, None], hits)
+    if fitted.coef_[0, 0] >= LEAST_SLOPE:
+        return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    share = float(hits.mean())  # these scores tell nothing: all become about the share of hits
+    return LEAST_SLOPE, math.log(share / (1 - share)) - LEAST_SLOPE * float(logits.mean())
 
 
 def calibration_summary(images: Sequence[RankedHits], folds: Sequence[int]) -> dict[str, Any]:

@@ -87,10 +87,12 @@ def object_further_words(summary: Mapping[str, Any]) -> list[str]:
     objects = f"object F1 {means['object_f1']:.4f}, object Dice {means['object_dice']:.4f}"
     counts = f"{means['predicted']:,} objects where {means['true']:,} are true"
     errors = ", ".join(f"{count:,} {kind}" for name, count in summary["errors"].items() for kind in [ERROR_KINDS[name]])
-    off, scaled = (summary["calibration"][name] for name in ("error", "error_scaled"))
+    off = f"off by {summary['calibration']['error']:.3f} in the mean"
+    if len(summary["folds"]) > 1:
+        off += f", by {summary['calibration']['error_scaled']:.3f} as the other folds scale them"
     return [
         f"further: {pooled}",
-        f"scores as chances of a hit: off by {off:.3f} in the mean, by {scaled:.3f} as the other folds scale them",
+        f"scores as chances of a hit: {off}",
         f"errors: {errors}",
         f"means of images: AJI {means['aji']:.4f}, PQ {means['pq']:.4f} ({parts}), {objects}; {counts}",
     ]
