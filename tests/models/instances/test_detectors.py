@@ -20,6 +20,7 @@ from histofold.core.faults import InputError
 from histofold.core.metrics.calibration import scaled_score
 from histofold.kaggle.bundle.bundler import closure
 from histofold.models.instances.build import build_detector, build_network
+from histofold.models.instances.finds import BOXES_AT_ONCE
 from histofold.models.instances.mask2former import Mask2Former
 from histofold.schema.network import DetectorArchitecture, DetectorConfig, ModelConfig
 from object_tiles import targets_of, tile_of
@@ -177,6 +178,19 @@ def test_bf16_finds_boxes_in_full_precision(network):
     assert finds.boxes_M4.dtype == finds.scores_M.dtype == finds.masks_Mhw.dtype == torch.float32
     assert len(finds)
     assert finds.masks_Mhw.isfinite().all()
+
+
+def test_many_proposals_are_looked_at_some_at_a_time():
+    """Two thousand at once, of each tile of a batch, would take C4 some ten gigabytes."""
+    torch.manual_seed(0)
+    many = {"proposals_before_nms": 900, "proposals_after_nms": 900}
+    model = build_detector("maskrcnn", {"encoder": "resnet18", "max_detections": 5, **many}).eval()
+    counts = []
+    model.roi_heads.box_head.register_forward_hook(lambda _, inputs, __: counts.append(len(inputs[0])))
+    with torch.inference_mode():
+        model(batch([4, 1], (128, 160))[0])
+    assert sum(counts) > 2 * BOXES_AT_ONCE
+    assert max(counts) == BOXES_AT_ONCE
 
 
 @pytest.mark.parametrize("name", ["maskrcnn", "maskrcnn_c4", pytest.param("yolo", marks=YOLO)], indirect=True)

@@ -7,7 +7,7 @@ detectron2 does ("aligned"), since half a pixel counts in an object of sixteen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 
 from histofold.models.instances.anchors import proposal_network
 from histofold.models.instances.finds import (
+    BOXES_AT_ONCE,
     MASKS_AT_ONCE,
     TARGETS_AT_ONCE,
     TileFinds,
@@ -151,7 +152,12 @@ class MaskRcnn(nn.Module):
     ) -> list[TileFinds]:
         """Boxes after suppression, and their masks."""
         heads: Any = self.roi_heads
-        parts = [part.float() for part in heads.box_predictor(self.box_features(levels, proposals))]
+        answers = [
+            heads.box_predictor(self.box_features(level_of_image, [some]))
+            for level_of_image, found in zip(_by_image(levels), proposals, strict=True)
+            for some in found.split(BOXES_AT_ONCE)
+        ]
+        parts = [torch.cat(part).float() for part in zip(*answers, strict=True)]
         boxes, scores, _ = heads.postprocess_detections(*parts, proposals, [shape_hw] * len(proposals))
         masks = self._masks(levels, boxes)
         return [TileFinds(swap_xy(b), s, m) for b, s, m in zip(boxes, scores, masks, strict=True)]
@@ -160,15 +166,18 @@ class MaskRcnn(nn.Module):
         """Mask probabilities (M, h, w) in each image's boxes (x0, y0, x1, y1)."""
         return [
             torch.cat([self._masks_of(level_of_image, part) for part in found.split(MASKS_AT_ONCE)])
-            for level_of_image, found in zip(
-                zip(*(level.split(1) for level in levels), strict=True), boxes, strict=True
-            )
+            for level_of_image, found in zip(_by_image(levels), boxes, strict=True)
         ]
 
     def _masks_of(self, levels: Sequence[torch.Tensor], boxes_M4: torch.Tensor) -> torch.Tensor:
         """Mask probabilities (M, h, w) in boxes (x0, y0, x1, y1) of one image."""
         heads: Any = self.roi_heads
         return heads.mask_predictor(self.mask_features(levels, [boxes_M4]))[:, 1].float().sigmoid()
+
+
+def _by_image(levels: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The levels of each image alone."""
+    return zip(*(level.split(1) for level in levels), strict=True)
 
 
 def mask_targets(masks_MHW: torch.Tensor, boxes_M4: torch.Tensor, matched_M: torch.Tensor, side: int) -> torch.Tensor:
