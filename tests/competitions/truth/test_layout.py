@@ -476,6 +476,7 @@ def test_a_negative_region_is_a_hole(tmp_path):
         (json.dumps([feature([ring((0, 0), (0.5, 0.9))])]), ".geojson", "shares of the image's sides"),
         (labelme("x").replace("polygon", "linestrip"), ".json", "shape 1: a linestrip has no area"),
         (labelme("x").replace('"polygon"', '"mask", "mask": ""'), ".json", "shape 1: is malformed"),
+        (labelme("x").replace('"polygon"', '"circle"').replace("[[", "[[1e308, 1e999], ["), ".json", "are no numbers"),
         (json.dumps([{"properties": {}}]), ".geojson", "feature 1: has no geometry"),
         (aperio("x").replace('Type="0"', 'Type="3"'), ".xml", "region 1: a region of type 3 has no area"),
         ("<ASAP_Annotations/>", ".xml", "its root is ASAP_Annotations"),

@@ -92,7 +92,8 @@ def _collected(path: Path, word: str, items: Sequence[tuple[Maker, Any]]) -> lis
     outlines, faults = [], []
     for number, (make, item) in enumerate(items, 1):
         try:
-            outlines.append(make(item))
+            with np.errstate(all="ignore"):  # a ring of no numbers is refused in words
+                outlines.append(make(item))
         except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError, cv2.error) as error:
             words = f"has no {error.args[0]}" if isinstance(error, KeyError) else f"is malformed ({error!r})"
             rule = f"{word} {number}: {error if isinstance(error, ValueError) else words}"
