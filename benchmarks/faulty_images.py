@@ -2,6 +2,8 @@
 
     python benchmarks/faulty_images.py
 
+MONAI and tiatoolbox, no requirements of ours, are asked too where they are installed: a TIFF by MONAI's WSIReader with
+tifffile behind it, other files by its LoadImage; tiatoolbox's WSIReader opens a file and reads all of its first level.
 Each file is read in a process of its own with 2 GiB of further memory. `right`: the pixels of the picture, in the
 reader's own depth; `layout`: its numbers with axes in another order; `refused`: an error, or None; `other`: other
 pixels (of tifffile also the stored ones, as indices of a palette) without a word; `memory`: it asked for more.
@@ -18,6 +20,8 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import permutations
 from pathlib import Path
 
 import cv2
@@ -125,12 +129,33 @@ def by_pillow(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+def by_monai(path: Path) -> np.ndarray:
+    if path.suffix == ".tif":
+        reader = MonaiReader(backend="tifffile")
+        return np.asarray(reader.get_data(reader.read(path))[0])
+    return np.asarray(LoadImage(image_only=True)(path))
+
+
+def by_tiatoolbox(path: Path) -> np.ndarray:
+    reader = WSIReader.open(path)
+    return np.asarray(reader.read_bounds((0, 0, *reader.slide_dimensions(0, "level")), 0, "level"))
+
+
 READERS: dict[str, Callable[[Path], np.ndarray | None]] = {
     "histofold": ours,
     "cv2": by_cv2,
     "tifffile": tifffile.imread,
     "Pillow": by_pillow,
 }
+with suppress(ImportError):
+    from monai.data import WSIReader as MonaiReader
+    from monai.transforms import LoadImage
+
+    READERS["MONAI"] = by_monai
+with suppress(ImportError):
+    from tiatoolbox.wsicore.wsireader import WSIReader
+
+    READERS["tiatoolbox"] = by_tiatoolbox
 OUTCOMES = ("right", "layout", "refused", "other", "memory")
 
 
@@ -146,13 +171,16 @@ def outcome(read: Callable[[Path], np.ndarray | None], path: Path, picture: np.n
     if picture is None:
         return "other"
     scale = {"u1": 1, "u2": 257, "f4": 1 / 255}.get(found.dtype.str[1:], 1)
+    if found.dtype == np.float32 and found.max() > 1:  # MONAI gives every image as float32, in its own range
+        scale = 257 if found.max() > 255 else 1
     numbers = found.astype(np.float64) / scale
     if numbers.shape == picture.shape and np.abs(numbers - picture).max() <= 3:
         return "right"
     if numbers.ndim == 3 and numbers.shape[2] == 4 and np.abs(numbers[..., :3] - picture).max() <= 3:
         return "layout"
-    moved = np.moveaxis(numbers, 0, -1) if numbers.ndim == 3 else numbers
-    return "layout" if moved.shape == picture.shape and np.abs(moved - picture).max() <= 3 else "other"
+    axes = [order for order in permutations(range(3)) if numbers.ndim == 3]
+    moved = [numbers.transpose(order) for order in axes if numbers.transpose(order).shape == picture.shape]
+    return "layout" if any(np.abs(each - picture).max() <= 3 for each in moved) else "other"
 
 
 def forked_outcome(read: Callable[[Path], np.ndarray | None], path: Path, picture: np.ndarray | None) -> str:
@@ -160,6 +188,7 @@ def forked_outcome(read: Callable[[Path], np.ndarray | None], path: Path, pictur
     child = os.fork()
     if child == 0:
         with open(os.devnull, "w") as silent:
+            os.dup2(silent.fileno(), 1)
             os.dup2(silent.fileno(), 2)
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + MEMORY_BYTES
