@@ -255,28 +255,22 @@ def test_deeplab_takes_its_whole_self_from_a_file_or_a_resnet_alone(deeplab, tmp
 
 
 @pytest.mark.slow
-def test_deeplab_asks_torchvision_for_hub_weights(deeplab, monkeypatch):
+def test_deeplab_takes_hub_weights_as_torchvision_downloads_them(deeplab, monkeypatch, tmp_path):
     model, whole = deeplab
-    asked = []
-
-    class Stored:
-        def __init__(self, weights, state):
-            asked.append(weights)
-            self.state_dict = lambda: state
-
-    resnet = {**random_state(resnet_of(whole), seed=3), "fc.weight": torch.zeros(1)}
-    monkeypatch.setattr(torchvision.models, "resnet101", lambda weights, progress: Stored(weights, resnet))
-    voc = random_state(whole, seed=4)
-    monkeypatch.setattr(
-        torchvision.models.segmentation, "deeplabv3_resnet101", lambda weights, progress: Stored(weights, voc)
-    )
-    for name in ("imagenet", "IMAGENET1K_V2"):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    downloads = tmp_path / "hub" / "checkpoints"
+    downloads.mkdir(parents=True)
+    names = {"imagenet": "resnet101-63fe2227", "IMAGENET1K_V2": "resnet101-cd907fc2"}
+    for seed, (name, file) in enumerate(names.items(), 3):
+        resnet = random_state(resnet_of(whole), seed)
+        torch.save({**resnet, "fc.weight": torch.zeros(1)}, downloads / f"{file}.pth")
         load_encoder_weights(model, ModelConfig(architecture="deeplabv3_resnet101", encoder_weights=name))
-    assert_equal(model.encoder.state_dict(), resnet)
+        assert_equal(model.encoder.state_dict(), resnet)
+    voc = random_state(whole, seed=5)
+    torch.save({**voc, "aux_classifier.0.weight": torch.zeros(1)}, downloads / "deeplabv3_resnet101_coco-586e9e4e.pth")
     load_encoder_weights(model, ModelConfig(architecture="deeplabv3_resnet101", encoder_weights="voc"))
     assert_equal(model.encoder.state_dict(), resnet_of(voc))
     assert_equal(head_of(model.state_dict()), head_of(voc))
-    assert asked == ["IMAGENET1K_V1", "IMAGENET1K_V2", "COCO_WITH_VOC_LABELS_V1"]
 
 
 @pytest.fixture(scope="module")

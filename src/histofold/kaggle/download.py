@@ -14,7 +14,7 @@ from tqdm import tqdm
 from histofold.competitions.registry import ADAPTERS, detect_competition, get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.kaggle.submit.client import ClientError, KaggleClient, run_process, without_secrets
-from histofold.schema.files import written_whole
+from histofold.schema.files import remove_leftovers, written_whole
 
 ARCHIVE_FOLDER = ".download"
 """Beside the files: what has come so far. The client goes on with it, and it goes away with the last file."""
@@ -89,8 +89,8 @@ def unpack(archive: Path, out: Path) -> None:
         with zipfile.ZipFile(archive) as opened:
             entries = [entry for entry in opened.infolist() if not entry.is_dir()]
             faults = _name_faults(archive, entries)
-            if sum(entry.compress_size for entry in entries) > archive.stat().st_size:
-                rule = "its files lie on each other: a bomb, or a broken archive"
+            if _overlap(entries, opened.start_dir):
+                rule = "its files overlap: a bomb, or a broken archive"
                 faults.append(
                     Fault(archive.name, str(archive), rule, f"remove {archive} and run the same command again")
                 )
@@ -98,6 +98,7 @@ def unpack(archive: Path, out: Path) -> None:
             faults += _place_faults(archive, waiting, out)
             if faults:
                 raise InputError(faults)
+            remove_leftovers(*{(out / entry.filename).parent for entry in waiting})
             for entry in tqdm(waiting, desc="unpack", unit="file", dynamic_ncols=True):
                 with (
                     written_whole(out / entry.filename) as temporary,
@@ -108,6 +109,14 @@ def unpack(archive: Path, out: Path) -> None:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         remedy = f"remove {archive} and run the same command again"
         raise InputError([Fault(archive.name, str(archive), f"a broken archive ({error})", remedy)]) from error
+
+
+def _overlap(entries: Sequence[zipfile.ZipInfo], end: int) -> bool:
+    """Whether entries share bytes of the archive, or lie beyond the end of its contents."""
+    ordered = sorted(entries, key=lambda entry: entry.header_offset)
+    stops = [entry.header_offset + zipfile.sizeFileHeader + entry.compress_size for entry in ordered]
+    nexts = [*(entry.header_offset for entry in ordered[1:]), end]
+    return any(stop > following for stop, following in zip(stops, nexts, strict=True))
 
 
 def _name_faults(archive: Path, entries: Sequence[zipfile.ZipInfo]) -> list[Fault]:

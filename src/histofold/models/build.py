@@ -90,15 +90,17 @@ def deeplab_hub_state(name: str) -> dict[str, torch.Tensor]:
         name: `imagenet` (those that torchvision starts this network from), `voc` (trained on COCO with the labels of
             VOC), or torchvision's own name of ResNet-101 weights, as IMAGENET1K_V2.
     """
-    from torchvision.models import resnet101
-    from torchvision.models.segmentation import deeplabv3_resnet101
+    from torchvision.models import ResNet101_Weights
+    from torchvision.models.segmentation import DeepLabV3_ResNet101_Weights
 
+    # By themselves torchvision's networks unpickle whatever lies in the cache of downloads.
+    loading = {"progress": False, "check_hash": True, "weights_only": True}
     if name == VOC_WEIGHTS:
-        whole = deeplabv3_resnet101(weights="COCO_WITH_VOC_LABELS_V1", progress=False).state_dict()
+        whole = DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1.get_state_dict(**loading)
         kept = {key: tensor for key, tensor in whole.items() if not key.startswith("aux_classifier.")}
         return {key.replace("backbone.", "encoder.", 1): tensor for key, tensor in kept.items()}
-    resnet = resnet101(weights="IMAGENET1K_V1" if name == "imagenet" else name, progress=False)
-    return {key: tensor for key, tensor in resnet.state_dict().items() if not key.startswith("fc.")}
+    resnet = ResNet101_Weights["IMAGENET1K_V1" if name == "imagenet" else name].get_state_dict(**loading)
+    return {key: tensor for key, tensor in resnet.items() if not key.startswith("fc.")}
 
 
 UNUSED_ENCODER_PARTS = ("_conv_head", "_bn1", "conv_head", "bn2")

@@ -25,7 +25,7 @@ from histofold.report.pictures.overlays import (
     draw_overlay,
     encode_jpeg,
 )
-from histofold.schema.files import written_whole
+from histofold.schema.files import remove_leftovers, written_whole
 from histofold.schema.sample import Sample
 from histofold.trust.evaluation import Evaluation
 from histofold.trust.masks import MaskEvaluation
@@ -165,6 +165,7 @@ class PictureFolder:
 
     def __init__(self, run: Path) -> None:
         self.folder = run / PICTURES_NAME
+        remove_leftovers(self.folder)
         self._written: set[str] = set()
 
     def browsed(self, shown: ShownSlide, content_key: str) -> BrowsedSlide:
