@@ -6,6 +6,7 @@ import pickle
 import shutil
 import zipfile
 from dataclasses import replace
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -19,11 +20,11 @@ from histofold.kaggle.download import unpack
 from histofold.kaggle.published.weights import read_published_state
 from histofold.kaggle.simulate.alone import refuse_network
 from histofold.models.build import build_model
-from histofold.models.instances.build import build_detector
+from histofold.models.instances.build import build_detector, build_network
 from histofold.models.weights import load_encoder_weights
 from histofold.predict.members import MemberFile
 from histofold.schema.manifest import load_manifest
-from histofold.schema.network import ModelConfig
+from histofold.schema.network import Architecture, ModelConfig
 from histofold.schema.parse import to_toml
 from histofold.train.checkpoint import newest_state
 from histofold.train.warm_start import load_initial_weights
@@ -182,10 +183,10 @@ def project(tmp_path_factory):
     make_folder(root / "raw", {name: draw(n) for n, name in enumerate((*EVIL, "-5"))})
     masks = root / "raw" / "masks"
     (masks / "<b>one").mkdir()
-    (masks / "two").mkdir()
+    (masks / "=two()").mkdir()
     for path in sorted(masks.glob("*.png")):
         mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        cv2.imwrite(str(masks / "two" / path.name), np.flipud(mask))
+        cv2.imwrite(str(masks / "=two()" / path.name), np.flipud(mask))
         path.rename(masks / "<b>one" / path.name)
     experiment = small_experiment(root / "dataset", train={"steps": 2, "save_every": 2}, model={"classes": 2})
     (root / "small.toml").write_text(to_toml(experiment))
@@ -235,7 +236,8 @@ def test_the_whole_chain_asks_nobody_and_lets_nothing_run(project, without_netwo
     before = {path for path in project.parent.rglob("*") if project not in path.parents}
     for line in CHAIN:
         assert main(line.format(project).split()) == 0, (line, capsys.readouterr().err)
-    assert "texts that a spreadsheet runs as formulas: '+1+cmd', \"=cmd|' calc'!A0\", '@SUM(A1)'; rename" in caplog.text
+    assert "texts that a spreadsheet runs as formulas: '+1+cmd', \"=cmd|' calc'!A0\", '@SUM(A1)'" in caplog.text
+    assert "'=two()'" in caplog.text
     assert without_network == []
     assert {path for path in project.parent.rglob("*") if project not in path.parents} == before
     for page in project.rglob("*.html"):
@@ -247,6 +249,15 @@ def test_the_whole_chain_asks_nobody_and_lets_nothing_run(project, without_netwo
     submission = (project / "s.csv").read_text()
     assert "=cmd|' calc'!A0,<b>one," in submission, "ids stand as they are: they must meet the host's"
     assert submission == (project / "m.csv").read_text()
+
+
+NEEDS_OTHERS = ("yolo", "sam")  # ultralytics; published weights, which tests/models/sam load without a network
+
+
+@pytest.mark.parametrize("architecture", [name for name in get_args(Architecture) if name not in NEEDS_OTHERS])
+def test_building_a_network_asks_nobody(architecture, without_network):
+    build_network(architecture, ModelConfig(architecture=architecture).arguments())
+    assert without_network == []
 
 
 @pytest.mark.parametrize("verb", VERBS)

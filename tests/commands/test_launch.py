@@ -19,6 +19,7 @@ from histofold.commands.train import TrainOptions
 from histofold.commands.train import run as train
 from histofold.core.faults import InputError
 from histofold.schema.parse import to_toml
+from small_datasets import draw, make_folder
 from small_runs import small_dataset, small_experiment
 
 SBATCH = """#!/bin/bash
@@ -120,6 +121,23 @@ def test_options_that_do_not_go_together_are_refused(options, words, capsys):
     assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
+def test_a_kind_of_gpu_is_refused_in_words(tmp_path):
+    with pytest.raises(InputError, match=r"gpus_per_node=a100:2: give a number; .*slurm_constraint"):
+        run_jobs({"fold 0": ["train", "e.toml"]}, tmp_path, cluster("slurm", "gpus_per_node=a100:2"))
+
+
+@pytest.mark.slow
+def test_a_prediction_of_jobs_ends_with_the_merged_submission(small_package, tmp_path, capsys):
+    make_folder(tmp_path / "data", {f"image{number}": draw(number) for number in range(4)})
+    out = tmp_path / "all.csv"
+    line = ["predict", "--weights", str(small_package), "--data", str(tmp_path / "data"), "--out", str(out)]
+    assert main([*line, "--num-shards", "3", "--launcher", "local", "--workers", "2"]) == 0, capsys.readouterr().err
+    merged = out.read_bytes()
+    assert "images, 0 of them with fallback rows" in capsys.readouterr().out
+    assert main([*line[:-1], str(tmp_path / "one.csv")]) == 0
+    assert (tmp_path / "one.csv").read_bytes() == merged
+
+
 def test_a_sweep_over_machines_needs_a_database(tmp_path, capsys):
     (tmp_path / "s.toml").write_text("[space]\noptim.lr = [1]\n")
     assert parse_options(SweepOptions, "sweep", ["s.toml", "--launcher", "local"]).jobs.launcher == "local"
@@ -214,6 +232,9 @@ def test_ctrl_c_leaves_jobs_alone_and_the_same_command_waits_for_them(tmp_path, 
     monkeypatch.setattr(launch, "time", SimpleNamespace(sleep=run_queue))
     run_jobs(VERSIONS, tmp_path / "jobs", cluster("slurm"))
     assert len((slurm / "queue").read_text().splitlines()) == 1, "nothing is queued a second time"
+    (slurm / "ended").unlink()
+    run_jobs({"fold 0": ["--help"], "fold 1": ["--help"]}, tmp_path / "jobs", cluster("slurm"))
+    assert len((slurm / "queue").read_text().splitlines()) == 2, "another command is another piece"
     assert "0.1.0" in (tmp_path / "jobs" / "42_1_0_log.out").read_text()
 
 

@@ -41,6 +41,7 @@ def test_thresholds_of_classes_are_averaged_where_one_package_lacks_them():
         ({"classes": ()}, "at least one mask class"),
         ({"classes": ("gland", "gland")}, "each once"),
         ({"classes": ("gland", "")}, "each once"),
+        ({"classes": ("gland", "\ud800")}, "no names in UTF-8"),
         ({"thresholds": {"default": 0.5, "class:nerve": 0.4}}, "class:nerve: known classes are gland, lumen"),
         ({"thresholds": {"default": 0.5, "class:lumen": 1.0}}, "between 0 and 1"),
         (

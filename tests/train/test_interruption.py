@@ -7,10 +7,13 @@ import pytest
 from safetensors.torch import load_file
 
 from histofold.commands.main import run_verb
+from histofold.core.faults import InputError
 from histofold.train import loop
+from histofold.train.fold import prepare_fold
 from histofold.train.interruption import Interrupted, Interruption, saved_words
 from histofold.train.loop import train_fold
-from small_runs import same_tensors, small_dataset, small_setup, use_tiny_nets
+from histofold.train.processes import alone_at
+from small_runs import same_tensors, small_dataset, small_experiment, small_setup, use_tiny_nets
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +67,24 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(dataset, tmp_path, monke
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     train_fold(cut, resume=True)
     assert same_tensors(*(load_file(setup.folder / "model.safetensors") for setup in (whole, cut)))
+
+
+def test_a_fold_is_trained_by_one_process_at_a_time_and_is_free_when_that_one_is_killed(dataset, tmp_path, monkeypatch):
+    use_tiny_nets(monkeypatch)
+    held, other = (prepare_fold(small_experiment(dataset), "small", tmp_path, fold, None) for fold in (0, 1))
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with alone_at(held.folder.parent, held.fold):
+            os.write(told, b"!")
+            signal.pause()
+    os.read(ready, 1)
+    with pytest.raises(InputError, match=r"fold 0: .*another process trains this fold; wait for it"):
+        train_fold(held, resume=True)
+    assert train_fold(other, resume=False) is not None
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert train_fold(held, resume=True) is not None
 
 
 def test_a_second_interrupt_and_one_between_steps_come_at_once():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -24,3 +25,8 @@ def parse_options(cls: type[Options], verb: str, arguments: Sequence[str], defau
         return tyro.cli(cls, prog=f"histofold {verb}", args=list(arguments), default=default)
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def own_cores() -> int:
+    """Cores that this process may use: those of its job where a cluster has narrowed them, else the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import tyro
 
+from histofold.commands import own_cores
 from histofold.commands.launch import LauncherOptions, run_jobs, without_options
 from histofold.core.faults import InputError
 from histofold.schema.experiment import Experiment
@@ -32,7 +32,7 @@ class BuildOptions:
     """An experiment whose scale and tiles are wanted; without it the defaults."""
     overwrite: bool = False
     """Build over the dataset of another folder, which is lost."""
-    workers: int = os.cpu_count() or 1
+    workers: int = own_cores()
     """Processes that cut tiles."""
     num_folds: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
     """Number of folds, instead of the experiment's."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from histofold.commands import parse_options
+from histofold.commands import own_cores, parse_options
 from histofold.core.faults import Fault, InputError
 from histofold.schema.experiment import Experiment
 from histofold.schema.kinds import require_kind
@@ -74,7 +73,7 @@ def run(arguments: list[str]) -> int:
     experiment = replace(experiment, preprocessing=preprocessing)  # as its runs have it
     _refuse_other_demo(experiment, options.out, changed_since(options.out / "dataset", competition, samples))
     _print_forecast(experiment)
-    write_build_report(build_dataset(root, competition, experiment, options.out / "dataset", None, os.cpu_count() or 1))
+    write_build_report(build_dataset(root, competition, experiment, options.out / "dataset", None, own_cores()))
     run_folder = _train(experiment, options.out / "runs")
     evaluation = evaluate_run(run_folder)
     write_evaluation_report(evaluation)

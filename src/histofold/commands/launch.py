@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,17 +142,19 @@ def run_jobs(pieces: Mapping[str, Sequence[str]], folder: Path, options: Launche
         SystemExit: On Ctrl-C, which the jobs outlive.
     """
     parameters, verb = options.parameters(), next(iter(pieces.values()))[0]
-    processes = int(parameters.get("gpus_per_node") or 1) if verb == "train" else 1
+    processes = _gpus(parameters) if verb == "train" else 1
     lock = folder.resolve() / "pieces.lock"
+    # A piece has the same lock in every call, whatever else that call runs.
     commands = {
-        what: CommandJob(job_command(arguments, processes), (lock, number))
-        for number, (what, arguments) in enumerate(pieces.items())
+        what: CommandJob(job_command(arguments, processes), (lock, zlib.crc32(what.encode())))
+        for what, arguments in pieces.items()
     }
-    jobs = _unfinished(folder, options.launcher)
+    jobs = _unfinished(folder, options.launcher, commands)
     new = {what: command for what, command in commands.items() if what not in jobs}
     if new:
         jobs |= _submit(new, folder.resolve(), options.launcher, {"name": f"histofold-{verb}", **parameters})
-    write_json(folder / RECORD, {what: job.job_id for what, job in jobs.items()})
+    records = {what: {"job": job.job_id, "command": commands[what].command} for what, job in jobs.items()}
+    write_json(folder / RECORD, kept_json(folder / RECORD) | records)
     try:
         _watch({what: jobs[what] for what in pieces}, POLL_S[options.launcher])
     except KeyboardInterrupt:
@@ -166,17 +169,35 @@ def _submitit() -> Any:
     try:
         return importlib.import_module("submitit")
     except ImportError:
-        rule, remedy = "submitit is not installed", "pip install 'histofold[cluster]', or leave --launcher out"
+        rule, remedy = "submitit is not installed", "install it as docs/scale.md says, or leave --launcher out"
         raise InputError([Fault("--launcher", "submitit", rule, remedy)]) from None
 
 
-def _unfinished(folder: Path, launcher: str) -> dict[str, Any]:
-    """Jobs of an earlier call that still wait or run. Those of this machine are left to the lock of their piece."""
+def _gpus(parameters: Mapping[str, Any]) -> int:
+    """GPUs of a job, each of which has a process of its own."""
+    given = parameters.get("gpus_per_node") or 1
+    if not isinstance(given, int):
+        remedy = 'a kind of GPU is asked for by slurm_constraint, or slurm_additional_parameters={"gres": "gpu:a100:2"}'
+        raise InputError(f"--launcher-options gpus_per_node={given}: give a number; {remedy}")
+    return given
+
+
+def _unfinished(folder: Path, launcher: str, commands: Mapping[str, CommandJob]) -> dict[str, Any]:
+    """Jobs of an earlier call of the same commands that still wait or run.
+
+    Those of this machine, and of other commands, are left to the lock of their piece.
+    """
     if launcher != "slurm":
         return {}
     record, library = kept_json(folder / RECORD), _submitit()
-    jobs = {what: library.SlurmJob(folder.resolve(), job_id) for what, job_id in record.items()}
+    same = {what: record[what]["job"] for what, job in commands.items() if _command(record.get(what)) == job.command}
+    jobs = {what: library.SlurmJob(folder.resolve(), job_id) for what, job_id in same.items()}
     return {what: job for what, job in jobs.items() if not job.done(force_check=True)}
+
+
+def _command(entry: Any) -> Any:
+    """The command of a job in the record; None where there is none."""
+    return entry.get("command") if isinstance(entry, dict) and "job" in entry else None
 
 
 def _submit(

@@ -90,6 +90,8 @@ def run(arguments: list[str]) -> int:
         command = ["predict", *without_options(arguments, "--workers")]
         pieces = {f"worker {number}": command for number in range(options.workers or options.num_shards)}
         run_jobs(pieces, options.out.with_name(f"{options.out.name}.jobs"), options.jobs)
+        _merge(options.out, options.num_shards)
+        return 0
     from histofold.predict.submission.shards import FolderRun
 
     results, folders = None, options.result_folders()
@@ -128,16 +130,22 @@ def _tell_fallbacks(failed: Mapping[str, str]) -> None:
 
 
 def _run_free_shards(run: FolderRun, num_shards: int) -> None:
-    from histofold.predict.submission.archive import predict_free_shards, shard_paths, shards_folder
-    from histofold.predict.submission.merge import merge_shards
+    from histofold.predict.submission.archive import predict_free_shards, shards_folder
 
     others = predict_free_shards(run, num_shards)
     if others:
         done, folder = num_shards - len(others), shards_folder(run.out)
         print(f"{done} of {num_shards} shards are finished, in {folder}; other processes are at the rest and join all")
         return
-    merged = merge_shards(shard_paths(run.out, num_shards), run.out)
-    print(f"{merged.words()}, in {run.out}")
+    _merge(run.out, num_shards)
+
+
+def _merge(out: Path, num_shards: int) -> None:
+    from histofold.predict.submission.archive import shard_paths
+    from histofold.predict.submission.merge import merge_shards
+
+    merged = merge_shards(shard_paths(out, num_shards), out)
+    print(f"{merged.words()}, in {out}")
 
 
 def _run_shard(run: FolderRun, num_shards: int, shard_id: int) -> None:

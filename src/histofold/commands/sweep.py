@@ -28,7 +28,7 @@ class SweepOptions:
     runs: Path = Path("runs")
     """Where runs are kept; other machines must see the same folder to go on with a trial that was cut short."""
     storage: str = ""
-    """Address of the study's database, which several machines need: postgresql://user:password@host/name or
+    """Address of the study's database, which several machines need: postgresql://me@host/name or
     mysql://...; without it, the file runs/S/study.db."""
     jobs: Annotated[LauncherOptions, tyro.conf.arg(name="")] = field(default_factory=LauncherOptions)
     """Jobs instead of this process."""

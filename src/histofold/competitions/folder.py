@@ -34,7 +34,7 @@ from histofold.core.objects.detections import Detections
 from histofold.core.rle.runs import Masks, Runs
 from histofold.imaging.formats.door import use_formats
 from histofold.imaging.formats.stated import is_turned, stated_pixel_size_um
-from histofold.schema.sample import Sample, is_safe_id
+from histofold.schema.sample import Sample, is_safe_id, is_utf8
 
 FOLDER_OBJECTS = 1000
 """Detections of an image that count."""
@@ -91,7 +91,7 @@ class Folder(ObjectAdapter):
         ]
         samples, found = _with_stated_sizes(samples)
         faults += found
-        faults += [*_turned_notices(samples), *formula_notices(samples)]
+        faults += _turned_notices(samples)
         if split == "train":
             self._truth = find_truth(root, images, samples)
             self.classes = self._truth.classes
@@ -99,7 +99,7 @@ class Folder(ObjectAdapter):
             self.task = folder_settings(root).task
             if self.task == "instances" and not parted(self._truth.faults)[0]:
                 self._use_truth(find_objects(root, images, samples))
-        return samples, faults
+        return samples, [*faults, *formula_notices(samples, self.classes)]
 
     def target(self, sample: Sample) -> Masks:
         """The truth of a training sample, of each class where there are several; `inspect` must have been called.
@@ -139,7 +139,7 @@ def _name_faults(folder: Path, names: Iterable[str]) -> list[Fault]:
         if not is_safe_id(name)
         else "a name that is not in UTF-8"
         for name in names
-        if not is_safe_id(name) or name != name.encode(errors="ignore").decode()
+        if not is_safe_id(name) or not is_utf8(name)
     }
     return [Fault(name, str(folder), rule, "rename the image") for name, rule in rules.items()]
 

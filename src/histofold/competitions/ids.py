@@ -104,13 +104,14 @@ def _group_form(text: str) -> str:
     return "" if form in _NOTHING_KNOWN else form
 
 
-def formula_notices(samples: Iterable[Sample]) -> list[Fault]:
+def formula_notices(samples: Iterable[Sample], classes: Iterable[str] = ()) -> list[Fault]:
     """A notice of texts that a spreadsheet takes for formulas (CWE-1236), as `=HYPERLINK(...)`.
 
     They are written into our tables as they stand: an id that was changed would meet neither its image nor the host's.
     """
     cells = {cell: None for each in samples for cell in (each.id, each.organ, each.source, each.group)}
-    formulas = [cell for cell in cells if re.match(r"[=+\-@](?![\d.,]*$)", cell)]
+    cells |= dict.fromkeys(classes)
+    formulas = [cell for cell in cells if re.match(r"\s*[=+\-@](?![\d.,]*$)", cell)]
     if not formulas:
         return []
     rule = f"texts that a spreadsheet runs as formulas: {listed_ids(map(repr, formulas), _EXAMPLES)}"

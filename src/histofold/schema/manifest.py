@@ -16,6 +16,7 @@ from histofold.schema.objects import ObjectConfig
 from histofold.schema.parse import load_json, plain, read_json
 from histofold.schema.prediction import PredictConfig
 from histofold.schema.preprocessing import Preprocessing
+from histofold.schema.sample import is_utf8
 from histofold.schema.volumes import VolumeConfig
 
 MANIFEST_FORMAT = "histofold/1"
@@ -121,6 +122,8 @@ class Manifest(PredictConfig):
         names = set(self.classes)
         if not names or len(names) < len(self.classes) or "" in names:
             raise ValueError(f"classes={self.classes}: name at least one mask class, and each once")
+        if not all(map(is_utf8, names)):
+            raise ValueError(f"classes={self.classes!a} are no names in UTF-8: package it anew")
         unknown = [key for key in self.thresholds if key.startswith(CLASS_KEY) and key[len(CLASS_KEY) :] not in names]
         if unknown:
             raise ValueError(f"thresholds of {', '.join(unknown)}: known classes are {', '.join(self.classes)}")

@@ -20,6 +20,11 @@ def is_safe_id(text: str) -> bool:
     return _UNSAFE_ID.search(text) is None
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written: JSON and file systems may hold halves of characters (lone surrogates)."""
+    return text == text.encode(errors="ignore").decode()
+
+
 def id_file_name(sample_id: str) -> str:
     """An id as the name of a file without its suffix, another one for each id: `case/slide` becomes `case%2Fslide`.
 

@@ -41,7 +41,7 @@ from histofold.train.log import (
     write_log,
 )
 from histofold.train.objects.validation import validate_objects
-from histofold.train.processes import broadcast
+from histofold.train.processes import alone_at, broadcast
 from histofold.train.run import (
     Run,
     Stopped,
@@ -109,11 +109,16 @@ def train_fold(setup: FoldSetup, resume: bool, on_validation: OnValidation | Non
 
     Raises:
         Stopped: If `on_validation` wants it so.
-        InputError: If the folder holds another run, or one that `resume` is not asked for; if the tracker cannot be
-            had; if the loss is no number.
+        InputError: If the folder holds another run, or one that `resume` is not asked for; if another process trains
+            the fold; if the tracker cannot be had; if the loss is no number.
     """
     check_tracker(setup.experiment.train.tracker)
     check_classes(setup)
+    with alone_at(setup.folder.parent, setup.fold):
+        return _train_alone(setup, resume, on_validation)
+
+
+def _train_alone(setup: FoldSetup, resume: bool, on_validation: OnValidation | None) -> float | None:
     make_room(setup, resume)
     refuse_other_finished_run(setup)
     untrained = setup.experiment.train.steps == 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,9 @@ from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
 from torch import distributed, nn
 
+from histofold.core.faults import Fault, InputError
+from histofold.core.log import logger
+from histofold.schema.claims import Claims
 from histofold.train.losses.scores import identity
 
 JOIN_LIMIT = timedelta(minutes=10)
@@ -43,6 +48,32 @@ def join_group(device: torch.device) -> None:
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=JOIN_LIMIT)
     distributed.set_timeout(VALIDATION_LIMIT)
+
+
+@contextmanager
+def alone_at(folder: Path, fold: int) -> Iterator[None]:
+    """Keep other trainings off a fold as long as this one is at it; of the processes of torchrun the first one does.
+
+    Args:
+        folder: runs/E.
+        fold: Its number.
+
+    Raises:
+        InputError: If another process trains it.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    with Claims(folder / ".folds.lock") as claims:
+        try:
+            is_free = claims.take(fold)
+        except InputError as error:
+            logger.warning("nobody would notice if two processes trained this fold: %s", error)
+            is_free = True
+        if not is_free:
+            remedy = "wait for it, or end it first: whoever goes on starts from what it has saved"
+            raise InputError([Fault(f"fold {fold}", str(folder), "another process trains this fold", remedy)])
+        yield
 
 
 def broadcast(value: float, accelerator: Accelerator) -> float:

@@ -492,6 +492,13 @@ def test_outlines_that_are_at_fault_are_named(tmp_path, text, suffix, words):
     assert faults[0].file.startswith(str(tmp_path / "annotations"))
 
 
+@pytest.mark.parametrize("suffix", [".geojson", ".json"])
+def test_a_class_that_no_file_can_hold_is_refused(tmp_path, suffix):
+    _, _, faults = one_file(tmp_path, FORMATS[suffix]("x", "half\ud800"), suffix)
+    assert len(faults) == 1
+    assert r"no names in UTF-8: 'half\ud800'; " in f"{faults[0].rule}; "
+
+
 @pytest.mark.parametrize(
     "place", ["annotations/instances_default.json", "annotations.json", "coco.json", "images/_annotations.coco.json"]
 )

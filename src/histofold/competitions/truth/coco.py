@@ -11,7 +11,7 @@ import numpy as np
 
 from histofold.competitions.tables import header_shape_of
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
-from histofold.competitions.truth.names import ImageNames, class_spelling_faults
+from histofold.competitions.truth.names import ImageNames, class_name_faults
 from histofold.core.faults import Fault
 from histofold.core.rle.runs import Runs, join_classes
 from histofold.core.rle.sets import subtract_runs, union_runs
@@ -33,7 +33,7 @@ def coco_truth(path: Path, samples: Sequence[Sample], names: ImageNames) -> Foun
     if len(set(categories.values())) < len(categories):
         rule = f"categories of one name: {', '.join(categories.values())}"
         return FoundTruth(faults=[Fault("categories", str(path), rule, "name each category once")])
-    if spelled := class_spelling_faults(path, categories.values()):
+    if spelled := class_name_faults(path, categories.values()):
         return FoundTruth(faults=spelled)
     shapes = {sample.id: header_shape_of(sample.image_path) for sample in samples}
     truth = read_coco(path, data, shapes, tuple(categories), names)

@@ -12,6 +12,7 @@ from typing import Literal
 from histofold.competitions.base import IMAGE_SUFFIXES
 from histofold.core.faults import Fault
 from histofold.imaging.formats.door import FORMAT_SUFFIXES
+from histofold.schema.sample import is_utf8
 
 FOLDER_SUFFIXES = (*IMAGE_SUFFIXES, *FORMAT_SUFFIXES)
 """Suffixes of the images of a plain folder."""
@@ -23,9 +24,12 @@ def is_hidden(name: str) -> bool:
     return name.startswith((".", "~$")) or name.casefold() in _SYSTEM_FOLDERS
 
 
-def class_spelling_faults(path: Path, names: Iterable[str]) -> list[Fault]:
-    """Faults of classes that differ in case, blanks and underscores alone: they would be two classes."""
+def class_name_faults(path: Path, names: Iterable[str]) -> list[Fault]:
+    """Faults of classes that no file can hold, or that differ in case, blanks and underscores alone: as two."""
     forms: dict[str, list[str]] = {}
+    strange = [ascii(name) for name in dict.fromkeys(names) if not is_utf8(name)]
+    if strange:
+        return [Fault("classes", str(path), f"no names in UTF-8: {', '.join(strange)}", "rename these classes")]
     for name in dict.fromkeys(names):
         plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name).casefold()).strip()
         forms.setdefault(plain, []).append(name)

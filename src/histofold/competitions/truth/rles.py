@@ -9,7 +9,7 @@ from pathlib import Path
 from histofold.competitions.labels import read_class_rows
 from histofold.competitions.tables import TABLE_ANY_SHAPE, header_shape_of
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
-from histofold.competitions.truth.names import class_spelling_faults
+from histofold.competitions.truth.names import class_name_faults
 from histofold.core.faults import Fault, InputNotice
 from histofold.core.rle.runs import Runs, class_runs, join_classes, parse_rle
 from histofold.schema.sample import Sample
@@ -22,7 +22,7 @@ def read_rles(path: Path, samples: Sequence[Sample]) -> FoundTruth:
     rows, classes, faults = read_class_rows(path, [sample.id for sample in samples])
     if not rows:
         return FoundTruth(faults=faults or [Fault(path.stem, str(path), "no rows", "write a row for each image")])
-    if spelled := class_spelling_faults(path, classes):
+    if spelled := class_name_faults(path, classes):
         return FoundTruth(classes=classes, faults=[*faults, *spelled])
     truth = FoundTruth(classes=classes or ONE_CLASS, faults=faults)
     for sample in samples:

@@ -50,7 +50,7 @@ class Sweep:
             folder: runs/S.
             config: The search.
             digest: Identifies the data and everything else outside the file that decides the results.
-            address: The database, as postgresql://user:password@host/name; empty for the file study.db in the folder.
+            address: The database, as postgresql://me@host/name; empty for the file study.db in the folder.
 
         Raises:
             InputError: If the database cannot be opened, or the study is one of another search; with what differs.

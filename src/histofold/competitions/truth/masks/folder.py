@@ -16,7 +16,7 @@ from histofold.competitions.truth.masks.values import MaskSettings
 from histofold.competitions.truth.names import (
     ImageNames,
     bare_name,
-    class_spelling_faults,
+    class_name_faults,
     files_of_images,
     is_hidden,
     listed_files,
@@ -43,7 +43,7 @@ def find_masks(folder: Path, samples: Sequence[Sample], names: ImageNames, setti
     found = [path.name for path in inside if listed_files(path, MASK_SUFFIXES)]
     found = [] if set(found) <= names.folders else found  # sub-folders of images have masks in folders of their name
     listed, faults = (read_names(classes_path) if classes_path.is_file() else (), [])
-    faults += _class_faults(classes_path, listed) + class_spelling_faults(folder, found)
+    faults += _class_faults(classes_path, listed) + class_name_faults(folder, found)
     if found and listed_files(folder, MASK_SUFFIXES, deep=False):
         rule = f"masks beside the folders of classes ({', '.join(found)})"
         faults.append(Fault("masks", str(folder), rule, "move them into the folder of their class"))
@@ -75,7 +75,7 @@ def _class_faults(path: Path, names: Sequence[str]) -> list[Fault]:
         rule = "its lines begin with numbers: the k-th line is the class of the value k, whatever it begins with"
         faults.append(Fault("classes", str(path), rule, "write the names alone, in this order, without background"))
         return faults
-    faults += class_spelling_faults(path, names)
+    faults += class_name_faults(path, names)
     faults += [
         Fault("classes", str(path), f"{name} is no class: it is what has the value 0", "take the line out")
         for name in names

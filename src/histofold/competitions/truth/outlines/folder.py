@@ -8,7 +8,7 @@ from pathlib import Path
 from histofold.competitions.tables import header_shape_of
 from histofold.competitions.truth.found import ONE_CLASS, FoundTruth
 from histofold.competitions.truth.masks.folder import one_file_each
-from histofold.competitions.truth.names import ImageNames, class_spelling_faults
+from histofold.competitions.truth.names import ImageNames, class_name_faults
 from histofold.competitions.truth.outlines.files import IGNORED_CLASS, Outline, draw_outlines, read_outline_file
 from histofold.core.faults import Fault, InputError
 from histofold.core.rle.runs import join_classes
@@ -41,7 +41,7 @@ def find_outlines(folder: Path, paths: Sequence[Path], samples: Sequence[Sample]
             if any(not each.label for each in read):
                 rule = f"an outline without a class, where others are of {', '.join(classes)}"
                 faults.append(Fault(key, str(own[key]), rule, "give it its class, or delete it"))
-    faults += class_spelling_faults(folder, classes)
+    faults += class_name_faults(folder, classes)
     truth = FoundTruth(classes=classes if len(classes) > 1 else ONE_CLASS, faults=faults)
     for sample in samples:
         shape_hw = header_shape_of(sample.image_path)
