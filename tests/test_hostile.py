@@ -236,7 +236,7 @@ def test_the_whole_chain_asks_nobody_and_lets_nothing_run(project, without_netwo
     before = {path for path in project.parent.rglob("*") if project not in path.parents}
     for line in CHAIN:
         assert main(line.format(project).split()) == 0, (line, capsys.readouterr().err)
-    assert "texts that a spreadsheet runs as formulas: '+1+cmd', \"=cmd|' calc'!A0\", '@SUM(A1)' and 1 more" in caplog.text
+    assert "runs as formulas: '+1+cmd', \"=cmd|' calc'!A0\", '@SUM(A1)' and 1 more" in caplog.text
     assert without_network == []
     assert {path for path in project.parent.rglob("*") if project not in path.parents} == before
     for page in project.rglob("*.html"):
