@@ -18,6 +18,7 @@ from histofold.schema.files import remove_leftovers, written_whole
 
 ARCHIVE_FOLDER = ".download"
 """Beside the files: what has come so far. The client goes on with it, and it goes away with the last file."""
+_LOCAL_HEADER_BYTES = 30  # of a file in a zip, its name aside
 _BLOCK_BYTES = 1 << 20
 
 
@@ -114,7 +115,7 @@ def unpack(archive: Path, out: Path) -> None:
 def _overlap(entries: Sequence[zipfile.ZipInfo], end: int) -> bool:
     """Whether entries share bytes of the archive, or lie beyond the end of its contents."""
     ordered = sorted(entries, key=lambda entry: entry.header_offset)
-    stops = [entry.header_offset + zipfile.sizeFileHeader + entry.compress_size for entry in ordered]
+    stops = [entry.header_offset + _LOCAL_HEADER_BYTES + entry.compress_size for entry in ordered]
     nexts = [*(entry.header_offset for entry in ordered[1:]), end]
     return any(stop > following for stop, following in zip(stops, nexts, strict=True))
 
