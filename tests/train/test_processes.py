@@ -154,7 +154,7 @@ def test_a_killed_process_costs_no_bit(by_two, dataset, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_for_a_state(group, tmp_path / "long" / "fold0", 240)
+    wait_for(tmp_path / "long" / "fold0", "state_*.pt", group, 240)
     victims = children(group.pid)
     assert len(victims) == 2
     os.kill(victims[1], signal.SIGKILL)
@@ -162,11 +162,44 @@ def test_a_killed_process_costs_no_bit(by_two, dataset, tmp_path):
     assert same_tensors(weights(by_two, "long"), weights(tmp_path, "long"))
 
 
-def wait_for_a_state(process, fold, seconds):
-    """Until a run that a process trains has saved its first state."""
+SLOW_PROGRAM = """
+import sys, time
+from pathlib import Path
+from histofold.commands.main import main
+from histofold.train import loop, run
+from small_runs import TinyNet
+from train.test_processes import grouped
+folder, whole = Path(sys.argv[1]), loop.training_step
+def slowly(state, setup, batches):
+    (folder / f"step{state.step}").touch()
+    time.sleep(0.2)
+    return whole(state, setup, batches)
+loop.training_step, run.build_network = slowly, lambda *_: TinyNet(grouped)
+sys.exit(main(["train", str(folder / "long.toml"), "--runs", str(folder), "--fold", "0", "--resume"]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_are_told_to_end_save_first_and_go_on_to_the_same_weights(by_two, dataset, tmp_path):
+    rarely = {**LONG_RUN, "train": {**LONG_RUN["train"], "save_every": 100}}
+    words(tmp_path, long=small_experiment(dataset, **rarely))
+    (tmp_path / "program.py").write_text(SLOW_PROGRAM)
+    line = [*TORCHRUN, str(tmp_path / "program.py"), str(tmp_path)]
+    group = subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(tmp_path, "step4", group, 240)
+    group.terminate()
+    assert group.wait(timeout=120) != 0
+    (state,) = (tmp_path / "long" / "fold0").glob("state_*.pt")
+    assert 4 < int(state.stem.removeprefix("state_")) < 12
+    subprocess.run(line, env=ENVIRONMENT, check=True, capture_output=True)
+    assert same_tensors(weights(by_two, "long"), weights(tmp_path, "long"))
+
+
+def wait_for(folder, pattern, process, seconds):
+    """Until a process has made a file."""
     deadline = time.monotonic() + seconds
-    while not list(fold.glob("state_*.pt")):
-        assert process.poll() is None, "ended before its first state"
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, f"ended before its first {pattern}"
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -249,7 +282,7 @@ def test_a_process_killed_on_one_of_two_nodes_costs_no_bit(by_two, dataset, tmp_
     """Each node is a network namespace with a torchrun of its own; both meet again and go on from the last state."""
     with two_nodes() as nodes:
         agents = start_agents(nodes, tmp_path, small_experiment(dataset, **LONG_RUN))
-        wait_for_a_state(agents[1], tmp_path / "long" / "fold0", 420)
+        wait_for(tmp_path / "long" / "fold0", "state_*.pt", agents[1], 420)
         (victim,) = children(agents[1].pid)
         os.kill(victim, signal.SIGKILL)
         for agent in agents:

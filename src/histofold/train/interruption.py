@@ -29,13 +29,16 @@ class Interrupted(KeyboardInterrupt):
 class Interruption:
     """Holds signals back while a step changes weights; between steps, and the second time, they interrupt at once.
 
+    Only the main thread may hold signals back; others leave them alone.
+
     Args:
-        enabled: Whether to; only the main thread may, and under torchrun each process is left to its agent.
+        leads: Whether this process saves. Of several the first one does; the others pass signals over, for it needs
+            them to finish its step, and end when they find it gone or their agent kills them.
     """
 
-    def __init__(self, enabled: bool = True) -> None:
+    def __init__(self, leads: bool = True) -> None:
         self.number = 0
-        self._enabled = enabled and threading.current_thread() is threading.main_thread()
+        self._leads, self._enabled = leads, threading.current_thread() is threading.main_thread()
         self._holds = False
         self._before: dict[int, Any] = {}
 
@@ -43,7 +46,7 @@ class Interruption:
         """Take the signals over, those aside that the process ignores."""
         for number in (signal.SIGINT, signal.SIGTERM) if self._enabled else ():
             if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._note)
+                self._before[number] = signal.signal(number, self._note if self._leads else signal.SIG_IGN)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

@@ -131,7 +131,7 @@ def _train_alone(setup: FoldSetup, resume: bool, on_validation: OnValidation | N
         return None
     run = start_run(setup, resume)
     try:
-        with Interruption(enabled=run.accelerator.num_processes == 1) as interruption:
+        with Interruption(leads=run.accelerator.is_main_process) as interruption:
             _take_steps(run, setup, on_validation, interruption)
             return _finish(run, setup)
     except KeyboardInterrupt as stop:
@@ -172,6 +172,8 @@ def _take_steps(run: Run, setup: FoldSetup, on_validation: OnValidation | None, 
             _save(run, setup)
         if stopped:
             raise Interrupted(stopped)
+        if saves:
+            run.accelerator.wait_for_everyone()
         if validates and on_validation is not None:
             stops = on_validation(run.step, run.scores[-1])
             if broadcast(stops, run.accelerator):
@@ -230,7 +232,6 @@ def _save(run: Run, setup: FoldSetup) -> None:
     if run.accelerator.is_main_process:
         save_state(setup.folder, run.step, run.state(setup))
         write_log(run.rows, setup.folder / "log.csv", setup.metric)
-    run.accelerator.wait_for_everyone()
 
 
 def _finish(run: Run, setup: FoldSetup) -> float | None:
