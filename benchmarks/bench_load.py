@@ -113,7 +113,31 @@ def shards(root: Path, count: int) -> str:
     return f"- | {before:.0f} | {resident_mb():.0f} | {cost_us:.0f} us of processor a slide, {len(planned.ids)} a shard"
 
 
-WORK = {"images": images, "table": table, "shards": shards}
+def merge(root: Path, count: int, each: int) -> str:
+    """Merge shards of so many rows of 10 kB each."""
+    from histofold.predict.submission.merge import merge_shards
+    from histofold.predict.submission.shards import WholeRun, finish_shard, plan_shards
+    from histofold.schema.files import csv_text
+    from histofold.schema.manifest import Manifest
+    from histofold.schema.preprocessing import Preprocessing
+    from histofold.schema.sample import Sample
+
+    manifest = Manifest(competition="folder", preprocessing=Preprocessing(target_pixel_size_um=1.0))
+    samples = tuple(Sample(id=f"slide_{n:07d}", image_path=root / "none") for n in range(count * each))
+    plan = plan_shards(WholeRun("folder", ("id", "rle"), (manifest,), samples), count)
+    paths, row = [root / f"{shard_id}.csv" for shard_id in range(count)], "10 20 " * 1700
+    for shard_id, path in enumerate(paths):
+        planned = plan(shard_id)
+        path.write_text(csv_text(planned.columns, [(key, row) for key in planned.ids]))
+        finish_shard(path, planned, {}, ())
+    before, started = resident_mb(), time.process_time()
+    merge_shards(paths, root / "all.csv")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    cost_us = 1e6 * (time.process_time() - started) / len(samples)
+    return f"- | {before:.0f} | {peak:.0f} (peak) | {cost_us:.0f} us of processor a row"
+
+
+WORK = {"images": images, "table": table, "shards": shards, "merge": merge}
 
 
 def main() -> None:
@@ -134,6 +158,7 @@ def main() -> None:
         ("images", options.large, 3000),
         ("table", options.rows),
         ("shards", options.slides),
+        ("merge", 400, 200),
     ]
     for name, *sizes in work:
         words = [sys.executable, __file__, "--one", name, *map(str, sizes)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -15,7 +15,7 @@ from histofold.core.objects.detections import Detections
 from histofold.core.objects.instances import Objects
 from histofold.core.rle.runs import Masks, Runs, class_runs, runs_to_text
 from histofold.core.rle.sets import pixels_within
-from histofold.schema.files import csv_text
+from histofold.schema.files import csv_lines
 from histofold.schema.sample import Sample, is_safe_id
 
 Split = Literal["train", "test"]
@@ -110,6 +110,10 @@ class Competition(Truth, Protocol):
 
     def submission_text(self, rows: Mapping[str, str], classes: Sequence[str]) -> str:
         """The whole submission: of each id its row, of several classes a line for each."""
+        ...
+
+    def submission_pieces(self, rows: Iterable[tuple[str, str]], classes: Sequence[str]) -> Iterator[str]:
+        """The same piece by piece, from ids and their rows in order: nothing is held longer than needed."""
         ...
 
     def count_rows(self, text: str, classes: Sequence[str] = ()) -> tuple[int, int] | None:
@@ -235,12 +239,18 @@ class Adapter:
         return self.fallback_row
 
     def submission_text(self, rows: Mapping[str, str], classes: Sequence[str] = ()) -> str:
+        """The submission as the host takes it, which adapters write by `submission_pieces`."""
+        return "".join(self.submission_pieces(rows.items(), classes))
+
+    def submission_pieces(self, rows: Iterable[tuple[str, str]], classes: Sequence[str] = ()) -> Iterator[str]:
         """The submission as a csv, an id's rows together where there are several classes."""
         columns = submission_columns(self, classes)
-        if self.class_column not in columns:
-            return csv_text(columns, [(key, *row.split(",", len(columns) - 2)) for key, row in rows.items()])
-        named = [(key, zip(classes, text.split("\n"), strict=True)) for key, text in rows.items()]
-        return csv_text(columns, [(key, name, row) for key, of_classes in named for name, row in of_classes])
+        yield csv_lines([columns])
+        for key, row in rows:
+            if self.class_column in columns:
+                yield csv_lines([(key, name, text) for name, text in zip(classes, row.split("\n"), strict=True)])
+            else:
+                yield csv_lines([(key, *row.split(",", len(columns) - 2))])
 
     def count_rows(self, text: str, classes: Sequence[str] = ()) -> tuple[int, int] | None:
         """Rows of a submission, and how many of them are more than the fallback; None for a text that is none."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -148,10 +148,13 @@ class VrdlNuclei(ObjectAdapter):
         ]
         return ", ".join(map(json.dumps, results))
 
-    def submission_text(self, rows: Mapping[str, str], classes: Sequence[str] = ()) -> str:
+    def submission_pieces(self, rows: Iterable[tuple[str, str]], classes: Sequence[str] = ()) -> Iterator[str]:
         """The list of all results, those of an image on a line; one without any has no entry."""
-        lines = ",\n".join(filter(None, rows.values()))
-        return f"[\n{lines}\n]\n" if lines else "[]\n"
+        before = "[\n"
+        for line in (row for _, row in rows if row):
+            yield before + line
+            before = ",\n"
+        yield "[]\n" if before == "[\n" else "\n]\n"
 
     def count_rows(self, text: str, classes: Sequence[str] = ()) -> tuple[int, int] | None:
         """Images that are known or have a result, and how many have one; None for a text that is no list of results."""

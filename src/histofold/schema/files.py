@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,15 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text with the line ends that it has, whole or not at all."""
-    write_bytes_atomically(path, text.encode())
+    write_pieces_atomically(path, [text])
+
+
+def write_pieces_atomically(path: Path, pieces: Iterable[str]) -> None:
+    """Write UTF-8 text piece by piece as it comes, whole or not at all."""
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        stream.writelines(pieces)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def disk_fault(error: BaseException) -> Fault | None:
@@ -158,13 +166,16 @@ def moved_path(path: Path, beside: Path) -> Path:
     return path
 
 
-def csv_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows as csv text with a header, Unix line ends."""
+def csv_lines(rows: Iterable[Sequence[str]]) -> str:
+    """Rows as csv text, Unix line ends."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows as csv text with a header."""
+    return csv_lines([columns, *rows])
 
 
 class LineJournal:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import tracemalloc
 
 import pytest
 
@@ -72,6 +73,24 @@ def rows_longer_than_csvs_limit(tmp_path):
     path.write_text(csv_text(("id", "rle"), [("a", "1 2 " * 100_000)]))
     finish_shard(path, planned, {}, ())
     return path
+
+
+@pytest.mark.slow
+def test_memory_holds_the_rows_of_one_shard_not_of_all(tmp_path):
+    samples = tuple(Sample(id=f"s{n:02d}", image_path=tmp_path / "none") for n in range(99))
+    whole = WholeRun("folder", ("id", "rle"), (ONE,), samples)
+    paths, row = [], "1 2 " * 25_000
+    for shard_id in range(len(samples)):
+        planned = plan_shards(whole, len(samples))(shard_id)
+        paths.append(tmp_path / f"{shard_id}.csv")
+        paths[-1].write_text(csv_text(planned.columns, [(key, row) for key in planned.ids]))
+        finish_shard(paths[-1], planned, {}, ())
+    tracemalloc.start()
+    merge_shards(paths, tmp_path / "merged.csv")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(samples) * len(row) / 2
+    assert (tmp_path / "merged.csv").read_text() == csv_text(("id", "rle"), [(each.id, row) for each in samples])
 
 
 def test_rows_may_be_long(tmp_path):

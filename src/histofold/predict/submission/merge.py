@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from histofold.competitions.registry import get_competition
 from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.predict.submission.shards import ids_digest, shard_run
-from histofold.schema.files import remove_leftovers, write_atomically
+from histofold.schema.files import csv_lines, remove_leftovers, write_pieces_atomically
 from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import load_own_json
 from histofold.schema.shard import Shard, sidecar_path
@@ -47,6 +48,8 @@ class MergedShards:
 class _Part:
     path: Path
     shard: Shard
+    starts: np.ndarray
+    """Where in the file the lines of each id begin, and where the last ones end, int64 (ids + 1,)."""
 
 
 def merge_shards(paths: Sequence[Path], out: Path) -> MergedShards:
@@ -76,16 +79,25 @@ def merge_shards(paths: Sequence[Path], out: Path) -> MergedShards:
     _warn_of_versions(parts)
     first = parts[0].shard
     remove_leftovers(out.parent)
-    rows_by_place = [("", "")] * first.num_ids
-    for part in tqdm(parts, desc="merge", unit="shard", dynamic_ncols=True):
-        lines = _csv_rows(part.path)[1:]
-        each, keys = part.shard.rows_per_id, part.shard.rows_per_id > 1
-        rows = [",".join(line[1 + keys :]) for line in lines]
-        for number, (key, place) in enumerate(zip(part.shard.ids, part.shard.places, strict=True)):
-            rows_by_place[place] = key, "\n".join(rows[number * each : (number + 1) * each])
-    write_atomically(out, get_competition(first.competition).submission_text(dict(rows_by_place), first.classes))
+    rows = tqdm(_placed_rows(parts), total=first.num_ids, desc="merge", unit="image", dynamic_ncols=True)
+    adapter = get_competition(first.competition)
+    write_pieces_atomically(out, adapter.submission_pieces(rows, first.classes))
     fallback = {key: reason for part in parts for key, reason in part.shard.fallback.items()}
-    return MergedShards(len(rows_by_place), fallback, tuple(key for part in parts for key in part.shard.degraded))
+    return MergedShards(first.num_ids, fallback, tuple(key for part in parts for key in part.shard.degraded))
+
+
+def _placed_rows(parts: Sequence[_Part]) -> Iterator[tuple[str, str]]:
+    """Each id and its rows in the order of the submission, read where they lie: memory holds those of one id."""
+    places = np.concatenate([part.shard.places for part in parts]).astype(np.int64)
+    owners = np.repeat(np.arange(len(parts)), [len(part.shard.ids) for part in parts])
+    numbers = np.concatenate([np.arange(len(part.shard.ids)) for part in parts])
+    for place in places.argsort():
+        part, number = parts[owners[place]], numbers[place]
+        with part.path.open("rb") as stream:
+            stream.seek(part.starts[number])
+            lines = _csv_rows(stream.read(part.starts[number + 1] - part.starts[number]))
+        keys = 1 + (part.shard.rows_per_id > 1)
+        yield part.shard.ids[number], "\n".join(",".join(line[keys:]) for line in lines)
 
 
 def _checked_part(path: Path) -> _Part:
@@ -103,17 +115,19 @@ def _checked_part(path: Path) -> _Part:
         faults.append(Fault(path.name, str(sidecar), rule, "predict the shard to its end; copy both files"))
     if faults:
         raise InputError(faults)
-    part = _Part(path, load_own_json(Shard, sidecar, "copy it again, or predict the shard anew"))
-    if file_sha256(path) != part.shard.csv_sha256:
+    shard = load_own_json(Shard, sidecar, "copy it again, or predict the shard anew")
+    if file_sha256(path) != shard.csv_sha256:
         rule = "its bytes are not those that its sidecar names: it was changed, or cut short"
         raise InputError([Fault(path.name, str(path), rule, "copy it again, or predict the shard anew")])
-    wanted = [[key, *name] for key in part.shard.ids for name in _class_cells(part.shard)]
-    rows = _csv_rows(path)
-    keys = 2 if part.shard.rows_per_id > 1 else 1
-    if rows[:1] != [list(part.shard.columns)] or [row[:keys] for row in rows[1:]] != wanted:
+    wanted = [[key, *name] for key in shard.ids for name in _class_cells(shard)]
+    content = path.read_bytes()
+    rows, keys = _csv_rows(content), 2 if shard.rows_per_id > 1 else 1
+    ends = np.cumsum([len(csv_lines([row]).encode()) for row in rows])  # as we have written them
+    is_ours = rows[:1] == [list(shard.columns)] and ends[-1] == len(content)
+    if not is_ours or [row[:keys] for row in rows[1:]] != wanted:
         rule = "its columns or ids are not those that its sidecar names"
         raise InputError([Fault(path.name, str(sidecar), rule, "predict the shard anew")])
-    return part
+    return _Part(path, shard, ends[:: shard.rows_per_id])
 
 
 def _class_cells(shard: Shard) -> list[list[str]]:
@@ -121,9 +135,9 @@ def _class_cells(shard: Shard) -> list[list[str]]:
     return [[name] for name in shard.classes] if shard.rows_per_id > 1 else [[]]
 
 
-def _csv_rows(path: Path) -> list[list[str]]:
+def _csv_rows(content: bytes) -> list[list[str]]:
     csv.field_size_limit(_ROW_CHARACTERS)
-    return list(csv.reader(io.StringIO(path.read_bytes().decode(), newline="")))
+    return list(csv.reader(io.StringIO(content.decode(), newline="")))
 
 
 def _run_faults(parts: Sequence[_Part]) -> Iterator[Fault]:
