@@ -37,7 +37,7 @@ def held_out_dice(options: argparse.Namespace, cap: float, seed: int) -> pd.Seri
     experiment = Experiment(
         data=DataConfig(dataset=str(options.out / "dataset")),
         preprocessing=Preprocessing(target_pixel_size_um=options.um),
-        tiles=TilesConfig(size=2 * options.crop, stride=options.crop, folds=FOLDS),
+        tiles=TilesConfig(size=options.tile, stride=options.tile // 2, folds=FOLDS),
         augment=AugmentConfig(crop=options.crop),
         model=ModelConfig(encoder=SHIPPED_ENCODER, encoder_weights="shipped"),
         optim=OptimConfig(lr=1.5e-3, encoder_lr_factor=0.3),
@@ -62,12 +62,14 @@ def main() -> None:
     parser.add_argument("--competition", default="hubmap_2022")
     parser.add_argument("--um", type=float, default=1.24, help="pixel size of the network")
     parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--tile", type=int, default=0, help="side of a stored tile; 0: 32 more than --crop")
     parser.add_argument("--out", type=Path, default=Path("bench_balance"))
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     parser.add_argument("--caps", type=float, nargs="+", default=[1, 2, 5])
     options = parser.parse_args()
+    options.tile = options.tile or options.crop + 32
     dice = {
         cap: pd.concat([held_out_dice(options, cap, seed) for seed in options.seeds]).groupby(level=0).mean()
         for cap in dict.fromkeys([SET, *options.caps])
