@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from email.parser import Parser
 from importlib.metadata import Distribution, PackageNotFoundError
 from importlib.metadata import distribution as installed_distribution
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import histofold
 from histofold.core.faults import Fault, InputError
@@ -75,7 +75,7 @@ def _installed(name: str) -> Distribution:
     except (PackageNotFoundError, ValueError) as error:
         fault = Fault(name, "site-packages", "no such distribution is installed", f"install it: pip install {name}")
         raise InputError([fault]) from error
-    if not any(file.name == "RECORD" for file in found.files or []):
+    if not found.read_text("RECORD"):
         rule = "the installation lists no files (it has no RECORD)"
         raise InputError([Fault(name, "RECORD", rule, f"install it with pip: pip install {name}")])
     source = json.loads(found.read_text("direct_url.json") or "{}")
@@ -102,23 +102,25 @@ def _contents(found: Distribution) -> dict[str, bytes]:
     faults: list[Fault] = []
     name = found.metadata["Name"]
     scripts = {entry.name for entry in found.entry_points}  # which pip makes by itself
-    for file in found.files or []:
+    # Not `found.files`, which from Python 3.12 on leaves out what is missing.
+    for listed, digest, _ in csv.reader((found.read_text("RECORD") or "").splitlines()):
+        file, (algorithm, _, wanted) = PurePosixPath(listed), digest.partition("=")
         is_script = ".." in file.parts and file.parts[-2] in ("bin", "Scripts") and file.stem in scripts
         is_installers = file.name in _INSTALLER_FILES and file.parent.suffix == ".dist-info"
         if is_script or is_installers or file.suffix == ".pyc":
             continue
-        path = Path(str(file.locate()))
+        path = Path(str(found.locate_file(listed)))
         content = path.read_bytes() if path.is_file() else b""
         if ".." in file.parts:
             rule = "lies outside the import path"
         elif not path.is_file():
             rule = "is listed but missing"
-        elif file.hash is not None and _digest(content, file.hash.mode) != file.hash.value:
+        elif digest and _digest(content, algorithm) != wanted:
             rule = "changed since it was installed"
         else:
-            contents[str(file)] = content
+            contents[listed] = content
             continue
-        faults.append(Fault(name, str(file), rule, f"install it anew: pip install --force-reinstall {name}"))
+        faults.append(Fault(name, listed, rule, f"install it anew: pip install --force-reinstall {name}"))
     if faults:
         raise InputError(faults)
     return contents
