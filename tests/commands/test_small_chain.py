@@ -50,7 +50,7 @@ READERS = {
 """The verbs that read each file, one after the other until one refuses it; what mends it may come last."""
 ALIKE = ("dataset/parts/*", "runs/small/fold[01]/*", "weights/*.safetensors")
 """Files of which one stands for all in `READERS`."""
-WRITTEN_ONLY = ("runs/ledger.csv", "*.html", "*.png", "*.jpg")
+WRITTEN_ONLY = ("runs/ledger.csv", ".folds.lock", "*.html", "*.png", "*.jpg")
 """What nothing of ours reads again."""
 RESULTS = ("dataset/index.csv", "runs/small/fold0/model.safetensors", "runs/small/oof.csv", "s.csv")
 
