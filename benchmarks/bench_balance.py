@@ -3,47 +3,44 @@
     python benchmarks/bench_balance.py --data ../shared/data/glas_hubmap_layout --competition hubmap_2022 --um 1.24
     python benchmarks/bench_balance.py --data bench_domain_shift/train --competition folder --um 2 --crop 128
 
-Everything but the cap is the same: the shipped encoder, steps, crops, rate and seeds; at 1 every tile is drawn as often
-as any other. Whole-slide Dice at 0.5 of the folds' held-out slides, the mean of the seeds for each slide, paired with
-that of the cap that is set, with an interval over patients. What is done is not done again.
+Everything but the cap is the same: bench_peer's encoder and rate, steps, crops and seeds; at 1 every tile is drawn as
+often as any other. Whole-slide Dice at 0.5 of the folds' held-out slides, the mean of the seeds for each slide, paired
+with that of the cap that is set, with an interval over patients. What is done is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from bench_peer import FOLDS, experiment_of, held_out_dice
 
 from histofold.competitions.registry import get_competition
 from histofold.data.build import build_dataset
-from histofold.schema.dataset import DataConfig, TilesConfig
-from histofold.schema.experiment import AugmentConfig, Experiment, ModelConfig, OptimConfig, TrainConfig
-from histofold.schema.network import SHIPPED_ENCODER
+from histofold.schema.dataset import TilesConfig
+from histofold.schema.experiment import AugmentConfig
 from histofold.schema.preprocessing import Preprocessing
-from histofold.schema.run_record import read_records
 from histofold.train import sampler
 from histofold.train.loop import train_experiment
 from histofold.trust.intervals import paired_difference
 
 SET = sampler.MAX_DRAW_RATIO
-FOLDS = 3
-NEVER = 10**6  # validation during training would cost time and changes nothing
 
 
-def held_out_dice(options: argparse.Namespace, cap: float, seed: int) -> pd.Series:
+def dice_under(options: argparse.Namespace, cap: float, seed: int) -> pd.Series:
     """Dice of each slide of the asked folds where training drew under a cap; by id."""
-    experiment = Experiment(
-        data=DataConfig(dataset=str(options.out / "dataset")),
+    peer = experiment_of("defaults", options.steps, seed, options.out)
+    experiment = replace(
+        peer,
         preprocessing=Preprocessing(target_pixel_size_um=options.um),
         tiles=TilesConfig(size=options.tile, stride=options.tile // 2, folds=FOLDS),
         augment=AugmentConfig(crop=options.crop),
-        model=ModelConfig(encoder=SHIPPED_ENCODER, encoder_weights="shipped"),
-        optim=OptimConfig(lr=1.5e-3, encoder_lr_factor=0.3),
-        train=TrainConfig(steps=options.steps, seed=seed, workers=1, validate_every=NEVER, balanced=cap > 1),
+        train=replace(peer.train, balanced=cap > 1),
     )
-    dataset = options.out / "dataset"
+    dataset = Path(experiment.data.dataset)
     if not (dataset / "index.csv").is_file():
         build_dataset(options.data, get_competition(options.competition), experiment, dataset, None, 1)
         bins = pd.read_csv(dataset / "index.csv")["bin"].value_counts()
@@ -52,8 +49,7 @@ def held_out_dice(options: argparse.Namespace, cap: float, seed: int) -> pd.Seri
     name = f"cap{cap:g}_{seed}"
     for fold in options.folds:
         list(train_experiment(experiment, name, options.out / "runs", fold, True, None))
-    records = read_records(options.out / "runs" / name).values()
-    return pd.Series({key: dice for record in records for key, dice in record.dice_by_id.items()})
+    return held_out_dice(options.out / "runs" / name)
 
 
 def main() -> None:
@@ -71,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     options.tile = options.tile or options.crop + 32
     dice = {
-        cap: pd.concat([held_out_dice(options, cap, seed) for seed in options.seeds]).groupby(level=0).mean()
+        cap: pd.concat([dice_under(options, cap, seed) for seed in options.seeds]).groupby(level=0).mean()
         for cap in dict.fromkeys([SET, *options.caps])
     }
     of_slide = pd.read_csv(options.out / "dataset" / "folds.csv", dtype=str).set_index("id")["group"]

@@ -119,12 +119,17 @@ def peer_dice(options: argparse.Namespace, seed: int) -> pd.DataFrame:
     return pd.concat(parts).set_index("id")[["group", "dice"]]
 
 
+def held_out_dice(run: Path) -> pd.Series:
+    """Dice at 0.5 of each held-out slide of a run's finished folds; by id."""
+    return pd.Series({key: dice for record in read_records(run).values() for key, dice in record.dice_by_id.items()})
+
+
 def our_dice(run: Path) -> pd.DataFrame:
     """Dice of each held-out slide at 0.5 and at thresholds that the other folds chose; by id."""
-    half = {key: dice for record in read_records(run).values() for key, dice in record.dice_by_id.items()}
+    half = held_out_dice(run)
     evaluate_run(run)
     nested = pd.read_csv(run / "oof.csv", dtype={"id": str}).set_index("id")["dice"]
-    return pd.DataFrame({"half": pd.Series(half), "nested": nested})
+    return pd.DataFrame({"half": half, "nested": nested})
 
 
 def changed_dice(run: Path, change: str, data: Path) -> pd.Series:

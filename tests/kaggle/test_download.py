@@ -1,18 +1,16 @@
 """A competition fetched with the real client from a site on this machine, unpacked safely, and gone on with."""
 
 import io
-import os
-import signal
 import stat
 import zipfile
 
 import pytest
 
+from half_written import leave_half_written
 from histofold.commands.main import main
 from histofold.core.faults import InputError
 from histofold.kaggle import download
 from histofold.kaggle.download import unpack
-from histofold.schema.files import written_whole
 from loopback import client_in_process, loopback
 
 SLUG = "hubmap-organ-segmentation"
@@ -88,12 +86,7 @@ def test_unpacking_goes_on_and_keeps_what_is_whole(tmp_path):
     unpack(archive, out)
     kept = (out / "train.csv").stat().st_mtime_ns
     (out / "train_images" / "1.tiff").unlink()
-    child = os.fork()
-    if child == 0:
-        with written_whole(out / "train_images" / "1.tiff") as temporary:
-            temporary.write_bytes(b"half")
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
+    leave_half_written(out / "train_images" / "1.tiff")
     unpack(archive, out)
     assert contents(out) == FILES
     assert (out / "train.csv").stat().st_mtime_ns == kept

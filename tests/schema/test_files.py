@@ -2,13 +2,13 @@
 
 import errno
 import os
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from half_written import leave_half_written
 from histofold.commands.main import run_verb
 from histofold.schema.files import (
     DISK_ERRORS,
@@ -78,12 +78,7 @@ def test_a_journal_on_a_full_disk_keeps_its_lines(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_process_left_half_written_goes_and_what_others_write_stays(tmp_path):
-    child = os.fork()
-    if child == 0:
-        with written_whole(tmp_path / "a.csv") as temporary:
-            temporary.write_text("half")
-            os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
+    leave_half_written(tmp_path / "a.csv")
     (left,) = tmp_path.iterdir()
     other = tmp_path / left.name.replace(".a.csv.", ".a.csv.elsewhere")
     other.touch()

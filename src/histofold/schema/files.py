@@ -89,20 +89,17 @@ def _is_alive(process: int) -> bool:
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, synced before it takes its name."""
-    with written_whole(path) as temporary, temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    write_pieces_atomically(path, [content])
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text with the line ends that it has, whole or not at all."""
-    write_pieces_atomically(path, [text])
+    write_bytes_atomically(path, text.encode())
 
 
-def write_pieces_atomically(path: Path, pieces: Iterable[str]) -> None:
-    """Write UTF-8 text piece by piece as it comes, whole or not at all."""
-    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+def write_pieces_atomically(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file piece by piece as it comes, whole or not at all, synced before it takes its name."""
+    with written_whole(path) as temporary, temporary.open("wb") as stream:
         stream.writelines(pieces)
         stream.flush()
         os.fsync(stream.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,6 @@ from histofold.core.faults import Fault, InputError
 from histofold.core.log import logger
 from histofold.predict.submission.shards import ids_digest, shard_run
 from histofold.schema.files import csv_lines, remove_leftovers, write_pieces_atomically
-from histofold.schema.manifest import file_sha256
 from histofold.schema.parse import load_own_json
 from histofold.schema.shard import Shard, sidecar_path
 
@@ -81,7 +81,7 @@ def merge_shards(paths: Sequence[Path], out: Path) -> MergedShards:
     remove_leftovers(out.parent)
     rows = tqdm(_placed_rows(parts), total=first.num_ids, desc="merge", unit="image", dynamic_ncols=True)
     adapter = get_competition(first.competition)
-    write_pieces_atomically(out, adapter.submission_pieces(rows, first.classes))
+    write_pieces_atomically(out, map(str.encode, adapter.submission_pieces(rows, first.classes)))
     fallback = {key: reason for part in parts for key, reason in part.shard.fallback.items()}
     return MergedShards(first.num_ids, fallback, tuple(key for part in parts for key in part.shard.degraded))
 
@@ -96,8 +96,7 @@ def _placed_rows(parts: Sequence[_Part]) -> Iterator[tuple[str, str]]:
         with part.path.open("rb") as stream:
             stream.seek(part.starts[number])
             lines = _csv_rows(stream.read(part.starts[number + 1] - part.starts[number]))
-        keys = 1 + (part.shard.rows_per_id > 1)
-        yield part.shard.ids[number], "\n".join(",".join(line[keys:]) for line in lines)
+        yield part.shard.ids[number], "\n".join(",".join(line[_key_columns(part.shard) :]) for line in lines)
 
 
 def _checked_part(path: Path) -> _Part:
@@ -116,12 +115,12 @@ def _checked_part(path: Path) -> _Part:
     if faults:
         raise InputError(faults)
     shard = load_own_json(Shard, sidecar, "copy it again, or predict the shard anew")
-    if file_sha256(path) != shard.csv_sha256:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != shard.csv_sha256:
         rule = "its bytes are not those that its sidecar names: it was changed, or cut short"
         raise InputError([Fault(path.name, str(path), rule, "copy it again, or predict the shard anew")])
     wanted = [[key, *name] for key in shard.ids for name in _class_cells(shard)]
-    content = path.read_bytes()
-    rows, keys = _csv_rows(content), 2 if shard.rows_per_id > 1 else 1
+    rows, keys = _csv_rows(content), _key_columns(shard)
     ends = np.cumsum([len(csv_lines([row]).encode()) for row in rows])  # as we have written them
     is_ours = rows[:1] == [list(shard.columns)] and ends[-1] == len(content)
     if not is_ours or [row[:keys] for row in rows[1:]] != wanted:
@@ -133,6 +132,11 @@ def _checked_part(path: Path) -> _Part:
 def _class_cells(shard: Shard) -> list[list[str]]:
     """What stands between id and row in the lines of an id: nothing, or the name of the class."""
     return [[name] for name in shard.classes] if shard.rows_per_id > 1 else [[]]
+
+
+def _key_columns(shard: Shard) -> int:
+    """Columns before a row: the id, and of several classes the class."""
+    return 1 + len(_class_cells(shard)[0])
 
 
 def _csv_rows(content: bytes) -> list[list[str]]:
